@@ -1,0 +1,51 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+NODE_CLIENTS := tests/clients/node
+
+.PHONY: run test check format build clean
+
+## run: start the server (ARGS="--port 9000" passes options on)
+run: $(STAMPS)/run
+	$(BIN)/heliograph $(ARGS)
+
+## test: everything, against real clients and a real browser
+test: $(STAMPS)/dev $(STAMPS)/node $(STAMPS)/system
+	$(BIN)/python -m pytest $(ARGS)
+
+## check: lint, format, types, import directions
+check: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+format: $(STAMPS)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(STAMPS)/dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) $(STAMPS) $(NODE_CLIENTS)/node_modules dist build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/run: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/run
+
+$(STAMPS)/node: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
+	npm ci --prefix $(NODE_CLIENTS) --no-audit --no-fund --silent
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/system: tests/install-system.sh
+	sh tests/install-system.sh
+	@mkdir -p $(STAMPS) && touch $@

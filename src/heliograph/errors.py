@@ -1,0 +1,47 @@
+"""
+Every exception that crosses a module boundary, and whose fault it is.
+
+    HeliographError
+    ├── ConfigError      the operator's: an option, a file, an address
+    ├── ClientError      a WebSocket client's: told to it as `pusher:error`
+    ├── ApiError         a publisher's: told to it as an HTTP status and a text
+    └── EngineError      what nodes share is away; the publisher is told 503
+
+A broken invariant is an `AssertionError`: it is our fault and nobody else's.
+"""
+
+
+class HeliographError(Exception):
+    """Something went wrong that somebody outside this module must hear of."""
+
+
+class ConfigError(HeliographError):
+    """The server cannot start as asked; the text names the option and where it was set."""
+
+
+class ClientError(HeliographError):
+    """
+    A client asked for what it may not have.
+
+    *message* is what the client reads. *code* is a code of Pusher's table, or None
+    where Pusher sends `null`; the socket stays open unless *closes*.
+    """
+
+    def __init__(self, message: str, code: int | None = None, *, closes: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.closes = closes
+
+
+class ApiError(HeliographError):
+    """A request of the HTTP API is refused with *status*; *message* is the body's only line."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class EngineError(HeliographError):
+    """What the nodes share did not answer; nothing of the operation took place."""
