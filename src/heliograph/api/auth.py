@@ -1,0 +1,119 @@
+"""
+Who may use the HTTP API: requests are signed with a secret of the app.
+
+Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+from heliograph.errors import ApiError
+from heliograph.node import Node, Tenant
+from heliograph.protocols.pusher import auth
+
+MAX_CLOCK_SKEW_S = 600
+
+AUTH_PARAMETERS = frozenset(
+    ("auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5")
+)
+
+Parameters = Sequence[tuple[str, str]]
+
+
+def authenticate(
+    node: Node,
+    app_id: str | None,
+    *,
+    method: str,
+    path: str,
+    parameters: Parameters,
+    body: bytes,
+    now_s: float,
+) -> Tenant:
+    """
+    Return the app that signed the request; *app_id* is the path's, None where it has none.
+
+    *path* is as on the request line, *parameters* are percent-decoded, *now_s* is the wall
+    clock. There is no nonce: a request can be repeated for ten minutes, by design.
+    Raises ApiError with Pusher's statuses and texts.
+    """
+    given = dict(parameters)
+    tenant = _signer(node, app_id, given)
+    _check_freshness(given, now_s)
+    _check_signature(tenant, given, method, path, parameters)
+    _check_body(given, body)
+    if not tenant.app.enabled:
+        raise ApiError(403, "Application disabled")
+    return tenant
+
+
+def _signer(node: Node, app_id: str | None, given: dict[str, str]) -> Tenant:
+    key = given.get("auth_key")
+    if key is None:
+        raise ApiError(401, "Missing parameter: auth_key")
+    signer = node.tenant_of_key(key)
+    if signer is None:
+        raise ApiError(400, "Unknown auth_key")
+    if app_id is not None and signer.app.id != app_id:
+        if node.tenant(app_id) is None:
+            raise ApiError(404, f"Unknown app_id {app_id}")
+        raise ApiError(401, "Unknown auth_key")
+    return signer
+
+
+def _check_freshness(given: dict[str, str], now_s: float) -> None:
+    version = given.get("auth_version")
+    if not version:
+        raise ApiError(401, "Version required")
+    if version != "1.0":
+        raise ApiError(401, "Version not supported")
+    stated = given.get("auth_timestamp")
+    if not stated:
+        raise ApiError(401, "Timestamp required")
+    # Ten digits reach the year 2286, and longer ones no calendar.
+    if not (stated.isascii() and stated.isdigit() and len(stated) <= 10):  # noqa: PLR2004
+        raise ApiError(401, "Timestamp must be a number of seconds since 1970")
+    timestamp = int(stated)
+    if abs(now_s - timestamp) >= MAX_CLOCK_SKEW_S:
+        raise ApiError(
+            401,
+            f"Timestamp expired: Given timestamp ({_iso(timestamp)}) not within"
+            f" {MAX_CLOCK_SKEW_S}s of server time ({_iso(now_s)})",
+        )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _check_signature(
+    tenant: Tenant, given: dict[str, str], method: str, path: str, parameters: Parameters
+) -> None:
+    secret = tenant.app.secret(given["auth_key"])
+    if secret is None:
+        raise AssertionError("the app was found by this key")
+    received = given.get("auth_signature", "")
+    signed = [pair for pair in parameters if pair[0].lower() != "auth_signature"]
+    expected = auth.request_string(method, path, signed)
+    if auth.matches(auth.sign(secret, expected), received):
+        return
+    # SDKs sign the path that they were given, and HTTP libraries may escape it on the way.
+    plain = auth.request_string(method, unquote(path), signed)
+    if plain != expected and auth.matches(auth.sign(secret, plain), received):
+        return
+    shown = expected.replace("\n", "\\n")
+    raise ApiError(
+        401,
+        f'Invalid signature: you should have sent HmacSHA256Hex("{shown}", your_secret_key),'
+        f' but you sent "{received}"',
+    )
+
+
+def _check_body(given: dict[str, str], body: bytes) -> None:
+    stated = given.get("body_md5")
+    if stated is None:
+        if body:
+            raise ApiError(401, "Missing parameter: body_md5")
+    elif not auth.matches(auth.body_md5(body), stated):
+        raise ApiError(401, "body_md5 does not match the request body")

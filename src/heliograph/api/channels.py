@@ -1,0 +1,118 @@
+"""
+Looking: GET /apps/{app_id}/channels, …/channels/{channel} and …/channels/{channel}/users.
+
+Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#channels
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Raw
+
+from heliograph.api.request import ApiRequest, attributes
+from heliograph.api.response import Response, ok
+from heliograph.errors import ApiError
+from heliograph.hub.event import Cached, Counts
+from heliograph.protocols.pusher.names import is_channel_name, kind_of
+from heliograph.reply import Reply, after
+
+LIST_INFO = frozenset(("subscription_count", "user_count"))
+CHANNEL_INFO = LIST_INFO | {"cache"}
+
+
+def channels(request: ApiRequest) -> Reply[Response]:
+    """GET /channels: the occupied channels, with attributes where asked for."""
+    request.allow_only("filter_by_prefix", "info")
+    info = attributes(request.parameter("info"), LIST_INFO)
+    prefix = request.parameter("filter_by_prefix") or ""
+    if "user_count" in info and not prefix.startswith("presence-"):
+        # Misspelt where SDKs' tests expect it so.
+        raise ApiError(
+            400,
+            "user_count may only be requested for presence channels -"
+            " please supply filter_by_prefix begining with presence-",
+        )
+
+    def listed(counts: Mapping[str, Counts]) -> Response:
+        return ok(
+            {
+                "channels": {
+                    name: _numbers(found, info)
+                    for name, found in counts.items()
+                    if not kind_of(name).user
+                }
+            }
+        )
+
+    return after(request.tenant.channels(prefix), listed)
+
+
+def channel(request: ApiRequest, name: str) -> Reply[Response]:
+    """GET /channels/{channel}: whether it is occupied, with attributes where asked for."""
+    request.allow_only("info")
+    _check_name(request, name)
+    info = attributes(request.parameter("info"), CHANNEL_INFO)
+    kind = kind_of(name)
+    if "user_count" in info and not kind.presence:
+        raise ApiError(
+            400, "Cannot retrieve the user count unless the channel is a presence channel"
+        )
+    if "cache" in info and not kind.cached:
+        raise ApiError(400, "Cannot retrieve the cache unless the channel is a cache channel")
+
+    def counted(counts: Mapping[str, Counts]) -> Reply[Response]:
+        found = counts[name]
+        told: dict[str, Any] = {"occupied": found.subscriptions > 0, **_numbers(found, info)}
+        if "cache" not in info:
+            return ok(told)
+        return after(
+            request.tenant.cached(name), lambda cached: ok({**told, "cache": _cache(cached)})
+        )
+
+    return after(request.tenant.counts((name,)), counted)
+
+
+def users(request: ApiRequest, name: str) -> Reply[Response]:
+    """GET /channels/{channel}/users: the distinct users in a presence channel."""
+    request.allow_only()
+    _check_name(request, name)
+    if not kind_of(name).presence:
+        raise ApiError(400, "Users can only be retrieved for presence channels")
+    return after(
+        request.tenant.users_in(name),
+        lambda user_ids: ok({"users": [{"id": user_id} for user_id in user_ids]}),
+    )
+
+
+def stats(request: ApiRequest, name: str) -> Reply[Response]:
+    """GET /channels/{channel}/stats: what was there before `info`; deprecated by Pusher."""
+    request.allow_only()
+    _check_name(request, name)
+
+    def counted(counts: Mapping[str, Counts]) -> Response:
+        told: dict[str, Any] = {"occupied": counts[name].subscriptions > 0}
+        if kind_of(name).presence:
+            told["user_count"] = counts[name].users
+        return ok(told)
+
+    return after(request.tenant.counts((name,)), counted)
+
+
+def _check_name(request: ApiRequest, name: str) -> None:
+    if not is_channel_name(name, request.tenant.app.max_channel_name_length):
+        raise ApiError(400, f"Invalid channel name: {name}")
+
+
+def _numbers(counts: Counts, info: frozenset[str]) -> dict[str, int]:
+    told = {}
+    if "user_count" in info:
+        told["user_count"] = counts.users
+    if "subscription_count" in info:
+        told["subscription_count"] = counts.subscriptions
+    return told
+
+
+def _cache(cached: Cached | None) -> dict[str, Any] | None:
+    if cached is None:
+        return None
+    return {"data": Raw(cached.event.data), "ttl": int(cached.ttl_s)}

@@ -1,0 +1,225 @@
+"""
+Publishing: POST /apps/{app_id}/events and /apps/{app_id}/batch_events.
+
+What was sent as `data` is not decoded and encoded again: subscribers receive it as the
+publisher wrote it. Everything of a request is checked before anything is published.
+
+Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#events
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from heliograph.api.request import ApiRequest, attributes
+from heliograph.api.response import ACCEPTED, EMPTY, Response, ok
+from heliograph.apps import App
+from heliograph.errors import ApiError
+from heliograph.hub.event import Counts, Event
+from heliograph.protocols.json import (
+    InvalidJson,
+    as_string_literal,
+    decode,
+    encode,
+    string_size,
+)
+from heliograph.protocols.pusher.names import is_channel_name, is_reserved_event, kind_of
+from heliograph.reply import Reply, after
+
+INFO = frozenset(("subscription_count", "user_count"))
+
+
+class EventBody(Struct, gc=False):
+    """An event as it is published; whatever has a wrong type gets a text of its own."""
+
+    name: Any = None
+    data: Raw = Raw()
+    channels: Any = None
+    channel: Any = None
+    socket_id: Any = None
+    info: Any = None
+
+
+class BatchBody(Struct, gc=False):
+    """Several events at once, each for one channel."""
+
+    batch: list[EventBody]
+
+
+class Publication(Struct, frozen=True):
+    """A checked event: one for each of its channels, and what is to be told about them."""
+
+    events: Sequence[Event]
+    info: frozenset[str]
+
+
+def publish(request: ApiRequest) -> Reply[Response]:
+    """POST /events: one event to one channel or several."""
+    app = request.tenant.app
+    body = _event_of_query(request) if not request.body else _read(request.body, EventBody)
+    publication = _checked(app, body, _channels(app, body))
+
+    def published(_nothing: None) -> Reply[Response]:
+        if not publication.info:
+            return EMPTY
+        names = [event.channel for event in publication.events]
+        return after(
+            request.tenant.counts(names),
+            lambda counts: ok(
+                {"channels": {name: _told(name, counts, publication.info) for name in names}}
+            ),
+        )
+
+    return after(request.tenant.publish(publication.events), published)
+
+
+def publish_batch(request: ApiRequest) -> Reply[Response]:
+    """POST /batch_events: several events, each to one channel, all of them or none."""
+    app = request.tenant.app
+    batch = _read(request.body, BatchBody).batch
+    if app.max_batch and len(batch) > app.max_batch:
+        raise ApiError(400, f"Batch too large ({len(batch)} > {app.max_batch})")
+    publications = [_checked(app, body, _only_channel(body)) for body in batch]
+    events = [event for publication in publications for event in publication.events]
+
+    def published(_nothing: None) -> Reply[Response]:
+        if not any(publication.info for publication in publications):
+            return EMPTY
+        return after(
+            request.tenant.counts([event.channel for event in events]),
+            lambda counts: ok(
+                {
+                    "batch": [
+                        _told(publication.events[0].channel, counts, publication.info)
+                        for publication in publications
+                    ]
+                }
+            ),
+        )
+
+    return after(request.tenant.publish(events), published)
+
+
+def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
+    """
+    POST /channels/{channel}/events: the body is the event's data; deprecated by Pusher.
+
+    Name and socket id come in the query. The answer is an empty 202.
+    """
+    try:
+        data = request.body.decode()
+    except UnicodeDecodeError:
+        raise ApiError(400, "The request body is not valid UTF-8") from None
+    body = EventBody(
+        name=request.parameter("name"),
+        data=Raw(encode(data)),
+        channel=channel,
+        socket_id=request.parameter("socket_id"),
+    )
+    publication = _checked(request.tenant.app, body, (channel,))
+    return after(request.tenant.publish(publication.events), lambda _nothing: ACCEPTED)
+
+
+def _told(channel: str, counts: Mapping[str, Counts], info: frozenset[str]) -> dict[str, int]:
+    """Attributes that do not apply to a kind of channel are left out here, not refused."""
+    told = {}
+    if "user_count" in info and kind_of(channel).presence:
+        told["user_count"] = counts[channel].users
+    if "subscription_count" in info:
+        told["subscription_count"] = counts[channel].subscriptions
+    return told
+
+
+# -- Reading and checking ------------------------------------------------------------------
+
+
+def _read(body: bytes, shape: Any) -> Any:
+    try:
+        # msgspec does not look into what it passes on unread, and browsers close on bad UTF-8.
+        body.decode()
+        return decode(body, shape)
+    except UnicodeDecodeError:
+        raise ApiError(400, "The request body is not valid UTF-8") from None
+    except InvalidJson as error:
+        if error.well_formed:
+            what = (
+                'an object with "batch", an array of objects' if shape is BatchBody else "an object"
+            )
+            raise ApiError(400, f"Expected the request body to be {what}") from None
+        raise ApiError(400, "The request body is not valid JSON") from None
+
+
+def _event_of_query(request: ApiRequest) -> EventBody:
+    """A POST without a body may carry the event in its query."""
+    data = request.parameter("data")
+    channels = [value for name, value in request.parameters if name == "channels[]"]
+    return EventBody(
+        name=request.parameter("name"),
+        data=Raw() if data is None else Raw(encode(data)),
+        channels=channels or None,
+        channel=request.parameter("channel"),
+        socket_id=request.parameter("socket_id"),
+        info=request.parameter("info"),
+    )
+
+
+def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
+    name = body.name
+    if not isinstance(name, str):
+        raise ApiError(400, "Expected name parameter to be a string")
+    if is_reserved_event(name):
+        raise ApiError(400, "The 'pusher' namespace is reserved for internal usage")
+    if app.max_event_name_length and len(name) > app.max_event_name_length:
+        raise ApiError(400, f"The event name exceeds {app.max_event_name_length} characters")
+    for channel in channels:
+        if not is_channel_name(channel, app.max_channel_name_length):
+            raise ApiError(400, f"Invalid channel name: {channel}")
+    data = _checked_data(app, body.data)
+    # A malformed or unknown socket id excludes nobody, on the real service too.
+    except_id = body.socket_id if isinstance(body.socket_id, str) else None
+    events = [
+        Event(channel, name, data, except_id, None, kind_of(channel).cached) for channel in channels
+    ]
+    return Publication(events, attributes(body.info, INFO))
+
+
+def _checked_data(app: App, raw: Raw) -> bytes:
+    data = bytes(raw)
+    if data in (b"", b"null"):
+        raise ApiError(400, "Missing required parameter: data")
+    data = as_string_literal(data)
+    # Escapes only make a literal longer, so a short one needs no closer look.
+    limit = app.max_event_bytes
+    if limit and len(data) - 2 > limit and string_size(data) > limit:
+        raise ApiError(
+            413,
+            f"The data content of this event exceeds the allowed maximum ({limit} bytes)."
+            " See https://pusher.com/docs/channels/server_api/http-api#publishing-events"
+            " for more info",
+        )
+    return data
+
+
+def _channels(app: App, body: EventBody) -> Sequence[str]:
+    """Return the channels to publish to, each once."""
+    if body.channels is None:
+        return _only_channel(body)
+    if not isinstance(body.channels, list) or not all(
+        isinstance(channel, str) for channel in body.channels
+    ):
+        raise ApiError(400, "Expected channels parameter to be an array of strings")
+    if not body.channels:
+        raise ApiError(400, "Missing required parameter: channel")
+    limit = app.max_channels_per_publish
+    if limit and len(body.channels) > limit:
+        raise ApiError(400, f"Cannot publish to more than {limit} channels at once")
+    return list(dict.fromkeys(body.channels))
+
+
+def _only_channel(body: EventBody) -> Sequence[str]:
+    if body.channel is None:
+        raise ApiError(400, "Missing required parameter: channel")
+    if not isinstance(body.channel, str):
+        raise ApiError(400, "Expected channel parameter to be a string")
+    return (body.channel,)

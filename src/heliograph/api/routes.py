@@ -1,0 +1,158 @@
+"""
+Which path is answered by what.
+
+Knows paths, methods and how errors become answers; knows nothing of the endpoints' meaning.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+from urllib.parse import unquote
+
+from heliograph.api import channels, events, ops, users
+from heliograph.api.auth import authenticate
+from heliograph.api.request import ApiRequest
+from heliograph.api.response import Response, text
+from heliograph.errors import ApiError, EngineError
+from heliograph.node import Node
+from heliograph.protocols.pusher import endpoint
+from heliograph.reply import Later, Reply
+from heliograph.wire.http import Request
+
+logger = logging.getLogger(__name__)
+
+Endpoint: TypeAlias = Callable[[ApiRequest], Reply[Response]]
+Page: TypeAlias = Callable[[], Response]
+
+_UPGRADE_REQUIRED = text(
+    426,
+    "This is a WebSocket endpoint: connect with a Pusher client library",
+    headers=((b"Upgrade", b"websocket"),),
+)
+
+
+class Routes:
+    """
+    Answers every HTTP request that is no WebSocket.
+
+    *prefix* stands before every path of the API and is no part of what is signed. *now_s*
+    reads the wall clock. *api* and *websockets* say what is served on this port.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        prefix: str,
+        now_s: Callable[[], float],
+        api: bool = True,
+        websockets: bool = True,
+    ) -> None:
+        self._node = node
+        self._prefix = prefix
+        self._now_s = now_s
+        self._api = api
+        self._websockets = websockets
+
+    def handle(self, request: Request) -> Reply[Response]:
+        """Answer *request*, now or later. Never raises."""
+        try:
+            reply = self._route(request)
+        except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
+            return _failure(error)
+        if not isinstance(reply, Later):
+            return reply
+        answer: Later[Response] = Later()
+        reply.then(answer.resolve, lambda error: answer.resolve(_failure(error)))
+        return answer
+
+    def _route(self, request: Request) -> Reply[Response]:
+        path = request.path.decode("latin-1")
+        page = _PAGES.get(path)
+        if page is not None:
+            _pick({"GET": page}, request.method)
+            return page()
+        if self._api and path.startswith(self._prefix + "/apps/"):
+            path = path.removeprefix(self._prefix)
+            _, _, app_id, *rest = path.split("/")
+            return self._answer_api(request, path, unquote(app_id), rest)
+        if self._api and path.startswith(self._prefix + "/users/"):
+            # The Python SDK leaves /apps/{app_id} out; the key says which app it is.
+            path = path.removeprefix(self._prefix)
+            return self._answer_api(request, path, None, path.split("/")[1:])
+        if self._websockets and endpoint.is_endpoint(unquote(path), self._prefix):
+            return _UPGRADE_REQUIRED
+        raise ApiError(404, "Not found")
+
+    def _answer_api(
+        self, request: Request, path: str, app_id: str | None, rest: list[str]
+    ) -> Reply[Response]:
+        methods = _endpoints([unquote(segment) for segment in rest])
+        if methods is None:
+            raise ApiError(404, "Not found")
+        answer = _pick(methods, request.method)
+        parameters = endpoint.query_parameters(request.query)
+        tenant = authenticate(
+            self._node,
+            app_id,
+            method=request.method,
+            path=path,
+            parameters=parameters,
+            body=request.body,
+            now_s=self._now_s(),
+        )
+        return answer(ApiRequest(tenant, parameters, request.body))
+
+
+_PAGES: Mapping[str, Page] = {"/health": ops.health, "/up": ops.health}
+
+
+def _endpoints(segments: list[str]) -> Mapping[str, Endpoint] | None:
+    """Return what answers which method under /apps/{app_id}/, None where nothing does."""
+    match segments:
+        case ["events"]:
+            return {"POST": events.publish}
+        case ["batch_events"]:
+            return {"POST": events.publish_batch}
+        case ["channels"]:
+            return {"GET": channels.channels}
+        case ["channels", name]:
+            return {"GET": partial(channels.channel, name=name)}
+        case ["channels", name, "users"]:
+            return {"GET": partial(channels.users, name=name)}
+        case ["channels", name, "stats"]:
+            return {"GET": partial(channels.stats, name=name)}
+        case ["channels", name, "events"]:
+            return {"POST": partial(events.publish_raw, channel=name)}
+        case ["users", user_id, "terminate_connections"]:
+            return {"POST": partial(users.terminate_connections, user_id=user_id)}
+    return None
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists, but not for this method; *allowed* says for which."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(405, f"Method not allowed. Allowed: {allowed}")
+        self.allowed = allowed
+
+
+def _pick(methods: Mapping[str, Callable[..., Reply[Response]]], method: str) -> Endpoint:
+    found = methods.get("GET" if method == "HEAD" else method)
+    if found is None:
+        allowed = [*methods, *(("HEAD",) if "GET" in methods else ())]
+        raise MethodNotAllowed(", ".join(allowed))
+    return found
+
+
+def _failure(error: Exception) -> Response:
+    if isinstance(error, MethodNotAllowed):
+        return text(error.status, error.message, headers=((b"Allow", error.allowed.encode()),))
+    if isinstance(error, ApiError):
+        return text(error.status, error.message)
+    if isinstance(error, EngineError):
+        logger.warning("a request was refused because the engine is away: %s", error)
+        return text(503, "The server cannot do this right now, try again later")
+    logger.error("a request failed", exc_info=error)
+    return text(500, "Internal server error")

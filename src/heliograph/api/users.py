@@ -1,0 +1,14 @@
+"""
+Signed-in users: POST /apps/{app_id}/users/{user_id}/terminate_connections.
+
+Source: https://pusher.com/docs/channels/server_api/terminating-user-connections/
+"""
+
+from heliograph.api.request import ApiRequest
+from heliograph.api.response import EMPTY, Response
+from heliograph.reply import Reply, after
+
+
+def terminate_connections(request: ApiRequest, user_id: str) -> Reply[Response]:
+    """Close every connection signed in as *user_id*; one that has none is no error."""
+    return after(request.tenant.terminate(user_id), lambda _nothing: EMPTY)

@@ -1,0 +1,161 @@
+"""
+The command: options in, a running server or one line that says what is wrong.
+
+Exit status 0 after an orderly end, 2 for anything that the operator can mend.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+from heliograph import __version__, config, development
+from heliograph.errors import ConfigError, HeliographError
+from heliograph.options import Option, shown
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPILOG = (
+    "Every option can also be set by the environment variables that are named with it, and in"
+    " the file that --config names. A flag is stronger than the environment, and that than the"
+    " file. Dashes do for underscores."
+)
+
+
+class _Command(click.Command):
+    """A command whose help shows the options in their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                one = config.OPTIONS.get(parameter.name or "")
+                groups.setdefault(one.group if one else "Other", []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class _Group(click.Group):
+    """The command without a subcommand starts the server; its options may stand before one."""
+
+    command_class = _Command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        name = next((arg for arg in args if arg in self.commands), None)
+        rest = list(args)
+        if name is not None:
+            rest.remove(name)
+        elif "--version" not in args:
+            name = "serve"
+        return super().parse_args(ctx, [name, *rest] if name else rest)
+
+
+def _help_of(one: Option) -> str:
+    default = shown(one, one.default)
+    parts = [one.sentence]
+    if one.choices:
+        parts.append(f"One of {', '.join(one.choices)}.")
+    if default:
+        parts.append(f"Default: {default}{' ' + one.unit if one.unit else ''}.")
+    parts.append(f"[{', '.join(one.variables)}]")
+    return " ".join(parts)
+
+
+def _flags(one: Option) -> list[str]:
+    spellings = dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}"))
+    return [*spellings, one.name]
+
+
+def _click_option(one: Option) -> Callable[[F], F]:
+    if one.kind is bool:
+        # With a value or without: --debug, --debug=false.
+        return click.option(
+            *_flags(one), is_flag=False, flag_value="true", metavar="[BOOL]", help=_help_of(one)
+        )
+    metavar = {int: "NUMBER", float: "SECONDS", tuple: "LIST"}.get(one.kind, "TEXT")
+    return click.option(*_flags(one), metavar=metavar, help=_help_of(one))
+
+
+def _with_options(command: F) -> F:
+    for one in reversed(config.OPTIONS.values()):
+        command = _click_option(one)(command)
+    return command
+
+
+def _given(values: dict[str, Any]) -> dict[str, object]:
+    """Return only what stood on the command line: the rest has other sources."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def load(values: dict[str, Any]) -> config.Config:
+    """Resolve the configuration of this process."""
+    make_up = partial(development.make_up, secrets.randbits)
+    return config.load(_given(values), os.environ, make_up=make_up)
+
+
+@click.group(cls=_Group, add_help_option=True)
+@click.version_option(__version__, message="heliograph %(version)s")
+def command() -> None:
+    """A realtime server that Pusher's client libraries and SDKs use unchanged."""
+
+
+@command.command(epilog=EPILOG)
+@_with_options
+def serve(**values: Any) -> int:
+    """Start the server; this is what happens without a command, too."""
+    from heliograph import server  # noqa: PLC0415 - the other commands need no server
+
+    return server.run(load(values))
+
+
+@command.command("check-config", epilog=EPILOG)
+@_with_options
+def check_config(**values: Any) -> int:
+    """Print the configuration, where each value came from, and no secrets."""
+    loaded = load(values)
+    click.echo(config.describe(loaded), nl=False)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return 0
+
+
+@command.command("sample-config")
+def sample_config() -> int:
+    """Print a configuration file that shows every option."""
+    click.echo(config.sample(), nl=False)
+    return 0
+
+
+@command.command("options-table", hidden=True)
+def options_table() -> int:
+    """Print the options as the README shows them."""
+    click.echo(config.options_table(), nl=False)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command, and exit with its status."""
+    try:
+        status = command.main(arguments, prog_name="heliograph", standalone_mode=False)
+    except click.ClickException as error:
+        status = _complain(error.format_message())
+    except (ConfigError, HeliographError) as error:
+        status = _complain(str(error))
+    except click.Abort:
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _complain(problem: str) -> int:
+    click.echo(f"heliograph: error: {' '.join(problem.split())}", err=True)
+    return 2

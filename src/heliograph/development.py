@@ -1,0 +1,60 @@
+"""
+The development mode: an app that is made up, and what to paste to use it.
+
+Its secret is shown: it exists for this run only, and the server listens on localhost only.
+"""
+
+from collections.abc import Callable
+
+from heliograph.config import Config
+
+
+def make_up(random_bits: Callable[[int], int]) -> tuple[str, str, str]:
+    """Return id, key and secret of an app; the id is decimal, as some SDKs need it."""
+    return (
+        str(random_bits(20) + 100_000),
+        f"{random_bits(80):020x}",
+        f"{random_bits(80):020x}",
+    )
+
+
+_SNIPPETS = """\
+
+  Development mode: no app is configured, so here is one, for this run and this machine only.
+
+  // pusher-js
+  const pusher = new Pusher('{key}', {{
+    cluster: '', wsHost: '{host}', wsPort: {port}, forceTLS: false,
+    enabledTransports: ['ws', 'wss'],{path_line}
+  }});
+  pusher.subscribe('my-channel').bind('my-event', (data) => console.log(data));
+
+  // Laravel Echo
+  window.Echo = new Echo({{
+    broadcaster: 'pusher', key: '{key}', cluster: '',
+    wsHost: '{host}', wsPort: {port}, forceTLS: false,
+    enabledTransports: ['ws', 'wss'],{path_line}
+  }});
+
+  # Python: pip install pusher
+  import pusher
+  client = pusher.Pusher(app_id='{app_id}', key='{key}', secret='{secret}',
+                         host='{host}', port={api_port}, ssl=False)
+  client.trigger('my-channel', 'my-event', {{'message': 'hello'}})
+"""
+
+
+def snippets(config: Config, port: int, api_port: int) -> str:
+    """Return what to paste into a page and into a program, for a server on these ports."""
+    (app,) = config.apps
+    (key,) = app.keys
+    prefix = config.path_prefix
+    return _SNIPPETS.format(
+        app_id=app.id,
+        key=key.key,
+        secret=key.secret,
+        host=config.host,
+        port=port,
+        api_port=api_port,
+        path_line=f" wsPath: '{prefix}'," if prefix else "",
+    )

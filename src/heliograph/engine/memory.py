@@ -1,0 +1,210 @@
+"""
+The engine of a single process: every answer is a value, nothing is ever away.
+
+Knows subscriptions by number, presence by session, and the last event of each cache
+channel. Knows no sockets, and of time only what it is given to read.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from heliograph.engine.base import Deliver
+from heliograph.hub.event import (
+    Cached,
+    Change,
+    ChannelOccupied,
+    ChannelVacated,
+    Counts,
+    Departure,
+    Entry,
+    Event,
+    Fact,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    Notice,
+    Refusal,
+    SignedIn,
+    SignedOut,
+    UserOffline,
+    UserOnline,
+    UserTerminated,
+)
+from heliograph.hub.presence import Presence
+
+
+class _AppState:
+    """What is shared of one app."""
+
+    __slots__ = ("cache", "presences", "subscriptions", "users")
+
+    def __init__(self) -> None:
+        self.users: dict[str, set[str]] = {}  # user id -> ids of sessions signed in
+        self.subscriptions: dict[str, int] = {}
+        self.presences: dict[str, Presence] = {}
+        self.cache = _Cache()
+
+
+class _Cache:
+    """The last event of each cache channel, in the order in which they expire."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[Event, float]] = {}  # channel -> event, when it expires
+
+    def put(self, event: Event, now: float, ttl_s: float) -> None:
+        # Taken out first: a dict keeps the old place of a key, and we count on the order.
+        self._entries.pop(event.channel, None)
+        self._entries[event.channel] = (event, now + ttl_s)
+        self._expire(now)
+
+    def get(self, channel: str, now: float) -> Cached | None:
+        self._expire(now)
+        entry = self._entries.get(channel)
+        return Cached(entry[0], entry[1] - now) if entry else None
+
+    def _expire(self, now: float) -> None:
+        while self._entries:
+            channel = next(iter(self._entries))
+            if self._entries[channel][1] > now:
+                return
+            del self._entries[channel]
+
+
+class MemoryEngine:
+    """
+    What one process needs no other for.
+
+    *now* reads a monotonic clock in seconds; cached events are kept for *cache_ttl_s*.
+    """
+
+    def __init__(self, now: Callable[[], float], cache_ttl_s: float) -> None:
+        self._now = now
+        self._cache_ttl_s = cache_ttl_s
+        self._apps: dict[str, _AppState] = {}
+        self._deliver: Deliver = _not_started
+
+    def start(self, deliver: Deliver) -> None:
+        """Deliver everything through *deliver*, inside the call that caused it."""
+        self._deliver = deliver
+
+    def publish(self, app_id: str, facts: Sequence[Fact]) -> None:
+        """Deliver *facts* at once, remembering those of cache channels."""
+        for fact in facts:
+            if isinstance(fact, Event) and fact.cached:
+                self._app(app_id).cache.put(fact, self._now(), self._cache_ttl_s)
+            self._deliver(app_id, fact)
+
+    def enter(
+        self,
+        app_id: str,
+        channel: str,
+        subscriber_id: str,
+        *,
+        member: Member | None = None,
+        max_members: int = 0,
+        replay: bool = False,
+    ) -> Entry | Refusal:
+        """Count a subscription; see the port."""
+        app = self._app(app_id)
+        changes: list[Change] = []
+        roster: Sequence[Member] = ()
+        before = app.subscriptions.get(channel, 0)
+        if not before:
+            changes.append(ChannelOccupied(channel))
+        if member is not None:
+            presence = app.presences.get(channel) or Presence()
+            if max_members and len(presence) >= max_members and member.user_id not in presence:
+                return Refusal.FULL
+            app.presences[channel] = presence
+            if presence.join(subscriber_id, member):
+                added = MemberAdded(channel, member)
+                changes.append(added)
+                self._deliver(app_id, added)
+            roster = presence.roster()
+        app.subscriptions[channel] = before + 1
+        cached = app.cache.get(channel, self._now()) if replay else None
+        return Entry(before + 1, tuple(changes), roster, cached)
+
+    def leave(self, app_id: str, channel: str, subscriber_id: str) -> Departure:
+        """Undo `enter`; see the port."""
+        app = self._app(app_id)
+        changes: list[Change] = []
+        count = app.subscriptions[channel] - 1
+        presence = app.presences.get(channel)
+        if presence is not None:
+            member = presence.leave(subscriber_id)
+            if member is not None:
+                removed = MemberRemoved(channel, member.user_id)
+                changes.append(removed)
+                self._deliver(app_id, removed)
+        if count:
+            app.subscriptions[channel] = count
+        else:
+            del app.subscriptions[channel]
+            app.presences.pop(channel, None)
+            changes.append(ChannelVacated(channel))
+        return Departure(count, tuple(changes))
+
+    def channels(self, app_id: str, prefix: str) -> Mapping[str, Counts]:
+        """Return the occupied channels; see the port."""
+        names = self._app(app_id).subscriptions
+        return self.counts(app_id, [name for name in names if name.startswith(prefix)])
+
+    def counts(self, app_id: str, channels: Sequence[str]) -> Mapping[str, Counts]:
+        """Return subscriptions and users of *channels*."""
+        app = self._app(app_id)
+        return {
+            channel: Counts(
+                app.subscriptions.get(channel, 0), len(app.presences.get(channel) or ())
+            )
+            for channel in channels
+        }
+
+    def users(self, app_id: str, channel: str) -> Sequence[str]:
+        """Return the ids of the users in *channel*."""
+        presence = self._app(app_id).presences.get(channel)
+        return presence.user_ids() if presence else []
+
+    def cached(self, app_id: str, channel: str) -> Cached | None:
+        """Return the cached event of *channel*."""
+        return self._app(app_id).cache.get(channel, self._now())
+
+    def sign_in(
+        self, app_id: str, user_id: str, session_id: str, watchlist: Sequence[str] = ()
+    ) -> SignedIn:
+        """Note that a session is *user_id*; see the port."""
+        users = self._app(app_id).users
+        changes: tuple[UserOnline, ...] = ()
+        if user_id not in users:
+            users[user_id] = set()
+            changes = (UserOnline(user_id),)
+            self._deliver(app_id, changes[0])
+        users[user_id].add(session_id)
+        return SignedIn(frozenset(users.keys() & watchlist), changes)
+
+    def sign_out(self, app_id: str, user_id: str, session_id: str) -> SignedOut:
+        """Undo `sign_in`; see the port."""
+        users = self._app(app_id).users
+        sessions = users[user_id]
+        sessions.discard(session_id)
+        if sessions:
+            return SignedOut()
+        del users[user_id]
+        gone = UserOffline(user_id)
+        self._deliver(app_id, gone)
+        return SignedOut((gone,))
+
+    def terminate(self, app_id: str, user_id: str) -> None:
+        """Have the user's sessions closed; see the port."""
+        self._deliver(app_id, UserTerminated(user_id))
+
+    def _app(self, app_id: str) -> _AppState:
+        app = self._apps.get(app_id)
+        if app is None:
+            app = self._apps[app_id] = _AppState()
+        return app
+
+
+def _not_started(app_id: str, fact: Fact | Notice) -> None:
+    raise AssertionError(f"{fact} of app {app_id} was published before the engine was started")

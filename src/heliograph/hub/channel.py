@@ -1,0 +1,239 @@
+"""
+One channel: its subscriptions, and what was said on it since the last flush.
+
+A channel numbers its facts, and a subscription remembers the number at which it began.
+A flush gives each subscription its suffix of what is pending, which is nearly always
+one shared chunk; so joining and leaving force no flush, and nobody receives what was
+said before they joined.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from heliograph.hub.event import Event, Fact
+
+GONE = 1 << 62
+"""The beginning of a subscription that has ended: no fact ever gets such a number."""
+
+MAX_CHUNK_BYTES = 256 * 1024
+"""A longer write would make a transport call a healthy client slow."""
+
+
+class Subscriber(Protocol):
+    """
+    Whoever receives what is said on a channel.
+
+    *write* takes one of the chunks that the subscriber's lane made. It never raises and
+    never changes a membership: a flush is going on around it.
+    """
+
+    id: str
+
+    def write(self, chunk: Any, /) -> object:
+        """Take a chunk, or lose it silently when closing."""
+
+
+class Lane(Protocol):
+    """
+    How a kind of subscriber wants facts. Opaque to the hub; equal lanes are one object.
+
+    What `encode` and `join` make is bytes for sockets and anything else for others.
+    """
+
+    def encode(self, fact: Fact, /) -> Any:
+        """Turn one fact into this lane's form."""
+
+    def join(self, encoded: Sequence[Any], /) -> Any:
+        """Make one chunk of several encodings, in order."""
+
+
+class Counters:
+    """What flushing cost: plain numbers, because they are counted on the hot path."""
+
+    __slots__ = ("deliveries", "encodings", "facts", "joins", "writes")
+
+    def __init__(self) -> None:
+        self.facts = 0
+        self.encodings = 0
+        self.joins = 0
+        self.writes = 0
+        self.deliveries = 0
+
+
+class Subscription:
+    """One subscriber's place in one channel: the handle that `subscribe` returns."""
+
+    __slots__ = ("channel", "lane", "since", "subscriber")
+
+    def __init__(self, channel: "Channel", subscriber: Subscriber, lane: Lane, since: int) -> None:
+        self.channel = channel
+        self.subscriber = subscriber
+        self.lane = lane
+        self.since = since
+
+
+class Batch:
+    """
+    What one flush has to say: a run of facts, encoded at most once a lane.
+
+    Chunks are made when first asked for and shared by all whose part is the same.
+    """
+
+    __slots__ = ("_chunks", "_counters", "_encoded", "_facts", "excluded", "first")
+
+    def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
+        self.first = first
+        self.excluded = {_except_id(fact) for fact in facts} - {None}
+        self._facts = facts
+        self._counters = counters
+        self._encoded: dict[Lane, list[Any]] = {}
+        self._chunks: dict[tuple[Lane, int], list[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def chunks(self, lane: Lane, since: int) -> list[Any]:
+        """What a subscription of *lane* that began at *since* is to be written."""
+        start = max(since - self.first, 0)
+        key = (lane, start)
+        chunks = self._chunks.get(key)
+        if chunks is None:
+            chunks = self._chunks[key] = self._joined(lane, self._encodings(lane)[start:])
+        return chunks
+
+    def chunks_without(self, lane: Lane, since: int, subscriber_id: str) -> tuple[list[Any], int]:
+        """The same for a subscriber that some facts leave out, and their number."""
+        start = max(since - self.first, 0)
+        encoded = [
+            encoding
+            for encoding, fact in zip(
+                self._encodings(lane)[start:], self._facts[start:], strict=True
+            )
+            if _except_id(fact) != subscriber_id
+        ]
+        return self._joined(lane, encoded), len(encoded)
+
+    def _encodings(self, lane: Lane) -> list[Any]:
+        encoded = self._encoded.get(lane)
+        if encoded is None:
+            encoded = self._encoded[lane] = [lane.encode(fact) for fact in self._facts]
+            self._counters.encodings += len(encoded)
+        return encoded
+
+    def _joined(self, lane: Lane, encoded: list[Any]) -> list[Any]:
+        if len(encoded) <= 1:
+            return encoded
+        chunks = []
+        for run in _runs(encoded):
+            chunks.append(lane.join(run) if len(run) > 1 else run[0])
+            self._counters.joins += 1
+        return chunks
+
+
+def _except_id(fact: Fact) -> str | None:
+    return fact.except_id if isinstance(fact, Event) else None
+
+
+def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Cut *encoded* so that no run is longer than a chunk may be, unless one alone is."""
+    start = size = 0
+    for index, encoding in enumerate(encoded):
+        length = len(encoding)
+        if size and size + length > MAX_CHUNK_BYTES:
+            yield encoded[start:index]
+            start, size = index, 0
+        size += length
+    yield encoded[start:]
+
+
+class Channel:
+    """A named set of subscriptions of one app on this node."""
+
+    __slots__ = ("_batch", "_counters", "_walk", "name", "next", "pending", "subscriptions")
+
+    def __init__(self, name: str, counters: Counters) -> None:
+        self.name = name
+        self.next = 0  # the number that the next fact will get
+        self.subscriptions: dict[Subscription, None] = {}
+        self.pending: list[Fact] | None = None
+        self._counters = counters
+        self._batch: Batch | None = None
+        self._walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
+
+    def say(self, fact: Fact) -> bool:
+        """Number *fact* and queue it; return whether the channel had nothing to flush."""
+        self.next += 1
+        self._counters.facts += 1
+        if self.pending is None:
+            self.pending = [fact]
+            return self._walk is None
+        self.pending.append(fact)
+        return False
+
+    def flush(self, budget: int) -> int:
+        """
+        Write what is pending to at most *budget* subscribers; return the writes made.
+
+        One encoding a fact and lane, one join a lane, one write a subscriber. A channel with
+        more subscribers than *budget* is walked over in several calls, over a
+        snapshot and past who has left meanwhile; facts said during the walk wait for its end.
+        """
+        if self._walk is None:
+            pending, self.pending = self.pending, None
+            if pending is None:
+                return 0
+            self._batch = Batch(self.next - len(pending), pending, self._counters)
+            if len(self.subscriptions) <= budget:
+                writes = self._write(self._batch, self.subscriptions)
+                self._batch = None
+                return writes
+            self._walk = list(self.subscriptions)
+            self._walk.reverse()
+        assert self._batch is not None  # noqa: S101 - it lives as long as the walk
+        part = self._walk[: -budget - 1 : -1]
+        del self._walk[-budget:]
+        writes = self._write(self._batch, part)
+        if not self._walk:
+            self._walk = self._batch = None
+        return writes
+
+    @property
+    def flushed(self) -> bool:
+        """Whether everything said has been written."""
+        return self._walk is None and self.pending is None
+
+    def _write(self, batch: Batch, subscriptions: Iterable[Subscription]) -> int:
+        first = batch.first
+        excluded = batch.excluded
+        end = first + len(batch)
+        writes = deliveries = 0
+        whole: list[Any] = []
+        lane: Lane | None = None
+        for subscription in subscriptions:
+            subscriber = subscription.subscriber
+            since = subscription.since
+            if since > first or subscriber.id in excluded:
+                if since >= end:
+                    continue  # joined after all of it, or gone
+                chunks, count = self._part(batch, subscription)
+                deliveries += count
+            else:
+                if subscription.lane is not lane:
+                    lane = subscription.lane
+                    whole = batch.chunks(lane, first)
+                chunks = whole
+                deliveries += end - first
+            for chunk in chunks:
+                subscriber.write(chunk)
+                writes += 1
+        self._counters.writes += writes
+        self._counters.deliveries += deliveries
+        return writes
+
+    @staticmethod
+    def _part(batch: Batch, subscription: Subscription) -> tuple[list[Any], int]:
+        subscriber_id = subscription.subscriber.id
+        if subscriber_id in batch.excluded:
+            return batch.chunks_without(subscription.lane, subscription.since, subscriber_id)
+        since = subscription.since
+        return batch.chunks(subscription.lane, since), batch.first + len(batch) - since

@@ -1,0 +1,101 @@
+"""
+Who is subscribed to what, on this node, in one app.
+
+Knows channels, subscribers and lanes. Knows nothing of JSON, sockets, time or other
+nodes: whoever calls us does. Nothing here awaits, so every operation is atomic for the
+event loop.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from heliograph.hub.channel import GONE, Channel, Counters, Lane, Subscriber, Subscription
+from heliograph.hub.event import Fact
+
+FLUSH_BUDGET = 512
+"""Writes that one flush makes at the most: about 4 ms of a core."""
+
+
+class Hub:
+    """
+    The channels of one app on this node.
+
+    *wake* is called when there is something to flush and was not before: the caller
+    then has `flush` run at the end of the event loop's tick, and again while `pending`.
+    """
+
+    __slots__ = ("_channels", "_dirty", "_wake", "counters")
+
+    def __init__(self, wake: Callable[[], object], counters: Counters | None = None) -> None:
+        self._wake = wake
+        self._channels: dict[str, Channel] = {}
+        self._dirty: deque[Channel] = deque()
+        self.counters = counters or Counters()
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._channels
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def subscribe(self, subscriber: Subscriber, name: str, lane: Lane) -> Subscription:
+        """
+        Have *subscriber* receive all that is said on *name* from now on, through *lane*.
+
+        A subscriber may hold several subscriptions to one channel; each is ended by
+        giving its handle to `unsubscribe`.
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name, self.counters)
+        subscription = Subscription(channel, subscriber, lane, channel.next)
+        channel.subscriptions[subscription] = None
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription: nothing is written through it any more, pending facts included."""
+        if subscription.since == GONE:
+            raise AssertionError("a subscription ends once")
+        channel = subscription.channel
+        subscription.since = GONE
+        del channel.subscriptions[subscription]
+        if not channel.subscriptions:
+            del self._channels[channel.name]
+
+    def drop(self, subscriptions: Iterable[Subscription]) -> None:
+        """End all of *subscriptions*, in time proportional to their number."""
+        for subscription in subscriptions:
+            self.unsubscribe(subscription)
+
+    def publish(self, fact: Fact) -> None:
+        """Queue *fact* for everybody subscribed to its channel now; others never get it."""
+        channel = self._channels.get(fact.channel)
+        if channel is not None and channel.say(fact):
+            self._dirty.append(channel)
+            if len(self._dirty) == 1:
+                self._wake()
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits to be flushed."""
+        return bool(self._dirty)
+
+    def flush(self, budget: int = FLUSH_BUDGET) -> int:
+        """
+        Write what is pending, in turns, to about *budget* subscribers; return the writes.
+
+        A channel that is not done goes to the end of the queue, so that a large one
+        never keeps a small one waiting for more than a turn.
+        """
+        writes = 0
+        while self._dirty and writes < budget:
+            channel = self._dirty.popleft()
+            writes += channel.flush(budget - writes)
+            if not channel.flushed:
+                self._dirty.append(channel)
+        return writes
+
+    def count(self, channel: str) -> int:
+        """Return the number of subscriptions to *channel* on this node."""
+        found = self._channels.get(channel)
+        return len(found.subscriptions) if found else 0

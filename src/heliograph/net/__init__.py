@@ -1,0 +1,1 @@
+"""Sockets: the thin shells around the pure parts."""

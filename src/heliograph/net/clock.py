@@ -1,0 +1,91 @@
+"""
+One timer wheel for all connections.
+
+A connection has at most one entry, in a coarse slot. Activity costs nothing here: a
+connection notes the time, and when its slot comes up decides whether to be looked at
+again later. The wheel turns only while somebody is on it.
+"""
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+RESOLUTION_S = 0.25
+
+LOOKS_AT_ONCE = 256
+"""Entries looked at before the loop turns: ten thousand that came in one second expire in one."""
+
+
+class Timed(Protocol):
+    """Something to be looked at later. *due* belongs to the wheel, and starts as 0."""
+
+    due: int
+
+    def expire(self, now: float) -> None:
+        """Decide what the time means, and get back on the wheel where it means nothing yet."""
+
+
+class Wheel:
+    """Deadlines to within RESOLUTION_S, never early."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, dict[Timed, None]] = {}
+        self._turned = self._tick_at(loop.time())
+        self._due: deque[Timed] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return sum(len(slot) for slot in self._slots.values()) + len(self._due)
+
+    def add(self, timed: Timed, delay_s: float) -> None:
+        """Have *timed* looked at once in *delay_s* seconds, and not when it was due before."""
+        self.discard(timed)
+        if self._timer is None:
+            self._turned = self._tick_at(self._loop.time())
+            self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
+        # Two slots on: one because slots round down, one because a turn comes late.
+        timed.due = max(self._tick_at(self._loop.time() + delay_s), self._turned) + 1
+        self._slots.setdefault(timed.due, {})[timed] = None
+
+    def discard(self, timed: Timed) -> None:
+        """Forget *timed*, whether it was on the wheel or not."""
+        if timed.due:
+            slot = self._slots.get(timed.due)
+            if slot is not None:
+                slot.pop(timed, None)
+                if not slot:
+                    del self._slots[timed.due]
+            timed.due = 0
+
+    def stop(self) -> None:
+        """Turn no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._slots.clear()
+        self._due.clear()
+
+    @staticmethod
+    def _tick_at(now: float) -> int:
+        return int(now / RESOLUTION_S)
+
+    def _turn(self) -> None:
+        tick = self._tick_at(self._loop.time())
+        for turned in range(self._turned + 1, tick + 1):
+            self._due.extend(self._slots.pop(turned, ()))
+        self._turned = max(tick, self._turned)
+        self._look()
+        self._timer = None
+        if self._slots:
+            self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for _ in range(min(LOOKS_AT_ONCE, len(self._due))):
+            timed = self._due.popleft()
+            # Whoever was taken off, or put on again, since its slot came up is not due.
+            if 0 < timed.due <= self._turned:
+                timed.due = 0
+                timed.expire(now)
+        if self._due:
+            self._loop.call_soon(self._look)

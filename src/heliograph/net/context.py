@@ -1,0 +1,67 @@
+"""What all connections of one server share, so that each needs only one reference to it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from time import time
+from typing import TYPE_CHECKING, Protocol
+
+from heliograph.api.response import Response
+from heliograph.config import Config
+from heliograph.hub.channel import Lane
+from heliograph.net.clock import Wheel
+from heliograph.node import Node
+from heliograph.reply import Reply
+from heliograph.wire.http import HttpLimits, Request
+
+if TYPE_CHECKING:
+    from heliograph.net.http import HttpConnection
+
+
+class Handler(Protocol):
+    """Whoever answers HTTP requests."""
+
+    def handle(self, request: Request) -> Reply[Response]:
+        """Answer *request*, now or later. Never raises."""
+
+
+class Dates:
+    """The value of the Date header, made once a second."""
+
+    __slots__ = ("_second", "_value")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._value = b""
+
+    def now(self) -> bytes:
+        """Return the date of this second."""
+        second = int(time())
+        if second != self._second:
+            self._second = second
+            self._value = formatdate(second, usegmt=True).encode()
+        return self._value
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Context:
+    """What the connections of one server share."""
+
+    loop: asyncio.AbstractEventLoop
+    config: Config
+    node: Node
+    wheel: Wheel
+    lane: Lane
+    http_limits: HttpLimits
+    now: Callable[[], float]  # monotonic seconds
+    dates: Dates = field(default_factory=Dates)
+    http_connections: "set[HttpConnection]" = field(default_factory=set)
+    sockets: int = 0  # WebSocket connections that have not ended, those being closed included
+    slow_readers: int = 0
+    deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
+
+    def departed(self) -> None:
+        """A connection has ended."""
+        if self.deserted is not None and not self.sockets and not self.http_connections:
+            self.deserted.set()

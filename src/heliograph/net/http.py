@@ -1,0 +1,265 @@
+"""
+An HTTP connection: requests in order, answers in the same order.
+
+Knows the socket, pipelining and time-outs; hands its socket and left-over bytes over when
+a client asks for a WebSocket. What the requests mean is the handler's business.
+"""
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import cast
+
+from heliograph.api.response import Response, text
+from heliograph.net import websocket
+from heliograph.net.context import Context, Handler
+from heliograph.reply import Later
+from heliograph.wire.http import (
+    CONTINUE_RESPONSE,
+    Continue,
+    Refusal,
+    Request,
+    RequestReader,
+    response,
+)
+from heliograph.wire.websocket import HandshakeRefused
+
+MAX_HELD = 16
+"""Requests of one connection that may wait for their answers; then reading pauses."""
+
+LINGER_S = 2.0
+"""How long a client whose request was refused unread has to read why."""
+
+
+class _Answer:
+    """The place of an answer in its connection's order; *data* is None until it is known."""
+
+    __slots__ = ("closes", "data", "head_only", "unread", "version")
+
+    def __init__(self, event: Request | Refusal | Continue) -> None:
+        self.data: bytes | None = None
+        self.unread = isinstance(event, Refusal)
+        self.closes = self.unread
+        self.head_only = False
+        self.version = "1.1"
+        if isinstance(event, Request):
+            self.closes = not event.keep_alive
+            self.head_only = event.method == "HEAD"
+            self.version = event.version
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client's requests to *handler*; WebSockets too where *websockets* says so."""
+
+    __slots__ = (
+        "_answers",
+        "_backlog",
+        "_closing",
+        "_context",
+        "_handler",
+        "_held",
+        "_last_seen",
+        "_reader",
+        "_request_since",
+        "_transport",
+        "_unread",
+        "due",
+    )
+
+    def __init__(self, context: Context, handler: Handler, *, websockets: bool) -> None:
+        self.due = 0
+        self._context = context
+        self._handler = handler
+        self._transport: asyncio.Transport
+        self._reader = RequestReader(context.http_limits, websockets=websockets)
+        self._answers: deque[_Answer] = deque()
+        self._backlog: deque[Request | Refusal | Continue] = deque()
+        self._closing = False
+        self._held = False  # we do not read
+        self._unread = False  # the client does not
+        self._last_seen = self._request_since = context.now()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected: it has as long for its first request as for any other."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._context.http_connections.add(self)
+        self._look_again(self._context.config.keep_alive_timeout)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The client is gone, with whatever answers it waits for."""
+        self._leave()
+        self._closing = True
+        self._answers.clear()
+        self._backlog.clear()
+
+    def _leave(self) -> None:
+        self._context.http_connections.discard(self)
+        self._context.wheel.discard(self)
+        self._context.departed()
+        self._reader.close()
+
+    # -- Reading -------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request that *data* completes."""
+        if self._closing:
+            return  # lingering: read so that the socket closes without a reset, no more
+        self._last_seen = self._context.now()
+        was_receiving = self._reader.receiving
+        events = self._reader.feed(data)
+        if events or not was_receiving:
+            self._request_since = self._last_seen
+        self._backlog.extend(events)
+        self._work()
+
+    def eof_received(self) -> bool:
+        """Return whether answers are still owed to a client that sends no more."""
+        return bool(self._answers)
+
+    def _work(self) -> None:
+        """Take on requests until too many wait for answers, and write what is known."""
+        while self._backlog and len(self._answers) < MAX_HELD and not self._closing:
+            event = self._backlog[0]
+            if isinstance(event, Request) and self._asks_for_websocket():
+                if self._answers:
+                    break  # answers come in order, and this one ends the HTTP connection
+                self._upgrade(event)
+                return
+            self._backlog.popleft()
+            self._take(event)
+            if not self._backlog or len(self._answers) == MAX_HELD or self._reader.upgraded:
+                self._write_answers()
+        if not self._closing:
+            self._pace()
+
+    def _asks_for_websocket(self) -> bool:
+        return self._reader.upgraded and len(self._backlog) == 1
+
+    def _take(self, event: Request | Refusal | Continue) -> None:
+        answer = _Answer(event)
+        self._answers.append(answer)
+        if isinstance(event, Request):
+            reply = self._handler.handle(event)
+            if isinstance(reply, Later):
+                reply.then(partial(self._answered_late, answer), _never)
+            else:
+                self._answer(answer, reply)
+        elif isinstance(event, Refusal):
+            self._answer(answer, text(event.status, event.text))
+        else:
+            answer.data = CONTINUE_RESPONSE
+
+    def _upgrade(self, request: Request) -> None:
+        try:
+            websocket.accept(self._context, self._transport, request, self._reader.rest)
+        except HandshakeRefused as refused:
+            answer = _Answer(Refusal(refused.status, refused.text))
+            self._answers.append(answer)
+            self._answer(answer, text(refused.status, refused.text, headers=refused.headers))
+            self._write_answers()
+        else:
+            self._closing = True
+            self._leave()
+
+    def _pace(self) -> None:
+        """Read on only while there is room for more requests and the client takes its answers."""
+        full = self._unread or len(self._answers) >= MAX_HELD or bool(self._backlog)
+        if full is not self._held:
+            self._held = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    # -- Answering -----------------------------------------------------------------------
+
+    def _answered_late(self, answer: _Answer, result: Response) -> None:
+        if not self._closing:
+            self._answer(answer, result)
+            self._write_answers()
+            self._work()
+
+    def _answer(self, answer: _Answer, result: Response) -> None:
+        answer.data = response(
+            result.status,
+            result.body,
+            content_type=result.content_type,
+            headers=result.headers,
+            keep_alive=not answer.closes,
+            head_only=answer.head_only,
+            date=self._context.dates.now(),
+            version=answer.version,
+        )
+
+    def _write_answers(self) -> None:
+        """Write the answers that are known, up to the first that is not, at once."""
+        ready = []
+        closes = lingers = False
+        while self._answers and not closes:
+            answer = self._answers[0]
+            if answer.data is None:
+                break
+            self._answers.popleft()
+            ready.append(answer.data)
+            closes, lingers = answer.closes, answer.unread
+        if ready:
+            self._transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+        if closes:
+            self._finish(lingers=lingers)
+
+    def _finish(self, *, lingers: bool) -> None:
+        """Close, once what was written is out."""
+        self._closing = True
+        self._backlog.clear()
+        self._answers.clear()
+        self._context.wheel.add(self, LINGER_S)
+        # Closing with bytes unread would reset the connection, and take the answer along.
+        if lingers and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: it may not ask for more."""
+        self._unread = True
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._unread = False
+        if not self._closing:
+            self._work()
+
+    # -- Time ----------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """Look at what the time means: a slow request, an idle connection, an unread answer."""
+        config = self._context.config
+        if self._closing or (self._unread and now - self._last_seen >= config.request_timeout):
+            self._transport.abort()
+        elif self._answers:
+            self._look_again(config.request_timeout)  # it is we who are slow
+        elif self._reader.receiving and now - self._request_since >= config.request_timeout:
+            self._take(Refusal(408, "The request took too long"))
+            self._write_answers()
+        elif not self._reader.receiving and now - self._last_seen >= config.keep_alive_timeout:
+            self.close()
+        elif self._reader.receiving:
+            self._look_again(self._request_since + config.request_timeout - now)
+        else:
+            self._look_again(self._last_seen + config.keep_alive_timeout - now)
+
+    def _look_again(self, delay_s: float) -> None:
+        # Never later than a request that begins now may take.
+        self._context.wheel.add(self, min(delay_s, self._context.config.request_timeout))
+
+    def close(self) -> None:
+        """Close after the answers that are owed, at once when none are. For a server that stops."""
+        if self._answers:
+            self._answers[-1].closes = True
+        elif not self._closing:
+            self._finish(lingers=False)
+
+
+def _never(error: Exception) -> None:
+    raise AssertionError("a handler answers whatever happens") from error

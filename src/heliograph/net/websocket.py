@@ -1,0 +1,309 @@
+"""
+A WebSocket connection: bytes to frames to a session, and its answers back.
+
+Knows the socket, its liveness and its pace. What the messages mean is the session's
+business. There is one object for a connection, no task, no timer of its own, no queue:
+what a slow client has not read yet waits in the transport, up to a limit.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, cast
+from urllib.parse import unquote
+
+from heliograph.errors import ClientError
+from heliograph.hub.channel import Lane
+from heliograph.hub.event import Fact
+from heliograph.net.context import Context
+from heliograph.protocols.pusher import endpoint, messages
+from heliograph.protocols.pusher.session import Session
+from heliograph.wire.http import Request
+from heliograph.wire.websocket import (
+    CloseCode,
+    FrameReader,
+    Opcode,
+    check_handshake,
+    close_frame,
+    frame,
+    handshake_response,
+    offered_subprotocols,
+    parse_close,
+    text_frame,
+)
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long a client has to answer our Close frame."""
+
+LINGER_S = 2.0
+"""How long a client that broke the framing has to read why."""
+
+FAR_OVER = 4
+"""A client this many times over its limit is not waited for."""
+
+PING = frame(Opcode.PING)
+
+
+class TextLane(Lane):
+    """Text frames of Pusher's messages: the lane of every plain WebSocket connection."""
+
+    def encode(self, fact: Fact, /) -> bytes:
+        """Make one frame."""
+        return text_frame(messages.fact_message(fact))
+
+    def join(self, encoded: Sequence[bytes], /) -> bytes:
+        """Frames stand for themselves, so they are only put in a row."""
+        return b"".join(encoded)
+
+
+class State(IntEnum):
+    """Where a connection is in its life; in the order in which it gets there."""
+
+    OPEN = 0
+    PINGED = 1  # silent for long, and asked whether it is there
+    CLOSING = 2  # our Close frame is on its way, or the peer's was answered
+    CLOSED = 3
+
+
+def accept(context: Context, transport: asyncio.Transport, request: Request, rest: bytes) -> None:
+    """
+    Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
+
+    Raises HandshakeRefused, and then nothing was changed. Whatever else is wrong
+    is told inside the WebSocket: a browser shows its page nothing of a failed handshake.
+    """
+    key = check_handshake(request.method, request.version, request.headers)
+    subprotocol = endpoint.subprotocol(offered_subprotocols(request.headers))
+    connection = WebSocketConnection(context, transport)
+    transport.set_protocol(connection)
+    connection.open(handshake_response(key, subprotocol=subprotocol), request, rest)
+
+
+def _discard(_chunk: Any) -> None:
+    """Where writes to a closing connection go."""
+
+
+class WebSocketConnection(asyncio.Protocol):
+    """A Subscriber, and the Peer of a session, over a socket."""
+
+    __slots__ = (
+        "_context",
+        "_identify_by",
+        "_last_seen",
+        "_paused",
+        "_reader",
+        "_session",
+        "_state",
+        "_transport",
+        "due",
+        "id",
+        "lane",
+        "write",
+    )
+
+    def __init__(self, context: Context, transport: asyncio.Transport) -> None:
+        self.id = ""
+        self.lane = context.lane
+        self.due = 0
+        # The transport's own method, so that a fan-out pays for no call of ours; replaced by
+        # another when the connection is closing or its client slow.
+        self.write: Any = transport.write
+        self._context = context
+        self._transport = transport
+        self._session: Session | None = None
+        self._reader = FrameReader(context.config.max_message_bytes)
+        self._state = State.OPEN
+        self._paused = False
+        self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
+        self._last_seen = context.now()
+        context.sockets += 1
+
+    # -- Opening -------------------------------------------------------------------------
+
+    def open(self, handshake: bytes, request: Request, rest: bytes) -> None:
+        """Answer the handshake and begin the session, in one write."""
+        config = self._context.config
+        self._transport.set_write_buffer_limits(config.max_write_buffer)
+        self._context.wheel.add(self, config.ping_interval)
+        try:
+            session = self._connect(request)
+        except ClientError as error:
+            self.write(handshake)
+            self.close(error)
+            return
+        self.id = session.id
+        self._session = session
+        greeting = session.open(self, config.activity_timeout)
+        self.write(handshake + text_frame(greeting))
+        patience_s = session.app.authorized_connections_timeout
+        if patience_s:
+            self._identify_by = self._context.now() + patience_s
+            self._context.wheel.add(self, min(patience_s, config.ping_interval))
+        if rest:
+            self.data_received(rest)
+
+    def _connect(self, request: Request) -> Session:
+        config = self._context.config
+        path = unquote(request.path.decode("latin-1"))
+        key = endpoint.app_key(path, config.path_prefix)
+        parameters = endpoint.query_parameters(request.query)
+        endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
+        origin = request.header(b"origin")
+        return self._context.node.connect(
+            key,
+            origin.decode("latin-1") if origin is not None else None,
+            subscription_errors=config.subscription_errors,
+        )
+
+    # -- Reading -------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Hand every message in *data*, and in what came before it, to the session."""
+        now = self._last_seen = self._context.now()
+        if self._state is State.PINGED:
+            self._state = State.OPEN
+        for opcode, payload in self._reader.feed(data):
+            if opcode is Opcode.CLOSE:
+                self._close_received(payload)
+            elif self._session is None:
+                continue  # we are closing, and wait for the peer's Close frame only
+            elif opcode is Opcode.TEXT:
+                self._session.receive(payload, now)
+            elif opcode is Opcode.PING:
+                self.write(frame(Opcode.PONG, payload))
+            elif opcode is Opcode.BINARY:
+                self._fail(CloseCode.UNSUPPORTED_DATA, "Binary messages are not supported")
+        failure = self._reader.failure
+        if failure is not None and self._state < State.CLOSING:
+            self._fail(failure.code, failure.reason)
+
+    def eof_received(self) -> None:
+        """The peer sends no more: the transport closes itself, and says so."""
+
+    # -- Writing -------------------------------------------------------------------------
+
+    def send(self, *texts: bytes) -> None:
+        """Deliver messages to this client, in one write."""
+        self.write(text_frame(texts[0]) if len(texts) == 1 else b"".join(map(text_frame, texts)))
+
+    def pause_writing(self) -> None:
+        """Called inside a write: the client has not read as much as it may leave unread."""
+        self._paused = True
+        if self._state < State.CLOSING:
+            self.write = self._write_to_slow
+            self._context.wheel.add(self, 0)
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._paused = False
+        if self._state < State.CLOSING:
+            self.write = self._transport.write
+
+    def _write_to_slow(self, chunk: bytes) -> None:
+        self._transport.write(chunk)
+        limit = FAR_OVER * self._context.config.max_write_buffer
+        if self._transport.get_write_buffer_size() > limit:
+            # A flush is going on around us: memberships change after it.
+            self.write = _discard
+            self._context.loop.call_soon(self._drop_slow)
+
+    def _drop_slow(self) -> None:
+        if self._state < State.CLOSING:
+            self._context.slow_readers += 1
+            self._end()
+            self._transport.abort()
+
+    # -- Time ----------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """Look at what the time means: a slow client, a silent one, one that does not close."""
+        config = self._context.config
+        if self._state is State.CLOSING:
+            self._transport.abort()
+            return
+        if self._paused:
+            if self._transport.get_write_buffer_size() > config.max_write_buffer:
+                self._drop_slow()
+                return
+            self._context.wheel.add(self, 0)
+            return
+        if self._identify_by and not self._identified(now):
+            return
+        silent_s = now - self._last_seen
+        if silent_s < config.ping_interval:
+            self._look_again(config.ping_interval - silent_s, now)
+        elif self._state is State.OPEN:
+            self._state = State.PINGED
+            self.write(PING)
+            self._look_again(config.pong_timeout, now)
+        else:
+            self.close(messages.pong_not_received())
+
+    def _identified(self, now: float) -> bool:
+        """Return whether the client may stay: it proved who it is, or has time left to."""
+        session = self._session
+        if session is not None and session.identified:
+            self._identify_by = 0.0
+        elif now >= self._identify_by:
+            self.close(messages.not_authorized_in_time())
+            return False
+        return True
+
+    def _look_again(self, delay_s: float, now: float) -> None:
+        if self._identify_by:
+            delay_s = min(delay_s, self._identify_by - now)
+        self._context.wheel.add(self, delay_s)
+
+    # -- Closing -------------------------------------------------------------------------
+
+    def close(self, error: ClientError) -> None:
+        """Tell the client why and begin the closing handshake, in one write."""
+        if self._state >= State.CLOSING:
+            return
+        code = error.code or CloseCode.NORMAL
+        self._transport.write(
+            text_frame(messages.error_message(error)) + close_frame(code, error.message)
+        )
+        self._end()
+        self._context.wheel.add(self, CLOSE_TIMEOUT_S)
+
+    def _close_received(self, payload: bytes) -> None:
+        if self._state < State.CLOSING:
+            code, _ = parse_close(payload)
+            answer = close_frame(code) if payload else frame(Opcode.CLOSE)
+            self._transport.write(answer)
+            self._end()
+        # RFC 6455 7.1.1: it is the server that closes the TCP connection. One that does not
+        # read our answer is not waited for.
+        self._context.wheel.add(self, LINGER_S)
+        self._transport.close()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """RFC 6455 7.1.7: say why and be done; what the peer still sends is not understood."""
+        self._transport.write(close_frame(code, reason))
+        self._end()
+        self._context.wheel.add(self, LINGER_S)
+        # Closing with bytes unread would reset the connection, and take the reason along.
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _end(self) -> None:
+        """Leave the hub, and let nothing more be written."""
+        self._state = State.CLOSING
+        self.write = _discard
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The socket is gone."""
+        if self._state < State.CLOSING:
+            self._end()
+        self._state = State.CLOSED
+        self._context.sockets -= 1
+        self._context.wheel.discard(self)
+        self._context.departed()
+        # The transport and we refer to each other; nobody should wait for the collector.
+        self._transport = cast("asyncio.Transport", None)

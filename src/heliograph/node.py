@@ -1,0 +1,302 @@
+"""
+The application: the only object that sees hub, engine and sessions together.
+
+A Tenant is one app as it lives on this node. Knows who is connected and what they asked for;
+knows nothing of bytes, sockets or HTTP, and of time only what it is given to read and
+how to be called later.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from heliograph.apps import App, Apps
+from heliograph.engine.base import Engine
+from heliograph.errors import ClientError, EngineError
+from heliograph.hub.channel import Counters, Subscription
+from heliograph.hub.event import (
+    Cached,
+    Counts,
+    Departure,
+    Entry,
+    Event,
+    Fact,
+    Member,
+    Notice,
+    Refusal,
+    SignedIn,
+    SubscriptionCount,
+    UserOffline,
+    UserOnline,
+    UserTerminated,
+)
+from heliograph.hub.hub import Hub
+from heliograph.hub.users import Users
+from heliograph.protocols.pusher import endpoint, messages
+from heliograph.protocols.pusher.messages import User
+from heliograph.protocols.pusher.names import Kind
+from heliograph.protocols.pusher.session import Session
+from heliograph.reply import Reply, proceed
+
+logger = logging.getLogger(__name__)
+
+COUNTED_AT_ONCE = 100
+"""Channels with more subscriptions than this are told their number only now and then."""
+
+COUNT_INTERVAL_S = 5.0
+
+
+class Timing(Protocol):
+    """What a node needs of an event loop."""
+
+    def soon(self, callback: Callable[[], object]) -> object:
+        """Have *callback* called at the end of this tick."""
+
+    def later(self, delay_s: float, callback: Callable[..., object], *arguments: Any) -> object:
+        """Have *callback* called with *arguments* in *delay_s* seconds."""
+
+
+class Tenant:
+    """One app on this node: its settings, its hub, its sessions."""
+
+    def __init__(
+        self,
+        app: App,
+        engine: Engine,
+        timing: Timing,
+        counters: Counters,
+        *,
+        terminate_code: int = messages.Code.UNAUTHORIZED,
+    ) -> None:
+        self.app = app
+        self.users: Users[Session] = Users()
+        self._terminate_code = terminate_code
+        self.hub = Hub(self._wake, counters)
+        self.sessions: dict[str, Session] = {}
+        self._engine = engine
+        self._timing = timing
+        # Large channels that were told their number lately, with the one to tell next, if any.
+        self._counting: dict[str, int | None] = {}
+
+    # -- What sessions ask ---------------------------------------------------------------
+
+    def enter(
+        self, session: Session, channel: str, kind: Kind, member: Member | None
+    ) -> Reply[Entry | Refusal]:
+        """Make a subscription known to everybody."""
+        return self._engine.enter(
+            self.app.id,
+            channel,
+            session.id,
+            member=member,
+            max_members=self.app.max_presence_members,
+            replay=kind.cached,
+        )
+
+    def subscribe(self, session: Session, channel: str, kind: Kind, entry: Entry) -> Subscription:
+        """Have what is said on *channel* from now on written to the session's peer."""
+        subscription = self.hub.subscribe(session.peer, channel, session.peer.lane)
+        self._tell_count(channel, kind, entry.count)
+        return subscription
+
+    def leave(
+        self, session: Session, channel: str, kind: Kind, subscription: Subscription | None
+    ) -> None:
+        """Undo `enter`, and `subscribe` where it came to that."""
+        if subscription is not None:
+            self.hub.unsubscribe(subscription)
+
+        def left(departure: Departure) -> None:
+            self._tell_count(channel, kind, departure.count)
+
+        proceed(self._engine.leave(self.app.id, channel, session.id), left, self._lost)
+
+    def client_event(self, _session: Session, event: Event) -> Reply[None]:
+        """Have a client's event delivered to the others on its channel."""
+        return self._engine.publish(self.app.id, (event,))
+
+    def sign_in(self, session: Session, user: User) -> Reply[SignedIn]:
+        """Make it known to everybody that the session is *user*."""
+        watchlist = user.watchlist if self.app.watchlist else ()
+        return self._engine.sign_in(self.app.id, user.id, session.id, watchlist)
+
+    def watch(self, session: Session, user: User) -> None:
+        """Have the session told of those it watches, and closed with its user."""
+        self.users.sign_in(session, user.id, user.watchlist if self.app.watchlist else ())
+
+    def sign_out(self, session: Session, user: User) -> None:
+        """Undo `sign_in`, and `watch` where it came to that."""
+        self.users.sign_out(session, user.id)
+        proceed(self._engine.sign_out(self.app.id, user.id, session.id), _done, self._lost)
+
+    def ended(self, session: Session) -> None:
+        """Forget the session."""
+        del self.sessions[session.id]
+
+    # -- What publishers ask -------------------------------------------------------------
+
+    def publish(self, events: Sequence[Event]) -> Reply[None]:
+        """Have *events* delivered to all nodes, all of them or none."""
+        return self._engine.publish(self.app.id, events)
+
+    def channels(self, prefix: str) -> Reply[Mapping[str, Counts]]:
+        """Return the occupied channels whose names begin with *prefix*."""
+        return self._engine.channels(self.app.id, prefix)
+
+    def counts(self, channels: Sequence[str]) -> Reply[Mapping[str, Counts]]:
+        """Return the counts of *channels*, zeros for the unoccupied."""
+        return self._engine.counts(self.app.id, channels)
+
+    def users_in(self, channel: str) -> Reply[Sequence[str]]:
+        """Return the ids of the users in a presence channel."""
+        return self._engine.users(self.app.id, channel)
+
+    def cached(self, channel: str) -> Reply[Cached | None]:
+        """Return the cached event of a channel."""
+        return self._engine.cached(self.app.id, channel)
+
+    def terminate(self, user_id: str) -> Reply[None]:
+        """Have every session signed in as *user_id* closed, on all nodes."""
+        return self._engine.terminate(self.app.id, user_id)
+
+    # -- What the engine delivers --------------------------------------------------------
+
+    def deliver(self, said: Fact | Notice) -> None:
+        """Take what is said on a channel, or about a user."""
+        if isinstance(said, UserOnline):
+            self._tell_watchers(said.user_id, messages.watchlist_events([said.user_id], []))
+        elif isinstance(said, UserOffline):
+            self._tell_watchers(said.user_id, messages.watchlist_events([], [said.user_id]))
+        elif isinstance(said, UserTerminated):
+            for session in self.users.sessions(said.user_id):
+                session.refuse(messages.terminated(self._terminate_code))
+        else:
+            self.hub.publish(said)
+
+    def _tell_watchers(self, user_id: str, message: bytes | None) -> None:
+        if message is not None:
+            for session in self.users.watchers(user_id):
+                session.peer.send(message)
+
+    # -- The rest ------------------------------------------------------------------------
+
+    def close(self, error: ClientError) -> None:
+        """Tell every session *error* and close it."""
+        for session in list(self.sessions.values()):
+            session.refuse(error)
+
+    def _wake(self) -> None:
+        self._timing.soon(self._flush)
+
+    def _flush(self) -> None:
+        self.hub.flush()
+        if self.hub.pending:
+            # The rest of a large fan-out: the loop turns once, for everybody else.
+            self._timing.soon(self._flush)
+
+    def _tell_count(self, channel: str, kind: Kind, count: int) -> None:
+        if not (self.app.subscription_count and kind.counted):
+            return
+        waiting = channel in self._counting
+        if count <= COUNTED_AT_ONCE:
+            if waiting:
+                self._counting[channel] = None
+            self._say_count(channel, count)
+            return
+        self._counting[channel] = count
+        if not waiting:
+            self._timing.later(COUNT_INTERVAL_S, self._say_held_count, channel)
+
+    def _say_held_count(self, channel: str) -> None:
+        count = self._counting.pop(channel)
+        if count is not None:
+            self._say_count(channel, count)
+
+    def _say_count(self, channel: str, count: int) -> None:
+        fact = SubscriptionCount(channel, count)
+        proceed(self._engine.publish(self.app.id, (fact,)), _done, self._lost)
+
+    def _lost(self, error: Exception) -> None:
+        if not isinstance(error, EngineError):
+            raise error
+        logger.warning("app %s: the engine did not take a change: %s", self.app.id, error)
+
+
+def _done(_nothing: object) -> None:
+    """Nothing is left to do."""
+
+
+class Node:
+    """
+    This server's apps, each a Tenant.
+
+    *random_bits* returns that many random bits as an integer; socket ids are made of them,
+    and signatures bind to socket ids, so they must not be guessable. *terminate_code* is what
+    the sessions of a terminated user are closed with.
+    """
+
+    def __init__(
+        self,
+        apps: Apps,
+        engine: Engine,
+        timing: Timing,
+        random_bits: Callable[[int], int],
+        *,
+        terminate_code: int = messages.Code.UNAUTHORIZED,
+    ) -> None:
+        self.counters = Counters()
+        self._random_bits = random_bits
+        self._tenants = {
+            app.id: Tenant(app, engine, timing, self.counters, terminate_code=terminate_code)
+            for app in apps
+        }
+        self._by_key = {
+            key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
+        }
+        engine.start(self._deliver)
+
+    def tenant(self, app_id: str) -> Tenant | None:
+        """Return the app with this id."""
+        return self._tenants.get(app_id)
+
+    def tenant_of_key(self, key: str) -> Tenant | None:
+        """Return the app that owns this key."""
+        return self._by_key.get(key)
+
+    @property
+    def connections(self) -> int:
+        """The number of sessions of all apps."""
+        return sum(len(tenant.sessions) for tenant in self._tenants.values())
+
+    def connect(self, key: str, origin: str | None, *, subscription_errors: bool) -> Session:
+        """Begin a session with the app that owns *key*. Raises ClientError with its code."""
+        tenant = self._by_key.get(key)
+        if tenant is None:
+            raise messages.no_such_app(key)
+        app = tenant.app
+        if not app.enabled:
+            raise messages.app_disabled()
+        if not endpoint.origin_allowed(origin, app.allowed_origins):
+            raise messages.origin_not_allowed()
+        if app.max_connections and len(tenant.sessions) >= app.max_connections:
+            raise messages.over_connection_quota()
+        socket_id = self._new_socket_id(tenant)
+        session = Session(socket_id, tenant, subscription_errors=subscription_errors)
+        tenant.sessions[socket_id] = session
+        return session
+
+    def close(self, error: ClientError) -> None:
+        """Tell every session *error* and close it."""
+        for tenant in self._tenants.values():
+            tenant.close(error)
+
+    def _new_socket_id(self, tenant: Tenant) -> str:
+        while True:
+            socket_id = f"{self._random_bits(30)}.{self._random_bits(32)}"
+            if socket_id not in tenant.sessions:
+                return socket_id
+
+    def _deliver(self, app_id: str, said: Fact | Notice) -> None:
+        tenant = self._tenants.get(app_id)
+        if tenant is not None:
+            tenant.deliver(said)

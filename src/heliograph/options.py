@@ -1,0 +1,173 @@
+"""
+What an option is, and how its value is read.
+
+An option is declared once, as a field of a dataclass (`Settings` in `config`, `App` in `apps`):
+name, type, default, a sentence. Flags, environment variables, keys of the configuration file,
+the sample file and the table in the README are all made of that.
+"""
+
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """
+    One option.
+
+    *kind* is bool, int, float, str or tuple (of strings). *environment* are the variables that
+    set it besides HELIOGRAPH_<NAME>, which goes first. *secret* values are never shown.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    sentence: str
+    group: str
+    environment: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    minimum: float = 0
+    maximum: float | None = None
+    unit: str = ""
+    secret: bool = False
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that set it, the strongest first."""
+        return (f"HELIOGRAPH_{self.name.upper()}", *self.environment)
+
+    @property
+    def flag(self) -> str:
+        """The flag as it is documented."""
+        return f"--{self.name}"
+
+    def parse(self, value: object) -> Any:
+        """
+        Return *value*, from a file or a text of the environment or a flag, as this option's kind.
+
+        Raises ValueError that says what is wrong with it.
+        """
+        parsed = _PARSERS[self.kind](value)
+        if self.choices and parsed not in self.choices:
+            raise ValueError(f"{value!r} is none of {', '.join(self.choices)}")
+        if isinstance(parsed, int | float) and not isinstance(parsed, bool):
+            if parsed < self.minimum:
+                raise ValueError(f"{parsed:g} is less than {self.minimum:g}")
+            if self.maximum is not None and parsed > self.maximum:
+                raise ValueError(f"{parsed:g} is more than {self.maximum:g}")
+        return parsed
+
+
+def _parse_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in {"true", "1", "yes", "on"}:
+            return True
+        if word in {"false", "0", "no", "off"}:
+            return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _parse_int(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
+        return int(value)
+    raise ValueError(f"{value!r} is not a whole number")
+
+
+def _parse_float(value: object) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if number == number and abs(number) != float("inf"):  # noqa: PLR0124 - NaN is not itself
+                return number
+    except ValueError:
+        pass
+    raise ValueError(f"{value!r} is not a number")
+
+
+def _parse_str(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{value!r} is not a text")
+
+
+def _parse_list(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    raise ValueError(f"{value!r} is not a list of texts")
+
+
+_PARSERS: dict[type, Callable[[object], Any]] = {
+    bool: _parse_bool,
+    int: _parse_int,
+    float: _parse_float,
+    str: _parse_str,
+    tuple: _parse_list,
+}
+
+SERVER, SINGLE_APP, PROTOCOL, LIMITS = "Server", "The app", "Protocol", "Limits"
+
+
+def option(
+    default: Any,
+    sentence: str,
+    *,
+    group: str = SINGLE_APP,
+    environment: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    minimum: float = 0,
+    maximum: float | None = None,
+    unit: str = "",
+    secret: bool = False,
+) -> Any:
+    """Declare a field of a dataclass as an option. See Option for the rest."""
+    metadata = {
+        "sentence": sentence,
+        "group": group,
+        "environment": environment,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "unit": unit,
+        "secret": secret,
+    }
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def options_of(declared: type) -> tuple[Option, ...]:
+    """Return the options that the dataclass *declared* declares, in their order."""
+    hints = typing.get_type_hints(declared)
+    return tuple(
+        Option(name=one.name, kind=_kind(hints[one.name]), default=one.default, **one.metadata)
+        for one in fields(declared)
+        if "sentence" in one.metadata and one.default is not MISSING
+    )
+
+
+def _kind(hint: Any) -> type:
+    """Return the kind of a type: that of `int | None` is int, of `tuple[str, ...]` tuple."""
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return typing.get_origin(hint) or typing.cast("type", hint)
+
+
+def shown(one: Option, value: object) -> str:
+    """Return *value* as people write it, and nothing of a secret."""
+    if value is None or value == ():
+        return ""
+    if one.secret:
+        return "(hidden)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

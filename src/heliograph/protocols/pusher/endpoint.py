@@ -1,0 +1,112 @@
+"""
+The WebSocket endpoint: what a client says of itself before its first message.
+
+    ws[s]://HOST:PORT[/prefix]/app/{key}?protocol=7&client=js&version=8.6.0&flash=false
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from urllib.parse import unquote_to_bytes
+
+from heliograph.errors import ClientError
+from heliograph.protocols.pusher import messages
+
+_SUBPROTOCOL = re.compile(rb"pusher-channels-protocol-[0-9]+")
+
+
+def app_key(path: str, prefix: str) -> str:
+    """
+    Return the key that *path* names under *prefix*. Raises ClientError 4005.
+
+    A trailing slash is ignored; more segments are another path.
+    """
+    if not path.startswith(prefix + "/app/"):
+        raise messages.path_not_found()
+    key = path[len(prefix) + len("/app/") :].removesuffix("/")
+    if not key or "/" in key:
+        raise messages.path_not_found()
+    return key
+
+
+def is_endpoint(path: str, prefix: str) -> bool:
+    """Whether *path* is one that `app_key` finds a key in."""
+    try:
+        app_key(path, prefix)
+    except ClientError:
+        return False
+    return True
+
+
+def check_protocol(parameters: Sequence[tuple[str, str]], *, lenient: bool) -> int:
+    """
+    Return the protocol version that the query asks for. Raises ClientError 4007 or 4008.
+
+    With *lenient*, a client that names none is taken to speak the newest.
+    """
+    stated = next((value for name, value in parameters if name == "protocol"), "")
+    if not stated:
+        if lenient:
+            return messages.MAX_PROTOCOL
+        raise messages.no_protocol()
+    # A version is a digit: longer ones, signs and other alphabets' digits are not ours.
+    if not (len(stated) == 1 and stated.isascii() and stated.isdigit()):
+        raise messages.unsupported_protocol()
+    version = int(stated)
+    if not messages.MIN_PROTOCOL <= version <= messages.MAX_PROTOCOL:
+        raise messages.unsupported_protocol()
+    return version
+
+
+def subprotocol(offers: Iterable[bytes]) -> bytes | None:
+    """
+    Return the offered subprotocol to echo, if one is Pusher's.
+
+    It carries no meaning: the version is the query's. Swift's client offers one, and Apple's
+    network stack is happier to see it again.
+    """
+    return next((offer for offer in offers if _SUBPROTOCOL.fullmatch(offer)), None)
+
+
+def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
+    """
+    Whether a page from *origin* may connect; an empty *allowed* lets everybody in.
+
+    An entry is an origin (`https://example.com`) or a host (`example.com`), either with `*` for
+    anything (`https://*.example.com`). Without an Origin header the client is no browser, which
+    could say anything; where a list is given it is not let in.
+    """
+    if not allowed:
+        return True
+    if origin is None:
+        return False
+    origin = origin.lower()
+    host = origin.partition("://")[2]
+    name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
+    return any(
+        fnmatchcase(origin, entry) or fnmatchcase(host, entry) or fnmatchcase(name, entry)
+        for entry in (entry.lower() for entry in allowed)
+    )
+
+
+def query_parameters(query: bytes) -> list[tuple[str, str]]:
+    """
+    Split *query* as Pusher's libraries write it: on & only, each pair on its first =.
+
+    Values are percent-decoded with + for a space; what is not UTF-8 becomes U+FFFD. Semicolons
+    and commas are legal in channel names, and several SDKs do not escape them.
+    """
+    parameters = []
+    for pair in query.split(b"&"):
+        if pair:
+            name, _, value = pair.partition(b"=")
+            parameters.append((_decoded(name), _decoded(value)))
+    return parameters
+
+
+def _decoded(part: bytes) -> str:
+    if b"+" in part:
+        part = part.replace(b"+", b" ")
+    if b"%" in part:
+        part = unquote_to_bytes(part)
+    return part.decode(errors="replace")

@@ -1,0 +1,544 @@
+"""
+Messages of the Pusher protocol, in and out, with its codes and texts.
+
+Each event name, code and text is written here once. What we send is JSON in UTF-8; `data` is
+a string holding JSON, except in `pusher:error`, where it is an object.
+
+Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from heliograph.errors import ClientError
+from heliograph.hub.event import Event, Fact, Member, MemberAdded, MemberRemoved
+from heliograph.protocols.json import (
+    InvalidJson,
+    as_string_literal,
+    decode,
+    encode,
+    string_literal,
+    string_value,
+)
+from heliograph.protocols.pusher.names import USER_CHANNEL_PREFIX, is_channel_name
+
+T = TypeVar("T")
+
+MIN_PROTOCOL = 4
+MAX_PROTOCOL = 7
+
+# -- What clients send ---------------------------------------------------------------------
+
+SUBSCRIBE = "pusher:subscribe"
+UNSUBSCRIBE = "pusher:unsubscribe"
+PING = "pusher:ping"
+PONG = "pusher:pong"
+SIGN_IN = "pusher:signin"
+
+MAX_WATCHLIST = 100
+
+
+class Incoming(Struct, gc=False):
+    """Any message of a client. *data* is unread, and empty where the client sent none."""
+
+    event: str
+    channel: Any = None
+    data: Raw = Raw()
+
+
+class Subscribe(Struct, gc=False):
+    """The data of `pusher:subscribe`."""
+
+    channel: str
+    auth: str | None = None
+    channel_data: str | None = None
+
+
+class Unsubscribe(Struct, gc=False):
+    """The data of `pusher:unsubscribe`."""
+
+    channel: str
+
+
+class ChannelData(Struct, gc=False):
+    """Who a client says that it is in a presence channel; signed by the application."""
+
+    user_id: str | int
+    user_info: Raw = Raw()
+
+
+class SignIn(Struct, gc=False):
+    """The data of `pusher:signin`; *user_data* is None where the client sent none."""
+
+    auth: str = ""
+    user_data: str | None = None
+
+
+class UserData(Struct, gc=False):
+    """Who a client signs in as; signed by the application. The id is a string, never a number."""
+
+    id: str
+    user_info: Raw = Raw()
+    watchlist: Any = None
+
+
+class User(Struct, frozen=True):
+    """A signed-in user, as one of its sessions presented it."""
+
+    id: str
+    member: Member  # who it is in presence channels, where it does not say otherwise
+    watchlist: tuple[str, ...] = ()  # those accepted
+    truncated: bool = False  # more were asked for
+
+
+def read_message(text: bytes) -> Incoming:
+    """Read a client's message, valid UTF-8. Raises ClientError."""
+    try:
+        return decode(text, Incoming)
+    except InvalidJson as error:
+        if error.well_formed:
+            message = 'Invalid message: expected a JSON object with a string "event"'
+            raise ClientError(message) from None
+        raise ClientError("Invalid JSON") from None
+
+
+def read_subscribe(data: Raw) -> Subscribe:
+    """Read the data of `pusher:subscribe`. Raises ClientError."""
+    return _read_data(
+        data, Subscribe, SUBSCRIBE, "a string channel, and strings for auth and channel_data"
+    )
+
+
+def read_unsubscribe(data: Raw) -> Unsubscribe:
+    """Read the data of `pusher:unsubscribe`. Raises ClientError."""
+    return _read_data(data, Unsubscribe, UNSUBSCRIBE, "a string channel")
+
+
+def _read_data(data: Raw, shape: type[T], event: str, expected: str) -> T:
+    text = bytes(data)
+    try:
+        # Data should be an object; some clients send it as a string holding one.
+        if text.startswith(b'"'):
+            text = string_value(text).encode(errors="surrogatepass")
+        return decode(text, shape)
+    except InvalidJson:
+        raise ClientError(f"Invalid data of {event}: expected an object with {expected}") from None
+
+
+def read_member(channel_data: str, max_user_id_length: int, max_bytes: int) -> Member:
+    """
+    Read the `channel_data` of a presence subscription; 0 is no limit. Raises ClientError.
+
+    A number for an id becomes its decimal string at once, and is only that from then on.
+    """
+    text = channel_data.encode(errors="surrogatepass")
+    if max_bytes and len(text) > max_bytes:
+        raise ClientError(
+            f"channel_data of a presence subscription exceeds the allowed {max_bytes} bytes"
+        )
+    try:
+        found = decode(text, ChannelData)
+    except InvalidJson:
+        raise ClientError(
+            "Invalid channel_data: expected a JSON object whose user_id is a string or an integer"
+        ) from None
+    user_id = str(found.user_id)
+    if not user_id:
+        raise ClientError("Invalid channel_data: user_id is empty")
+    if max_user_id_length and len(user_id) > max_user_id_length:
+        raise ClientError(
+            f"Invalid channel_data: user_id exceeds the allowed {max_user_id_length} characters"
+        )
+    user_info = bytes(found.user_info)
+    return Member(user_id, user_info if user_info not in (b"", b"null") else None)
+
+
+def read_sign_in(data: Raw) -> SignIn:
+    """Read the data of `pusher:signin`. Raises ClientError."""
+    return _read_data(data, SignIn, SIGN_IN, "strings for auth and user_data")
+
+
+def read_user(user_data: str, max_id_length: int) -> User:
+    """Read who a client signs in as; 0 is no limit. Raises ClientError."""
+    try:
+        found = decode(user_data.encode(errors="surrogatepass"), UserData)
+    except InvalidJson:
+        raise ClientError(
+            "Invalid user_data: expected a JSON object whose id is a string"
+        ) from None
+    # As long as a channel's name may be: the user has a channel of its own.
+    if not is_channel_name(USER_CHANNEL_PREFIX + found.id, 0):
+        raise ClientError("Invalid user_data: id has characters that no channel name may have")
+    if max_id_length and len(found.id) > max_id_length:
+        raise ClientError(f"Invalid user_data: id exceeds the allowed {max_id_length} characters")
+    watchlist = found.watchlist if found.watchlist is not None else []
+    if not isinstance(watchlist, list) or not all(isinstance(one, str) for one in watchlist):
+        raise ClientError("Invalid user_data: watchlist must be an array of strings")
+    distinct = tuple(dict.fromkeys(watchlist))
+    user_info = bytes(found.user_info)
+    return User(
+        found.id,
+        Member(found.id, user_info if user_info not in (b"", b"null") else None),
+        distinct[:MAX_WATCHLIST],
+        len(distinct) > MAX_WATCHLIST,
+    )
+
+
+# -- Codes and texts of errors -------------------------------------------------------------
+
+
+class Code:
+    """The codes that a socket is told and closed with; others than these confuse clients."""
+
+    NO_SUCH_APP = 4001
+    APP_DISABLED = 4003
+    OVER_CONNECTION_QUOTA = 4004
+    PATH_NOT_FOUND = 4005
+    UNSUPPORTED_PROTOCOL = 4007
+    NO_PROTOCOL = 4008
+    UNAUTHORIZED = 4009
+    OVER_CAPACITY = 4100
+    RECONNECT = 4200
+    PONG_NOT_RECEIVED = 4201
+    CLIENT_EVENT_RATE = 4301
+    WATCHLIST_LIMIT = 4302
+
+
+def no_such_app(key: str) -> ClientError:
+    """No app has this key."""
+    text = f"App key {key} not in this cluster. Did you forget to specify the cluster?"
+    return ClientError(text, Code.NO_SUCH_APP, closes=True)
+
+
+def app_disabled() -> ClientError:
+    """The app exists and is switched off."""
+    return ClientError("Application disabled", Code.APP_DISABLED, closes=True)
+
+
+def over_connection_quota() -> ClientError:
+    """The app has as many connections as it may have."""
+    text = "Application is over connection quota"
+    return ClientError(text, Code.OVER_CONNECTION_QUOTA, closes=True)
+
+
+def path_not_found() -> ClientError:
+    """The path of the WebSocket request is not /app/{key}."""
+    return ClientError("Path not found", Code.PATH_NOT_FOUND, closes=True)
+
+
+def unsupported_protocol() -> ClientError:
+    """The protocol version is not one of those we speak."""
+    return ClientError("Unsupported protocol version", Code.UNSUPPORTED_PROTOCOL, closes=True)
+
+
+def no_protocol() -> ClientError:
+    """The client did not say which protocol version it speaks."""
+    return ClientError("No protocol version supplied", Code.NO_PROTOCOL, closes=True)
+
+
+def origin_not_allowed() -> ClientError:
+    """A page of another site; our extension, under Pusher's code for unauthorised."""
+    return ClientError("Connection is unauthorized", Code.UNAUTHORIZED, closes=True)
+
+
+def reconnect() -> ClientError:
+    """The server goes away in an orderly manner."""
+    return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)
+
+
+def pong_not_received() -> ClientError:
+    """The client did not answer our ping."""
+    return ClientError("Pong reply not received", Code.PONG_NOT_RECEIVED, closes=True)
+
+
+_MAX_ECHO = 500
+
+
+def invalid_signature(signed: str, received: str) -> ClientError:
+    """The signature is not the one of *signed*, which holds no secret."""
+    signed, received = _cut(signed), _cut(received)
+    text = f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {received}"
+    return ClientError(text)
+
+
+def invalid_key(key: str) -> ClientError:
+    """The part before the colon is no key of this app."""
+    return ClientError(f"Invalid key in subscription auth data: '{_cut(key)}'")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "..."
+
+
+def user_data_required() -> ClientError:
+    """A sign-in says who signs in."""
+    return ClientError("Missing parameter: data.user_data")
+
+
+def already_signed_in(user_id: str) -> ClientError:
+    """A session is one user for as long as it lasts."""
+    return ClientError(f"Connection already signed in as user {user_id}")
+
+
+def not_signed_in_as(channel: str) -> ClientError:
+    """A user's channel is for that user's sessions."""
+    return ClientError(f"Subscription to {channel} requires to be signed in as that user")
+
+
+def watchlist_limit(accepted: Sequence[str]) -> ClientError:
+    """The sign-in succeeded, but not all of its watchlist is watched."""
+    return ClientError(
+        f"Watchlist limit exceeded. Only the first {MAX_WATCHLIST} user IDs are accepted."
+        f" Accepted: {', '.join(accepted)}",
+        Code.WATCHLIST_LIMIT,
+    )
+
+
+def not_authorized_in_time() -> ClientError:
+    """The app wants its clients to identify themselves, and this one did not."""
+    return ClientError("Connection not authorized within timeout", Code.UNAUTHORIZED, closes=True)
+
+
+def terminated(code: int) -> ClientError:
+    """The application ended all connections of this user."""
+    return ClientError("Connection is unauthorized", code, closes=True)
+
+
+def sign_in_failed() -> ClientError:
+    """What the nodes share does not answer; the client may sign in again."""
+    return ClientError("Sign-in failed, try again later")
+
+
+def already_subscribed(channel: str) -> ClientError:
+    """The socket has a live subscription to the channel."""
+    return ClientError(f"Existing subscription to channel {channel}")
+
+
+def not_subscribed(channel: str) -> ClientError:
+    """There is nothing to unsubscribe from."""
+    text = f"No current subscription to channel {_cut(channel)}, or subscription in progress"
+    return ClientError(text)
+
+
+def invalid_channel_name(channel: str) -> ClientError:
+    """The name has characters, or a length, that no channel has."""
+    return ClientError(f"Invalid channel name: {_cut(channel)}")
+
+
+def presence_channel_full(channel: str, limit: int) -> ClientError:
+    """The channel has as many members as it may have."""
+    return ClientError(f"Presence channel {channel} is full: it may have {limit} members")
+
+
+def channel_data_required() -> ClientError:
+    """A presence subscription says who it is, or the socket must be signed in."""
+    return ClientError(
+        "Missing parameter: data.channel_data (a presence subscription needs it,"
+        " or a signed-in user)"
+    )
+
+
+def client_events_disabled() -> ClientError:
+    """The app's switch is off; Pusher's text, which people search for."""
+    return ClientError(
+        "To send client events, you must enable this feature in the Settings page of your"
+        " dashboard."
+    )
+
+
+def client_event_not_subscribed(channel: str) -> ClientError:
+    """Only subscribers talk on a channel."""
+    return ClientError(
+        f"Cannot broadcast client event (connection not subscribed to channel {_cut(channel)})"
+    )
+
+
+def client_event_incomplete() -> ClientError:
+    """A client event needs a channel and data."""
+    return ClientError("Invalid client event (must contain channel and data)")
+
+
+def client_event_wrong_channel() -> ClientError:
+    """Everybody may subscribe to a public channel, so nobody may talk there."""
+    return ClientError("Client event rejected - only supported on private and presence channels")
+
+
+def client_event_name_too_long(limit: int) -> ClientError:
+    """The event's name is longer than the app allows."""
+    return ClientError(f"Client event rejected - the name exceeds {limit} characters")
+
+
+def client_event_too_large(limit: int) -> ClientError:
+    """The event's data is larger than the app allows."""
+    return ClientError(
+        f"Client event rejected - the data content of this event exceeds the allowed maximum"
+        f" ({limit} bytes)"
+    )
+
+
+def client_event_rate() -> ClientError:
+    """The socket sends faster than the app allows; this event was dropped."""
+    return ClientError("Client event rejected due to rate limit", Code.CLIENT_EVENT_RATE)
+
+
+def unsupported_event(event: str) -> ClientError:
+    """No such event in the protocol."""
+    return ClientError(f"Unsupported event received on socket: {_cut(event)}")
+
+
+def engine_away(channel: str) -> ClientError:
+    """What the nodes share does not answer; the client may subscribe again."""
+    return ClientError(f"Subscription to channel {channel} failed, try again later")
+
+
+# -- What we send --------------------------------------------------------------------------
+
+
+class ServerMessage(Struct, frozen=True, gc=False):
+    """Any message of ours but an error. *data* is a JSON string, as literal text."""
+
+    event: str
+    channel: str | UnsetType = UNSET
+    data: Raw = Raw()
+    user_id: str | UnsetType = UNSET
+
+
+class ErrorData(Struct, frozen=True, gc=False):
+    """The data of `pusher:error`; *code* is an integer or null, never a string."""
+
+    code: int | None
+    message: str
+
+
+class ErrorMessage(Struct, frozen=True, gc=False):
+    """`pusher:error`."""
+
+    event: str
+    data: ErrorData
+
+
+_EMPTY = Raw(b'"{}"')
+PONG_MESSAGE = encode(ServerMessage(PONG, data=_EMPTY))
+
+
+def _nested(value: Any) -> Raw:
+    """JSON in a JSON string: what `data` is."""
+    return Raw(as_string_literal(encode(value)))
+
+
+def error_message(error: ClientError) -> bytes:
+    """`pusher:error`."""
+    return encode(ErrorMessage("pusher:error", ErrorData(error.code, error.message)))
+
+
+def subscription_error(channel: str, error: ClientError) -> bytes:
+    """`pusher_internal:subscription_error`: an extension that only .NET's client listens for."""
+    data = {"type": "AuthError", "error": error.message, "status": 401}
+    return encode(ServerMessage("pusher_internal:subscription_error", channel, _nested(data)))
+
+
+def connection_established(socket_id: str, activity_timeout_s: int) -> bytes:
+    """The first message of a connection."""
+    data = {"socket_id": socket_id, "activity_timeout": activity_timeout_s}
+    return encode(ServerMessage("pusher:connection_established", data=_nested(data)))
+
+
+def subscription_succeeded(channel: str) -> bytes:
+    """The acknowledgement of a subscription, presence channels excepted."""
+    return encode(ServerMessage("pusher_internal:subscription_succeeded", channel, _EMPTY))
+
+
+def presence_succeeded(channel: str, roster: Sequence[Member]) -> bytes:
+    """
+    The acknowledgement of a subscription to a presence channel, with everybody present.
+
+    Put together from parts that are made once a member: a roster of a thousand is sent to
+    each of a thousand newcomers.
+    """
+    parts = [_encoded(member) for member in roster]
+    return b"".join(
+        (
+            b'{"event":"pusher_internal:subscription_succeeded","channel":',
+            string_literal(channel),
+            b',"data":"{\\"presence\\":{\\"count\\":%d,\\"ids\\":[' % len(parts),
+            b",".join([part.user_id for part in parts]),
+            b'],\\"hash\\":{',
+            b",".join([part.entry for part in parts]),
+            b'}}}"}',
+        )
+    )
+
+
+class _MemberParts(Struct, frozen=True, gc=False):
+    """A member's two places in a roster, escaped for the inside of a JSON string."""
+
+    user_id: bytes
+    entry: bytes
+
+
+def _encoded(member: Member) -> _MemberParts:
+    parts = member.encoded
+    if not isinstance(parts, _MemberParts):
+        user_id = string_literal(member.user_id)
+        entry = user_id + b":" + (member.user_info or b"null")
+        parts = _MemberParts(_inside_string(user_id), _inside_string(entry))
+        member.encoded = parts
+    return parts
+
+
+def _inside_string(text: bytes) -> bytes:
+    return encode(text.decode())[1:-1]
+
+
+def signin_success(user_data: str) -> bytes:
+    """The acknowledgement of a sign-in, which says *user_data* exactly as it was sent."""
+    return encode(ServerMessage("pusher:signin_success", data=_nested({"user_data": user_data})))
+
+
+def watchlist_events(online: Sequence[str], offline: Sequence[str]) -> bytes | None:
+    """Who of the watched came or went, or is there at first; None where there is nobody to name."""
+    events = [
+        {"name": name, "user_ids": list(user_ids)}
+        for name, user_ids in (("online", online), ("offline", offline))
+        if user_ids
+    ]
+    if not events:
+        return None
+    data = _nested({"events": events})
+    return encode(ServerMessage("pusher_internal:watchlist_events", data=data))
+
+
+def cache_miss(channel: str) -> bytes:
+    """The channel keeps no event for newcomers."""
+    return encode(ServerMessage("pusher:cache_miss", channel, _EMPTY))
+
+
+def fact_message(fact: Fact) -> bytes:
+    """What a channel's subscribers are told."""
+    if isinstance(fact, Event):
+        return encode(
+            ServerMessage(
+                fact.name,
+                fact.channel,
+                Raw(fact.data),
+                UNSET if fact.user_id is None else fact.user_id,
+            )
+        )
+    if isinstance(fact, MemberAdded):
+        return encode(
+            ServerMessage("pusher_internal:member_added", fact.channel, _added(fact.member))
+        )
+    if isinstance(fact, MemberRemoved):
+        data = _nested({"user_id": fact.user_id})
+        return encode(ServerMessage("pusher_internal:member_removed", fact.channel, data))
+    data = _nested({"subscription_count": fact.count})
+    return encode(ServerMessage("pusher_internal:subscription_count", fact.channel, data))
+
+
+def _added(member: Member) -> Raw:
+    data: dict[str, Any] = {"user_id": member.user_id}
+    if member.user_info is not None:
+        data["user_info"] = Raw(member.user_info)
+    return _nested(data)

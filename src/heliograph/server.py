@@ -1,0 +1,199 @@
+"""
+Builds everything from a Config, runs one life, and ends it in order.
+
+Nothing of a server lives at module level: two of them run in one process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from typing import Any
+
+from heliograph import development, logs
+from heliograph.api.routes import Routes
+from heliograph.config import DEFAULT, Config
+from heliograph.engine.memory import MemoryEngine
+from heliograph.net.clock import Wheel
+from heliograph.net.context import Context
+from heliograph.net.http import HttpConnection
+from heliograph.net.listener import bind, listen
+from heliograph.net.websocket import TextLane
+from heliograph.node import Node
+from heliograph.protocols.pusher import messages
+from heliograph.wire.http import HttpLimits
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 3.0
+"""How long clients have to take their leave when the server stops."""
+
+
+class LoopTiming:
+    """An event loop, as a node needs it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.soon = loop.call_soon
+        self.later = loop.call_later
+
+
+class Server:
+    """
+    One server: `start`, then `stop`.
+
+    *config* is what was asked for; `port` and `api_port` are what came of it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.port = 0
+        self.api_port = 0
+        self.node: Node
+        self.context: Context
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError where that is not possible."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        engine = MemoryEngine(time.monotonic, config.cache_ttl)
+        self.node = Node(
+            config.apps,
+            engine,
+            LoopTiming(loop),
+            secrets.randbits,
+            terminate_code=config.terminate_code,
+        )
+        self.context = Context(
+            loop=loop,
+            config=config,
+            node=self.node,
+            wheel=Wheel(loop),
+            lane=TextLane(),
+            http_limits=HttpLimits(
+                max_head_bytes=config.max_request_head_bytes,
+                max_body_bytes=config.max_request_body_bytes,
+            ),
+            now=loop.time,
+        )
+        separate = config.pusher_api_port is not None and config.pusher_api_port != config.port
+        main = self._bind(config.port, "port")
+        try:
+            api = self._bind(config.pusher_api_port, "pusher_api_port") if separate else []
+        except BaseException:
+            _close(main)
+            raise
+        self.port = main[0].getsockname()[1]
+        self.api_port = api[0].getsockname()[1] if api else self.port
+        await self._listen(main, api=not separate, websockets=True)
+        await self._listen(api, api=True, websockets=False)
+
+    def _bind(self, port: int | None, option: str) -> list[socket.socket]:
+        source = self.config.sources.get(option, DEFAULT)
+        return bind(self.config.host, port or 0, f"--{option} (from {source})")
+
+    async def _listen(self, sockets: list[socket.socket], *, api: bool, websockets: bool) -> None:
+        routes = Routes(
+            self.node,
+            prefix=self.config.path_prefix,
+            now_s=time.time,
+            api=api,
+            websockets=websockets,
+        )
+        context = self.context
+        self._servers += await listen(
+            sockets, lambda: HttpConnection(context, routes, websockets=websockets)
+        )
+
+    async def stop(self) -> None:
+        """Stop accepting, tell every client to reconnect elsewhere, and wait for them, bounded."""
+        for server in self._servers:
+            server.close()
+        context = self.context
+        context.deserted = asyncio.Event()
+        for connection in list(context.http_connections):
+            connection.close()
+        self.node.close(messages.reconnect())
+        context.departed()
+        with contextlib.suppress(TimeoutError):  # the rest is cut off when the loop closes
+            await asyncio.wait_for(context.deserted.wait(), STOP_TIMEOUT_S)
+        context.wheel.stop()
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for bound in sockets:
+        bound.close()
+
+
+def run(config: Config) -> int:
+    """
+    Serve until a signal says stop; return the exit status.
+
+    SIGINT and SIGTERM end the server in order, a second one at once. Raises ConfigError.
+    """
+    logs.set_up("debug" if config.debug else config.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
+        return runner.run(_serve(config))
+
+
+def _loop_factory(kind: str) -> Any:
+    if kind == "asyncio":
+        return asyncio.new_event_loop
+    try:
+        import uvloop  # noqa: PLC0415 - it does not exist everywhere
+    except ImportError:
+        if kind == "uvloop":
+            raise
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config) -> int:
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    server = Server(config)
+    await server.start()
+    _announce(server)
+    stopping = asyncio.Event()
+
+    def signalled(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        logger.info("stopping: %s", signal.Signals(number).name)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signalled, number)
+    await stopping.wait()
+    await server.stop()
+    logger.info("stopped")
+    return 0
+
+
+def _announce(server: Server) -> None:
+    config = server.config
+    base = f"http://{_in_url(config.host)}"
+    prefix = config.path_prefix
+    for app in config.apps:
+        for key in app.keys:
+            logger.info(
+                "Handle Pusher WebSocket connections at %s:%d%s/app/%s",
+                base,
+                server.port,
+                prefix,
+                key.key,
+            )
+        logger.info(
+            "Handle Pusher API requests at %s:%d%s/apps/%s/", base, server.api_port, prefix, app.id
+        )
+    if config.development:
+        print(development.snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

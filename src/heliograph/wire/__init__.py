@@ -1,0 +1,1 @@
+"""Bytes of the RFCs. Pure, and ignorant of what is said with them."""

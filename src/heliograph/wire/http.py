@@ -1,0 +1,518 @@
+"""
+HTTP/1.1 from the server's side: requests in, responses out.
+
+Knows RFC 9110 and 9112, and llhttp (through httptools), which judges the syntax. Knows
+nothing of sockets or time, nor of what a request asks for. Whoever owns the connection
+feeds bytes in, answers the events in their order, and closes after a `Refusal` and after
+a request that does not keep the connection alive.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final, NoReturn, TypeAlias
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+END_OF_HEAD = b"\r\n\r\n"
+"""Ends a head and a chunked body alike: llhttp takes no shorter line ends."""
+
+METHODS = {
+    name.encode(): name
+    for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+}
+"""llhttp knows many more, those of RTSP and WebDAV among them. CONNECT is for proxies."""
+
+FRAMING_ALLOWANCE = 4
+"""How many heads' worth of bytes a chunked body may spend on what is not data."""
+
+SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """How much of a request is taken in before it is refused."""
+
+    max_head_bytes: int = 16384  # request line, headers and the empty line
+    max_headers: int = 100
+    max_body_bytes: int = 1 << 20
+
+
+class Request:
+    """
+    One request, whole.
+
+    *target* is what the request line said; *path* and *query* are its parts around the
+    first `?`, raw, because signatures cover what was sent. Header names are in lower case.
+    *keep_alive* says whether another request may follow on this connection.
+    """
+
+    __slots__ = (
+        "body",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "target",
+        "version",
+    )
+
+    def __init__(  # noqa: PLR0917 - one caller, on the hot path, where keywords cost
+        self,
+        method: str,
+        target: bytes,
+        path: bytes,
+        query: bytes,
+        version: str,
+        headers: list[tuple[bytes, bytes]],
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.version = version
+        self.headers = headers
+        self.body = b""
+        self.keep_alive = keep_alive
+
+    def __repr__(self) -> str:
+        # Without the query: it may hold a key and a signature, and this ends up in logs.
+        return f"<Request {self.method} {self.path!r}>"
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of the header *name*, which is in lower case."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What arrived cannot be served: answer *status* with *text*, then close."""
+
+    status: int
+    text: str
+
+
+class Continue(Enum):
+    """The type of `CONTINUE`."""
+
+    WANTED = 100
+
+
+CONTINUE: Final = Continue.WANTED
+"""The client holds its body back until it has read `CONTINUE_RESPONSE`."""
+
+CONTINUE_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Event: TypeAlias = Request | Refusal | Continue
+
+
+class _RefusedError(Exception):
+    """Stops the parser from inside one of its callbacks; the refusal is already noted."""
+
+
+class RequestReader:
+    """
+    One connection's bytes in, its requests out: the same however the bytes were cut.
+
+    Data is handed to the parser a part at a time: one head, one body, or one stretch of a
+    chunked body. So every head is measured to the byte, and nothing of the next request
+    is parsed before the present one is judged.
+
+    The parser holds the reader and the reader the parser. The reader lets go of it by
+    itself after a refusal, an upgrade or the last request; call `close` when a connection
+    ends before that, and memory is free at once instead of at the next garbage collection.
+    """
+
+    __slots__ = (
+        "_body",
+        "_events",
+        "_expecting",
+        "_head_bytes",
+        "_headers",
+        "_left",
+        "_limits",
+        "_parser",
+        "_raw_bytes",
+        "_request",
+        "_skipped",
+        "_tail",
+        "_target",
+        "_websockets",
+        "rest",
+        "upgraded",
+    )
+
+    def __init__(self, limits: HttpLimits, *, websockets: bool = True) -> None:
+        """Without *websockets*, a request for one is a request like any other."""
+        self.upgraded = False
+        self.rest = b""
+        self._limits = limits
+        self._websockets = websockets
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._events: list[Event] = []
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0  # of a head that has begun and not ended
+        self._request: Request | None = None  # whose head is complete and body is not
+        self._body: bytes | bytearray = b""
+        self._left = 0  # bytes still to come of a body with a Content-Length
+        self._raw_bytes = 0  # of a chunked body, its framing included
+        self._tail = b""  # the last bytes before a cut, which may begin an END_OF_HEAD
+        self._expecting = False  # the client may wait for CONTINUE_RESPONSE
+        self._skipped = False  # llhttp is about to end a request before its body
+
+    @property
+    def receiving(self) -> bool:
+        """A request has begun and is not complete. Empty lines between requests begin none."""
+        return self._request is not None or self._head_bytes > 0
+
+    @property
+    def receiving_body(self) -> bool:
+        """The head of the request being received is complete, its body is not."""
+        return self._request is not None
+
+    def close(self) -> None:
+        """Let go of the parser and of what is half received. Further bytes are discarded."""
+        self._parser = None
+        self._request = None
+        self._headers = []
+        self._target = self._body = self._tail = b""
+        self._head_bytes = self._left = self._raw_bytes = 0
+        self._expecting = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """
+        Return what *data* completes, in the order of its arrival. No input makes it raise.
+
+        Nothing comes after a `Refusal`, nor after a request that is the last of its
+        connection. After a request for a WebSocket, `upgraded` is True, and the bytes
+        behind its head, of this and of later calls, are collected in `rest`.
+        """
+        position = 0
+        while position < len(data) and (parser := self._parser) is not None:
+            if data[position] in b"\r\n" and not self.receiving:
+                data, position = data[position:].lstrip(b"\r\n"), 0
+                continue
+            start, position = position, self._end_of_part(data, position)
+            try:
+                parser.feed_data(data[start:position])
+            except HttpParserUpgrade:
+                self._ignore_upgrade()
+            except HttpParserCallbackError:
+                if self._parser is not None:
+                    raise  # not a refusal: our callback has a fault
+            except HttpParserError as error:
+                self._refuse_syntax(error)
+            if self._head_bytes or self._raw_bytes or self._expecting:
+                self._take_stock(position == len(data))
+        if self.upgraded:
+            self.rest += data[position:]
+        # The list is not kept: an idle connection shall not hold its last request.
+        events, self._events = self._events, []
+        return events
+
+    # -- A part at a time ----------------------------------------------------------------
+
+    def _end_of_part(self, data: bytes, start: int) -> int:
+        """Return where the part of *data* that begins at *start* ends, and count it."""
+        if self._left:
+            end = min(start + self._left, len(data))
+            self._left -= end - start
+            return end
+        end = self._after_empty_line(data, start)
+        if self._request is not None:
+            self._raw_bytes += end - start
+            return end
+        # No further than the limit: what llhttp says of the bytes before it comes first.
+        room = self._limits.max_head_bytes - self._head_bytes
+        self._head_bytes += end - start
+        return min(end, start + room)
+
+    def _after_empty_line(self, data: bytes, start: int) -> int:
+        """Return where *data*, from *start*, completes an END_OF_HEAD; its end if nowhere."""
+        tail = self._tail
+        if tail:
+            found = (tail + data[start : start + 3]).find(END_OF_HEAD)
+            if found >= 0:
+                self._tail = b""
+                return start + found + len(END_OF_HEAD) - len(tail)
+        found = data.find(END_OF_HEAD, start)
+        if found >= 0:
+            self._tail = b""
+            return found + len(END_OF_HEAD)
+        self._tail = (tail + data[max(start, len(data) - 3) :])[-3:]
+        return len(data)
+
+    def _take_stock(self, at_end: bool) -> None:
+        """See to what shows only between two parts; *at_end* says that no more has arrived."""
+        if self._head_bytes > self._limits.max_head_bytes:
+            self._refuse_head()
+        elif self._raw_bytes and self._wasteful():
+            self._refuse(413, "Request body too large")
+        elif self._expecting:
+            self._expecting = False
+            if at_end:  # otherwise the body comes without being asked for
+                self._events.append(CONTINUE)
+
+    def _wasteful(self) -> bool:
+        # Chunk sizes, extensions and trailers. A mebibyte in chunks of a hundred bytes passes;
+        # a trailer that never ends does not, and httptools copies what it has of a trailer
+        # for every piece. Of a body that is malformed as well, either fault may be told.
+        allowance = FRAMING_ALLOWANCE * self._limits.max_head_bytes
+        return self._raw_bytes - len(self._body) > allowance
+
+    def _ignore_upgrade(self) -> None:
+        """
+        Go on after the head of a request whose upgrade is not for us.
+
+        llhttp believes that the connection has left HTTP, and that the request has no
+        body. A fresh parser has no beliefs; if a body is to come, it is first given a
+        head that announces the same.
+        """
+        request = self._request
+        if self._parser is None:
+            return  # it was the last request anyway, or it is for us
+        self._parser = HttpRequestParser(self)
+        if request is None:
+            return
+        length = self._left
+        framing = b"Content-Length: %d" % length if length else b"Transfer-Encoding: chunked"
+        self._request = None
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: -\r\n" + framing + END_OF_HEAD)
+        self._request = request
+
+    def _refuse(self, status: int, text: str) -> None:
+        self._events.append(Refusal(status, text))
+        self.close()
+
+    def _refuse_head(self) -> None:
+        if len(self._target) + len(b"GET  HTTP/1.1\r\n") > self._limits.max_head_bytes:
+            self._refuse(414, "Request line too long")
+        else:
+            self._refuse(431, "Request header fields too large")
+
+    def _refuse_syntax(self, error: HttpParserError) -> None:
+        # llhttp's own words are not passed on: they may change, and help no client.
+        if str(error) == "Invalid HTTP version":
+            self._refuse(505, "HTTP version not supported")
+        else:
+            self._refuse(400, "Malformed HTTP request")
+
+    def _stop(self, status: int, text: str) -> NoReturn:
+        """Refuse the request from inside a callback."""
+        self._refuse(status, text)
+        raise _RefusedError
+
+    # -- What the parser says ------------------------------------------------------------
+
+    def on_url(self, piece: bytes) -> None:
+        """Take the target, or a piece of it."""
+        self._target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, whole. Trailers are dropped."""
+        if self._request is None:
+            self._headers.append((name.lower(), value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        """Judge the head, and make the request that its body will join."""
+        parser = self._parser
+        if parser is None:
+            raise AssertionError("a closed reader parses nothing")
+        headers, self._headers = self._headers, []
+        target, self._target = self._target, b""
+        self._head_bytes = 0
+        fields = dict(headers)
+
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._stop(505, "HTTP version not supported")
+        path, _, query = self._origin(target).partition(b"?")
+        method = METHODS.get(parser.get_method())
+        if method is None:
+            self._stop(501, "Method not supported")
+        if len(headers) > self._limits.max_headers:
+            self._stop(431, "Too many header fields")
+        if len(fields) < len(headers) or b"host" not in fields:
+            self._check_host(headers, version)
+        has_body = self._take_framing(fields, version)
+        if b"expect" in fields and version == "1.1":  # RFC 9110 10.1.1: ignored in 1.0
+            self._check_expect(headers, has_body)
+
+        keep_alive = parser.should_keep_alive()
+        if version == "1.0" and keep_alive:
+            keep_alive = b"close" not in _tokens(headers, b"connection")
+        self._request = Request(method, target, path, query, version, headers, keep_alive)
+        if b"upgrade" in fields and parser.should_upgrade():
+            self._take_upgrade(headers, version, has_body)
+
+    def on_body(self, piece: bytes) -> None:
+        """Take the body, or a piece of it."""
+        if not self._body:
+            self._body = piece  # most bodies come in one piece
+        elif isinstance(self._body, bytes):
+            self._body = bytearray(self._body + piece)
+        else:
+            self._body += piece
+        if len(self._body) > self._limits.max_body_bytes:
+            self._stop(413, "Request body too large")
+
+    def on_message_complete(self) -> None:
+        """Hand out the request."""
+        if self._skipped:
+            self._skipped = False  # _ignore_upgrade sees to the body
+            return
+        request = self._request
+        if request is None:
+            raise AssertionError("a message ends after its head")
+        if self._raw_bytes:
+            if self._wasteful():
+                self._stop(413, "Request body too large")
+            self._raw_bytes = 0
+        if self._body:
+            request.body = bytes(self._body)
+            self._body = b""
+        self._request = None
+        self._events.append(request)
+        if self.upgraded or not request.keep_alive:
+            self.close()
+
+    # -- Parts of judging a head ---------------------------------------------------------
+
+    def _origin(self, target: bytes) -> bytes:
+        """Return the path and query of *target* in origin or absolute form (RFC 9112 3.2)."""
+        origin = target if target[:1] == b"/" else _origin_form(target)
+        if origin is None or b"#" in origin:
+            self._stop(400, "The request target must be a path")
+        return origin
+
+    def _check_host(self, headers: list[tuple[bytes, bytes]], version: str) -> None:
+        hosts = sum(name == b"host" for name, _ in headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._stop(400, "Exactly one Host header is required")
+
+    def _take_framing(self, fields: dict[bytes, bytes], version: str) -> bool:
+        """Note how the body is delimited; return whether there is one."""
+        coding = fields.get(b"transfer-encoding")
+        if coding is not None:
+            if version == "1.0":
+                # RFC 9112 6.1: the framing of such a message is to be treated as faulty.
+                self._stop(400, "Transfer-Encoding needs HTTP/1.1")
+            if coding.lower() != b"chunked":
+                self._stop(501, "Transfer coding not supported")
+            return True
+        length = fields.get(b"content-length")
+        if length is None:
+            return False
+        self._left = int(length)
+        if self._left > self._limits.max_body_bytes:
+            self._stop(413, "Request body too large")
+        return self._left > 0
+
+    def _check_expect(self, headers: list[tuple[bytes, bytes]], has_body: bool) -> None:
+        if _tokens(headers, b"expect") != [b"100-continue"]:
+            self._stop(417, "Expectation not supported")
+        self._expecting = has_body
+
+    def _take_upgrade(
+        self, headers: list[tuple[bytes, bytes]], version: str, has_body: bool
+    ) -> None:
+        # RFC 9110 7.8: an Upgrade in an HTTP/1.0 request is ignored.
+        websocket = version == "1.1" and b"websocket" in _tokens(headers, b"upgrade")
+        self.upgraded = websocket and self._websockets
+        self._skipped = has_body and not self.upgraded
+
+
+def _tokens(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Return the members, in lower case, of the comma-separated lists in headers of *name*."""
+    lists = [value for key, value in headers if key == name]
+    return [token.strip().lower() for token in b",".join(lists).split(b",")]
+
+
+def _origin_form(target: bytes) -> bytes | None:
+    """Reduce a target in absolute form to its path and query; None if it is in no such form."""
+    scheme, _, rest = target.partition(b"://")
+    end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    if scheme.lower() not in SCHEMES or end == 0:
+        return None
+    origin = rest[end:]
+    return origin if origin.startswith(b"/") else b"/" + origin
+
+
+# -- Responses ---------------------------------------------------------------------------
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
+    # As RFC 9110 has them; http.HTTPStatus changed its mind in Python 3.13.
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+
+_BODILESS = frozenset((*range(100, 200), 204, 304))
+
+_BREAKS_A_LINE = re.compile(rb"[\r\n\0]")
+
+
+def response(
+    status: int,
+    body: bytes = b"",
+    *,
+    content_type: str = "text/plain",
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    keep_alive: bool = True,
+    head_only: bool = False,
+    date: bytes | None = None,
+    version: str = "1.1",
+) -> bytes:
+    """
+    Return a response, complete.
+
+    *version* is the request's: a client of HTTP/1.0 is told that its connection stays
+    open, one of 1.1 that it does not. *head_only* answers a HEAD request: the length is
+    that of *body*, which is left out. A status that has no body (1xx, 204, 304) has no
+    length and no type either.
+
+    Raises ValueError where a header would break the message: never a client's fault.
+    """
+    if status in _BODILESS and body:
+        raise ValueError(f"a response {status} has no body")
+    head = _head(status, content_type, keep_alive, version)
+    length = b"" if status in _BODILESS else b"Content-Length: %d\r\n" % len(body)
+    dated = b"" if date is None else _field(b"Date", date)
+    others = b"".join(_field(name, value) for name, value in headers) if headers else b""
+    return b"%b%b%b%b\r\n%b" % (head, length, dated, others, b"" if head_only else body)
+
+
+@lru_cache(maxsize=256)
+def _head(status: int, content_type: str, keep_alive: bool, version: str) -> bytes:
+    """Return what most responses share: their first lines."""
+    head = b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode())
+    if status not in _BODILESS:
+        head += _field(b"Content-Type", content_type.encode())
+    if not keep_alive:
+        head += _field(b"Connection", b"close")
+    elif version == "1.0":
+        head += _field(b"Connection", b"keep-alive")
+    return head
+
+
+@lru_cache(maxsize=256)
+def _field(name: bytes, value: bytes) -> bytes:
+    line = b"%b: %b" % (name, value)
+    if _BREAKS_A_LINE.search(line):
+        raise ValueError(f"a header must fit on one line: {line!r}")
+    return line + b"\r\n"

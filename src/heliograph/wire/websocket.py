@@ -1,0 +1,396 @@
+"""
+WebSockets from the server's side: frames in and out, and the opening handshake.
+
+Knows RFC 6455 and nothing else: no sockets, no time, no protocol above it. Whoever owns the
+connection feeds bytes in, acts on the messages in their order, and closes after a `Failure`.
+"""
+
+import base64
+import binascii
+import codecs
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+# -- Frames --------------------------------------------------------------------------------
+
+
+class Opcode(IntEnum):
+    """What a frame holds (RFC 6455 5.2)."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+class CloseCode(IntEnum):
+    """Why a connection ends (RFC 6455 7.4.1). The first two of 1005 and 1006 are never sent."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005
+    ABNORMAL = 1006
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+
+
+FIN = 0x80
+RESERVED_BITS = 0x70
+MASKED = 0x80
+MAX_CONTROL_PAYLOAD = 125
+
+_OPCODES = {int(opcode): opcode for opcode in Opcode}
+_LENGTH_OF_2_BYTES = 126
+_LENGTH_OF_8_BYTES = 127
+_SHORT_HEADS = {
+    opcode: tuple(bytes((FIN | opcode, length)) for length in range(126)) for opcode in Opcode
+}
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return one unmasked frame that is a whole text message; *payload* is valid UTF-8."""
+    return frame(Opcode.TEXT, payload)
+
+
+def frame(opcode: Opcode, payload: bytes = b"") -> bytes:
+    """
+    Return one unmasked frame that is a whole message.
+
+    Raises ValueError for a control frame with more than 125 bytes (RFC 6455 5.5).
+    """
+    length = len(payload)
+    if length <= MAX_CONTROL_PAYLOAD:
+        return _SHORT_HEADS[opcode][length] + payload
+    if opcode >= Opcode.CLOSE:
+        raise ValueError(f"a control frame holds at most 125 bytes, not {length}")
+    if length < 1 << 16:
+        return b"%c%c%b%b" % (FIN | opcode, _LENGTH_OF_2_BYTES, length.to_bytes(2, "big"), payload)
+    return b"%c%c%b%b" % (FIN | opcode, _LENGTH_OF_8_BYTES, length.to_bytes(8, "big"), payload)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Return a Close frame; *reason* is cut, between characters, to the 123 bytes that fit."""
+    text = reason.encode(errors="replace")[: MAX_CONTROL_PAYLOAD - 2]
+    text = text.decode(errors="ignore").encode()
+    return frame(Opcode.CLOSE, code.to_bytes(2, "big") + text)
+
+
+def parse_close(payload: bytes) -> tuple[int, str]:
+    """Return code and reason of a Close frame's payload, as `FrameReader` let it pass."""
+    if not payload:
+        return CloseCode.NO_STATUS, ""
+    return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+
+def _is_legal_close(payload: bytes) -> bool:
+    """Whether a peer may say this (RFC 6455 7.4 and IANA's registry)."""
+    if not payload:
+        return True
+    code = int.from_bytes(payload[:2], "big")
+    assigned = 1000 <= code <= 1003 or 1007 <= code <= 1014  # noqa: PLR2004 - the registry's
+    return len(payload) > 1 and (assigned or 3000 <= code <= 4999)  # noqa: PLR2004
+
+
+def _unmask(payload: bytes, key: bytes) -> bytes:
+    """XOR *payload* with the four bytes of *key*, over and over (RFC 6455 5.3)."""
+    length = len(payload)
+    # As one large number: a loop in C, whatever the length.
+    keys = (key * (length // 4 + 1))[:length]
+    number = int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")
+    return number.to_bytes(length, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the peer broke: close with *code*, and say *reason*."""
+
+    code: int
+    reason: str
+
+
+class _Broken(Exception):
+    """The peer broke the protocol. Never leaves this module."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.failure = Failure(code, reason)
+
+
+class _Fragments:
+    """A message of which not all fragments have come. Exists only while there is one."""
+
+    __slots__ = ("count", "decoder", "opcode", "payload")
+
+    def __init__(self, opcode: Opcode) -> None:
+        self.opcode = opcode
+        self.payload = bytearray()
+        self.count = 0
+        # So that bad text fails at its fragment and not at the end of the message.
+        self.decoder = codecs.getincrementaldecoder("utf-8")() if opcode is Opcode.TEXT else None
+
+
+class FrameReader:
+    """
+    One connection's bytes in, its messages out: the same however the bytes were cut.
+
+    *max_message_bytes* limits a message over all its fragments, *max_fragments* their number.
+    Nothing is buffered that is already known to be too long, and an idle reader holds nothing.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_fragments",
+        "_max_fragments",
+        "_max_message_bytes",
+        "_wanted",
+        "failure",
+    )
+
+    def __init__(self, max_message_bytes: int, max_fragments: int = 1024) -> None:
+        self.failure: Failure | None = None
+        """Set once the peer broke the protocol; what it sends afterwards is discarded."""
+        self._max_message_bytes = max_message_bytes
+        self._max_fragments = max_fragments
+        self._buffer: bytearray | None = None  # the beginning of a frame
+        self._wanted = 0  # how long it must get before it is worth another look
+        self._fragments: _Fragments | None = None
+        self._closed = False
+
+    def feed(self, data: bytes) -> list[tuple[Opcode, bytes]]:
+        """
+        Return the messages and control frames that *data* completes, in order. Never raises.
+
+        Text is valid UTF-8, and a Close frame's payload is what a peer may say. Nothing
+        comes after a Close frame, and nothing once `failure` is set.
+        """
+        if self._closed:
+            return []
+        if self._buffer is not None:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            data, self._buffer = bytes(self._buffer), None
+        messages: list[tuple[Opcode, bytes]] = []
+        try:
+            self._read(data, messages)
+        except _Broken as broken:
+            self.failure = broken.failure
+            self._close()
+        return messages
+
+    def _close(self) -> None:
+        self._closed = True
+        self._buffer = self._fragments = None
+
+    def _read(self, data: bytes, messages: list[tuple[Opcode, bytes]]) -> None:
+        end = len(data)
+        start = 0
+        while end - start >= 2:  # noqa: PLR2004 - the shortest head
+            first, second = data[start], data[start + 1]
+            payload_at = start + 6  # two bytes of head and four of mask
+            length = second & 0x7F
+            opcode = self._checked(first, second, length)
+            if length >= _LENGTH_OF_2_BYTES:
+                size = 2 if length == _LENGTH_OF_2_BYTES else 8
+                payload_at += size
+                if end - start < 2 + size:
+                    break
+                length = self._long_length(data[start + 2 : start + 2 + size])
+            self._check_size(opcode, length)
+            frame_end = payload_at + length
+            if frame_end > end:
+                self._keep(data[start:], frame_end - start)
+                return
+            payload = _unmask(data[payload_at:frame_end], data[payload_at - 4 : payload_at])
+            start = frame_end
+            message = self._message(opcode, payload, final=first >= FIN)
+            if message is not None:
+                messages.append(message)
+                if message[0] is Opcode.CLOSE:
+                    self._close()
+                    return
+        if start < end:
+            self._keep(data[start:], 0)
+
+    def _keep(self, data: bytes, wanted: int) -> None:
+        self._buffer = bytearray(data)
+        self._wanted = wanted
+
+    def _checked(self, first: int, second: int, length: int) -> Opcode:
+        """Return the opcode of a head whose first two bytes are allowed."""
+        # permessage-deflate would allow the first of these bits on the first frame of a message.
+        if first & RESERVED_BITS:
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "Reserved bits are set")
+        opcode = _OPCODES.get(first & 0x0F)
+        if opcode is None:
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "Unknown opcode")
+        if second < MASKED:
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "Frames of a client must be masked")
+        if opcode >= Opcode.CLOSE:
+            if length > MAX_CONTROL_PAYLOAD:
+                raise _Broken(CloseCode.PROTOCOL_ERROR, "Control frame too long")
+            if first < FIN:
+                raise _Broken(CloseCode.PROTOCOL_ERROR, "Fragmented control frame")
+        elif (opcode is Opcode.CONTINUATION) is (self._fragments is None):
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "Unexpected fragment")
+        return opcode
+
+    @staticmethod
+    def _long_length(field: bytes) -> int:
+        length = int.from_bytes(field, "big")
+        # RFC 6455 5.2: the minimal number of bytes, and the most significant bit is 0.
+        shortest = _LENGTH_OF_2_BYTES if len(field) == 2 else 1 << 16  # noqa: PLR2004 - its name
+        if length < shortest or length >> 63:
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "Invalid payload length")
+        return length
+
+    def _check_size(self, opcode: Opcode, length: int) -> None:
+        if opcode >= Opcode.CLOSE:
+            return
+        fragments = self._fragments
+        before = len(fragments.payload) if fragments is not None else 0
+        if before + length > self._max_message_bytes:
+            raise _Broken(CloseCode.MESSAGE_TOO_BIG, "Message too big")
+        if fragments is not None and fragments.count >= self._max_fragments:
+            raise _Broken(CloseCode.POLICY_VIOLATION, "Too many fragments")
+
+    def _message(
+        self, opcode: Opcode, payload: bytes, *, final: bool
+    ) -> tuple[Opcode, bytes] | None:
+        if opcode is Opcode.TEXT and final:  # nine frames in ten
+            _check_text(payload)
+        elif opcode >= Opcode.CLOSE:
+            if opcode is Opcode.CLOSE:
+                if not _is_legal_close(payload):
+                    raise _Broken(CloseCode.PROTOCOL_ERROR, "Invalid close code")
+                _check_text(payload[2:])
+        elif self._fragments is not None or not final:
+            return self._fragment(opcode, payload, final=final)
+        return opcode, payload
+
+    def _fragment(
+        self, opcode: Opcode, payload: bytes, *, final: bool
+    ) -> tuple[Opcode, bytes] | None:
+        fragments = self._fragments
+        if fragments is None:
+            fragments = self._fragments = _Fragments(opcode)
+        fragments.count += 1
+        fragments.payload += payload
+        if fragments.decoder is not None:
+            try:
+                fragments.decoder.decode(payload, final)
+            except UnicodeDecodeError:
+                raise _Broken(CloseCode.INVALID_DATA, "Text is not valid UTF-8") from None
+        if not final:
+            return None
+        self._fragments = None
+        return fragments.opcode, bytes(fragments.payload)
+
+
+def _check_text(payload: bytes) -> None:
+    if payload.isascii():
+        return
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise _Broken(CloseCode.INVALID_DATA, "Text is not valid UTF-8") from None
+
+
+# -- The opening handshake -----------------------------------------------------------------
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+VERSION = b"13"
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_KEY_BYTES = 16
+
+
+class HandshakeRefused(Exception):
+    """The request asks for no WebSocket that we can give; answer it with this, and close."""
+
+    def __init__(self, status: int, text: str, headers: Headers = ()) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+
+def accept_key(key: bytes) -> bytes:
+    """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
+
+
+def check_handshake(method: str, version: str, headers: Headers) -> bytes:
+    """
+    Return the Sec-WebSocket-Key of a request; the names of *headers* are in lower case.
+
+    Raises HandshakeRefused (RFC 6455 4.2.1).
+    """
+    if b"websocket" not in _members(headers, b"upgrade"):
+        upgrade = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+        raise HandshakeRefused(426, "This endpoint speaks WebSocket", upgrade)
+    if method != "GET" or version != "1.1":
+        raise HandshakeRefused(400, "A WebSocket handshake is a GET of HTTP/1.1")
+    if b"upgrade" not in _members(headers, b"connection"):
+        raise HandshakeRefused(400, "A WebSocket handshake needs Connection: Upgrade")
+    if [value for name, value in headers if name == b"sec-websocket-version"] != [VERSION]:
+        raise HandshakeRefused(
+            426, "Unsupported WebSocket version", ((b"Sec-WebSocket-Version", VERSION),)
+        )
+    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise HandshakeRefused(400, "A WebSocket handshake needs one valid Sec-WebSocket-Key")
+    return keys[0]
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return False
+
+
+def _members(headers: Headers, name: bytes) -> list[bytes]:
+    """Return the members, in lower case, of the comma-separated lists in headers of *name*."""
+    lists = b",".join(value for key, value in headers if key == name)
+    return [member.strip().lower() for member in lists.split(b",")]
+
+
+def offered_subprotocols(headers: Headers) -> list[bytes]:
+    """Return the subprotocols that a client offers, in its order; what is no token is left out."""
+    lists = b",".join(value for name, value in headers if name == b"sec-websocket-protocol")
+    offers = (offer.strip() for offer in lists.split(b","))
+    return [offer for offer in offers if _TOKEN.fullmatch(offer)]
+
+
+def handshake_response(
+    key: bytes,
+    *,
+    subprotocol: bytes | None = None,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """Return the whole answer that accepts a handshake. Raises ValueError for a broken header."""
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Accept: " + accept_key(key),
+    ]
+    if subprotocol is not None:
+        lines.append(b"Sec-WebSocket-Protocol: " + subprotocol)
+    lines += [name + b": " + value for name, value in headers]
+    for line in lines:
+        if b"\r" in line or b"\n" in line:
+            raise ValueError(f"a header must fit on one line: {line!r}")
+    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -1,0 +1,217 @@
+"""A real server in this process, with real sockets to talk to it."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from heliograph.config import load
+from heliograph.protocols.pusher import auth
+from heliograph.server import Server
+
+APP_ID = "3"
+KEY = "278d425bdf160c739803"
+SECRET = "7ad3773142a6692b25b8"
+
+PATIENCE_S = 5.0
+"""How long anything may take before a test says that it never comes."""
+
+
+class Client:
+    """A WebSocket client that expects what it is told, to the letter."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.socket_id = ""
+
+    async def receive(self) -> str:
+        async with asyncio.timeout(PATIENCE_S):
+            text = await self.connection.recv()
+        assert isinstance(text, str)
+        return text
+
+    async def send(self, event: str, data: Any = None, **fields: Any) -> None:
+        await self.connection.send(json.dumps({"event": event, "data": data, **fields}))
+
+    async def expect(self, *texts: str) -> None:
+        for text in texts:
+            assert await self.receive() == text
+
+    async def expect_error(self, code: int | None, message: str) -> None:
+        error = json.loads(await self.receive())
+        assert error == {"event": "pusher:error", "data": {"code": code, "message": message}}
+
+    async def expect_nothing_before_pong(self) -> None:
+        """Prove absence: what would have come must come before the answer to this."""
+        await self.send("pusher:ping", {})
+        await self.expect('{"event":"pusher:pong","data":"{}"}')
+
+    async def expect_close(self, code: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await self.connection.wait_closed()
+        assert self.connection.close_code == code
+
+    def sign(self, channel: str, channel_data: str | None = None) -> dict[str, str]:
+        text = auth.channel_string(self.socket_id, channel, channel_data)
+        signed = {"channel": channel, "auth": f"{KEY}:{auth.sign(SECRET.encode(), text)}"}
+        if channel_data is not None:
+            signed["channel_data"] = channel_data
+        return signed
+
+    async def subscribe(self, channel: str, channel_data: str | None = None) -> str:
+        """Subscribe, with a signature where one is needed, and return the acknowledgement."""
+        public = not channel.startswith(("private-", "presence-"))
+        data = {"channel": channel} if public else self.sign(channel, channel_data)
+        await self.send("pusher:subscribe", data)
+        return await self.receive()
+
+    async def join(self, channel: str, user_id: str, user_info: Any = None) -> str:
+        """Subscribe to a presence channel as *user_id*."""
+        member = {"user_id": user_id}
+        if user_info is not None:
+            member["user_info"] = user_info
+        return await self.subscribe(channel, json.dumps(member))
+
+
+class Reply:
+    """An answer of the HTTP API."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class Rig:
+    """The server, and ways to reach it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.app_id = APP_ID
+        self.key = KEY
+        self.secret = SECRET
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.server.port}"
+
+    @asynccontextmanager
+    async def open(self, path: str | None = None, **options: Any) -> AsyncIterator[Client]:
+        """Connect, without looking at what comes first."""
+        path = (
+            f"/app/{KEY}?protocol=7&client=js&version=8.6.0&flash=false" if path is None else path
+        )
+        options.setdefault("proxy", None)
+        async with connect(self.url + path, **options) as connection:
+            yield Client(connection)
+
+    @asynccontextmanager
+    async def client(self, path: str | None = None, **options: Any) -> AsyncIterator[Client]:
+        """Connect, and take the greeting."""
+        async with self.open(path, **options) as client:
+            greeting = json.loads(await client.receive())
+            assert greeting["event"] == "pusher:connection_established"
+            client.socket_id = json.loads(greeting["data"])["socket_id"]
+            yield client
+
+    def signed(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        parameters: Mapping[str, str] | None = None,
+        **overrides: str | None,
+    ) -> str:
+        """Return the request target, signed; an override of None leaves a parameter out."""
+        pairs: dict[str, str | None] = {
+            "auth_key": self.key,
+            "auth_timestamp": str(int(time.time())),
+            "auth_version": "1.0",
+            **(parameters or {}),
+        }
+        if body:
+            pairs["body_md5"] = auth.body_md5(body)
+        signature = overrides.pop("auth_signature", "")
+        pairs.update(overrides)
+        kept = [(name, value) for name, value in pairs.items() if value is not None]
+        text = auth.request_string(method, path, kept)
+        if signature == "":
+            signature = auth.sign(self.secret.encode(), text)
+        if signature is not None:
+            kept.append(("auth_signature", signature))
+        return path + "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in kept)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        parameters: Mapping[str, str] | None = None,
+        **overrides: str | None,
+    ) -> Reply:
+        """Make a signed request under /apps/{app_id}; *body* is sent as JSON unless it is bytes."""
+        sent = (
+            b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        )
+        target = self.signed(method, f"/apps/{self.app_id}{path}", sent, parameters, **overrides)
+        return await self.fetch(method, target, sent)
+
+    async def fetch(
+        self, method: str, target: str, body: bytes = b"", port: int | None = None
+    ) -> Reply:
+        """Make a request of a connection of its own."""
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port or self.server.api_port
+            )
+            head = (
+                f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            )
+            writer.write(head.encode() + body)
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        return parse(answer)
+
+    async def publish(self, name: str, channel: str, data: str = "{}", **fields: Any) -> None:
+        """Publish one event, and insist that it was taken."""
+        reply = await self.request(
+            "POST", "/events", {"name": name, "channel": channel, "data": data, **fields}
+        )
+        assert (reply.status, reply.body) == (200, b"{}")
+
+
+def parse(answer: bytes) -> Reply:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return Reply(int(status_line.split(" ")[1]), headers, body)
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[Rig]:
+    """Run a server with these options, as flags of the command line would give them."""
+    flags = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "pusher_app_id": APP_ID,
+        "pusher_app_key": KEY,
+        "pusher_secret": SECRET,
+        **options,
+    }
+    server = Server(load(flags, {}, make_up=lambda: ("1", "k", "s")))
+    await server.start()
+    try:
+        yield Rig(server)
+    finally:
+        await server.stop()

@@ -1,0 +1,256 @@
+"""HTTP over real sockets: order, patience, and the way from HTTP to WebSocket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = (
+    f"GET /app/{KEY}?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+).encode()
+MASKED_PING = b"\x89\x80\x00\x00\x00\x00"
+
+
+class Wire:
+    """A plain socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def read_until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.readuntil(end)
+
+    async def read_all(self) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.read()
+
+
+@asynccontextmanager
+async def wire(rig: Rig) -> AsyncIterator[Wire]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+
+
+async def test_a_connection_is_kept_alive_until_it_asks_otherwise() -> None:
+    async with serving() as rig, wire(rig) as one:
+        for _ in range(3):
+            await one.send(HEALTH)
+            assert (await one.read_until(b"\r\n\r\nOK\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        await one.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"Connection: close" in await one.read_all()
+
+
+async def test_every_answer_has_a_date() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(HEALTH)
+        assert b"\r\nDate: " in await one.read_until(b"OK\n")
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with serving() as rig, wire(rig) as one:
+        paths = ["/health", "/nothing", "/up", "/apps/3/events"] * 20
+        await one.send(b"".join(f"GET {p} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for p in paths))
+        for path in paths:
+            status = {"/nothing": b"404", "/apps/3/events": b"405"}.get(path, b"200")
+            assert (await one.read_until(b"\r\n")).split(b" ")[1] == status
+            head = await one.read_until(b"\r\n\r\n")
+            length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+            await one.reader.readexactly(length)
+
+
+async def test_a_signed_request_byte_by_byte() -> None:
+    async with serving() as rig, rig.client() as client, wire(rig) as one:
+        await client.subscribe("c")
+        body = b'{"name":"n","channel":"c","data":"x"}'
+        target = rig.signed("POST", "/apps/3/events", body)
+        request = (
+            f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+        for place in range(len(request)):
+            await one.send(request[place : place + 1])
+            await asyncio.sleep(0)
+        assert (await one.read_until(b"{}")).startswith(b"HTTP/1.1 200")
+        await client.expect('{"event":"n","channel":"c","data":"x"}')
+
+
+async def test_a_chunked_body_and_expect_continue() -> None:
+    async with serving() as rig, rig.client() as client, wire(rig) as one:
+        await client.subscribe("c")
+        body = b'{"name":"n","channel":"c","data":"x"}'
+        target = rig.signed("POST", "/apps/3/events", body).encode()
+        await one.send(
+            b"POST " + target + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert await one.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await one.send(b"5\r\n" + body[:5] + b"\r\n" + b"%x\r\n" % (len(body) - 5) + body[5:])
+        await one.send(b"\r\n0\r\n\r\n")
+        assert (await one.read_until(b"{}")).startswith(b"HTTP/1.1 200")
+        await client.expect('{"event":"n","channel":"c","data":"x"}')
+
+
+async def test_javas_client_offers_h2c_and_is_answered_in_http() -> None:
+    async with serving() as rig, rig.client() as client, wire(rig) as one:
+        await client.subscribe("c")
+        body = b'{"name":"n","channel":"c","data":"x"}'
+        target = rig.signed("POST", "/apps/3/events", body).encode()
+        request = (
+            b"POST " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        ) + body
+        await one.send(request + HEALTH)
+        assert (await one.read_until(b"{}")).startswith(b"HTTP/1.1 200")
+        assert (await one.read_until(b"OK\n")).startswith(b"HTTP/1.1 200")
+        await client.expect('{"event":"n","channel":"c","data":"x"}')
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n", 413),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n", 417),
+    ],
+)
+async def test_what_cannot_be_understood_is_answered_and_closed(
+    request_bytes: bytes, status: int
+) -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(request_bytes)
+        answer = await one.read_all()
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"Connection: close" in answer
+
+
+async def test_a_client_that_is_still_sending_reads_why_it_was_refused() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n")
+        await one.send(b"x" * 500_000)
+        assert (await one.read_all()).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_slow_request_is_given_up() -> None:
+    async with serving(request_timeout=0.5) as rig, wire(rig) as head, wire(rig) as body:
+        await head.send(b"GET /health HTTP/1.1\r\nHo")
+        await body.send(b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+        for one in (head, body):
+            assert (await one.read_all()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_trickling_bytes_does_not_make_a_slow_request_faster() -> None:
+    async with serving(request_timeout=0.5) as rig, wire(rig) as one:
+        answer = asyncio.create_task(one.read_all())
+        await one.send(b"GET /health HTTP/1.1\r\nX: ")
+        while not answer.done():
+            one.writer.write(b"x")
+            await asyncio.wait([answer], timeout=0.05)
+        assert answer.result().startswith(b"HTTP/1.1 408 ")
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    async with serving(keep_alive_timeout=0.5) as rig, wire(rig) as silent, wire(rig) as used:
+        await used.send(HEALTH)
+        await used.read_until(b"OK\n")
+        assert await silent.read_all() == b""
+        assert await used.read_all() == b""
+
+
+# -- From HTTP to WebSocket ----------------------------------------------------------------
+
+
+async def test_bytes_that_follow_the_upgrade_are_kept() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE + MASKED_PING)
+        assert (await one.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        assert (await one.read_until(b"\x8a\x00")).endswith(b"\x8a\x00")
+
+
+async def test_an_upgrade_byte_by_byte() -> None:
+    async with serving() as rig, wire(rig) as one:
+        for byte in UPGRADE + MASKED_PING:
+            await one.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await one.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        assert (await one.read_until(b"\x8a\x00")).endswith(b"\x8a\x00")
+
+
+async def test_an_upgrade_behind_other_requests() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(HEALTH + HEALTH + UPGRADE + MASKED_PING)
+        for _ in range(2):
+            assert (await one.read_until(b"OK\n")).startswith(b"HTTP/1.1 200")
+        assert (await one.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        await one.read_until(b"\x8a\x00")
+
+
+async def test_the_handshake_and_the_greeting_are_one_write() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        async with asyncio.timeout(PATIENCE_S):
+            first = await one.reader.read(65536)
+        assert first.startswith(b"HTTP/1.1 101 ")
+        assert b"pusher:connection_established" in first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        (b"Version: 13", b"Version: 8", 426),
+        (b"Key: dGhlIHNhbXBsZSBub25jZQ==", b"Key: x", 400),
+        (b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"", 400),
+    ],
+)
+async def test_a_handshake_that_is_none(old: bytes, new: bytes, status: int) -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE.replace(old, new))
+        answer = await one.read_all()
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        if status == 426:
+            assert b"Sec-WebSocket-Version: 13" in answer
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x81\x01x", 1002),  # not masked
+        (b"\xc1\x80\x00\x00\x00\x00", 1002),  # a reserved bit
+        (b"\x83\x80\x00\x00\x00\x00", 1002),  # a reserved opcode
+        (b"\x81\x81\x00\x00\x00\x00\xff", 1007),
+        (b"\x81\xff\x00\x00\x00\x00\x00\xff\xff\xff\x00\x00\x00\x00", 1009),
+    ],
+)
+async def test_broken_frames_close_with_their_code(frame: bytes, code: int) -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        await one.read_until(b'120}"}')
+        await one.send(frame)
+        answer = await one.read_all()
+        assert answer[:1] == b"\x88"
+        assert int.from_bytes(answer[2:4], "big") == code
+
+
+async def test_a_close_is_answered_with_its_code_and_the_socket_closed() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        await one.read_until(b'120}"}')
+        await one.send(b"\x88\x82\x00\x00\x00\x00\x03\xe8")
+        assert await one.read_all() == b"\x88\x02\x03\xe8"

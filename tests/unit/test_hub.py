@@ -1,0 +1,305 @@
+"""The hub: who hears what, in which order, and what it costs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.hub.channel import MAX_CHUNK_BYTES, Subscription
+from heliograph.hub.hub import Hub
+from tests.unit.fakes import FakeSubscriber, RecordingLane, event
+
+
+class Wakes:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub(Wakes())
+
+
+def crowd(hub: Hub, size: int, lane: RecordingLane, channel: str = "chat") -> list[FakeSubscriber]:
+    subscribers = [FakeSubscriber(str(number)) for number in range(size)]
+    for subscriber in subscribers:
+        hub.subscribe(subscriber, channel, lane)
+    return subscribers
+
+
+def flush_all(hub: Hub) -> int:
+    writes = 0
+    while hub.pending:
+        writes += hub.flush()
+    return writes
+
+
+def test_publish_encodes_once_per_lane(hub: Hub) -> None:
+    """A thousand subscribers on two lanes cost two encodings."""
+    lanes = RecordingLane("a"), RecordingLane("b")
+    crowds = [crowd(hub, 500, lane) for lane in lanes]
+
+    hub.publish(event("hi"))
+
+    assert flush_all(hub) == 1000
+    assert [lane.encoded for lane in lanes] == [1, 1]
+    assert {tuple(one.chunks) for one in crowds[0]} == {("ahi ",)}
+    assert {tuple(one.chunks) for one in crowds[1]} == {("bhi ",)}
+
+
+def test_a_flush_makes_one_write_a_subscriber_however_much_is_pending(hub: Hub) -> None:
+    lane = RecordingLane()
+    subscribers = crowd(hub, 100, lane)
+
+    for number in range(50):
+        hub.publish(event(f"e{number}"))
+
+    assert hub.flush() == 100
+    assert (lane.encoded, lane.joined) == (50, 1)
+    assert subscribers[42].heard == [f"e{number}" for number in range(50)]
+    assert hub.counters.deliveries == 5000
+
+
+def test_an_excluded_subscriber_spoils_nothing_for_the_others(hub: Hub) -> None:
+    lane = RecordingLane()
+    subscribers = crowd(hub, 100, lane)
+
+    for number in range(10):
+        hub.publish(event(f"e{number}", except_id=str(number)))
+
+    assert hub.flush() == 100
+    assert lane.encoded == 10
+    assert len({id(one.chunks[0]) for one in subscribers[10:]}) == 1
+    for number in range(10):
+        assert subscribers[number].heard == [f"e{other}" for other in range(10) if other != number]
+
+
+def test_nothing_is_written_to_whom_everything_excludes(hub: Hub) -> None:
+    subscribers = crowd(hub, 2, RecordingLane())
+
+    hub.publish(event("hi", except_id="0"))
+
+    assert hub.flush() == 1
+    assert subscribers[0].chunks == []
+
+
+def test_nobody_receives_what_was_published_before_they_joined(hub: Hub) -> None:
+    lane = RecordingLane()
+    (first,) = crowd(hub, 1, lane)
+    late = FakeSubscriber("late")
+
+    hub.publish(event("before"))
+    hub.subscribe(late, "chat", lane)
+    hub.publish(event("after"))
+    flush_all(hub)
+
+    assert first.heard == ["before", "after"]
+    assert late.heard == ["after"]
+    assert lane.encoded == 2
+
+
+def test_a_thousand_joins_in_a_tick_cost_one_write_a_member(hub: Hub) -> None:
+    """Joining forces no flush, and each newcomer hears what was said after it."""
+    lane = RecordingLane()
+    subscribers = [FakeSubscriber(str(number)) for number in range(1000)]
+    for number, subscriber in enumerate(subscribers):
+        hub.publish(event(f"e{number}"))
+        hub.subscribe(subscriber, "chat", lane)
+
+    assert flush_all(hub) == 999
+    assert lane.encoded == 999  # the first was said to an empty channel
+    assert subscribers[0].heard == [f"e{number}" for number in range(1, 1000)]
+    assert subscribers[998].heard == ["e999"]
+
+
+def test_nothing_is_delivered_after_unsubscribe(hub: Hub) -> None:
+    lane = RecordingLane()
+    stays, leaves = FakeSubscriber("stays"), FakeSubscriber("leaves")
+    hub.subscribe(stays, "chat", lane)
+    handle = hub.subscribe(leaves, "chat", lane)
+
+    hub.publish(event("hi"))
+    hub.unsubscribe(handle)
+    flush_all(hub)
+
+    assert stays.heard == ["hi"]
+    assert leaves.heard == []
+
+
+def test_a_handle_is_given_back_once(hub: Hub) -> None:
+    handle = hub.subscribe(FakeSubscriber("1"), "chat", RecordingLane())
+    hub.unsubscribe(handle)
+    with pytest.raises(AssertionError):
+        hub.unsubscribe(handle)
+
+
+def test_a_subscriber_may_hold_several_subscriptions_to_one_channel(hub: Hub) -> None:
+    lane = RecordingLane()
+    twice = FakeSubscriber("twice")
+    first = hub.subscribe(twice, "chat", lane)
+    hub.subscribe(twice, "chat", lane)
+
+    hub.publish(event("a"))
+    flush_all(hub)
+    hub.unsubscribe(first)
+    hub.publish(event("b"))
+    flush_all(hub)
+
+    assert twice.heard == ["a", "a", "b"]
+
+
+def test_drop_leaves_no_trace(hub: Hub) -> None:
+    lane = RecordingLane()
+    subscriber = FakeSubscriber("1")
+    handles = [hub.subscribe(subscriber, f"c{number}", lane) for number in range(100)]
+
+    hub.drop(handles)
+
+    assert len(hub) == 0
+    hub.publish(event("hi", "c1"))
+    assert not hub.pending
+
+
+def test_publishing_wakes_once_until_flushed() -> None:
+    wake = Wakes()
+    hub = Hub(wake)
+    lane = RecordingLane()
+    crowd(hub, 1, lane, "a")
+    crowd(hub, 1, lane, "b")
+
+    hub.publish(event("1", "a"))
+    hub.publish(event("2", "b"))
+    assert wake.count == 1
+
+    hub.flush()
+    hub.publish(event("3", "a"))
+    assert wake.count == 2
+
+
+def test_a_large_fan_out_is_done_in_turns_and_lets_small_channels_through(hub: Hub) -> None:
+    lane = RecordingLane()
+    large = crowd(hub, 2000, lane, "large")
+    (small,) = crowd(hub, 1, lane, "small")
+
+    hub.publish(event("hi", "large"))
+    assert hub.flush() == 512
+    hub.publish(event("ho", "small"))
+    hub.publish(event("again", "large"))
+    assert hub.flush() == 512
+    assert hub.flush() <= 513
+    assert small.heard == ["ho"]
+    flush_all(hub)
+
+    assert {tuple(one.heard) for one in large} == {("hi", "again")}
+    assert lane.encoded == 3
+
+
+def test_who_leaves_or_joins_during_a_walk_is_respected(hub: Hub) -> None:
+    lane = RecordingLane()
+    subscribers = [FakeSubscriber(str(number)) for number in range(600)]
+    handles = [hub.subscribe(subscriber, "chat", lane) for subscriber in subscribers]
+    late = FakeSubscriber("late")
+
+    hub.publish(event("hi"))
+    hub.flush()
+    hub.unsubscribe(handles[599])
+    hub.unsubscribe(handles[0])
+    hub.subscribe(late, "chat", lane)
+    hub.publish(event("ho"))
+    flush_all(hub)
+
+    assert subscribers[599].heard == []
+    assert subscribers[0].heard == ["hi"]
+    assert late.heard == ["ho"]
+    assert subscribers[300].heard == subscribers[598].heard == ["hi", "ho"]
+
+
+def test_no_chunk_is_larger_than_a_healthy_client_takes_at_once(hub: Hub) -> None:
+    class BytesLane:
+        def encode(self, _fact: object, /) -> bytes:
+            return b"x" * 100_000
+
+        def join(self, encoded: list[bytes], /) -> bytes:
+            return b"".join(encoded)
+
+    subscriber = FakeSubscriber("1")
+    hub.subscribe(subscriber, "chat", BytesLane())  # type: ignore[arg-type]  # a lane of bytes
+    for _ in range(7):
+        hub.publish(event("hi"))
+    flush_all(hub)
+
+    assert [len(chunk) for chunk in subscriber.chunks] == [200_000, 200_000, 200_000, 100_000]
+    assert max(map(len, subscriber.chunks)) <= MAX_CHUNK_BYTES
+
+
+class Model:
+    """What the hub must do, said without a thought for cost."""
+
+    def __init__(self) -> None:
+        self.members: dict[Subscription, tuple[FakeSubscriber, str]] = {}
+        self.expected: dict[str, list[str]] = {}
+
+    def publish(self, name: str, channel: str, except_id: str | None) -> None:
+        for subscriber, subscribed in self.members.values():
+            if subscribed == channel and subscriber.id != except_id:
+                self.expected[subscriber.id].append(f"{channel}/{name}")
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.integers(0, 5), st.sampled_from("xy")),
+        st.tuples(st.just("leave"), st.integers(0, 5), st.sampled_from("xy")),
+        st.tuples(st.just("say"), st.integers(-1, 5), st.sampled_from("xy")),
+        st.tuples(st.just("flush"), st.integers(1, 4), st.just("")),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_everybody_hears_what_was_said_while_they_were_there(
+    story: list[tuple[str, int, str]],
+) -> None:
+    """
+    For every order of joining, leaving, saying and partial flushing: each subscriber that stays
+    hears, channel by channel, exactly what was said since it joined, in order, once.
+    """
+    hub, model = Hub(Wakes()), Model()
+    lanes = RecordingLane(), RecordingLane()
+    places: dict[tuple[int, str], Subscription] = {}
+    serial = iter(range(1000))
+    for what, number, channel in story:
+        place = places.get((number, channel))
+        if what == "join" and place is None:
+            subscriber = FakeSubscriber(f"{number}")
+            handle = hub.subscribe(subscriber, channel, lanes[number % 2])
+            places[number, channel] = handle
+            model.members[handle] = (subscriber, channel)
+            model.expected.setdefault(subscriber.id, [])
+        elif what == "leave" and place is not None:
+            hub.unsubscribe(places.pop((number, channel)))
+            subscriber, _ = model.members.pop(place)
+            # What was said in the meantime may or may not have been written: drop the claim.
+            model.expected[subscriber.id] = [
+                heard
+                for heard in model.expected[subscriber.id]
+                if not heard.startswith(channel + "/")
+            ]
+        elif what == "say":
+            name = f"e{next(serial)}"
+            except_id = None if number < 0 else str(number)
+            hub.publish(event(name, channel, except_id))
+            model.publish(name, channel, except_id)
+        elif what == "flush":
+            hub.flush(number)
+    flush_all(hub)
+
+    for subscriber, channel in model.members.values():
+        expected = [
+            heard.removeprefix(channel + "/")
+            for heard in model.expected[subscriber.id]
+            if heard.startswith(channel + "/")
+        ]
+        assert subscriber.heard == expected

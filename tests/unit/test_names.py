@@ -1,0 +1,68 @@
+"""Kinds of channels are decided by prefixes, and only by them."""
+
+import pytest
+
+from heliograph.protocols.pusher.names import (
+    Kind,
+    is_channel_name,
+    is_reserved_event,
+    is_socket_id,
+    kind_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("chat", Kind()),
+        ("privateer", Kind()),
+        ("presence@x", Kind()),
+        ("Private-x", Kind()),
+        ("cache", Kind()),
+        ("cache-x", Kind(cached=True)),
+        ("private-x", Kind(private=True)),
+        ("private-cache-x", Kind(private=True, cached=True)),
+        ("private-encrypted-x", Kind(private=True, encrypted=True)),
+        ("private-encrypted-cache-x", Kind(private=True, encrypted=True, cached=True)),
+        ("presence-x", Kind(private=True, presence=True)),
+        ("presence-cache-x", Kind(private=True, presence=True, cached=True)),
+        ("#server-to-user-5", Kind(user=True)),
+    ],
+)
+def test_the_longest_prefix_decides(name: str, kind: Kind) -> None:
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize("name", ["a", "A-Z_a=z@,.;09", "x" * 200, "#server-to-user-5"])
+def test_legal_names(name: str) -> None:
+    assert is_channel_name(name, 200)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a:b", "#x", "x#", "#server-to-user-", "é", "x" * 201, "a\n", "a/b"]
+)
+def test_illegal_names(name: str) -> None:
+    assert not is_channel_name(name, 200)
+
+
+def test_no_limit_is_no_limit() -> None:
+    assert is_channel_name("x" * 5000, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "reserved"),
+    [
+        ("pusher:ping", True),
+        ("pusher_internal:x", True),
+        ("pusher-notification", True),
+        ("pushers", False),
+        ("client-x", False),
+    ],
+)
+def test_the_namespace_of_servers(name: str, reserved: bool) -> None:
+    assert is_reserved_event(name) is reserved
+
+
+@pytest.mark.parametrize(("text", "is_id"), [("1.2", True), ("1", False), ("1.2\n", False)])
+def test_socket_ids(text: str, is_id: bool) -> None:
+    assert is_socket_id(text) is is_id

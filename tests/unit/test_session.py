@@ -1,0 +1,385 @@
+"""A client's session and its node, over an engine that answers at once and one that does not."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.apps import App, AppKey, Apps
+from heliograph.engine.memory import MemoryEngine
+from heliograph.errors import ClientError
+from heliograph.hub.channel import Lane
+from heliograph.hub.event import Event, Fact
+from heliograph.node import Node
+from heliograph.protocols.pusher import auth, messages
+from heliograph.protocols.pusher.session import Session
+from heliograph.reply import proceed
+from tests.unit.late_engine import LateEngine
+
+KEY = AppKey(key="key", secret="secret")
+
+
+class MessageLane:
+    """Messages as they are, without frames."""
+
+    def encode(self, fact: Fact, /) -> bytes:
+        return messages.fact_message(fact) + b"\n"
+
+    def join(self, encoded: Sequence[bytes], /) -> bytes:
+        return b"".join(encoded)
+
+
+class FakePeer:
+    """Remembers what a client was told."""
+
+    lane: Lane = MessageLane()
+
+    def __init__(self, session: Session) -> None:
+        self.id = session.id
+        self.session = session
+        self.told: list[dict[str, Any]] = []
+        self.closed: ClientError | None = None
+
+    def write(self, chunk: bytes, /) -> None:
+        if self.closed is None:
+            self.told += [json.loads(line) for line in chunk.splitlines()]
+
+    def send(self, *texts: bytes) -> None:
+        self.write(b"\n".join(texts))
+
+    def close(self, error: ClientError) -> None:
+        self.closed = error
+        self.session.end()
+
+    def take(self) -> list[str]:
+        """What was told since the last time, in short."""
+        told, self.told = self.told, []
+        return [short(message) for message in told]
+
+
+def short(message: dict[str, Any]) -> str:
+    name = message["event"].rpartition(":")[2]
+    if name == "error":
+        return f"error: {message['data']['message']}"
+    return f"{name} {message['channel']}" if "channel" in message else name
+
+
+class FakeTiming:
+    """A loop that turns when the test says so."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], object]] = []
+        self.delayed: list[tuple[float, Callable[[], object]]] = []
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        self.due.append(callback)
+
+    def later(self, delay_s: float, callback: Callable[..., object], *arguments: Any) -> None:
+        self.delayed.append((delay_s, lambda: callback(*arguments)))
+
+    def turn(self) -> None:
+        while self.due:
+            self.due.pop(0)()
+
+    def elapse(self) -> None:
+        """Let everything that was put off happen."""
+        delayed, self.delayed = self.delayed, []
+        for _, callback in delayed:
+            callback()
+
+
+class World:
+    """A node with one app, and clients of it."""
+
+    def __init__(self, *, late: bool, **settings: Any) -> None:
+        self.timing = FakeTiming()
+        memory = MemoryEngine(lambda: 0.0, 1800)
+        self.late = LateEngine(memory) if late else None
+        app = App(id="1", name="test", keys=(KEY,), **settings)
+        numbers = iter(range(1, 10_000))
+        engine = self.late or memory
+        self.node = Node(Apps([app]), engine, self.timing, lambda _bits: next(numbers))
+
+    def client(self) -> FakePeer:
+        session = self.node.connect("key", None, subscription_errors=False)
+        peer = FakePeer(session)
+        session.open(peer, 120)
+        return peer
+
+    def settle(self) -> None:
+        if self.late:
+            self.late.settle()
+        self.timing.turn()
+
+    def publish(self, name: str, channel: str, **fields: Any) -> None:
+        tenant = self.node.tenant("1")
+        assert tenant is not None
+        reply = tenant.publish([Event(channel, name, b'"{}"', **fields)])
+        proceed(reply, lambda _: None, lambda _: None)
+
+
+@pytest.fixture(params=[False, True], ids=["memory", "late"])
+def late(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def world(late: bool) -> World:
+    return World(late=late)
+
+
+def say(peer: FakePeer, event: str, channel: str, **fields: Any) -> None:
+    now = fields.pop("now", 0.0)
+    if peer.closed is not None:
+        return
+    if event.startswith("client-"):
+        message: dict[str, Any] = {"event": event, "channel": channel, "data": fields}
+    else:
+        message = {"event": f"pusher:{event}", "data": {"channel": channel, **fields}}
+    peer.session.receive(json.dumps(message).encode(), now)
+
+
+def sign(peer: FakePeer, channel: str, user_id: str | None = None) -> dict[str, str]:
+    data = None if user_id is None else json.dumps({"user_id": user_id})
+    signature = auth.sign(b"secret", auth.channel_string(peer.id, channel, data))
+    signed = {"auth": f"key:{signature}"}
+    if data is not None:
+        signed["channel_data"] = data
+    return signed
+
+
+def test_the_acknowledgement_precedes_any_event_of_that_channel(world: World) -> None:
+    """And what was published before it is never delivered."""
+    peer = world.client()
+    world.publish("before", "c")
+    say(peer, "subscribe", "c")
+    world.publish("after", "c")
+    world.settle()
+    assert peer.take() == ["subscription_succeeded c", "after c"]
+
+
+def test_subscribe_unsubscribe_subscribe_in_one_breath_ends_subscribed(world: World) -> None:
+    peer = world.client()
+    for event in ("subscribe", "unsubscribe", "subscribe"):
+        say(peer, event, "c")
+    world.settle()
+    world.publish("heard", "c")
+    world.settle()
+    told = peer.take()
+    assert told[-2:] == ["subscription_succeeded c", "heard c"]
+    assert told.count("heard c") == 1
+
+
+def test_unsubscribe_before_the_answer_ends_unsubscribed() -> None:
+    world = World(late=True)
+    peer = world.client()
+    say(peer, "subscribe", "c")
+    say(peer, "unsubscribe", "c")
+    world.settle()
+    world.publish("lost", "c")
+    world.settle()
+    assert peer.take() == []
+
+
+def test_a_connection_that_dies_while_joining_leaves_nothing_behind(world: World) -> None:
+    peer, witness = world.client(), world.client()
+    say(witness, "subscribe", "presence-c", **sign(witness, "presence-c", "w"))
+    world.settle()
+    witness.take()
+    say(peer, "subscribe", "presence-c", **sign(peer, "presence-c", "u"))
+    say(peer, "subscribe", "c")
+    peer.session.end()
+    world.settle()
+    assert witness.take() == ["member_added presence-c", "member_removed presence-c"]
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    assert "c" not in tenant.hub
+    assert list(tenant.sessions) == [witness.id]
+
+
+def test_a_refused_subscription_can_be_tried_again(world: World) -> None:
+    peer = world.client()
+    say(peer, "subscribe", "private-c", auth="key:wrong")
+    say(peer, "subscribe", "private-c", **sign(peer, "private-c"))
+    world.settle()
+    first, second = peer.take()
+    assert first.startswith("error: Invalid signature")
+    assert second == "subscription_succeeded private-c"
+
+
+def test_an_engine_that_is_away_is_an_error_and_the_socket_stays() -> None:
+    world = World(late=True)
+    assert world.late
+    peer = world.client()
+    world.late.away = True
+    say(peer, "subscribe", "c")
+    world.settle()
+    assert peer.take() == ["error: Subscription to channel c failed, try again later"]
+    world.late.away = False
+    say(peer, "subscribe", "c")
+    world.settle()
+    assert peer.take() == ["subscription_succeeded c"]
+
+
+def test_a_client_event_that_the_engine_did_not_take_is_told_to_its_sender() -> None:
+    world = World(late=True)
+    assert world.late
+    peer = world.client()
+    say(peer, "subscribe", "private-c", **sign(peer, "private-c"))
+    world.settle()
+    world.late.away = True
+    say(peer, "client-x", "private-c")
+    world.settle()
+    assert peer.take()[-1] == "error: Client event rejected - try again later"
+
+
+def test_an_error_that_closes_ends_the_session(world: World) -> None:
+    peer = world.client()
+    say(peer, "subscribe", "c")
+    world.settle()
+    world.node.close(messages.reconnect())
+    world.settle()
+    assert peer.closed is not None
+    assert peer.closed.code == 4200
+    assert world.node.connections == 0
+    world.publish("lost", "c")
+    world.settle()
+    assert peer.take() == ["subscription_succeeded c"]
+
+
+def test_tokens_for_client_events_come_back_evenly() -> None:
+    world = World(late=False, max_client_events_per_second=10)
+    peer, other = world.client(), world.client()
+    for one in (peer, other):
+        say(one, "subscribe", "private-c", **sign(one, "private-c"))
+
+    def accepted(now: float, tries: int) -> int:
+        other.take()
+        for _ in range(tries):
+            say(peer, "client-x", "private-c", now=now)
+        world.settle()
+        return other.take().count("client-x private-c")
+
+    assert accepted(100.0, 15) == 10
+    assert accepted(100.05, 1) == 0
+    assert accepted(100.11, 5) == 1
+    assert accepted(200.0, 15) == 10
+
+
+def test_large_channels_are_told_their_number_at_intervals() -> None:
+    world = World(late=False, subscription_count=True)
+    first = world.client()
+    say(first, "subscribe", "c")
+    for _ in range(99):
+        say(world.client(), "subscribe", "c")
+    world.settle()
+    counts = [json.loads(m["data"])["subscription_count"] for m in first.told[1:]]
+    assert counts == list(range(1, 101))
+    first.take()
+
+    clients = [world.client() for _ in range(50)]
+    for one in clients:
+        say(one, "subscribe", "c")
+    world.settle()
+    assert first.told == []
+    assert [delay for delay, _ in world.timing.delayed] == [5.0]
+    world.timing.elapse()
+    world.settle()
+    assert [m["data"] for m in first.told] == ['{"subscription_count":150}']
+    assert world.timing.delayed == []
+
+
+channels = st.sampled_from(["c", "private-c", "presence-c", "cache-c"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("subscribe"), st.integers(0, 3), channels),
+        st.tuples(st.just("unsubscribe"), st.integers(0, 3), channels),
+        st.tuples(st.just("client-x"), st.integers(0, 3), channels),
+        st.tuples(st.just("die"), st.integers(0, 3), channels),
+        st.tuples(st.just("publish"), st.integers(0, 3), channels),
+        st.tuples(st.just("answer"), st.integers(0, 3), channels),
+        st.tuples(st.just("turn"), st.integers(0, 3), channels),
+    ),
+    max_size=50,
+)
+
+
+@given(steps, st.booleans())
+def test_whatever_the_order_clients_and_server_agree(  # noqa: C901 - a story has many verbs
+    story: list[tuple[str, int, str]], late: bool
+) -> None:
+    """
+    For every order of requests, answers and publishes: each client is told a success before
+    anything of a channel, replaying members on the roster gives who is there, and in the end the
+    server's books say what the clients asked for last.
+    """
+    world = World(late=late)
+    peers = [world.client() for _ in range(4)]
+    wanted: dict[tuple[int, str], bool] = {}
+    for what, number, channel in story:
+        peer = peers[number]
+        if what == "subscribe" and peer.closed is None:
+            signed = {}
+            if channel.startswith("pr"):
+                user = f"u{number % 2}" if channel.startswith("presence") else None
+                signed = sign(peer, channel, user)
+            say(peer, what, channel, **signed)
+            wanted[number, channel] = True
+        elif what in {"unsubscribe", "client-x"}:
+            say(peer, what, channel)
+            if what == "unsubscribe":
+                wanted[number, channel] = False
+        elif what == "die" and peer.closed is None:
+            peer.close(messages.reconnect())
+            wanted = {key: value and key[0] != number for key, value in wanted.items()}
+        elif what == "publish":
+            world.publish("news", channel, cached="cache" in channel)
+        elif what == "answer" and world.late and channel in world.late.waiting:
+            world.late.step(channel)
+        elif what == "turn":
+            world.timing.turn()
+    world.settle()
+
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    for channel in ("c", "private-c", "presence-c", "cache-c"):
+        there = [n for n in range(4) if wanted.get((n, channel))]
+        assert tenant.hub.count(channel) == len(there)
+        for number in there:
+            if channel == "presence-c":
+                assert replayed_members(peers[number]) == {f"u{n % 2}" for n in there}
+            assert_success_comes_first(peers[number], channel)
+
+
+def replayed_members(peer: FakePeer) -> set[str]:
+    members: set[str] = set()
+    for message in peer.told:
+        if message.get("channel") != "presence-c":
+            continue
+        data = json.loads(message["data"]) if message["event"].startswith("pusher") else None
+        match message["event"]:
+            case "pusher_internal:subscription_succeeded":
+                assert data
+                members = set(data["presence"]["ids"])
+                assert data["presence"]["count"] == len(members)
+                assert set(data["presence"]["hash"]) == members
+            case "pusher_internal:member_added":
+                assert data
+                assert data["user_id"] not in members
+                members.add(data["user_id"])
+            case "pusher_internal:member_removed":
+                assert data
+                members.remove(data["user_id"])
+    return members
+
+
+def assert_success_comes_first(peer: FakePeer, channel: str) -> None:
+    events = [m["event"] for m in peer.told if m.get("channel") == channel]
+    assert events[0] == "pusher_internal:subscription_succeeded"
+    if channel == "cache-c":
+        for place, name in enumerate(events):
+            if name == "pusher_internal:subscription_succeeded":
+                assert events[place + 1] in {"pusher:cache_miss", "news"}
