@@ -545,10 +545,10 @@ async def test_binary_messages_close_with_1003() -> None:
 
 
 async def test_messages_that_are_too_long_close_with_1009() -> None:
-    async with serving(max_message_bytes=1000) as rig, rig.client() as client:
-        await client.connection.send("x" * 1000)
+    async with serving(max_message_bytes=1024) as rig, rig.client() as client:
+        await client.connection.send("x" * 1024)
         await client.expect_error(None, "Invalid JSON")
-        await client.connection.send("x" * 1001)
+        await client.connection.send("x" * 1025)
         await client.expect_close(1009)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from heliograph.reply import Later, after, proceed
+from heliograph.reply import Later, Reply, after, proceed
 
 
 def fail(reason: object) -> None:
@@ -35,7 +35,11 @@ def test_an_answer_that_came_before_the_question_is_not_lost() -> None:
 def test_a_failure_reaches_the_end_of_the_chain() -> None:
     seen: list[object] = []
     later: Later[int] = Later()
-    chained = after(after(later, lambda value: value + 1), lambda value: value + 1)
+
+    def more(value: int) -> Reply[int]:
+        return value + 1
+
+    chained = after(after(later, more), more)
     proceed(chained, fail, seen.append)
     error = ValueError("x")
     later.fail(error)
@@ -64,7 +68,8 @@ def test_a_chain_of_values_and_laters() -> None:
     def follow(_value: int) -> Later[int]:
         return second
 
-    chained = after(after(first, follow), lambda value: value * 2)
+    followed: Reply[int] = after(first, follow)
+    chained: Reply[int] = after(followed, lambda value: value * 2)
     proceed(chained, seen.append, fail)
     first.resolve(1)
     second.resolve(21)
