@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import click
@@ -93,10 +93,10 @@ def _given(values: dict[str, Any]) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load(values: dict[str, Any]) -> config.Config:
-    """Resolve the configuration of this process."""
-    make_up = partial(development.make_up, secrets.randbits)
-    return config.load(_given(values), os.environ, make_up=make_up)
+def _loader(values: dict[str, Any]) -> Callable[[], config.Config]:
+    """Return what resolves the configuration, and again; an app is made up once at the most."""
+    make_up = cache(partial(development.make_up, secrets.randbits))
+    return partial(config.load, _given(values), os.environ, make_up=make_up)
 
 
 @click.group(cls=_Group, add_help_option=True)
@@ -111,14 +111,15 @@ def serve(**values: Any) -> int:
     """Start the server; this is what happens without a command, too."""
     from heliograph import server  # noqa: PLC0415 - the other commands need no server
 
-    return server.run(load(values))
+    load = _loader(values)
+    return server.run(load(), load)
 
 
 @command.command("check-config", epilog=EPILOG)
 @_with_options
 def check_config(**values: Any) -> int:
     """Print the configuration, where each value came from, and no secrets."""
-    loaded = load(values)
+    loaded = _loader(values)()
     click.echo(config.describe(loaded), nl=False)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)

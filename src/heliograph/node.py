@@ -8,6 +8,7 @@ how to be called later.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from heliograph.apps import App, Apps
@@ -246,14 +247,36 @@ class Node:
     ) -> None:
         self.counters = Counters()
         self._random_bits = random_bits
-        self._tenants = {
-            app.id: Tenant(app, engine, timing, self.counters, terminate_code=terminate_code)
-            for app in apps
-        }
+        self._new_tenant = partial(
+            Tenant,
+            engine=engine,
+            timing=timing,
+            counters=self.counters,
+            terminate_code=terminate_code,
+        )
+        self._tenants: dict[str, Tenant] = {}
+        self._by_key: dict[str, Tenant] = {}
+        engine.start(self._deliver)
+        self.configure(apps)
+
+    def configure(self, apps: Apps) -> None:
+        """
+        Serve *apps* from now on.
+
+        What changed of an app holds at once for what its clients do next. The clients of one
+        that is gone, or switched off, are sent away.
+        """
+        before, self._tenants = self._tenants, {}
+        for app in apps:
+            tenant = before.pop(app.id, None) or self._new_tenant(app)
+            tenant.app = app
+            self._tenants[app.id] = tenant
         self._by_key = {
             key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
         }
-        engine.start(self._deliver)
+        gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
+        for tenant in gone:
+            tenant.close(messages.app_disabled())
 
     def tenant(self, app_id: str) -> Tenant | None:
         """Return the app with this id."""

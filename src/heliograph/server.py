@@ -12,12 +12,14 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from heliograph import development, logs
 from heliograph.api.routes import Routes
-from heliograph.config import DEFAULT, Config
+from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
 from heliograph.engine.memory import MemoryEngine
+from heliograph.errors import ConfigError
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context
 from heliograph.net.http import HttpConnection
@@ -93,8 +95,13 @@ class Server:
         await self._listen(api, api=True, websockets=False)
 
     def _bind(self, port: int | None, option: str) -> list[socket.socket]:
-        source = self.config.sources.get(option, DEFAULT)
-        return bind(self.config.host, port or 0, f"--{option} (from {source})")
+        sources = self.config.sources
+        return bind(
+            self.config.host,
+            port or 0,
+            host_option=f"--host (from {sources.get('host', DEFAULT)})",
+            port_option=f"--{option} (from {sources.get(option, DEFAULT)})",
+        )
 
     async def _listen(self, sockets: list[socket.socket], *, api: bool, websockets: bool) -> None:
         routes = Routes(
@@ -108,6 +115,18 @@ class Server:
         self._servers += await listen(
             sockets, lambda: HttpConnection(context, routes, websockets=websockets)
         )
+
+    def reload(self, config: Config) -> None:
+        """Take on the apps of *config*, and name its options that take a restart."""
+        fixed = [
+            one.name
+            for one in SERVER_OPTIONS
+            if getattr(config, one.name) != getattr(self.config, one.name)
+        ]
+        if fixed:
+            logger.warning("changed only by a restart: %s", ", ".join(fixed))
+        self.node.configure(config.apps)
+        logger.info("configuration reloaded: %d apps", len(config.apps))
 
     async def stop(self) -> None:
         """Stop accepting, tell every client to reconnect elsewhere, and wait for them, bounded."""
@@ -129,15 +148,17 @@ def _close(sockets: list[socket.socket]) -> None:
         bound.close()
 
 
-def run(config: Config) -> int:
+def run(config: Config, load: Callable[[], Config]) -> int:
     """
     Serve until a signal says stop; return the exit status.
 
-    SIGINT and SIGTERM end the server in order, a second one at once. Raises ConfigError.
+    SIGINT and SIGTERM end the server in order, a second one at once. SIGHUP has the apps
+    read again by *load*, which raises ConfigError where nothing is to be changed. Raises
+    ConfigError.
     """
     logs.set_up("debug" if config.debug else config.log_level)
     with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
-        return runner.run(_serve(config))
+        return runner.run(_serve(config, load))
 
 
 def _loop_factory(kind: str) -> Any:
@@ -152,7 +173,7 @@ def _loop_factory(kind: str) -> Any:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, load: Callable[[], Config]) -> int:
     for warning in config.warnings:
         logger.warning("%s", warning)
     server = Server(config)
@@ -169,10 +190,20 @@ async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled, number)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, load)
     await stopping.wait()
     await server.stop()
     logger.info("stopped")
     return 0
+
+
+def _reload(server: Server, load: Callable[[], Config]) -> None:
+    try:
+        server.reload(load())
+    except ConfigError as error:
+        logger.error(  # noqa: TRY400 - a line for the operator, whose fault it is
+            "configuration not reloaded, nothing is changed: %s", error
+        )
 
 
 def _announce(server: Server) -> None:

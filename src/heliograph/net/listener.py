@@ -15,19 +15,19 @@ BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel has a lower limit of its own, maybe."""
 
 
-def bind(host: str, port: int, option: str) -> list[socket.socket]:
+def bind(host: str, port: int, *, host_option: str, port_option: str) -> list[socket.socket]:
     """
     Bind a TCP socket to every address of *host*; port 0 takes a free one, the same for all.
 
     An address that this machine does not have is passed over where the name has others.
-    Raises ConfigError, which names *option*.
+    Raises ConfigError, which names the option at fault.
     """
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except socket.gaierror as error:
-        raise ConfigError(f"{option}: cannot find the address {host!r}: {error.strerror}") from None
+        raise ConfigError(f"{host_option}: cannot find {host!r}: {error.strerror}") from None
     sockets: list[socket.socket] = []
     problem: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -44,6 +44,7 @@ def bind(host: str, port: int, option: str) -> list[socket.socket]:
     for bound in sockets:
         bound.close()
     reason = problem.strerror if problem else "no address"
+    option = host_option if problem and problem.errno == errno.EADDRNOTAVAIL else port_option
     raise ConfigError(f"{option}: cannot listen on {host}:{port}: {reason}")
 
 

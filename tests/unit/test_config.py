@@ -1,0 +1,358 @@
+"""Configuration: where values come from, and how what is wrong is said."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+
+import pytest
+
+from heliograph.apps import App, AppKey, Apps, Webhook
+from heliograph.config import (
+    APP_OPTIONS,
+    OPTIONS,
+    Config,
+    describe,
+    load,
+    options_table,
+    sample,
+)
+from heliograph.development import make_up, snippets
+from heliograph.errors import ConfigError
+
+SINGLE = {"pusher_app_id": "3", "pusher_app_key": "key", "pusher_secret": "hidden-secret"}
+FILE = {"config": "h.toml"}
+
+
+def resolve(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: str | None = None,
+) -> Config:
+    def read_file(path: str) -> str:
+        if file is None:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return file
+
+    return load(
+        flags or {}, environ or {}, make_up=lambda: ("1", "made-up", "made-up"), read_file=read_file
+    )
+
+
+def problem(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: str | None = None,
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(flags, environ, file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "hidden-secret" not in message
+    return message
+
+
+def only(config: Config) -> App:
+    (app,) = config.apps
+    return app
+
+
+# -- Sources -------------------------------------------------------------------------------
+
+
+def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file() -> None:
+    file = "port = 1\nping_interval = 1.5\nhost = '127.0.0.1'\nclient_events = false"
+    environ = {"HELIOGRAPH_PORT": "2", "HELIOGRAPH_PING_INTERVAL": "2.5"}
+    config = resolve({**FILE, "port": "3"}, environ, file)
+    assert (config.port, config.ping_interval, config.host) == (3, 2.5, "127.0.0.1")
+    assert config.sources["port"] == "the flag --port"
+    assert config.sources["ping_interval"] == "the environment variable HELIOGRAPH_PING_INTERVAL"
+    assert config.sources["host"] == "h.toml"
+    assert "pong_timeout" not in config.sources
+    assert only(config).client_events is False
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("pusher_app_id", ("ANYCABLE_PUSHER_APP_ID", "PUSHER_APP_ID")),
+        ("pusher_app_key", ("ANYCABLE_PUSHER_APP_KEY", "PUSHER_APP_KEY")),
+        ("pusher_secret", ("ANYCABLE_PUSHER_SECRET", "PUSHER_APP_SECRET")),
+        ("secret", ("ANYCABLE_SECRET",)),
+        ("pusher_api_port", ("ANYCABLE_PUSHER_API_PORT",)),
+        ("host", ("ANYCABLE_HOST",)),
+        ("port", ("ANYCABLE_PORT", "PORT")),
+        ("config", ()),
+    ],
+)
+def test_the_variables_that_people_have_set_already(name: str, variables: tuple[str, ...]) -> None:
+    assert OPTIONS[name].variables == (f"HELIOGRAPH_{name.upper()}", *variables)
+
+
+def test_the_app_of_other_servers_environments() -> None:
+    environ = {"PUSHER_APP_ID": "7", "PUSHER_APP_KEY": "k", "PUSHER_APP_SECRET": "s", "PORT": "81"}
+    config = resolve(environ=environ)
+    assert (config.port, only(config).id, only(config).keys) == (81, "7", (AppKey("k", "s"),))
+    assert not config.development
+
+
+def test_the_secret_falls_back_to_the_general_one() -> None:
+    config = resolve({"pusher_app_id": "3", "pusher_app_key": "k"}, {"ANYCABLE_SECRET": "general"})
+    assert only(config).secret("k") == b"general"
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert resolve(environ={"PORT": "", "HELIOGRAPH_DEBUG": ""}).port == 8080
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("Off", False), ("yes", True)])
+def test_switches(text: str, value: bool) -> None:
+    assert resolve(environ={"HELIOGRAPH_DEBUG": text}).debug is value
+
+
+def test_every_key_of_an_app_is_an_option_for_the_single_app() -> None:
+    flags = {
+        **SINGLE,
+        "max_client_events_per_second": "0",
+        "allowed_origins": "a, b",
+        "authorized_connections_timeout": "2.5",
+    }
+    app = only(resolve(flags))
+    assert app.max_client_events_per_second == 0
+    assert app.allowed_origins == ("a", "b")
+    assert app.authorized_connections_timeout == 2.5
+    assert {one.name for one in APP_OPTIONS} == {
+        "name",
+        "enabled",
+        "client_events",
+        "subscription_count",
+        "watchlist",
+        "authorized_connections_timeout",
+        "allowed_origins",
+        "max_connections",
+        "max_presence_members",
+        "max_presence_user_bytes",
+        "max_presence_user_id_length",
+        "max_event_bytes",
+        "max_event_name_length",
+        "max_channel_name_length",
+        "max_channels_per_publish",
+        "max_batch",
+        "max_client_events_per_second",
+        "webhook_batching",
+    }
+
+
+# -- The file ------------------------------------------------------------------------------
+
+APPS = """
+[[apps]]
+id = "1"
+max_connections = 5
+allowed_origins = ["https://example.com"]
+[[apps.keys]]
+key = "old"
+secret = "hidden-secret-1"
+[[apps.keys]]
+key = "new"
+secret = "hidden-secret-2"
+[[apps.webhooks]]
+url = "http://user:hidden-secret@localhost:9/hooks"
+events = ["presence"]
+channel_prefix = "private-"
+headers = { X-Token = "hidden-secret" }
+
+[[apps]]
+id = "2"
+enabled = false
+[[apps.keys]]
+key = "other"
+secret = "hidden-secret-3"
+"""
+
+
+def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
+    config = resolve({**FILE, **SINGLE}, file=APPS)
+    first = config.apps.get("1")
+    assert first is not None
+    assert [app.id for app in config.apps] == ["1", "2", "3"]
+    assert first.secret("new") == b"hidden-secret-2"
+    assert first.secret("other") is None
+    assert first.max_connections == 5
+    assert first.webhooks == (
+        Webhook(
+            url="http://user:hidden-secret@localhost:9/hooks",
+            events=("presence",),
+            channel_prefix="private-",
+            headers=(("X-Token", "hidden-secret"),),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("prot = 1", "h.toml: prot: unknown option; did you mean port?"),
+        ("port = 'x'", "--port: 'x' is not a whole number (from h.toml)"),
+        ("port = true", "--port: True is not a whole number (from h.toml)"),
+        ("debug = 'maybe'", "--debug: 'maybe' is neither true nor false (from h.toml)"),
+        ("loop = 'x'", "--loop: 'x' is none of auto, uvloop, asyncio (from h.toml)"),
+        ("port = 70000", "--port: 70000 is more than 65535 (from h.toml)"),
+        ("ping_interval = nan", "--ping_interval: nan is not a number (from h.toml)"),
+        ("apps = 5", "h.toml: apps: must be tables, each under [[apps]]"),
+        (
+            "[[apps]]\nid='1'\nmax_conections=1\n[[apps.keys]]\nkey='k'\nsecret='s'",
+            "h.toml: apps[0].max_conections: unknown key; did you mean max_connections?",
+        ),
+        ("[[apps]]\nid=1", "h.toml: apps[0].id: missing; it must be a text that is not empty"),
+        ("[[apps]]\nid='1'", "h.toml: apps[0].keys: missing; an app needs a key with a secret"),
+        (
+            "[[apps]]\nid='1'\n[[apps.keys]]\nkey='k'\nsecret=''",
+            "h.toml: apps[0].keys[0].secret: missing; it must be a text that is not empty",
+        ),
+        (
+            "[[apps]]\nid='a/b'\n[[apps.keys]]\nkey='k'\nsecret='s'",
+            "h.toml: apps[0].id: 'a/b' may hold neither blanks nor any of / ? # : &",
+        ),
+        (
+            "[[apps]]\nid='1'\nmax_batch=-1\n[[apps.keys]]\nkey='k'\nsecret='s'",
+            "h.toml: apps[0].max_batch: -1 is less than 0",
+        ),
+        (APPS + APPS, "h.toml: two apps have the id '1'"),
+        (
+            APPS.replace('"other"', '"new"'),
+            "h.toml: the apps '1' and '2' have the same key 'new'",
+        ),
+        (
+            APPS.replace('["presence"]', '["presents"]'),
+            "h.toml: apps[0].webhooks[0].events: 'presents' is none of channel_existence,"
+            " presence, client_event, cache_miss, subscription_count, user_presence",
+        ),
+        (
+            APPS.replace("http://user", "user"),
+            "h.toml: apps[0].webhooks[0].url: must begin with http:// or https://",
+        ),
+        (
+            APPS.replace('"hidden-secret" }', '"a\\r\\nb" }'),
+            "h.toml: apps[0].webhooks[0].headers.X-Token: is no header that fits on a line",
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_with_its_place(file: str, message: str) -> None:
+    assert problem(FILE, file=file) == message
+
+
+def test_a_file_that_cannot_be_read() -> None:
+    assert problem(FILE) == "--config: cannot read h.toml: No such file or directory"
+    assert problem(FILE, file="a =").startswith("--config: h.toml is not TOML: ")
+
+
+# -- The single app and the development mode -----------------------------------------------
+
+
+@pytest.mark.parametrize("missing", list(SINGLE))
+def test_an_app_with_a_part_missing_does_not_start(missing: str) -> None:
+    flags = {name: value for name, value in SINGLE.items() if name != missing}
+    assert problem(flags).startswith(f"--{missing}: missing, though --")
+
+
+def test_an_empty_secret_is_none() -> None:
+    assert problem({**SINGLE, "pusher_secret": ""}).startswith("--pusher_secret: missing")
+
+
+def test_a_wrong_secret_is_not_shown() -> None:
+    assert problem(FILE, file="pusher_secret = ['hidden-secret']") == (
+        "--pusher_secret: its value is of another kind (from h.toml)"
+    )
+
+
+def test_without_an_app_one_is_made_up() -> None:
+    config = resolve({"max_batch": "3"})
+    assert config.development
+    assert (only(config).id, only(config).max_batch) == ("1", 3)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
+def test_the_development_mode_is_for_this_machine(host: str) -> None:
+    assert resolve({"host": host}).development
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.1.5", "example.com"])
+def test_and_for_no_other(host: str) -> None:
+    message = problem({"host": host})
+    assert message.startswith(f"--host: {host!r} (from the flag --host) needs an app")
+
+
+def test_what_is_made_up_can_be_used_by_every_sdk() -> None:
+    app_id, key, secret = make_up(lambda bits: (1 << bits) - 1)
+    assert re.fullmatch(r"[0-9]{6,10}", app_id)
+    assert re.fullmatch(r"[0-9a-f]{20}", key)
+    assert re.fullmatch(r"[0-9a-f]{20}", secret)
+
+
+def test_the_snippets_can_be_pasted() -> None:
+    text = snippets(resolve({"path_prefix": "/ws"}), 8080, 8081)
+    assert "wsHost: 'localhost', wsPort: 8080, forceTLS: false" in text
+    assert "wsPath: '/ws'" in text
+    python = text[text.index("import pusher") :].replace("\n  ", "\n")
+    compile(python, "snippet", "exec")
+    assert "port=8081, ssl=False" in python
+
+
+# -- What people are shown -----------------------------------------------------------------
+
+
+def test_the_description_shows_sources_and_no_secrets() -> None:
+    text = describe(resolve({**FILE, **SINGLE}, {"PORT": "81"}, APPS))
+    assert "port = 81    # the environment variable PORT" in text
+    assert "host = localhost    # default" in text
+    assert "pusher_secret = (hidden)    # the flag --pusher_secret" in text
+    assert "key = old, secret = (hidden)" in text
+    assert "webhook = http://localhost:9" in text or "webhook = localhost:9" in text
+    assert "hidden-secret" not in text
+
+
+def test_secrets_are_in_no_representation() -> None:
+    assert "hidden-secret" not in repr(resolve({**FILE, **SINGLE}, file=APPS))
+
+
+def test_the_sample_is_accepted_when_its_comments_are_taken_away() -> None:
+    text = "\n".join(
+        line[1:] if re.match(r"#(\[\[|[a-z_]+ = )", line) else line
+        for line in sample().splitlines()
+    )
+    tomllib.loads(text)
+    config = resolve(FILE, file=text)
+    assert not config.development
+    assert only(config).webhooks[0].enabled
+    for name, one in OPTIONS.items():
+        if one.default is not None and hasattr(config, name):
+            assert getattr(config, name) == one.default
+    for one in APP_OPTIONS:
+        assert getattr(only(config), one.name) == one.default
+
+
+def test_the_sample_shows_every_option() -> None:
+    text = sample()
+    for name, one in OPTIONS.items():
+        assert f"#{name} = " in text or name in {*SINGLE, "config", "secret"}
+        assert one.sentence in text or name in {*SINGLE, "config", "secret"}
+
+
+def test_the_table_has_a_row_for_every_option() -> None:
+    rows = options_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [f"--{name}" for name in OPTIONS]
+
+
+def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:
+    config = resolve({**SINGLE, "pusher_app_id": "my-app"})
+    assert config.warnings == (
+        "app id 'my-app' is not a number: the Python, Go and Node SDKs cannot express it",
+    )
+
+
+def test_apps_are_found_by_id() -> None:
+    app = App(id="1", keys=(AppKey("k", "s"),))
+    apps = Apps([app])
+    assert apps.get("1") is app
+    assert apps.get("2") is None
+    assert len(apps) == 1
