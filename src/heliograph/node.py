@@ -7,7 +7,7 @@ how to be called later.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,15 +17,18 @@ from heliograph.errors import ClientError, EngineError
 from heliograph.hub.channel import Counters, Subscription
 from heliograph.hub.event import (
     Cached,
+    CacheMiss,
     Counts,
     Departure,
     Entry,
     Event,
     Fact,
+    Happening,
     Member,
     Notice,
     Refusal,
     SignedIn,
+    SignedOut,
     SubscriptionCount,
     UserOffline,
     UserOnline,
@@ -37,7 +40,7 @@ from heliograph.protocols.pusher import endpoint, messages
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
-from heliograph.reply import Reply, proceed
+from heliograph.reply import Reply, after, proceed
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,10 @@ class Timing(Protocol):
         """Have *callback* called with *arguments* in *delay_s* seconds."""
 
 
+Record = Callable[[str, Happening], None]
+"""Takes an app's id and what happened there."""
+
+
 class Tenant:
     """One app on this node: its settings, its hub, its sessions."""
 
@@ -66,12 +73,14 @@ class Tenant:
         engine: Engine,
         timing: Timing,
         counters: Counters,
+        record: Record,
         *,
         terminate_code: int = messages.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
         self.users: Users[Session] = Users()
         self._terminate_code = terminate_code
+        self._record = record
         self.hub = Hub(self._wake, counters)
         self.sessions: dict[str, Session] = {}
         self._engine = engine
@@ -85,7 +94,7 @@ class Tenant:
         self, session: Session, channel: str, kind: Kind, member: Member | None
     ) -> Reply[Entry | Refusal]:
         """Make a subscription known to everybody."""
-        return self._engine.enter(
+        reply: Reply[Entry | Refusal] = self._engine.enter(
             self.app.id,
             channel,
             session.id,
@@ -93,11 +102,28 @@ class Tenant:
             max_members=self.app.max_presence_members,
             replay=kind.cached,
         )
+        return after(reply, self._entered) if self._watched(kind) else reply
+
+    def _entered(self, entry: Entry | Refusal) -> Entry | Refusal:
+        # Here, and not where the session goes on: it may have given up meanwhile.
+        if isinstance(entry, Entry):
+            self._tell(entry.changes)
+        return entry
+
+    def _watched(self, kind: Kind) -> bool:
+        """Whether anybody outside wants to know what happens on such a channel."""
+        return bool(self.app.webhooks) and not kind.user
+
+    def _tell(self, happenings: Iterable[Happening]) -> None:
+        for happening in happenings:
+            self._record(self.app.id, happening)
 
     def subscribe(self, session: Session, channel: str, kind: Kind, entry: Entry) -> Subscription:
         """Have what is said on *channel* from now on written to the session's peer."""
         subscription = self.hub.subscribe(session.peer, channel, session.peer.lane)
         self._tell_count(channel, kind, entry.count)
+        if kind.cached and entry.cached is None and self._watched(kind):
+            self._tell((CacheMiss(channel),))
         return subscription
 
     def leave(
@@ -109,17 +135,27 @@ class Tenant:
 
         def left(departure: Departure) -> None:
             self._tell_count(channel, kind, departure.count)
+            if self._watched(kind):
+                self._tell(departure.changes)
 
         proceed(self._engine.leave(self.app.id, channel, session.id), left, self._lost)
 
     def client_event(self, _session: Session, event: Event) -> Reply[None]:
         """Have a client's event delivered to the others on its channel."""
-        return self._engine.publish(self.app.id, (event,))
+        reply = self._engine.publish(self.app.id, (event,))
+        if not self.app.webhooks:
+            return reply
+        return after(reply, lambda _nothing: self._tell((event,)))
 
     def sign_in(self, session: Session, user: User) -> Reply[SignedIn]:
         """Make it known to everybody that the session is *user*."""
         watchlist = user.watchlist if self.app.watchlist else ()
-        return self._engine.sign_in(self.app.id, user.id, session.id, watchlist)
+        reply = self._engine.sign_in(self.app.id, user.id, session.id, watchlist)
+        return after(reply, self._signed_in) if self.app.webhooks else reply
+
+    def _signed_in(self, found: SignedIn) -> SignedIn:
+        self._tell(found.changes)
+        return found
 
     def watch(self, session: Session, user: User) -> None:
         """Have the session told of those it watches, and closed with its user."""
@@ -128,7 +164,12 @@ class Tenant:
     def sign_out(self, session: Session, user: User) -> None:
         """Undo `sign_in`, and `watch` where it came to that."""
         self.users.sign_out(session, user.id)
-        proceed(self._engine.sign_out(self.app.id, user.id, session.id), _done, self._lost)
+
+        def signed_out(found: SignedOut) -> None:
+            if self.app.webhooks:
+                self._tell(found.changes)
+
+        proceed(self._engine.sign_out(self.app.id, user.id, session.id), signed_out, self._lost)
 
     def ended(self, session: Session) -> None:
         """Forget the session."""
@@ -216,6 +257,8 @@ class Tenant:
     def _say_count(self, channel: str, count: int) -> None:
         fact = SubscriptionCount(channel, count)
         proceed(self._engine.publish(self.app.id, (fact,)), _done, self._lost)
+        if self.app.webhooks:
+            self._tell((fact,))
 
     def _lost(self, error: Exception) -> None:
         if not isinstance(error, EngineError):
@@ -227,13 +270,18 @@ def _done(_nothing: object) -> None:
     """Nothing is left to do."""
 
 
+def _ignore(_app_id: str, _happening: Happening) -> None:
+    """Nobody wants to know."""
+
+
 class Node:
     """
     This server's apps, each a Tenant.
 
     *random_bits* returns that many random bits as an integer; socket ids are made of them,
-    and signatures bind to socket ids, so they must not be guessable. *terminate_code* is what
-    the sessions of a terminated user are closed with.
+    and signatures bind to socket ids, so they must not be guessable. *record* is told, at once
+    and in order, what apps with webhooks want to hear of. *terminate_code* is what the sessions
+    of a terminated user are closed with.
     """
 
     def __init__(
@@ -243,6 +291,7 @@ class Node:
         timing: Timing,
         random_bits: Callable[[int], int],
         *,
+        record: Record = _ignore,
         terminate_code: int = messages.Code.UNAUTHORIZED,
     ) -> None:
         self.counters = Counters()
@@ -252,6 +301,7 @@ class Node:
             engine=engine,
             timing=timing,
             counters=self.counters,
+            record=record,
             terminate_code=terminate_code,
         )
         self._tenants: dict[str, Tenant] = {}

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.apps import App, AppKey, Apps
+from heliograph.apps import App, AppKey, Apps, Webhook
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
-from heliograph.hub.event import Event, Fact
+from heliograph.hub.event import Event, Fact, Happening
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth, messages
 from heliograph.protocols.pusher.session import Session
@@ -101,7 +101,14 @@ class World:
         app = App(id="1", name="test", keys=(KEY,), **settings)
         numbers = iter(range(1, 10_000))
         engine = self.late or memory
-        self.node = Node(Apps([app]), engine, self.timing, lambda _bits: next(numbers))
+        self.recorded: list[Happening] = []
+        self.node = Node(
+            Apps([app]),
+            engine,
+            self.timing,
+            lambda _bits: next(numbers),
+            record=lambda _app_id, happening: self.recorded.append(happening),
+        )
 
     def client(self) -> FakePeer:
         session = self.node.connect("key", None, subscription_errors=False)
@@ -383,3 +390,36 @@ def assert_success_comes_first(peer: FakePeer, channel: str) -> None:
         for place, name in enumerate(events):
             if name == "pusher_internal:subscription_succeeded":
                 assert events[place + 1] in {"pusher:cache_miss", "news"}
+
+
+def test_what_applications_with_webhooks_are_told(late: bool) -> None:
+    """Changes are told once, also of a subscription that was given up while it was asked for."""
+    world = World(late=late, webhooks=(Webhook(url="http://localhost"),))
+    ann, bob = world.client(), world.client()
+    say(ann, "subscribe", "presence-c", **sign(ann, "presence-c", "ann"))
+    say(bob, "subscribe", "cache-c")
+    say(bob, "subscribe", "given-up")
+    say(bob, "unsubscribe", "given-up")
+    world.settle()
+    say(ann, "client-x", "presence-c", a=1)
+    world.settle()
+    ann.session.end()
+    world.settle()
+
+    told = sorted(str(type(happening).__name__) for happening in world.recorded)
+    assert told == sorted(
+        ["ChannelOccupied", "ChannelVacated"] * 2  # presence-c and given-up
+        + ["ChannelOccupied", "CacheMiss"]
+        + ["MemberAdded", "MemberRemoved", "Event"]
+    )
+    (sent,) = [one for one in world.recorded if isinstance(one, Event)]
+    assert (sent.name, sent.except_id, sent.user_id) == ("client-x", ann.id, "ann")
+
+
+def test_an_application_without_webhooks_is_told_nothing(world: World) -> None:
+    peer = world.client()
+    say(peer, "subscribe", "cache-c")
+    world.settle()
+    peer.session.end()
+    world.settle()
+    assert world.recorded == []

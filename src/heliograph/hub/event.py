@@ -123,6 +123,10 @@ Change = ChannelOccupied | ChannelVacated | MemberAdded | MemberRemoved
 """What entering or leaving a channel changed for those who watch from outside."""
 
 
+Happening = Change | Event | SubscriptionCount | CacheMiss | UserOnline | UserOffline
+"""What an application can be told of; an Event is one that a client sent."""
+
+
 class Cached(Struct, frozen=True, gc=False):
     """The last event of a cache channel, and how many seconds it will still be kept."""
 
