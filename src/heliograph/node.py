@@ -40,7 +40,7 @@ from heliograph.protocols.pusher import endpoint, messages
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
-from heliograph.reply import Reply, after, proceed
+from heliograph.reply import Later, Reply, after, proceed
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ class Tenant:
             max_members=self.app.max_presence_members,
             replay=kind.cached,
         )
-        return after(reply, self._entered) if self._watched(kind) else reply
+        if not self._watched(kind):
+            return reply
+        return after(reply, self._entered) if isinstance(reply, Later) else self._entered(reply)
 
     def _entered(self, entry: Entry | Refusal) -> Entry | Refusal:
         # Here, and not where the session goes on: it may have given up meanwhile.

@@ -7,7 +7,7 @@ The WebSocket endpoint: what a client says of itself before its first message.
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_plus
 
 from heliograph.errors import ClientError
 from heliograph.protocols.pusher import messages
@@ -96,17 +96,12 @@ def query_parameters(query: bytes) -> list[tuple[str, str]]:
     Values are percent-decoded with + for a space; what is not UTF-8 becomes U+FFFD. Semicolons
     and commas are legal in channel names, and several SDKs do not escape them.
     """
-    parameters = []
-    for pair in query.split(b"&"):
-        if pair:
-            name, _, value = pair.partition(b"=")
-            parameters.append((_decoded(name), _decoded(value)))
-    return parameters
+    text = query.decode(errors="replace")
+    pairs = [pair.partition("=") for pair in text.split("&") if pair]
+    if "%" in text or "+" in text:
+        return [(_decoded(name), _decoded(value)) for name, _, value in pairs]
+    return [(name, value) for name, _, value in pairs]
 
 
-def _decoded(part: bytes) -> str:
-    if b"+" in part:
-        part = part.replace(b"+", b" ")
-    if b"%" in part:
-        part = unquote_to_bytes(part)
-    return part.decode(errors="replace")
+def _decoded(part: str) -> str:
+    return unquote_plus(part, errors="replace")
