@@ -213,8 +213,8 @@ class Channel:
             subscriber = subscription.subscriber
             since = subscription.since
             if since > first or subscriber.id in excluded:
-                if since >= end:
-                    continue  # joined after all of it, or gone
+                if since >= end or (since <= first and end - first == 1):
+                    continue  # joined after all of it, or gone; or left out of the only fact
                 chunks, count = self._part(batch, subscription)
                 deliveries += count
             else:

@@ -5,6 +5,7 @@ The only place that knows Pusher's prefixes; the rest of the server is told flag
 """
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -53,6 +54,7 @@ _KINDS = (
 _SPECIAL = tuple(prefix for prefix, _ in _KINDS)
 
 
+@lru_cache(maxsize=4096)
 def kind_of(channel: str) -> Kind:
     """Return the kind that the name's prefix decides, case-sensitively; public is the rest."""
     if not channel.startswith(_SPECIAL):
