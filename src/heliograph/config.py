@@ -21,6 +21,7 @@ from heliograph.options import (
     PROTOCOL,
     SERVER,
     SINGLE_APP,
+    WEBHOOKS,
     Option,
     option,
     options_of,
@@ -162,6 +163,17 @@ class Settings:
         "Idle time after which an HTTP connection is closed.",
         group=LIMITS,
         minimum=0.1,
+        unit="s",
+    )
+    data_dir: str | None = option(
+        None,
+        "A folder where webhooks wait through a restart; without one they wait in memory.",
+        group=WEBHOOKS,
+    )
+    webhook_settle: float = option(
+        30.0,
+        "Time after a start in which clients may come back before webhooks tell them gone.",
+        group=WEBHOOKS,
         unit="s",
     )
 
@@ -492,7 +504,7 @@ def sample() -> str:
         "# Heliograph's configuration. Every line that is commented out shows its default.",
         "# Environment variables and flags of the same names are stronger than this file.",
     ]
-    for group in (SERVER, PROTOCOL, LIMITS):
+    for group in (SERVER, PROTOCOL, LIMITS, WEBHOOKS):
         lines += ["", f"# -- {group} " + "-" * (80 - len(group))]
         for one in SERVER_OPTIONS:
             if one.group == group and one.name != "config":

@@ -181,7 +181,11 @@ class Tenant:
 
     def publish(self, events: Sequence[Event]) -> Reply[None]:
         """Have *events* delivered to all nodes, all of them or none."""
-        return self._engine.publish(self.app.id, events)
+        reply = self._engine.publish(self.app.id, events)
+        if not self.app.webhooks:
+            return reply
+        # A cache channel that is filled again may be told to miss again.
+        return after(reply, lambda _nothing: self._tell(one for one in events if one.cached))
 
     def channels(self, prefix: str) -> Reply[Mapping[str, Counts]]:
         """Return the occupied channels whose names begin with *prefix*."""

@@ -114,7 +114,8 @@ _PARSERS: dict[type, Callable[[object], Any]] = {
     tuple: _parse_list,
 }
 
-SERVER, SINGLE_APP, PROTOCOL, LIMITS = "Server", "The app", "Protocol", "Limits"
+SERVER, SINGLE_APP, PROTOCOL = "Server", "The app", "Protocol"
+LIMITS, WEBHOOKS = "Limits", "Webhooks"
 
 
 def option(

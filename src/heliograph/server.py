@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import secrets
 import signal
 import socket
@@ -27,12 +28,16 @@ from heliograph.net.listener import bind, listen
 from heliograph.net.websocket import TextLane
 from heliograph.node import Node
 from heliograph.protocols.pusher import messages
+from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
 
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
 """How long clients have to take their leave when the server stops."""
+
+WEBHOOKS_STOP_TIMEOUT_S = 10.0
+"""How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
 
 
 class LoopTiming:
@@ -57,17 +62,27 @@ class Server:
         self.node: Node
         self.context: Context
         self._servers: list[asyncio.Server] = []
+        self._webhooks: Webhooks
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where that is not possible."""
         config = self.config
         loop = asyncio.get_running_loop()
+        self._webhooks = Webhooks(
+            store=SqliteStore(config.data_dir) if config.data_dir else MemoryStore(),
+            now_s=time.time,
+            monotonic=loop.time,
+            random=random.random,
+            settle_s=config.webhook_settle,
+        )
+        self._webhooks.configure(config.apps)
         engine = MemoryEngine(time.monotonic, config.cache_ttl)
         self.node = Node(
             config.apps,
             engine,
             LoopTiming(loop),
             secrets.randbits,
+            record=self._webhooks.record,
             terminate_code=config.terminate_code,
         )
         self.context = Context(
@@ -88,6 +103,11 @@ class Server:
             api = self._bind(config.pusher_api_port, "pusher_api_port") if separate else []
         except BaseException:
             _close(main)
+            raise
+        try:
+            await self._webhooks.start()
+        except BaseException:
+            _close(main + api)
             raise
         self.port = main[0].getsockname()[1]
         self.api_port = api[0].getsockname()[1] if api else self.port
@@ -125,6 +145,7 @@ class Server:
         ]
         if fixed:
             logger.warning("changed only by a restart: %s", ", ".join(fixed))
+        self._webhooks.configure(config.apps)
         self.node.configure(config.apps)
         logger.info("configuration reloaded: %d apps", len(config.apps))
 
@@ -141,6 +162,7 @@ class Server:
         with contextlib.suppress(TimeoutError):  # the rest is cut off when the loop closes
             await asyncio.wait_for(context.deserted.wait(), STOP_TIMEOUT_S)
         context.wheel.stop()
+        await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
 
 
 def _close(sockets: list[socket.socket]) -> None:
@@ -177,8 +199,6 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     for warning in config.warnings:
         logger.warning("%s", warning)
     server = Server(config)
-    await server.start()
-    _announce(server)
     stopping = asyncio.Event()
 
     def signalled(number: int) -> None:
@@ -190,7 +210,9 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled, number)
+    await server.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, server, load)
+    _announce(server)
     await stopping.wait()
     await server.stop()
     logger.info("stopped")
@@ -222,6 +244,8 @@ def _announce(server: Server) -> None:
         logger.info(
             "Handle Pusher API requests at %s:%d%s/apps/%s/", base, server.api_port, prefix, app.id
         )
+    if config.data_dir is None and any(app.webhooks for app in config.apps):
+        logger.info("webhooks wait in memory: give --data_dir to keep them through a restart")
     if config.development:
         print(development.snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied
 

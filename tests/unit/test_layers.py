@@ -29,10 +29,34 @@ ALLOWED = {
     "node": {"hub", "engine", "webhooks", "protocols"},
     "api": {"node", "hub", "protocols", "wire"},
     "net": {"wire", "protocols", "api", "node", "hub"},
-    "server": {"api", "engine", "net", "node", "protocols", "wire", "logs", "development", "hub"},
+    "webhooks": {"hub", "protocols"},
+    "server": {
+        "webhooks",
+        "api",
+        "engine",
+        "net",
+        "node",
+        "protocols",
+        "wire",
+        "logs",
+        "development",
+        "hub",
+    },
 }
 
-PURE = ("wire", "hub", "protocols", "reply.py", "errors.py", "apps.py", "options.py", "config.py")
+PURE = (
+    "webhooks/payload.py",
+    "webhooks/schedule.py",
+    "webhooks/beliefs.py",
+    "wire",
+    "hub",
+    "protocols",
+    "reply.py",
+    "errors.py",
+    "apps.py",
+    "options.py",
+    "config.py",
+)
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "time", "random", "secrets", "threading", "uvloop"}
 
 # Pusher's own words have no business in the hub.

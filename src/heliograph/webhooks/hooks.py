@@ -1,0 +1,566 @@
+"""
+The shell: takes what occurs in apps, keeps it, and has it sent.
+
+The only place here that knows the event loop, and the only one that sees beliefs, outboxes, store
+and sender together. Everything but the tries themselves happens on the loop, without awaiting.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from heliograph.apps import App, Webhook
+from heliograph.hub.event import Event
+from heliograph.webhooks import payload
+from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of
+from heliograph.webhooks.payload import Occurrence
+from heliograph.webhooks.schedule import Agenda, Delivery, Entry, Limits, Outbox
+from heliograph.webhooks.store import Kept, Store
+
+logger = logging.getLogger(__name__)
+
+REMOVALS_AT_ONCE = 1000
+"""Removals told before the loop turns: a whole data centre may lose its connections at once."""
+
+
+class Sender(Protocol):
+    """What webhooks ask of a network."""
+
+    async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> str | None:
+        """Return None when the receiver has taken it, else why not, in words for a log."""
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of it all. An event counts once for each receiver, a delivery once."""
+
+    queued: int = 0  # events
+    sent: int = 0  # deliveries that arrived
+    retried: int = 0  # tries after the first
+    failed: int = 0  # deliveries given up
+    dropped: int = 0  # events that found no room, or whose receiver was taken out
+
+
+class _Receiver:
+    """One webhook of an app, and what it is owed."""
+
+    __slots__ = ("app", "failing", "id", "label", "lost", "outbox", "webhook")
+
+    def __init__(self, receiver_id: str, app: App, webhook: Webhook, limits: Limits) -> None:
+        self.id = receiver_id
+        self.app = app
+        self.webhook = webhook
+        self.label = payload.label(webhook)
+        self.outbox = Outbox(limits, batching=app.webhook_batching)
+        self.failing = False
+        self.lost = 0  # events dropped in this episode
+
+    def configure(self, app: App, webhook: Webhook) -> None:
+        self.app = app
+        self.webhook = webhook
+        self.outbox.batching = app.webhook_batching
+
+    def wants(self, kind: str, channel: str | None) -> bool:
+        webhook = self.webhook
+        if kind not in webhook.events:
+            return False
+        if channel is None:
+            return not webhook.channel_prefix
+        return channel.startswith(webhook.channel_prefix)
+
+
+class _Audience:
+    """The receivers of one app, and what they believe."""
+
+    __slots__ = ("app", "beliefs", "receivers")
+
+    def __init__(self, app: App, limits: Limits) -> None:
+        self.app = app
+        self.beliefs = Beliefs(limits.grace_s, limits.cache_miss_s)
+        self.receivers: list[_Receiver] = []
+
+    def wanting(self, kind: str, channel: str | None) -> list[_Receiver]:
+        return [receiver for receiver in self.receivers if receiver.wants(kind, channel)]
+
+    def unwanted(self, belief: Belief) -> bool:
+        return not self.wanting(payload.KINDS[type(belief.removal())], belief.channel)
+
+
+class Webhooks:
+    """
+    What apps are told of what happens in them: `configure`, `start`, `record`, `stop`.
+
+    *now_s* reads the wall clock, which bodies carry; *monotonic* the clock that everything is
+    timed by; *random* is a chance from 0 to 1. What was kept and has not come back *settle_s*
+    after the start is told as gone. *sender* is made when there is somebody to send to.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        now_s: Callable[[], float],
+        monotonic: Callable[[], float],
+        random: Callable[[], float],
+        settle_s: float = 30.0,
+        limits: Limits | None = None,
+        sender: Callable[[float], Sender] | None = None,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self.counters = Counters()
+        self._store = store
+        self._now_s = now_s
+        self._monotonic = monotonic
+        self._random = random
+        self._settle_s = settle_s
+        self._limits = limits or Limits()
+        self._make_sender = sender or _http_sender
+        self._new_id = new_id
+        self._sender: Sender | None = None
+        self._audiences: dict[str, _Audience] = {}
+        self._receivers: dict[str, _Receiver] = {}
+        self._agenda: Agenda[_Audience | _Receiver] = Agenda()
+        self._dirty: dict[_Receiver, None] = {}
+        self._next_number = 1
+        self._tries: set[asyncio.Task[None]] = set()
+        self._recording = False
+        self._working = False
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """The events that receivers are owed now."""
+        return sum(receiver.outbox.events for receiver in self._receivers.values())
+
+    @property
+    def store_failures(self) -> int:
+        """How often something could not be kept."""
+        return self._store.failures
+
+    # -- Configuration -------------------------------------------------------------------
+
+    def configure(self, apps: Iterable[App]) -> None:
+        """
+        Serve the webhooks of *apps*, and no others; before `start`, and whenever they change.
+
+        A webhook is the same as before while its app and URL are: it keeps what it is owed. What
+        a webhook that was removed or disabled is owed is dropped. Raises ConfigError, and changes
+        nothing then.
+        """
+        apps = list(apps)
+        for app in apps:
+            payload.check(app)
+        before, self._receivers = self._receivers, {}
+        audiences = {app.id: audience for app in apps if (audience := self._audience(app, before))}
+        gone_apps = [self._audiences[name] for name in self._audiences.keys() - audiences.keys()]
+        self._audiences = audiences
+        for receiver in before.values():
+            if receiver.id not in self._receivers:
+                self._dismiss(receiver)
+        for audience in audiences.values():
+            self._forget(audience, audience.unwanted)
+        for audience in gone_apps:
+            self._forget(audience, lambda _: True)
+        self._dirty = dict.fromkeys(self._receivers.values())
+        self._wake()
+
+    def _audience(self, app: App, before: dict[str, _Receiver]) -> _Audience | None:
+        """Return who is told of *app*, None where nobody is."""
+        webhooks = [webhook for webhook in app.webhooks if webhook.enabled]
+        if not webhooks or not app.keys:
+            return None
+        audience = self._audiences.get(app.id) or _Audience(app, self._limits)
+        audience.app = app
+        audience.receivers = []
+        for webhook in webhooks:
+            number = sum(receiver.webhook.url == webhook.url for receiver in audience.receivers)
+            name = _receiver_id(app, webhook, number)
+            receiver = before.get(name) or _Receiver(name, app, webhook, self._limits)
+            receiver.configure(app, webhook)
+            audience.receivers.append(receiver)
+            self._receivers[name] = receiver
+        return audience
+
+    def _dismiss(self, receiver: _Receiver) -> None:
+        outbox = receiver.outbox
+        if outbox.events:
+            self.counters.dropped += outbox.events
+            logger.warning(
+                "app %s: webhook %s was taken out; %d events are not sent to it",
+                receiver.app.id,
+                receiver.label,
+                outbox.events,
+            )
+        for delivery in outbox.deliveries:
+            self._store.finish(delivery.id, [entry.number for entry in delivery.entries])
+        self._store.drop([entry.number for entry in outbox.waiting])
+
+    def _forget(self, audience: _Audience, unwanted: Callable[[Belief], bool]) -> None:
+        for belief in audience.beliefs.forget(unwanted):
+            self._store.disbelieve(audience.app.id, belief)
+
+    # -- A life --------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take up what was kept, and begin to send. Raises ConfigError."""
+        self._loop = asyncio.get_running_loop()
+        kept = await self._store.open(self._on_kept, self._tell_all)
+        now = self._monotonic()
+        self._take_up_beliefs(kept, now)
+        self._take_up_deliveries(kept, now)
+        self._recording = self._working = True
+        self._dirty = dict.fromkeys(self._receivers.values())
+        self._wake()
+
+    def _take_up_beliefs(self, kept: Kept, now: float) -> None:
+        by_app: dict[str, list[Belief]] = {}
+        for app_id, belief in kept.beliefs:
+            audience = self._audiences.get(app_id)
+            if audience is None or audience.unwanted(belief):
+                self._store.disbelieve(app_id, belief)
+            else:
+                by_app.setdefault(app_id, []).append(belief)
+        for app_id, beliefs in by_app.items():
+            self._audiences[app_id].beliefs.load(beliefs, now + self._settle_s)
+            self._look_at(self._audiences[app_id])
+
+    def _take_up_deliveries(self, kept: Kept, now: float) -> None:
+        lost = 0
+        formed: dict[str, list[Entry]] = {one.id: [] for one in kept.deliveries}
+        for one in kept.events:
+            self._next_number = one.number + 1
+            entry = Entry(one.number, one.stream, one.text, now)
+            receiver = self._receivers.get(one.receiver)
+            if receiver is None:
+                lost += 1
+                self._store.drop([one.number])
+            elif one.delivery in formed:
+                formed[one.delivery].append(entry)
+            else:
+                self._queue(receiver, entry)
+        for kept_delivery in kept.deliveries:
+            receiver = self._receivers.get(kept_delivery.receiver)
+            entries = formed[kept_delivery.id]
+            if receiver is None or not entries:
+                self._store.finish(kept_delivery.id, [])
+                continue
+            delivery = Delivery(kept_delivery.id, kept_delivery.key, kept_delivery.time_ms, entries)
+            receiver.outbox.restore(delivery, now)
+        self.counters.dropped += lost
+        if lost:
+            logger.warning("%d events were kept for webhooks that are no more; not sent", lost)
+
+    async def stop(self, timeout_s: float) -> None:
+        """
+        End, within about *timeout_s*; nothing is recorded any longer.
+
+        Where the store is lasting, tries under way may end, and everything else stays in the
+        store. Where it is not, held removals and everything pending is sent, as far as it can be.
+        """
+        if not self._recording:
+            return
+        self._recording = False
+        deadline = self._loop.time() + timeout_s
+        if self._store.lasting:
+            self._working = False
+            if self._tries:
+                await asyncio.wait(self._tries, timeout=timeout_s)
+        else:
+            await self._hurry(deadline)
+            self._working = False
+        for attempt in list(self._tries):
+            attempt.cancel()
+        await asyncio.gather(*self._tries, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._sender is not None:
+            await self._sender.close()
+        await self._store.close()
+
+    async def _hurry(self, deadline: float) -> None:
+        """Send everything now, held removals too."""
+        now = self._monotonic()
+        for audience in self._audiences.values():
+            audience.beliefs.release(now)
+            self._look_at(audience)
+        for receiver in self._receivers.values():
+            receiver.outbox.hurried = True
+            self._dirty[receiver] = None
+        self._work()
+        while not self._quiet() and self._loop.time() < deadline:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._idle.wait()
+            except TimeoutError:
+                break
+        if self.pending:
+            self.counters.dropped += self.pending
+            logger.warning("stopped with %d events that no webhook received", self.pending)
+
+    def _quiet(self) -> bool:
+        held = any(audience.beliefs.due() is not None for audience in self._audiences.values())
+        return not held and not self.pending
+
+    # -- What occurs ---------------------------------------------------------------------
+
+    def record(self, app_id: str, occurrence: Occurrence) -> None:
+        """
+        Take what occurred in an app; never raises.
+
+        An Event that is `cached` is no client's: it only says that its channel is filled again,
+        which ends the silence after a cache miss.
+        """
+        audience = self._audiences.get(app_id)
+        if audience is None or not self._recording:
+            return
+        try:
+            self._take(audience, occurrence)
+        except Exception:  # whoever caused this is a client, who must not suffer from it
+            logger.exception("app %s: a webhook could not be recorded", app_id)
+
+    def _take(self, audience: _Audience, occurrence: Occurrence) -> None:
+        if isinstance(occurrence, Event) and occurrence.cached:
+            audience.beliefs.filled(occurrence.channel)
+            return
+        channel = payload.channel_of(occurrence)
+        if channel is not None and channel.startswith(payload.INTERNAL_PREFIX):
+            return
+        receivers = audience.wanting(payload.KINDS[type(occurrence)], channel)
+        if not receivers:
+            return
+        now = self._monotonic()
+        if audience.beliefs.take(occurrence, now):
+            self._tell(audience, occurrence, receivers, now)
+        else:
+            self._look_at(audience)
+
+    def _tell(
+        self,
+        audience: _Audience,
+        occurrence: Occurrence,
+        receivers: Sequence[_Receiver],
+        now: float,
+    ) -> None:
+        """Owe *receivers* an event, and keep what they will believe by it in the same group."""
+        self._keep_belief(audience.app.id, occurrence)
+        stream, text = payload.stream_of(occurrence), payload.event(occurrence)
+        for receiver in receivers:
+            number, self._next_number = self._next_number, self._next_number + 1
+            self._store.queue(number, receiver.id, stream, text)
+            self.counters.queued += 1
+            self._queue(receiver, Entry(number, stream, text, now))
+        self._wake()
+
+    def _keep_belief(self, app_id: str, occurrence: Occurrence) -> None:
+        concerned = belief_of(occurrence)
+        if concerned is None:
+            return
+        belief, there = concerned
+        if there:
+            self._store.believe(app_id, belief)
+        else:
+            self._store.disbelieve(app_id, belief)
+
+    def _queue(self, receiver: _Receiver, entry: Entry) -> None:
+        dropped = receiver.outbox.put(entry)
+        self._dirty[receiver] = None
+        if dropped:
+            self._store.drop([entry.number for entry in dropped])
+            self.counters.dropped += len(dropped)
+            if not receiver.lost:
+                logger.error(
+                    "app %s: too much is waiting for webhook %s; its oldest events are dropped",
+                    receiver.app.id,
+                    receiver.label,
+                )
+            receiver.lost += len(dropped)
+
+    # -- What is due ---------------------------------------------------------------------
+
+    def _look_at(self, audience: _Audience) -> None:
+        due = audience.beliefs.due()
+        if due is not None:
+            self._agenda.put(audience, due)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken and self._working:
+            self._woken = True
+            self._loop.call_soon(self._work)
+
+    def _work(self) -> None:
+        """Do everything that is due, and see to it that we are called when the next thing is."""
+        self._woken = False
+        if not self._working:
+            return
+        now = self._monotonic()
+        while (thing := self._agenda.take_one(now)) is not None:
+            if isinstance(thing, _Receiver):
+                self._dirty[thing] = None
+            elif self._audiences.get(thing.app.id) is thing and self._elapse(thing, now):
+                break  # the loop turns first
+        dirty, self._dirty = self._dirty, {}
+        for receiver in dirty:
+            if self._receivers.get(receiver.id) is receiver:
+                self._serve(receiver, now)
+        self._set_timer()
+        self._idle.set()
+
+    def _elapse(self, audience: _Audience, now: float) -> bool:
+        """Tell removals whose time has come; return whether there are more of them."""
+        removals = audience.beliefs.elapse(now, REMOVALS_AT_ONCE)
+        for removal in removals:
+            kind, channel = payload.KINDS[type(removal)], payload.channel_of(removal)
+            self._tell(audience, removal, audience.wanting(kind, channel), now)
+        due = audience.beliefs.due()
+        if due is not None:
+            self._agenda.put(audience, due)
+        return len(removals) == REMOVALS_AT_ONCE
+
+    def _serve(self, receiver: _Receiver, now: float) -> None:
+        """Make up deliveries, and begin tries."""
+        outbox = receiver.outbox
+        now_ms, key = int(self._now_s() * 1000), receiver.app.keys[0].key
+        while (formed := outbox.form(now, now_ms, key, self._new_id)) is not None:
+            numbers = [entry.number for entry in formed.entries]
+            self._store.deliver(formed.id, receiver.id, formed.key, formed.time_ms, numbers)
+            formed.group = self._store.group
+        outbox.kept(self._store.kept, now)
+        while (delivery := outbox.begin(now)) is not None:
+            self._try(receiver, delivery)
+        due = outbox.due()
+        if due is not None:
+            self._agenda.put(receiver, due)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._agenda.due()
+        if due is not None:
+            self._timer = self._loop.call_later(max(0.0, due - self._monotonic()), self._work)
+
+    # -- Tries ---------------------------------------------------------------------------
+
+    def _try(self, receiver: _Receiver, delivery: Delivery) -> None:
+        if delivery.tries > 1:
+            self.counters.retried += 1
+        name = f"webhook {delivery.id}"
+        attempt = self._loop.create_task(self._post(receiver, delivery), name=name)
+        self._tries.add(attempt)
+        attempt.add_done_callback(self._tries.discard)
+
+    async def _post(self, receiver: _Receiver, delivery: Delivery) -> None:
+        if self._sender is None:
+            self._sender = self._make_sender(self._limits.timeout_s)
+        app, webhook = receiver.app, receiver.webhook
+        secret = app.secret(delivery.key)
+        if secret is None:  # the key was taken out since
+            delivery.key = app.keys[0].key
+            secret = app.keys[0].secret.encode()
+        delivery.renew(int(self._now_s() * 1000), self._limits.max_body_age_s)
+        body = payload.body(delivery.time_ms, (entry.text for entry in delivery.entries))
+        headers = payload.headers(delivery.key, secret, body, delivery.id, webhook.headers)
+        try:
+            failure = await self._sender.post(webhook.url, headers, body)
+        except Exception:  # our fault; the others must not wait for it
+            logger.exception("app %s: webhook %s", app.id, receiver.label)
+            failure = "an error of the server"
+        if self._receivers.get(receiver.id) is receiver:
+            self._tried(receiver, delivery, failure)
+
+    def _tried(self, receiver: _Receiver, delivery: Delivery, failure: str | None) -> None:
+        now = self._monotonic()
+        done = True
+        if failure is None:
+            self.counters.sent += 1
+            receiver.outbox.delivered(delivery, now)
+            self._recovered(receiver)
+        else:
+            done = not receiver.outbox.failed(delivery, now, self._random())
+            self._say_failure(receiver, delivery, failure, given_up=done)
+        if done:
+            self._store.finish(delivery.id, [entry.number for entry in delivery.entries])
+            self._found_room(receiver)
+        self._dirty[receiver] = None
+        self._wake()
+
+    def _say_failure(
+        self, receiver: _Receiver, delivery: Delivery, failure: str, *, given_up: bool
+    ) -> None:
+        app_id, label = receiver.app.id, receiver.label
+        if given_up:
+            self.counters.failed += 1
+            logger.error(
+                "app %s: webhook %s: %s; delivery %s is given up after %d tries, %d events lost",
+                app_id,
+                label,
+                failure,
+                delivery.id,
+                delivery.tries,
+                len(delivery.entries),
+            )
+        elif not receiver.failing:
+            logger.warning("app %s: webhook %s: %s; trying again", app_id, label, failure)
+        receiver.failing = True
+
+    def _recovered(self, receiver: _Receiver) -> None:
+        if receiver.failing:
+            receiver.failing = False
+            logger.info("app %s: webhook %s takes events again", receiver.app.id, receiver.label)
+
+    def _found_room(self, receiver: _Receiver) -> None:
+        if receiver.lost and not receiver.outbox.crowded:
+            logger.warning(
+                "app %s: there is room for webhook %s again; %d events were dropped",
+                receiver.app.id,
+                receiver.label,
+                receiver.lost,
+            )
+            receiver.lost = 0
+
+    # -- What the store asks -------------------------------------------------------------
+
+    def _on_kept(self) -> None:
+        for receiver in self._receivers.values():
+            if receiver.outbox.gated:
+                self._dirty[receiver] = None
+        if self._dirty:
+            self._wake()
+
+    def _tell_all(self) -> None:
+        for audience in self._audiences.values():
+            for belief in audience.beliefs:
+                self._store.believe(audience.app.id, belief)
+        for receiver in self._receivers.values():
+            waiting = receiver.outbox.waiting
+            deliveries = receiver.outbox.deliveries
+            for entries in (waiting, *(delivery.entries for delivery in deliveries)):
+                for entry in entries:
+                    self._store.queue(entry.number, receiver.id, entry.stream, entry.text)
+            for one in deliveries:
+                numbers = [entry.number for entry in one.entries]
+                self._store.deliver(one.id, receiver.id, one.key, one.time_ms, numbers)
+
+
+def _receiver_id(app: App, webhook: Webhook, number: int) -> str:
+    """Return what a webhook is known by in a store; its URL may be a secret, and is not in it."""
+    known_by = f"{app.id}\n{webhook.url}\n{number}"
+    return hashlib.sha256(known_by.encode()).hexdigest()[:32]
+
+
+def _http_sender(timeout_s: float) -> Sender:
+    # aiohttp costs a tenth of a second and 15 MB: only where there is a webhook.
+    from heliograph.webhooks.sender import HttpSender  # noqa: PLC0415 - see above
+
+    return HttpSender(timeout_s)

@@ -1,0 +1,178 @@
+"""
+What a receiver is sent: Pusher's webhook JSON, signed, in headers spelled as Pusher spells them.
+
+Knows the wire and nothing of when or how often. Every value of an event is a scalar, and a
+client event's data is a string: Go and .NET read events as tables of strings.
+
+Source: https://pusher.com/docs/channels/server_api/webhooks/
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Raw
+
+from heliograph.apps import App, Webhook
+from heliograph.errors import ConfigError
+from heliograph.hub.event import (
+    CacheMiss,
+    Change,
+    ChannelOccupied,
+    ChannelVacated,
+    Event,
+    MemberAdded,
+    MemberRemoved,
+    SubscriptionCount,
+    UserOffline,
+    UserOnline,
+)
+from heliograph.protocols import json
+from heliograph.protocols.pusher import auth
+
+Occurrence = Change | Event | SubscriptionCount | CacheMiss | UserOnline | UserOffline
+"""What a webhook can tell of; an Event is a client's."""
+
+# The kinds of `apps.WEBHOOK_KINDS`, one of which each occurrence is of.
+KINDS: dict[type[Occurrence], str] = {
+    ChannelOccupied: "channel_existence",
+    ChannelVacated: "channel_existence",
+    MemberAdded: "presence",
+    MemberRemoved: "presence",
+    Event: "client_event",
+    CacheMiss: "cache_miss",
+    SubscriptionCount: "subscription_count",
+    UserOnline: "user_presence",
+    UserOffline: "user_presence",
+}
+
+INTERNAL_PREFIX = "#"
+"""What no receiver hears of: the channels that the server made for itself."""
+
+KEY_HEADER = "X-Pusher-Key"
+SIGNATURE_HEADER = "X-Pusher-Signature"
+DELIVERY_HEADER = "X-Heliograph-Delivery"
+USER_AGENT = "Heliograph"
+
+# Those that say what the request is, or how it travels.
+_OURS = {
+    "content-type",
+    KEY_HEADER.lower(),
+    SIGNATURE_HEADER.lower(),
+    DELIVERY_HEADER.lower(),
+    "connection",
+    "content-encoding",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+
+
+def channel_of(occurrence: Occurrence) -> str | None:
+    """Return the channel on which it occurred, None for what belongs to no channel."""
+    if isinstance(occurrence, UserOnline | UserOffline):
+        return None
+    return occurrence.channel
+
+
+def stream_of(occurrence: Occurrence) -> str:
+    """Return what its order is kept in: its channel, or its user, as no channel can be named."""
+    if isinstance(occurrence, UserOnline | UserOffline):
+        return INTERNAL_PREFIX + occurrence.user_id
+    return occurrence.channel
+
+
+def event(occurrence: Occurrence) -> bytes:
+    """Return the JSON of one event of a webhook."""
+    return json.encode(_fields(occurrence))
+
+
+def _fields(occurrence: Occurrence) -> dict[str, Any]:
+    match occurrence:
+        case ChannelOccupied(channel):
+            return {"name": "channel_occupied", "channel": channel}
+        case ChannelVacated(channel):
+            return {"name": "channel_vacated", "channel": channel}
+        case MemberAdded(channel, member):
+            return {"name": "member_added", "channel": channel, "user_id": member.user_id}
+        case MemberRemoved(channel, user_id):
+            return {"name": "member_removed", "channel": channel, "user_id": user_id}
+        case SubscriptionCount(channel, count):
+            return {"name": "subscription_count", "channel": channel, "subscription_count": count}
+        case CacheMiss(channel):
+            return {"name": "cache_miss", "channel": channel}
+        case Event():
+            return _client_event(occurrence)
+        # No SDK knows these two, but PHP's hands every event's channel to a typed function:
+        # without one, it would refuse the whole webhook.
+        case UserOnline(user_id):
+            return {"name": "user_online", "channel": "", "user_id": user_id}
+        case UserOffline(user_id):
+            return {"name": "user_offline", "channel": "", "user_id": user_id}
+
+
+def _client_event(sent: Event) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": "client_event",
+        "channel": sent.channel,
+        "event": sent.name,
+        "data": Raw(json.as_string_literal(sent.data)),
+    }
+    if sent.except_id is not None:
+        fields["socket_id"] = sent.except_id
+    if sent.user_id is not None:
+        fields["user_id"] = sent.user_id
+    return fields
+
+
+def body(time_ms: int, events: Iterable[bytes]) -> bytes:
+    """Return the body that tells *events*; the same bytes whenever it is asked the same."""
+    return b'{"time_ms":%d,"events":[%b]}' % (time_ms, b",".join(events))
+
+
+def headers(
+    key: str, secret: bytes, body: bytes, delivery_id: str, extra: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """
+    Return what *body* is sent with, signed.
+
+    Ours come first. PHP's SDK looks them up by this spelling, Node's compares the content
+    type as a whole. *extra* is what the operator wants besides, already checked.
+    """
+    sent = [
+        ("Content-Type", "application/json"),
+        (KEY_HEADER, key),
+        (SIGNATURE_HEADER, auth.sign(secret, body.decode())),
+        (DELIVERY_HEADER, delivery_id),
+        *extra,
+    ]
+    if not any(name.lower() == "user-agent" for name, _ in extra):
+        sent.append(("User-Agent", USER_AGENT))
+    return sent
+
+
+def check(app: App) -> None:
+    """Raise ConfigError where the headers of an app's webhooks cannot be sent."""
+    for number, webhook in enumerate(app.webhooks):
+        for name, text in webhook.headers:
+            where = f"app {app.id!r}: webhooks[{number}].headers.{name}"
+            if not _HEADER_NAME.fullmatch(name):
+                raise ConfigError(f"{where}: is no name of a header")
+            if name.lower() in _OURS:
+                raise ConfigError(f"{where}: this header is the server's to set")
+            if not text.isprintable():
+                raise ConfigError(f"{where}: does not fit on a line")
+
+
+def label(webhook: Webhook) -> str:
+    """Return its URL as logs may show it: without user, password and query."""
+    scheme, _, rest = webhook.url.partition("://")
+    authority, slash, path = rest.partition("/")
+    host = authority.partition("?")[0].partition("#")[0].rpartition("@")[2]
+    return f"{scheme}://{host}{slash}{path.partition('?')[0].partition('#')[0]}"

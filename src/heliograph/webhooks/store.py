@@ -1,0 +1,442 @@
+"""
+What must outlive the server: what receivers have been told, and what they are still owed.
+
+Knows rows, not what they mean. What was given to a store is *kept* once `kept` has reached the
+`group` that was current then; nothing may be sent before. The file never holds a secret of an
+app, but it does hold events, so only its owner may read it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from heliograph.errors import ConfigError
+from heliograph.webhooks.beliefs import Belief
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "webhooks.sqlite3"
+
+SCHEMA_VERSION = 1
+
+# A grouped write must be over within 50 ms: this is how long it waits for company.
+LINGER_S = 0.02
+
+RETRY_S = 5.0
+"""How long to leave a disk alone that failed us."""
+
+MAX_OPERATIONS = 400_000
+"""Operations that may wait for a disk that hangs before it counts as failed."""
+
+
+@dataclass(slots=True)
+class KeptEvent:
+    """An event that *receiver* is owed, perhaps as part of *delivery*."""
+
+    number: int
+    receiver: str
+    stream: str
+    text: bytes
+    delivery: str | None
+
+
+@dataclass(slots=True)
+class KeptDelivery:
+    """A delivery that was made up and not done with."""
+
+    id: str
+    receiver: str
+    key: str
+    time_ms: int
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a store held when it was opened; events in order."""
+
+    beliefs: list[tuple[str, Belief]] = field(default_factory=list)
+    events: list[KeptEvent] = field(default_factory=list)
+    deliveries: list[KeptDelivery] = field(default_factory=list)
+
+
+class Store(Protocol):
+    """What webhooks ask of a place that keeps things."""
+
+    failures: int
+    """How often something could not be kept."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what is given to it now outlives the process."""
+
+    @property
+    def group(self) -> int:
+        """The group that what is given now belongs to."""
+
+    @property
+    def kept(self) -> int:
+        """The last group that is kept."""
+
+    async def open(self, on_kept: Callable[[], object], tell_all: Callable[[], object]) -> Kept:
+        """
+        Return what was kept; from now on call *on_kept* whenever `kept` has grown.
+
+        *tell_all* is asked to give everything anew, to a store that lost track. Raises
+        ConfigError, which says what to do.
+        """
+
+    def believe(self, app_id: str, belief: Belief) -> None:
+        """Receivers of the app are about to be told this."""
+
+    def disbelieve(self, app_id: str, belief: Belief) -> None:
+        """Receivers of the app are about to be told the end of this."""
+
+    def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
+        """A receiver is owed an event."""
+
+    def deliver(
+        self, delivery: str, receiver: str, key: str, time_ms: int, numbers: Sequence[int]
+    ) -> None:
+        """The events of these numbers make up a delivery."""
+
+    def finish(self, delivery: str, numbers: Sequence[int]) -> None:
+        """A delivery, of the events of these numbers, is done with."""
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """The events of these numbers are not owed any longer."""
+
+    async def close(self) -> None:
+        """Keep what was given, and let go of the file."""
+
+
+class MemoryStore:
+    """Keeps nothing; everything counts as kept at once."""
+
+    lasting = False
+    group = 0
+    kept = 0
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    async def open(self, on_kept: Callable[[], object], tell_all: Callable[[], object]) -> Kept:  # noqa: ARG002 - the port's
+        """Return nothing, for nothing was kept."""
+        return Kept()
+
+    def believe(self, app_id: str, belief: Belief) -> None:
+        """Keep nothing."""
+
+    def disbelieve(self, app_id: str, belief: Belief) -> None:
+        """Keep nothing."""
+
+    def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
+        """Keep nothing."""
+
+    def deliver(
+        self, delivery: str, receiver: str, key: str, time_ms: int, numbers: Sequence[int]
+    ) -> None:
+        """Keep nothing."""
+
+    def finish(self, delivery: str, numbers: Sequence[int]) -> None:
+        """Keep nothing."""
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Keep nothing."""
+
+    async def close(self) -> None:
+        """Let go of nothing."""
+
+
+# Names and ids are blobs: a user's id may hold what SQLite's text cannot.
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE beliefs (
+    app TEXT NOT NULL, about INTEGER NOT NULL, channel BLOB NOT NULL, user BLOB NOT NULL,
+    PRIMARY KEY (app, about, channel, user)
+) WITHOUT ROWID;
+CREATE TABLE deliveries (
+    id TEXT PRIMARY KEY, receiver TEXT NOT NULL, key TEXT NOT NULL, time_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, receiver TEXT NOT NULL, stream BLOB NOT NULL, text BLOB NOT NULL,
+    delivery TEXT
+);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_BELIEVE = "INSERT OR REPLACE INTO beliefs VALUES (?, ?, ?, ?)"
+_DISBELIEVE = "DELETE FROM beliefs WHERE app = ? AND about = ? AND channel = ? AND user = ?"
+_QUEUE = "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, NULL)"
+_DELIVER = "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)"
+_ASSIGN = "UPDATE events SET delivery = ? WHERE number = ?"
+_FINISH = "DELETE FROM deliveries WHERE id = ?"
+_DROP = "DELETE FROM events WHERE number = ?"
+_WIPE = ("DELETE FROM beliefs", "DELETE FROM deliveries", "DELETE FROM events")
+
+_Operation = tuple[str, tuple[Any, ...]]
+
+
+class SqliteStore:
+    """
+    A SQLite file under *directory*, which is made where it does not exist.
+
+    One thread does all of the writing, in groups. A disk that fails does not stop anything: what
+    is given meanwhile counts as kept, as in memory, and the whole is written anew once the disk
+    is well again.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, linger_s: float = LINGER_S, retry_s: float = RETRY_S
+    ) -> None:
+        self.path = Path(directory) / FILE_NAME
+        self.failures = 0
+        self.group = 1
+        self._kept = 0
+        self._linger_s = linger_s
+        self._retry_s = retry_s
+        self._operations: list[_Operation] = []
+        self._writing: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed = False
+        self._renewing = False
+        self._closed = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the disk does what a disk should."""
+        return not self._failed
+
+    @property
+    def kept(self) -> int:
+        """The last group that is on disk, or any while the disk fails."""
+        return self.group if self._failed else self._kept
+
+    async def open(self, on_kept: Callable[[], object], tell_all: Callable[[], object]) -> Kept:
+        """Open or make the file; see the port."""
+        self._loop = asyncio.get_running_loop()
+        self._on_kept = on_kept
+        self._tell_all = tell_all
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="webhooks")
+        try:
+            return await self._loop.run_in_executor(self._executor, self._open)
+        except BaseException:
+            self._executor.shutdown(wait=False)
+            raise
+
+    def believe(self, app_id: str, belief: Belief) -> None:
+        """Keep a belief."""
+        self._add(_BELIEVE, (app_id, *_columns(belief)))
+
+    def disbelieve(self, app_id: str, belief: Belief) -> None:
+        """Keep a belief no longer."""
+        self._add(_DISBELIEVE, (app_id, *_columns(belief)))
+
+    def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
+        """Keep an event."""
+        self._add(_QUEUE, (number, receiver, _blob(stream), text))
+
+    def deliver(
+        self, delivery: str, receiver: str, key: str, time_ms: int, numbers: Sequence[int]
+    ) -> None:
+        """Keep a delivery, and which events it is made of."""
+        self._add(_DELIVER, (delivery, receiver, key, time_ms))
+        for number in numbers:
+            self._add(_ASSIGN, (delivery, number))
+
+    def finish(self, delivery: str, numbers: Sequence[int]) -> None:
+        """Keep a delivery and its events no longer."""
+        self._add(_FINISH, (delivery,))
+        self.drop(numbers)
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Keep events no longer."""
+        for number in numbers:
+            self._add(_DROP, (number,))
+
+    async def close(self) -> None:
+        """Write what is to be written, and let go of the file."""
+        self._closed = True
+        if self._failed and self._writing is None:
+            self._renew()  # the last chance to take out what is not true any longer
+        while self._writing is not None or self._operations:
+            self._write()
+            if self._writing is not None:
+                with contextlib.suppress(sqlite3.Error):  # _written says so
+                    await asyncio.shield(self._writing)
+                await asyncio.sleep(0)  # _written is called
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._loop.run_in_executor(self._executor, self._disconnect)
+        self._executor.shutdown(wait=False)
+
+    # -- On the event loop ---------------------------------------------------------------
+
+    def _add(self, statement: str, values: tuple[Any, ...]) -> None:
+        if self._failed and not self._renewing:
+            return
+        self._operations.append((statement, values))
+        if self._writing is None:
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._linger_s, self._write)
+        elif len(self._operations) > MAX_OPERATIONS:
+            self._fail("the disk does not answer")
+            self._loop.call_soon(self._on_kept)
+
+    def _write(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is not None or not self._operations:
+            return
+        operations, self._operations = self._operations, []
+        group, self.group = self.group, self.group + 1
+        self._writing = self._loop.run_in_executor(self._executor, self._commit, operations)
+        self._writing.add_done_callback(partial(self._written, group))
+
+    def _written(self, group: int, writing: asyncio.Future[None]) -> None:
+        self._writing = None
+        renewed, self._renewing = self._renewing, False
+        error = writing.exception()
+        if error is not None:
+            self._fail(str(error))
+        elif renewed:
+            self._failed = False
+            logger.warning("%s: webhooks are kept again", self.path)
+        if self._failed:
+            self._operations.clear()
+            if not self._closed:
+                self._timer = self._loop.call_later(self._retry_s, self._renew)
+        else:
+            self._kept = group
+            self._write()  # what came meanwhile has waited long enough
+        self._on_kept()
+
+    def _fail(self, reason: str) -> None:
+        self.failures += 1
+        if not self._failed:
+            logger.error(
+                "%s: %s; webhooks go on, but a restart would lose what is pending, until it can"
+                " be written again",
+                self.path,
+                reason,
+            )
+        self._failed = True
+        self._operations.clear()
+
+    def _renew(self) -> None:
+        """Have everything written anew: what the file holds is of another time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._renewing = True
+        self._operations = [(statement, ()) for statement in _WIPE]
+        self._tell_all()
+        self._write()
+
+    # -- In the thread -------------------------------------------------------------------
+
+    def _open(self) -> Kept:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise ConfigError(f"data_dir: {self.path}: {error.strerror}") from None
+        self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+        try:
+            self._prepare()
+            return self._load()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise ConfigError(f"data_dir: {self.path}: {_advice(error)}") from None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        # Held until we end: two servers on one file would send everything twice.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL, for a group of writes costs one fsync and there are few groups a second: with
+        # NORMAL, a power cut would forget what receivers have been told.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE").execute("COMMIT")  # takes the lock
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            connection.executescript(_SCHEMA)
+        elif version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"data_dir: {self.path}: is of a newer version of Heliograph (schema {version},"
+                f" not {SCHEMA_VERSION}). Run that version, or move the file away: webhooks that"
+                " it keeps are not sent then."
+            )
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+
+    def _load(self) -> Kept:
+        connection = self._connection
+        beliefs = [
+            (app_id, Belief(about, _text(channel), _text(user)))
+            for app_id, about, channel, user in connection.execute("SELECT * FROM beliefs")
+        ]
+        events = [
+            KeptEvent(number, receiver, _text(stream), text, delivery)
+            for number, receiver, stream, text, delivery in connection.execute(
+                "SELECT number, receiver, stream, text, delivery FROM events ORDER BY number"
+            )
+        ]
+        deliveries = [
+            KeptDelivery(*row)
+            for row in connection.execute("SELECT id, receiver, key, time_ms FROM deliveries")
+        ]
+        return Kept(beliefs, events, deliveries)
+
+    def _commit(self, operations: Iterable[_Operation]) -> None:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, values in operations:
+                connection.execute(statement, values)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # some errors have ended it already
+                connection.execute("ROLLBACK")
+            raise
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # what could not be written was said before
+            self._connection.close()
+
+
+def _advice(error: sqlite3.Error) -> str:
+    """Say what an operator can do about a file that cannot be opened."""
+    if isinstance(error, sqlite3.OperationalError):
+        if "locked" in str(error):
+            return "another server uses it; each needs a directory of its own"
+        return str(error)
+    return (
+        f"is damaged ({error}). Move it away to start without it: webhooks that it keeps are not"
+        " sent then."
+    )
+
+
+def _columns(belief: Belief) -> tuple[int, bytes, bytes]:
+    return belief.about, _blob(belief.channel), _blob(belief.user_id)
+
+
+def _blob(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
+def _text(blob: bytes) -> str:
+    return blob.decode(errors="surrogatepass")

@@ -1,0 +1,156 @@
+"""What receivers read: JSON, signature and headers, to the letter."""
+
+import time
+from typing import Any
+
+import pusher
+import pytest
+
+from heliograph.apps import App, AppKey, Webhook
+from heliograph.errors import ConfigError
+from heliograph.hub.event import (
+    CacheMiss,
+    ChannelOccupied,
+    ChannelVacated,
+    Event,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    SubscriptionCount,
+    UserOffline,
+    UserOnline,
+)
+from heliograph.webhooks import payload
+
+KEY = "278d425bdf160c739803"
+SECRET = "7ad3773142a6692b25b8"
+
+
+@pytest.mark.parametrize(
+    ("occurrence", "text"),
+    [
+        (ChannelOccupied("c"), '{"name":"channel_occupied","channel":"c"}'),
+        (ChannelVacated("c"), '{"name":"channel_vacated","channel":"c"}'),
+        (
+            MemberAdded("presence-c", Member("7", b'{"name":"Ann"}')),
+            '{"name":"member_added","channel":"presence-c","user_id":"7"}',
+        ),
+        (
+            MemberRemoved("presence-c", "7"),
+            '{"name":"member_removed","channel":"presence-c","user_id":"7"}',
+        ),
+        (
+            SubscriptionCount("c", 3),
+            '{"name":"subscription_count","channel":"c","subscription_count":3}',
+        ),
+        (CacheMiss("cache-c"), '{"name":"cache_miss","channel":"cache-c"}'),
+        (
+            Event("private-c", "client-e", b'"{\\"x\\":1}"', "1.2"),
+            '{"name":"client_event","channel":"private-c","event":"client-e",'
+            '"data":"{\\"x\\":1}","socket_id":"1.2"}',
+        ),
+        (
+            Event("presence-c", "client-e", b'"d"', "1.2", "7"),
+            '{"name":"client_event","channel":"presence-c","event":"client-e",'
+            '"data":"d","socket_id":"1.2","user_id":"7"}',
+        ),
+        (
+            Event("private-c", "client-e", b'{"x":1}', "1.2"),
+            '{"name":"client_event","channel":"private-c","event":"client-e",'
+            '"data":"{\\"x\\":1}","socket_id":"1.2"}',
+        ),
+        (UserOnline("7"), '{"name":"user_online","channel":"","user_id":"7"}'),
+        (UserOffline("7"), '{"name":"user_offline","channel":"","user_id":"7"}'),
+        (
+            MemberRemoved("presence-c", "\ud800"),
+            '{"name":"member_removed","channel":"presence-c","user_id":"\\ud800"}',
+        ),
+    ],
+)
+def test_every_event_is_spelled_as_pusher_spells_it(
+    occurrence: payload.Occurrence, text: str
+) -> None:
+    assert payload.event(occurrence) == text.encode()
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    body = payload.body(1327078148132, [payload.event(ChannelOccupied("my-channel"))])
+    expected = (
+        b'{"time_ms":1327078148132,"events":[{"name":"channel_occupied","channel":"my-channel"}]}'
+    )
+    assert body == expected
+    assert payload.headers(KEY, SECRET.encode(), body, "d1", [("X-Mine", "1")]) == [
+        ("Content-Type", "application/json"),
+        ("X-Pusher-Key", KEY),
+        (
+            "X-Pusher-Signature",
+            "c19001ae3963ccb13bf618e5b16ba9848e7e74df0993aa0689168e341c6833cf",
+        ),
+        ("X-Heliograph-Delivery", "d1"),
+        ("X-Mine", "1"),
+        ("User-Agent", "Heliograph"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "occurrence",
+    [
+        ChannelOccupied("c"),
+        MemberRemoved("presence-c", "\ud800é"),
+        Event("private-c", "client-é", '"\\u00e9 é \\ud83d\\ude00"'.encode(), "1.2"),
+        SubscriptionCount("c", 0),
+        UserOnline("7"),
+    ],
+)
+def test_the_python_sdk_accepts_it(occurrence: payload.Occurrence) -> None:
+    body = payload.body(int(time.time() * 1000), [payload.event(occurrence)] * 3)
+    headers = dict(payload.headers(KEY, SECRET.encode(), body, "d1", ()))
+    sdk: Any = pusher.Pusher("3", KEY, SECRET)
+    webhook = sdk.validate_webhook(
+        headers["X-Pusher-Key"], headers["X-Pusher-Signature"], body.decode()
+    )
+    assert len(webhook["events"]) == 3
+    for value in webhook["events"][0].values():
+        assert isinstance(value, str | int)
+
+
+def test_the_operator_may_name_another_user_agent() -> None:
+    headers = payload.headers(KEY, b"s", b"{}", "d1", [("user-agent", "Mine")])
+    assert [text for name, text in headers if name.lower() == "user-agent"] == ["Mine"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("x-pusher-signature", "forged"),
+        ("CONTENT-TYPE", "text/plain"),
+        ("X-Heliograph-Delivery", "1"),
+        ("Transfer-Encoding", "chunked"),
+        ("X-Mine", "a\r\nX-Pusher-Key: b"),
+        ("X-Mine\r\nX", "a"),
+        ("X Mine", "a"),
+        ("", "a"),
+        ("Überschrift", "a"),
+    ],
+)
+def test_headers_that_would_change_ours_are_refused(header: tuple[str, str]) -> None:
+    webhook = Webhook(url="http://x", headers=(("X-Fine", "yes"), header))
+    with pytest.raises(ConfigError, match=r"app '3': webhooks\[0\]\.headers"):
+        payload.check(App(id="3", keys=(AppKey(KEY, SECRET),), webhooks=(webhook,)))
+
+
+@pytest.mark.parametrize(
+    ("url", "label"),
+    [
+        ("https://user:pass@host:8443/hook?token=t#f", "https://host:8443/hook"),
+        ("http://host", "http://host"),
+        ("http://user:p@ss@host?token=t", "http://host"),
+    ],
+)
+def test_logs_show_no_secret_of_a_url(url: str, label: str) -> None:
+    assert payload.label(Webhook(url=url)) == label
+
+
+def test_users_have_an_order_of_their_own() -> None:
+    assert payload.stream_of(UserOnline("7")) == "#7"
+    assert payload.stream_of(ChannelOccupied("7")) == "7"
