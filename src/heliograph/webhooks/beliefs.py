@@ -120,8 +120,8 @@ class Beliefs:
             if self._told.get(belief) != (when, number):
                 continue
             last = self._last_member_goes(belief)
-            if last > now:
-                self._hold(belief, last)
+            if last is not None and last > (when, number):
+                self._hold(belief, last[0])
                 continue
             self._untell(belief)
             removals.append(belief.removal())
@@ -186,15 +186,13 @@ class Beliefs:
         self._told[belief] = (until, self._holds)
         heapq.heappush(self._held, (until, self._holds, belief))
 
-    def _last_member_goes(self, belief: Belief) -> float:
-        """Return when the last member believed in this channel is told to be gone."""
+    def _last_member_goes(self, belief: Belief) -> tuple[float, int] | None:
+        """Return the last hold of those believed to be members of this channel, if any is."""
         if belief.about != CHANNEL:
-            return 0.0
-        last = 0.0
-        for user_id in self._members.get(belief.channel, ()):
-            hold = self._told[Belief(MEMBER, belief.channel, user_id)]
-            last = max(last, hold[0] if hold else 0.0)
-        return last
+            return None
+        users = self._members.get(belief.channel, ())
+        holds = (self._told[Belief(MEMBER, belief.channel, user_id)] for user_id in users)
+        return max((hold for hold in holds if hold is not None), default=None)
 
     def _miss(self, channel: str, now: float) -> bool:
         while self._missed and next(iter(self._missed.values())) <= now:

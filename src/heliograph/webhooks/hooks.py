@@ -218,8 +218,15 @@ class Webhooks:
         self._take_up_beliefs(kept, now)
         self._take_up_deliveries(kept, now)
         self._recording = self._working = True
+        if self._receivers:
+            self._ready_sender()
         self._dirty = dict.fromkeys(self._receivers.values())
         self._wake()
+
+    def _ready_sender(self) -> Sender:
+        if self._sender is None:
+            self._sender = self._make_sender(self._limits.timeout_s)
+        return self._sender
 
     def _take_up_beliefs(self, kept: Kept, now: float) -> None:
         by_app: dict[str, list[Belief]] = {}
@@ -236,6 +243,7 @@ class Webhooks:
     def _take_up_deliveries(self, kept: Kept, now: float) -> None:
         lost = 0
         formed: dict[str, list[Entry]] = {one.id: [] for one in kept.deliveries}
+        waiting: list[tuple[_Receiver, Entry]] = []
         for one in kept.events:
             self._next_number = one.number + 1
             entry = Entry(one.number, one.stream, one.text, now)
@@ -246,7 +254,7 @@ class Webhooks:
             elif one.delivery in formed:
                 formed[one.delivery].append(entry)
             else:
-                self._queue(receiver, entry)
+                waiting.append((receiver, entry))
         for kept_delivery in kept.deliveries:
             receiver = self._receivers.get(kept_delivery.receiver)
             entries = formed[kept_delivery.id]
@@ -255,6 +263,9 @@ class Webhooks:
                 continue
             delivery = Delivery(kept_delivery.id, kept_delivery.key, kept_delivery.time_ms, entries)
             receiver.outbox.restore(delivery, now)
+        # Only now: what waits behind a delivery must find it there.
+        for receiver, entry in waiting:
+            self._queue(receiver, entry)
         self.counters.dropped += lost
         if lost:
             logger.warning("%d events were kept for webhooks that are no more; not sent", lost)
@@ -428,19 +439,36 @@ class Webhooks:
         return len(removals) == REMOVALS_AT_ONCE
 
     def _serve(self, receiver: _Receiver, now: float) -> None:
-        """Make up deliveries, and begin tries."""
-        outbox = receiver.outbox
-        now_ms, key = int(self._now_s() * 1000), receiver.app.keys[0].key
-        while (formed := outbox.form(now, now_ms, key, self._new_id)) is not None:
-            numbers = [entry.number for entry in formed.entries]
-            self._store.deliver(formed.id, receiver.id, formed.key, formed.time_ms, numbers)
-            formed.group = self._store.group
-        outbox.kept(self._store.kept, now)
-        while (delivery := outbox.begin(now)) is not None:
-            self._try(receiver, delivery)
-        due = outbox.due()
+        """Make up deliveries, and begin tries, until neither makes room for the other."""
+        while self._form(receiver, now) or self._begin(receiver, now):
+            pass
+        due = receiver.outbox.due()
         if due is not None:
             self._agenda.put(receiver, due)
+
+    def _form(self, receiver: _Receiver, now: float) -> bool:
+        now_ms, key = int(self._now_s() * 1000), receiver.app.keys[0].key
+        delivery = receiver.outbox.form(now, now_ms, key, self._new_id)
+        if delivery is None:
+            return False
+        numbers = [entry.number for entry in delivery.entries]
+        self._store.deliver(delivery.id, receiver.id, key, now_ms, numbers)
+        delivery.group = self._store.group
+        return True
+
+    def _begin(self, receiver: _Receiver, now: float) -> bool:
+        receiver.outbox.kept(self._store.kept, now)
+        delivery = receiver.outbox.begin(now)
+        if delivery is None:
+            return False
+        if delivery.tries > 1:
+            self.counters.retried += 1
+        attempt = self._loop.create_task(
+            self._try(receiver, delivery), name=f"webhook {delivery.id}"
+        )
+        self._tries.add(attempt)
+        attempt.add_done_callback(self._tries.discard)
+        return True
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -452,17 +480,7 @@ class Webhooks:
 
     # -- Tries ---------------------------------------------------------------------------
 
-    def _try(self, receiver: _Receiver, delivery: Delivery) -> None:
-        if delivery.tries > 1:
-            self.counters.retried += 1
-        name = f"webhook {delivery.id}"
-        attempt = self._loop.create_task(self._post(receiver, delivery), name=name)
-        self._tries.add(attempt)
-        attempt.add_done_callback(self._tries.discard)
-
-    async def _post(self, receiver: _Receiver, delivery: Delivery) -> None:
-        if self._sender is None:
-            self._sender = self._make_sender(self._limits.timeout_s)
+    async def _try(self, receiver: _Receiver, delivery: Delivery) -> None:
         app, webhook = receiver.app, receiver.webhook
         secret = app.secret(delivery.key)
         if secret is None:  # the key was taken out since
@@ -472,7 +490,7 @@ class Webhooks:
         body = payload.body(delivery.time_ms, (entry.text for entry in delivery.entries))
         headers = payload.headers(delivery.key, secret, body, delivery.id, webhook.headers)
         try:
-            failure = await self._sender.post(webhook.url, headers, body)
+            failure = await self._ready_sender().post(webhook.url, headers, body)
         except Exception:  # our fault; the others must not wait for it
             logger.exception("app %s: webhook %s", app.id, receiver.label)
             failure = "an error of the server"

@@ -1,0 +1,41 @@
+"""What every test may ask for: a server, started as its users start it."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.server import ServerProcess
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """A server with one app and every option at its default, for all tests of a module."""
+    with ServerProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Starts servers of a test's own: `start_server({"max_batch": 2})`, `start_server(toml=…)`."""
+    with ExitStack() as servers:
+
+        def start(
+            options: dict[str, Any] | None = None, *, toml: str | None = None
+        ) -> ServerProcess:
+            return servers.enter_context(ServerProcess(options, toml=toml))
+
+        yield start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the servers said when a test fails."""
+    report = yield
+    if report.failed:
+        for running in list(ServerProcess.running):
+            report.sections.append((f"log of the server on port {running.port}", running.log()))
+    return report

@@ -1,0 +1,199 @@
+"""What people read is true: compared with the code, so that it stays so."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from heliograph import __version__
+from heliograph.config import OPTIONS, load, options_table
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "heliograph"
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+)
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+SUPPORT = (ROOT / "docs" / "protocol-support.md").read_text()
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """Return a document without its code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """Return what a link to a heading of *path* may say after the #."""
+    headings = re.findall(r"^#+ (.+)$", prose(path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@cache
+def names_of_tests() -> frozenset[str]:
+    names: set[str] = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        if "node_modules" not in path.parts:
+            names.update(
+                node.name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                and node.name.startswith("test_")
+            )
+    return frozenset(names)
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """Return the cells of every row of every table, heads included."""
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|--"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+# -- All documents -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = prose(path.read_text())
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        link = urlsplit(target)
+        if link.scheme:
+            continue
+        found = (path.parent / unquote(link.path)).resolve() if link.path else path
+        assert found.exists(), target
+        if link.fragment:
+            assert link.fragment in anchors(found), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_python_compiles(path: Path) -> None:
+    for block in blocks(path.read_text(), "python"):
+        compile(block, name_of(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_configuration_files_are_accepted(path: Path) -> None:
+    texts = {str(number): block for number, block in enumerate(blocks(path.read_text(), "toml"))}
+    for number in texts:
+        load({"config": number}, {}, make_up=nobody, read_file=texts.__getitem__)
+
+
+def nobody() -> tuple[str, str, str]:
+    raise AssertionError("an app is configured")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_commands_name_options_that_exist(path: Path) -> None:
+    for block in blocks(path.read_text(), "sh"):
+        for line in block.splitlines():
+            if line.startswith(("heliograph", "make run")):
+                flags = re.findall(r"--([a-z_-]+)", line)
+                assert {flag.replace("-", "_") for flag in flags} <= OPTIONS.keys(), line
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_named_tests_exist(path: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", path.read_text()))
+    assert named <= names_of_tests(), named - names_of_tests()
+
+
+# -- The README ----------------------------------------------------------------------------
+
+
+def test_the_readme_has_the_options_as_they_are() -> None:
+    """To mend it: `heliograph options-table`, between the two markers."""
+    shown = re.search(r"<!-- options\b[^>]*-->\n(.*)<!-- /options -->", README, re.DOTALL)
+    assert shown
+    assert shown[1].strip() == options_table().strip()
+
+
+def test_the_commands_of_the_readme_are_targets_of_make() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for path in DOCUMENTS:
+        for block in blocks(path.read_text(), "sh"):
+            assert set(re.findall(r"^make ([a-z]+)", block, re.MULTILINE)) <= targets
+
+
+# -- The architecture ----------------------------------------------------------------------
+
+
+def drawn_tree() -> set[str]:
+    """Return the files that the tree names, by their paths under the package."""
+    (tree,) = [block for block in blocks(ARCHITECTURE, "") if block.startswith("src/heliograph/")]
+    folders: list[str] = []
+    drawn = set()
+    for line in tree.splitlines()[1:]:
+        branch = re.match(r"([│ ]*)[├└]── (\S+)", line)
+        assert branch, line
+        depth = len(branch[1]) // 4
+        name = branch[2]
+        folders[depth:] = [name]
+        if not name.endswith("/"):
+            drawn.add("".join(folders))
+    return drawn
+
+
+def test_the_tree_is_the_one_there_is() -> None:
+    there = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py" or path.parent == SOURCE
+    }
+    assert drawn_tree() == there
+
+
+def test_every_invariant_names_its_test() -> None:
+    table = ARCHITECTURE.partition("## Invariants")[2]
+    held = [row for row in rows(table) if row[0] != "what always holds"]
+    assert held
+    assert all("`test_" in test for _, test in held)
+
+
+# -- Protocol support ----------------------------------------------------------------------
+
+
+def test_every_feature_that_works_names_its_test() -> None:
+    features = SUPPORT.partition("## Where we differ")[0]
+    for row in rows(features):
+        if row[-1] == "test":
+            continue
+        works, test = row[-2:]
+        if works == "yes":
+            assert test.startswith("`test_"), row
+        else:
+            assert works.startswith(("no", "not sent", "not yet")), row
+            assert not test, row
+
+
+# -- The changelog -------------------------------------------------------------------------
+
+
+def test_the_changelog_knows_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
+    assert newest
+    assert newest[1] == __version__
+
+
+def test_every_decision_is_in_the_list_and_says_what_would_change_it() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = (folder / "README.md").read_text()
+    for page in folder.glob("[0-9]*.md"):
+        text = page.read_text()
+        assert f"({page.name})" in listed
+        for heading in ("## Context", "## Choice", "## What would change our mind"):
+            assert heading in text

@@ -1,0 +1,341 @@
+"""Batches, order, retries and bounds of what one receiver is owed."""
+
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.webhooks.payload import body
+from heliograph.webhooks.schedule import (
+    ENTRY_OVERHEAD_BYTES,
+    Agenda,
+    Delivery,
+    Entry,
+    Limits,
+    Outbox,
+)
+
+
+class Post:
+    """An outbox and a clock."""
+
+    def __init__(self, *, batching: bool = False, **limits: float) -> None:
+        self.outbox = Outbox(Limits(**limits), batching=batching)  # type: ignore[arg-type]
+        self.now = 0.0
+        self._numbers = count(1)
+        self._ids = count(1)
+
+    def put(self, *streams: str) -> list[int]:
+        """Queue an event of each stream; its text is its number."""
+        dropped: list[Entry] = []
+        for stream in streams:
+            number = next(self._numbers)
+            entry = Entry(number, stream, b"%d" % number, self.now)
+            dropped += self.outbox.put(entry)
+        return [entry.number for entry in dropped]
+
+    def form(self) -> list[Delivery]:
+        """Make up what can be made up, and consider it kept."""
+        formed = []
+        while delivery := self.outbox.form(
+            self.now, int(self.now * 1000), "key", lambda: f"d{next(self._ids)}"
+        ):
+            formed.append(delivery)
+        self.outbox.kept(0, self.now)
+        return formed
+
+    def begin(self) -> list[Delivery]:
+        """Form, and begin every try that may begin."""
+        self.form()
+        begun = []
+        while delivery := self.outbox.begin(self.now):
+            begun.append(delivery)
+        return begun
+
+
+def numbers(deliveries: list[Delivery]) -> list[list[int]]:
+    return [[entry.number for entry in delivery.entries] for delivery in deliveries]
+
+
+def test_without_batching_a_delivery_is_one_event() -> None:
+    post = Post()
+    post.put("a", "b", "c")
+    assert numbers(post.begin()) == [[1], [2], [3]]
+
+
+def test_a_batch_is_what_a_second_brings() -> None:
+    post = Post(batching=True)
+    post.put("a", "b", "a")
+    post.now = 0.9
+    post.put("c")
+    assert post.begin() == []
+    assert post.outbox.due() == 1.0
+    post.now = 1.0
+    assert numbers(post.begin()) == [[1, 2, 3, 4]]
+    assert post.outbox.due() is None
+
+
+def test_a_batch_is_a_hundred_events_at_once() -> None:
+    post = Post(batching=True)
+    post.put(*"a" * 60, *"b" * 60)
+    assert numbers(post.begin()) == [list(range(1, 101))]
+    post.now = 5.0  # the rest waits, as it is of a stream that is on its way
+    assert post.begin() == []
+
+
+def test_a_hurried_batch_goes_at_once() -> None:
+    post = Post(batching=True)
+    post.outbox.hurried = True
+    post.put("a")
+    assert numbers(post.begin()) == [[1]]
+
+
+def test_a_batch_is_no_larger_than_receivers_take() -> None:
+    post = Post(batching=True, batch_bytes=2 * (ENTRY_OVERHEAD_BYTES + 1))
+    post.put("a", "b", "c")
+    post.now = 1.0
+    assert numbers(post.begin()) == [[1, 2], [3]]
+
+
+def test_an_event_that_is_larger_than_a_batch_goes_alone() -> None:
+    post = Post(batching=True, batch_bytes=1)
+    post.put("a", "b")
+    post.now = 1.0
+    assert numbers(post.begin()) == [[1], [2]]
+
+
+def test_later_events_of_a_stream_wait_while_others_pass() -> None:
+    post = Post()
+    post.put("a", "a", "b")
+    first, other = post.begin()
+    assert numbers([first, other]) == [[1], [3]]
+    post.put("b", "c")
+    assert numbers(post.begin()) == [[5]]
+    assert post.outbox.failed(first, post.now, 0.5)
+    assert post.begin() == []
+    post.outbox.delivered(other, post.now)
+    assert numbers(post.begin()) == [[4]]
+
+
+def test_what_waited_goes_when_its_turn_comes() -> None:
+    post = Post(batching=True)
+    post.put("a")
+    post.now = 1.0
+    (first,) = post.begin()
+    post.put("a", "a")
+    post.now = 3.0
+    assert post.begin() == []
+    post.outbox.delivered(first, post.now)
+    assert post.outbox.due() == 3.0
+    assert numbers(post.begin()) == [[2, 3]]
+
+
+def test_tries_back_off_for_five_minutes() -> None:
+    post = Post()
+    post.put("a")
+    (delivery,) = post.begin()
+    began = []
+    while True:
+        began.append(post.now)
+        if not post.outbox.failed(delivery, post.now, 0.5):
+            break
+        due = post.outbox.due()
+        assert due is not None
+        post.now = due
+        assert post.begin() == [delivery]
+    assert began == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+    assert (post.outbox.events, post.outbox.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("chance", "again_at"), [(0.0, 0.8), (1.0, 1.2)])
+def test_chance_spreads_the_tries(chance: float, again_at: float) -> None:
+    post = Post()
+    post.put("a")
+    post.outbox.failed(post.begin()[0], 0.0, chance)
+    assert post.outbox.due() == pytest.approx(again_at)
+
+
+def test_giving_up_lets_the_stream_go_on() -> None:
+    post = Post(retry_for_s=0.5)
+    post.put("a", "a")
+    (first,) = post.begin()
+    assert not post.outbox.failed(first, post.now, 0.5)
+    assert numbers(post.begin()) == [[2]]
+
+
+def test_an_old_body_takes_a_new_time_under_the_same_id() -> None:
+    delivery = Delivery("d1", "key", 1000, [Entry(1, "a", b"{}", 0.0)])
+    delivery.renew(241_000, 240.0)
+    assert delivery.time_ms == 1000
+    delivery.renew(241_001, 240.0)
+    assert (delivery.id, delivery.time_ms) == ("d1", 241_001)
+
+
+def test_a_body_from_the_future_takes_the_present_time() -> None:
+    """Clocks are set back, too."""
+    delivery = Delivery("d1", "key", 1_000_000, [])
+    delivery.renew(0, 240.0)
+    assert delivery.time_ms == 0
+
+
+def test_tries_at_once_are_bounded() -> None:
+    post = Post(max_tries_at_once=2)
+    post.put("a", "b", "c")
+    begun = post.begin()
+    assert numbers(begun) == [[1], [2]]
+    assert post.outbox.due() is None
+    post.outbox.delivered(begun[0], post.now)
+    assert numbers(post.begin()) == [[3]]
+
+
+def test_deliveries_are_not_made_up_long_before_their_try() -> None:
+    post = Post(max_tries_at_once=1, max_fresh=2)
+    post.put(*"abcdef")
+    for _ in range(3):
+        post.begin()
+    assert len(list(post.outbox.deliveries)) == 3
+
+
+def test_nothing_is_tried_before_it_is_kept() -> None:
+    post = Post()
+    post.put("a", "b")
+    outbox = post.outbox
+    for group in (1, 2):
+        delivery = outbox.form(0.0, 0, "key", lambda: "d")
+        assert delivery is not None
+        delivery.group = group
+        delivery.id = f"d{group}"
+    outbox.kept(0, 0.0)
+    assert outbox.gated
+    assert outbox.begin(0.0) is None
+    outbox.kept(1, 0.0)
+    first = outbox.begin(0.0)
+    assert first is not None
+    assert first.id == "d1"
+    assert outbox.begin(0.0) is None
+
+
+def test_too_many_events_cost_the_oldest_that_no_delivery_holds() -> None:
+    post = Post(max_queued_events=3)
+    assert post.put("a", "a", "b") == []
+    post.begin()  # 1 and 3
+    assert post.put("a") == [2]
+    assert post.put("c") == [4]
+    assert [entry.number for entry in post.outbox.waiting] == [5]
+
+
+def test_too_many_bytes_cost_events_too() -> None:
+    post = Post(max_queued_bytes=2 * ENTRY_OVERHEAD_BYTES + 2)
+    assert post.put("a", "a") == []
+    assert post.outbox.crowded
+    assert post.put("b") == [1]
+    assert numbers(post.begin()) == [[2], [3]]
+
+
+def test_what_fits_nowhere_is_dropped_itself() -> None:
+    post = Post(max_queued_bytes=10)
+    assert post.put("a") == [1]
+    assert post.begin() == []
+    assert (post.outbox.events, post.outbox.bytes) == (0, 0)
+
+
+def test_a_former_lifes_delivery_goes_first_and_holds_its_streams() -> None:
+    post = Post()
+    kept = Delivery("old", "key", 0, [Entry(1, "a", b"1", 0.0), Entry(2, "b", b"2", 0.0)])
+    post.outbox.restore(kept, 0.0)
+    post.put("a", "c")
+    begun = post.begin()
+    assert [delivery.id for delivery in begun] == ["old", "d1"]
+    post.outbox.delivered(kept, 0.0)
+    assert [entry.stream for entry in post.begin()[0].entries] == ["a"]
+
+
+def test_an_agenda_keeps_the_earliest_time_of_each() -> None:
+    agenda: Agenda[str] = Agenda()
+    agenda.put("a", 3.0)
+    agenda.put("a", 1.0)
+    agenda.put("a", 2.0)
+    agenda.put("b", 1.5)
+    assert agenda.take_one(0.9) is None
+    assert [agenda.take_one(9.0) for _ in range(3)] == ["a", "b", None]
+    assert agenda.due() is None
+
+
+class Story(Post):
+    """A receiver with moods, and what became of what it was owed."""
+
+    def __init__(self, *, batching: bool) -> None:
+        super().__init__(batching=batching, batch_events=4, max_tries_at_once=3, max_fresh=2)
+        self.under_way: list[Delivery] = []
+        self.bodies: dict[str, bytes] = {}
+        self.arrived: dict[str, list[int]] = {}
+        self.given_up: list[int] = []
+
+    def go_on(self) -> None:
+        for delivery in self.begin():
+            said = body(delivery.time_ms, (entry.text for entry in delivery.entries))
+            assert self.bodies.setdefault(delivery.id, said) == said
+            self.under_way.append(delivery)
+        assert len(self.under_way) <= 3
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def arrive(self, which: int) -> None:
+        delivery = self.under_way.pop(which % len(self.under_way))
+        self.outbox.delivered(delivery, self.now)
+        for entry in delivery.entries:
+            self.arrived.setdefault(entry.stream, []).append(entry.number)
+
+    def fail(self, which: int) -> None:
+        delivery = self.under_way.pop(which % len(self.under_way))
+        if not self.outbox.failed(delivery, self.now, 0.5):
+            self.given_up += [entry.number for entry in delivery.entries]
+
+    def finish(self) -> None:
+        """Have the receiver take everything from now on."""
+        while self.outbox.events:
+            if self.under_way:
+                self.arrive(0)
+            else:
+                due = self.outbox.due()
+                assert due is not None, "something is owed, and nothing would ever happen"
+                self.now = max(self.now, due)
+            self.go_on()
+
+
+steps = st.one_of(
+    st.tuples(st.just("put"), st.lists(st.sampled_from("abc"), min_size=1, max_size=5)),
+    st.tuples(st.just("wait"), st.sampled_from([0.1, 0.5, 1.0, 30.0])),
+    st.tuples(st.sampled_from(["arrive", "fail"]), st.integers(0, 2)),
+)
+
+
+@given(st.booleans(), st.lists(steps, max_size=60))
+def test_whatever_fails_each_stream_arrives_in_order_and_once(
+    batching: bool, plot: list[tuple[str, object]]
+) -> None:
+    """Nothing is lost but what was given up, and every try of a delivery has the same body."""
+    story = Story(batching=batching)
+    put = 0
+    for step in plot:
+        match step:
+            case ("put", list(streams)):
+                assert story.put(*streams) == []
+                put += len(streams)
+            case ("wait", float(seconds)):
+                story.wait(seconds)
+            case ("arrive", int(which)) if story.under_way:
+                story.arrive(which)
+            case ("fail", int(which)) if story.under_way:
+                story.fail(which)
+        story.go_on()
+    story.finish()
+
+    arrived = [number for stream in story.arrived.values() for number in stream]
+    assert sorted([*arrived, *story.given_up]) == list(range(1, put + 1))
+    assert all(stream == sorted(stream) for stream in story.arrived.values())
+    assert story.outbox.bytes == 0
+    assert story.outbox.due() is None
+    assert not list(story.outbox.waiting)
