@@ -43,7 +43,8 @@ $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/run
 
 $(STAMPS)/node: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
-	npm ci --prefix $(NODE_CLIENTS) --no-audit --no-fund --silent
+	@command -v npm >/dev/null || { echo "The tests need Node.js 20.19 or newer, with npm: install them first." >&2; exit 1; }
+	npm ci --prefix $(NODE_CLIENTS) --loglevel=error
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/system: tests/install-system.sh

@@ -32,7 +32,7 @@ POLL_INTERVAL_S = 0.02
 
 ANNOUNCED = re.compile(r"Handle Pusher WebSocket connections at http://[^/]+:(\d+)/")
 ALARMING = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b")
-OURS = ("HELIOGRAPH_", "ANYCABLE_", "PUSHER_", "PORT")
+OURS = re.compile(r"(HELIOGRAPH|ANYCABLE|PUSHER)_|PORT$")
 
 
 class ServerProcess:
@@ -117,7 +117,7 @@ class ServerProcess:
 
     def _serves(self, said_before: int) -> bool:
         # Only this life's words count: the port of an earlier one says nothing of this one.
-        announced = ANNOUNCED.search(self._log.read_bytes()[said_before:].decode())
+        announced = ANNOUNCED.search(self._log.read_bytes()[said_before:].decode(errors="replace"))
         if announced is None:
             return False
         self.port = int(announced[1])
@@ -193,4 +193,4 @@ class ServerProcess:
 
 def _environment() -> dict[str, str]:
     """Return this process's environment without anything that the server would obey."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return {name: value for name, value in os.environ.items() if not OURS.match(name)}

@@ -83,7 +83,8 @@ class Apps:
     """
     The apps of a server, by id.
 
-    Raises ConfigError where two share an id or a key.
+    Raises ConfigError where two share an id or a key, and where one has nothing to sign with:
+    anybody can sign with an empty secret.
     """
 
     def __init__(self, apps: Iterable[App] = ()) -> None:
@@ -93,9 +94,15 @@ class Apps:
             if app.id in self._apps:
                 raise ConfigError(f"two apps have the id {app.id!r}")
             self._apps[app.id] = app
+            if not app.keys:
+                raise ConfigError(f"the app {app.id!r} has no key")
             for key in app.keys:
+                if not key.secret:
+                    raise ConfigError(f"the key {key.key!r} of the app {app.id!r} has no secret")
                 if key.key in owners:
                     other = owners[key.key]
+                    if other == app.id:
+                        raise ConfigError(f"the app {app.id!r} has the key {key.key!r} twice")
                     raise ConfigError(
                         f"the apps {other!r} and {app.id!r} have the same key {key.key!r}"
                     )

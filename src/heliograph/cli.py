@@ -19,10 +19,13 @@ from heliograph.options import Option, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+START = "serve"
+"""What happens without a command."""
+
 EPILOG = (
     "Every option can also be set by the environment variables that are named with it, and in"
     " the file that --config names. A flag is stronger than the environment, and that than the"
-    " file. Dashes do for underscores."
+    " file. Dashes do for underscores, and --no_… for a switch that is to be off."
 )
 
 
@@ -36,6 +39,13 @@ class _Command(click.Command):
             if record is not None:
                 one = config.OPTIONS.get(parameter.name or "")
                 groups.setdefault(one.group if one else "Other", []).append(record)
+        groups.setdefault("Other", []).append(("--version", "Show the version and exit."))
+        if ctx.info_name == START:
+            groups["Commands"] = [
+                (name, one.get_short_help_str(limit=60))
+                for name, one in command.commands.items()
+                if not one.hidden
+            ]
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -47,13 +57,50 @@ class _Group(click.Group):
     command_class = _Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        name = next((arg for arg in args if arg in self.commands), None)
-        rest = list(args)
-        if name is not None:
-            rest.remove(name)
-        elif "--version" not in args:
-            name = "serve"
-        return super().parse_args(ctx, [name, *rest] if name else rest)
+        name, rest = _arranged(args)
+        if "--version" in rest:
+            return super().parse_args(ctx, ["--version"])
+        if name is not None and name not in self.commands:
+            known = ", ".join(one for one, it in self.commands.items() if not it.hidden)
+            raise click.UsageError(f"no such command {name!r}; there are {known}", ctx)
+        return super().parse_args(ctx, [name or START, *rest])
+
+
+def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
+    """
+    Return the command among *args*, and the rest with --no_x written as --x=false.
+
+    The command is the first word that is no option's value: an app may be called serve.
+    """
+    name: str | None = None
+    rest: list[str] = []
+    waiting: Option | None = None  # what the next word may be the value of
+    for arg in args:
+        if waiting is not None and _is_value(waiting, arg):
+            waiting = None
+        elif arg.startswith("-"):
+            flag = arg.removeprefix("--").replace("-", "_")
+            waiting = config.OPTIONS.get(flag)
+            switch = config.OPTIONS.get(flag.removeprefix("no_"))
+            if waiting is None and switch is not None and switch.kind is bool:
+                rest.append(f"{switch.flag}=false")
+                continue
+        elif name is None:
+            name, waiting = arg, None
+            continue
+        rest.append(arg)
+    return name, rest
+
+
+def _is_value(one: Option, word: str) -> bool:
+    """Tell whether *word* belongs to an option; a switch takes a value, but needs none."""
+    if one.kind is not bool:
+        return True
+    try:
+        one.parse(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _help_of(one: Option) -> str:
@@ -105,10 +152,10 @@ def command() -> None:
     """A realtime server that Pusher's client libraries and SDKs use unchanged."""
 
 
-@command.command(epilog=EPILOG)
+@command.command(START, epilog=EPILOG)
 @_with_options
 def serve(**values: Any) -> int:
-    """Start the server; this is what happens without a command, too."""
+    """Start the server, as happens without a command, too."""
     from heliograph import server  # noqa: PLC0415 - the other commands need no server
 
     load = _loader(values)

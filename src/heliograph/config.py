@@ -8,11 +8,13 @@ Loading touches nothing but the file, and can be repeated.
 import dataclasses
 import difflib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from heliograph.apps import WEBHOOK_KINDS, App, AppKey, Apps, Webhook
 from heliograph.errors import ConfigError
@@ -183,6 +185,7 @@ APP_OPTIONS = options_of(App)
 OPTIONS = {one.name: one for one in (*SERVER_OPTIONS, *APP_OPTIONS)}
 
 DEFAULT = "default"
+MADE_UP = "made up: development mode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,13 +193,14 @@ class Config(Settings):
     """
     Everything that a server is started with.
 
-    *sources* says of each option where its value came from. In *development*, the only app is
-    made up.
+    *sources* says of each option where its value came from, *app_sources* the same of each app,
+    by its id; what is not named there has its default. In *development*, the only app is made up.
     """
 
     apps: Apps = field(default_factory=Apps)
     development: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
+    app_sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -219,31 +223,35 @@ def load(
     """
     given = _Given(flags, environ)
     path = given.value("config")
-    document = _document(path, read_file) if path else {}
-    tables = document.pop("apps", [])
+    document = _document(path, read_file, given.source("config")) if path else {}
+    tables = _list_of_tables(document.pop("apps", []), f"{path}: apps")
     given.add_file(document, str(path))
     values = {name: given.value(name) for name in OPTIONS}
+    _check_path_prefix(values["path_prefix"], given)
     apps = _apps_of_file(tables, str(path))
+    app_sources = {
+        app.id: dict.fromkeys(table, str(path)) for app, table in zip(apps, tables, strict=True)
+    }
     single = _single_app(given, values)
-    if single is not None:
-        apps.append(single)
-    development = not apps
+    development = not apps and single is None
     if development:
         _check_local(values["host"], given)
-        app_id, key, secret = make_up()
-        apps.append(_app(given, app_id, key, secret))
-    settings = {one.name: values[one.name] for one in SERVER_OPTIONS}
+        single = _app(given, *make_up())
+    if single is not None:
+        _check_unlike(single, apps, given)
+        apps.append(single)
+        app_sources[single.id] = _sources_of_single(given, development=development)
     try:
         registry = Apps(apps)
     except ConfigError as error:
-        where = f"{path}: " if path else ""
-        raise ConfigError(f"{where}{error}") from None
+        raise ConfigError(f"{path}: {error}") from None
     return Config(
-        **settings,
+        **{one.name: values[one.name] for one in SERVER_OPTIONS},
         apps=registry,
         development=development,
         sources=given.sources,
-        warnings=tuple(_warnings(registry)),
+        app_sources=app_sources,
+        warnings=(*_warnings_of_ids(registry), *_warnings_of_idle(single, given)),
     )
 
 
@@ -289,14 +297,18 @@ def parse(one: Option, value: object, source: str) -> Any:
         raise ConfigError(f"{one.flag}: {reason} (from {source})") from None
 
 
-def _document(path: str, read_file: Callable[[str], str]) -> dict[str, Any]:
+def _document(path: str, read_file: Callable[[str], str], source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(read_file(path))
     except OSError as error:
-        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"--config: cannot read {path}: {error.strerror} (from {source})"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"--config: {path} is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"--config: {path} is not TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and what it lets pass: a number too long
         raise ConfigError(f"--config: {path} is not TOML: {error}") from None
 
 
@@ -333,11 +345,37 @@ def _app(given: _Given, app_id: str, key: str, secret: str) -> App:
     return App(id=app_id, keys=(AppKey(key, secret),), **settings)
 
 
-def _apps_of_file(tables: object, path: str) -> list[App]:
-    return [
-        _app_of_table(table, f"{path}: apps[{number}]")
-        for number, table in enumerate(_list_of_tables(tables, f"{path}: apps"))
-    ]
+def _check_unlike(single: App, others: list[App], given: _Given) -> None:
+    (key,) = single.keys
+    for other in others:
+        if other.id == single.id:
+            _refuse_taken("pusher_app_id", single.id, other, given)
+        if other.secret(key.key) is not None:
+            _refuse_taken("pusher_app_key", key.key, other, given)
+
+
+def _refuse_taken(name: str, value: str, other: App, given: _Given) -> None:
+    raise ConfigError(
+        f"--{name}: {value!r} (from {given.source(name)}) is that of the app {other.id!r}"
+        f" of {given.value('config')}, too"
+    )
+
+
+def _sources_of_single(given: _Given, *, development: bool) -> dict[str, str]:
+    sources = {
+        one.name: given.sources[one.name] for one in APP_OPTIONS if one.name in given.sources
+    }
+    if development:
+        return {**sources, "id": MADE_UP, "keys": MADE_UP}
+    return {
+        **sources,
+        "id": given.source("pusher_app_id"),
+        "keys": given.source("pusher_app_key"),
+    }
+
+
+def _apps_of_file(tables: list[dict[str, Any]], path: str) -> list[App]:
+    return [_app_of_table(table, f"{path}: apps[{number}]") for number, table in enumerate(tables)]
 
 
 def _app_of_table(table: dict[str, Any], where: str) -> App:
@@ -375,8 +413,7 @@ def _key_of_table(table: dict[str, Any], where: str) -> AppKey:
 def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
     _check_keys(table, [one.name for one in dataclasses.fields(Webhook)], where)
     url = _text(table, "url", where)
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{where}.url: must begin with http:// or https://")
+    _check_url(url, f"{where}.url")
     events = table.get("events", list(WEBHOOK_KINDS))
     if not isinstance(events, list) or not events:
         raise ConfigError(f"{where}.events: must be a list of {', '.join(WEBHOOK_KINDS)}")
@@ -412,7 +449,8 @@ def _parse_at(one: Option, value: object, where: str) -> Any:
 
 def _list_of_tables(value: object, where: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ConfigError(f"{where}: must be tables, each under [[{where.rpartition(' ')[2]}]]")
+        heading = re.sub(r"\[\d+\]", "", where.rpartition(" ")[2])
+        raise ConfigError(f"{where}: must be tables, each under [[{heading}]]")
     return value
 
 
@@ -435,6 +473,29 @@ def _check_identifier(text: str, where: str) -> None:
         raise ConfigError(f"{where}: {text!r} may hold neither blanks nor any of / ? # : &")
 
 
+def _check_url(url: str, where: str) -> None:
+    """A URL that is refused is not shown: it may hold a password."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{where}: must begin with http:// or https://")
+    if not url.isprintable() or " " in url:
+        raise ConfigError(f"{where}: may hold no blanks")
+    try:
+        # Reading the port checks it. A password with a slash in it ends up here, too.
+        named = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ConfigError(f"{where}: names no host, or no port that exists")
+
+
+def _check_path_prefix(prefix: str, given: _Given) -> None:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix):
+        raise ConfigError(
+            f"--path_prefix: {prefix!r} is no path such as /realtime"
+            f" (from {given.source('path_prefix')})"
+        )
+
+
 def _check_local(host: str, given: _Given) -> None:
     local = host == "localhost"
     if not local:
@@ -450,11 +511,21 @@ def _check_local(host: str, given: _Given) -> None:
         )
 
 
-def _warnings(apps: Apps) -> list[str]:
+def _warnings_of_ids(apps: Apps) -> list[str]:
     return [
         f"app id {app.id!r} is not a number: the Python, Go and Node SDKs cannot express it"
         for app in apps
         if not (app.id.isascii() and app.id.isdigit())
+    ]
+
+
+def _warnings_of_idle(single: App | None, given: _Given) -> list[str]:
+    """Options of an app change nothing for the apps of the file, which have their own."""
+    return [
+        f"--{one.name} (from {given.source(one.name)}) is for the app of the command line,"
+        " and there is none"
+        for one in APP_OPTIONS
+        if single is None and one.name in given.sources
     ]
 
 
@@ -476,26 +547,39 @@ def options_table() -> str:
 
 def describe(config: Config) -> str:
     """Return the resolved configuration, secrets hidden, and where each value came from."""
-    lines = [
-        f"{one.name} = {shown(one, getattr(config, one.name)) or '(none)'}"
-        f"    # {config.sources.get(one.name, DEFAULT)}"
-        for one in SERVER_OPTIONS
-    ]
+    lines = [_line(one, config, config.sources) for one in SERVER_OPTIONS]
     for app in config.apps:
-        lines += ["", "[[apps]]", f"id = {app.id}"]
-        if config.development:
-            lines[-1] += "    # made up: development mode"
-        for key in app.keys:
-            lines.append(f"key = {key.key}, secret = (hidden)")
+        sources = config.app_sources.get(app.id, {})
+        lines += ["", "[[apps]]", f"id = {app.id}    # {sources.get('id', DEFAULT)}"]
         lines += [
-            f"{one.name} = {shown(one, getattr(app, one.name)) or '(none)'}" for one in APP_OPTIONS
+            f"key = {key.key}, secret = (hidden)    # {sources.get('keys', DEFAULT)}"
+            for key in app.keys
         ]
-        # No more of a webhook's URL than its host: the rest may be a secret.
+        lines += [_line(one, app, sources) for one in APP_OPTIONS]
         lines += [
-            f"webhook = {'/'.join(hook.url.split('/')[:3]).rpartition('@')[2]}"
+            f"webhook = {_described(hook)}    # {sources.get('webhooks', DEFAULT)}"
             for hook in app.webhooks
         ]
     return "\n".join(lines) + "\n"
+
+
+def _line(one: Option, holder: object, sources: Mapping[str, str]) -> str:
+    value = shown(one, getattr(holder, one.name)) or "(none)"
+    return f"{one.name} = {value}    # {sources.get(one.name, DEFAULT)}"
+
+
+def _described(webhook: Webhook) -> str:
+    """No more of a URL than its host, and no header's value: the rest may be a secret."""
+    url = urlsplit(webhook.url)
+    parts = [
+        f"{url.scheme}://{url.netloc.rpartition('@')[2]}",
+        f"events: {', '.join(webhook.events)}",
+    ]
+    if webhook.channel_prefix:
+        parts.append(f"channel_prefix: {webhook.channel_prefix}")
+    if webhook.headers:
+        parts.append(f"headers: {', '.join(name for name, _ in webhook.headers)}")
+    return "; ".join(parts if webhook.enabled else [*parts, "disabled"])
 
 
 def sample() -> str:

@@ -22,21 +22,25 @@ _SNIPPETS = """\
 
   Development mode: no app is configured, so here is one, for this run and this machine only.
 
-  // pusher-js
+  // pusher-js: npm install pusher-js
+  import Pusher from 'pusher-js';
   const pusher = new Pusher('{key}', {{
     cluster: '', wsHost: '{host}', wsPort: {port}, forceTLS: false,
     enabledTransports: ['ws', 'wss'],{path_line}
   }});
   pusher.subscribe('my-channel').bind('my-event', (data) => console.log(data));
 
-  // Laravel Echo
+  // Laravel Echo: npm install laravel-echo pusher-js
+  import Echo from 'laravel-echo';
+  import Pusher from 'pusher-js';
+  window.Pusher = Pusher;
   window.Echo = new Echo({{
     broadcaster: 'pusher', key: '{key}', cluster: '',
     wsHost: '{host}', wsPort: {port}, forceTLS: false,
     enabledTransports: ['ws', 'wss'],{path_line}
   }});
 
-  # Python: pip install pusher
+  # Python: pip install pusher{prefix_note}
   import pusher
   client = pusher.Pusher(app_id='{app_id}', key='{key}', secret='{secret}',
                          host='{host}', port={api_port}, ssl=False)
@@ -49,12 +53,14 @@ def snippets(config: Config, port: int, api_port: int) -> str:
     (app,) = config.apps
     (key,) = app.keys
     prefix = config.path_prefix
+    note = f" (it knows no path prefix: a proxy must put {prefix} before its paths)"
     return _SNIPPETS.format(
         app_id=app.id,
         key=key.key,
         secret=key.secret,
-        host=config.host,
+        host=f"[{config.host}]" if ":" in config.host else config.host,
         port=port,
         api_port=api_port,
+        prefix_note=note if prefix else "",
         path_line=f" wsPath: '{prefix}'," if prefix else "",
     )

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+LARGEST = 2**53
+"""No number of an option is larger: up to here a float is as exact as a whole number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -30,7 +33,7 @@ class Option:
     environment: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     minimum: float = 0
-    maximum: float | None = None
+    maximum: float = LARGEST
     unit: str = ""
     secret: bool = False
 
@@ -50,15 +53,26 @@ class Option:
 
         Raises ValueError that says what is wrong with it.
         """
+        if isinstance(value, str) and not _is_unicode(value):
+            raise ValueError(f"{value!r} is not UTF-8")
         parsed = _PARSERS[self.kind](value)
         if self.choices and parsed not in self.choices:
             raise ValueError(f"{value!r} is none of {', '.join(self.choices)}")
         if isinstance(parsed, int | float) and not isinstance(parsed, bool):
             if parsed < self.minimum:
-                raise ValueError(f"{parsed:g} is less than {self.minimum:g}")
-            if self.maximum is not None and parsed > self.maximum:
-                raise ValueError(f"{parsed:g} is more than {self.maximum:g}")
+                raise ValueError(f"{_in_full(parsed)} is less than {_in_full(self.minimum)}")
+            if parsed > self.maximum:
+                raise ValueError(f"{_in_full(parsed)} is more than {_in_full(self.maximum)}")
         return parsed
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether *text* has no surrogates, which stand for bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parse_bool(value: object) -> bool:
@@ -87,7 +101,7 @@ def _parse_float(value: object) -> float:
             number = float(value)
             if number == number and abs(number) != float("inf"):  # noqa: PLR0124 - NaN is not itself
                 return number
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise ValueError(f"{value!r} is not a number")
 
@@ -126,7 +140,7 @@ def option(
     environment: tuple[str, ...] = (),
     choices: tuple[str, ...] = (),
     minimum: float = 0,
-    maximum: float | None = None,
+    maximum: float = LARGEST,
     unit: str = "",
     secret: bool = False,
 ) -> Any:
@@ -171,4 +185,8 @@ def shown(one: Option, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return _in_full(value) if isinstance(value, float) else str(value)
+
+
+def _in_full(number: float) -> str:
+    return str(number).removesuffix(".0")

@@ -34,6 +34,7 @@ def error_of(*arguments: str, **environ: str) -> str:
 
 def test_version() -> None:
     assert run("--version").stdout.startswith("heliograph 0.")
+    assert run("--port", "1", "--version").stdout.startswith("heliograph 0.")
 
 
 def test_help_names_every_option_with_its_variables() -> None:
@@ -47,6 +48,10 @@ def test_help_names_every_option_with_its_variables() -> None:
     [
         (["--nonsense"], "No such option '--nonsense'"),
         (["serve", "nonsense"], "Got unexpected extra argument (nonsense)"),
+        (["chek-config"], "no such command 'chek-config'; there are serve, check-config"),
+        (["--debug", "nonsense"], "no such command 'nonsense'"),
+        (["--no_port"], "No such option '--no_port'"),
+        (["--port", "1" * 400], f"--port: {'1' * 400} is more than 65535"),
         (["--port", "x"], "--port: 'x' is not a whole number (from the flag --port)"),
         (["--config", "missing.toml"], "--config: cannot read missing.toml: No such file"),
         (["--pusher-app-id=1"], "--pusher_app_key: missing, though --pusher_app_id (from"),
@@ -71,6 +76,39 @@ def test_options_may_stand_before_a_command_and_with_dashes() -> None:
         assert "max_message_bytes = 2048    # the flag --max_message_bytes" in done.stdout
         assert "port = 81    # the environment variable PORT" in done.stdout
         assert "debug = true    # the flag --debug" in done.stdout
+
+
+def test_a_word_is_no_command_where_an_option_wants_it() -> None:
+    """An app may be called as a command is; taken for one, it would start a server."""
+    for arguments in (
+        ["--name", "serve", "check-config", "--debug"],
+        ["check-config", "--debug", "true", "--name", "serve"],
+        ["--debug", "on", "--name=serve", "check-config"],
+    ):
+        done = run(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "name = serve    # the flag --name" in done.stdout
+        assert "debug = true    # the flag --debug" in done.stdout
+
+
+def test_a_switch_is_turned_off_with_no() -> None:
+    for flag in ("--no_client_events", "--no-client-events", "--client-events=false"):
+        assert "client_events = false    # the flag --client_events" in (
+            run("check-config", flag).stdout
+        )
+
+
+def test_of_two_flags_the_last_one_counts() -> None:
+    done = run("--no_debug", "--port=1", "check-config", "--debug", "--port=2")
+    assert "debug = true    # the flag --debug" in done.stdout
+    assert "port = 2    # the flag --port" in done.stdout
+
+
+def test_help_names_the_other_commands() -> None:
+    text = run("--help").stdout
+    assert "check-config" in text
+    assert "sample-config" in text
+    assert "options-table" not in text
 
 
 def test_warnings_of_the_configuration() -> None:

@@ -5,8 +5,10 @@ import tomllib
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from heliograph.apps import App, AppKey, Apps, Webhook
+from heliograph.apps import App, AppKey, Webhook
 from heliograph.config import (
     APP_OPTIONS,
     OPTIONS,
@@ -198,7 +200,45 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ("loop = 'x'", "--loop: 'x' is none of auto, uvloop, asyncio (from h.toml)"),
         ("port = 70000", "--port: 70000 is more than 65535 (from h.toml)"),
         ("ping_interval = nan", "--ping_interval: nan is not a number (from h.toml)"),
+        ("port = 1234567", "--port: 1234567 is more than 65535 (from h.toml)"),
+        (
+            "max_batch = 9007199254740993",
+            "--max_batch: 9007199254740993 is more than 9007199254740992 (from h.toml)",
+        ),
+        ("path_prefix = 'ws'", "--path_prefix: 'ws' is no path such as /realtime (from h.toml)"),
+        (
+            "path_prefix = '/ws/'",
+            "--path_prefix: '/ws/' is no path such as /realtime (from h.toml)",
+        ),
         ("apps = 5", "h.toml: apps: must be tables, each under [[apps]]"),
+        (
+            "[[apps]]\nid='1'\nkeys=5",
+            "h.toml: apps[0].keys: must be tables, each under [[apps.keys]]",
+        ),
+        (
+            APPS.replace('"new"', '"old"'),
+            "h.toml: the app '1' has the key 'old' twice",
+        ),
+        (
+            APPS.replace("http://user", "http://us er"),
+            "h.toml: apps[0].webhooks[0].url: may hold no blanks",
+        ),
+        (
+            APPS.replace("@localhost:9", "@localhost:99999"),
+            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+        ),
+        (
+            APPS.replace("user:hidden-secret@localhost:9", ""),
+            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+        ),
+        (
+            APPS.replace("user:hidden-secret", "user:hidden-secret/more"),
+            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+        ),
+        (
+            APPS.replace("user:hidden-secret@localhost", "[::1"),
+            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+        ),
         (
             "[[apps]]\nid='1'\nmax_conections=1\n[[apps.keys]]\nkey='k'\nsecret='s'",
             "h.toml: apps[0].max_conections: unknown key; did you mean max_connections?",
@@ -242,8 +282,53 @@ def test_what_is_wrong_in_the_file_is_said_with_its_place(file: str, message: st
 
 
 def test_a_file_that_cannot_be_read() -> None:
-    assert problem(FILE) == "--config: cannot read h.toml: No such file or directory"
-    assert problem(FILE, file="a =").startswith("--config: h.toml is not TOML: ")
+    assert problem(FILE) == (
+        "--config: cannot read h.toml: No such file or directory (from the flag --config)"
+    )
+    assert problem(environ={"HELIOGRAPH_CONFIG": "h.toml"}).endswith(
+        "(from the environment variable HELIOGRAPH_CONFIG)"
+    )
+
+
+@pytest.mark.parametrize(
+    "file", ["a =", "port = " + "1" * 5000, "port = " + "[" * 5000], ids=["cut", "long", "deep"]
+)
+def test_a_file_that_is_not_toml(file: str) -> None:
+    assert problem(FILE, file=file).startswith("--config: h.toml is not TOML: ")
+
+
+@pytest.mark.parametrize("file", ["port = ", "ping_interval = ", "max_batch = "])
+@pytest.mark.parametrize("number", ["1" * 400, "0x" + "f" * 5000], ids=["decimal", "hex"])
+def test_a_number_that_no_machine_has_is_refused(file: str, number: str) -> None:
+    assert "(from h.toml)" in problem(FILE, file=file + number)
+
+
+@given(st.sampled_from(sorted(set(OPTIONS) - {"config"})), st.text())
+def test_no_text_is_anything_but_a_value_or_an_error(name: str, text: str) -> None:
+    message = name
+    try:
+        describe(resolve({**SINGLE, name: text}))
+    except ConfigError as error:
+        message = str(error)
+    assert name in message
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """So the system hands on what is not UTF-8; a secret of it could sign nothing."""
+    assert problem({"host": "\udcff"}) == "--host: '\\udcff' is not UTF-8 (from the flag --host)"
+    assert problem({**SINGLE, "pusher_secret": "hidden-secret\udcff"}).startswith(
+        "--pusher_secret: "
+    )
+
+
+def test_the_app_of_the_command_line_may_be_no_app_of_the_file() -> None:
+    assert problem({**FILE, **SINGLE, "pusher_app_id": "2"}, file=APPS) == (
+        "--pusher_app_id: '2' (from the flag --pusher_app_id) is that of the app '2' of h.toml, too"
+    )
+    assert problem({**FILE, **SINGLE}, {}, APPS.replace('"other"', '"key"')) == (
+        "--pusher_app_key: 'key' (from the flag --pusher_app_key) is that of the app '2'"
+        " of h.toml, too"
+    )
 
 
 # -- The single app and the development mode -----------------------------------------------
@@ -292,10 +377,25 @@ def test_what_is_made_up_can_be_used_by_every_sdk() -> None:
 def test_the_snippets_can_be_pasted() -> None:
     text = snippets(resolve({"path_prefix": "/ws"}), 8080, 8081)
     assert "wsHost: 'localhost', wsPort: 8080, forceTLS: false" in text
+    assert "window.Pusher = Pusher;" in text
     assert "wsPath: '/ws'" in text
     python = text[text.index("import pusher") :].replace("\n  ", "\n")
     compile(python, "snippet", "exec")
     assert "port=8081, ssl=False" in python
+
+
+def test_the_python_snippet_says_where_its_sdk_falls_short() -> None:
+    """It has no option for a prefix: pasted as it is, every request would be a 404."""
+    assert "a proxy must put /ws before its paths" in snippets(
+        resolve({"path_prefix": "/ws"}), 8080, 8080
+    )
+    assert "proxy" not in snippets(resolve(), 8080, 8080)
+
+
+def test_an_address_of_ipv6_stands_in_brackets_where_it_becomes_part_of_a_url() -> None:
+    text = snippets(resolve({"host": "::1"}), 8080, 8080)
+    assert text.count("'[::1]'") == 3
+    assert "'::1'" not in text
 
 
 # -- What people are shown -----------------------------------------------------------------
@@ -306,9 +406,50 @@ def test_the_description_shows_sources_and_no_secrets() -> None:
     assert "port = 81    # the environment variable PORT" in text
     assert "host = localhost    # default" in text
     assert "pusher_secret = (hidden)    # the flag --pusher_secret" in text
-    assert "key = old, secret = (hidden)" in text
-    assert "webhook = http://localhost:9" in text or "webhook = localhost:9" in text
+    assert "key = old, secret = (hidden)    # h.toml" in text
+    assert (
+        "webhook = http://localhost:9; events: presence; channel_prefix: private-;"
+        " headers: X-Token    # h.toml"
+    ) in text
     assert "hidden-secret" not in text
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.com?t=hidden-secret", "https://example.com/hidden-secret"]
+)
+def test_the_description_shows_no_more_of_a_url_than_its_host(url: str) -> None:
+    text = describe(
+        resolve(FILE, file=APPS.replace("http://user:hidden-secret@localhost:9/hooks", url))
+    )
+    assert "webhook = https://example.com; " in text
+    assert "hidden-secret" not in text
+
+
+def test_the_description_says_of_each_app_where_its_values_came_from() -> None:
+    """Options of the command line are for its own app only, and so are their sources."""
+    flags = {**FILE, **SINGLE, "max_batch": "7"}
+    text = describe(resolve(flags, {"HELIOGRAPH_WATCHLIST": "1"}, APPS))
+    _, first, second, single = text.split("[[apps]]\n")
+    assert "id = 1    # h.toml\n" in first
+    assert "max_connections = 5    # h.toml\n" in first
+    assert "max_batch = 10    # default\n" in first
+    assert "enabled = false    # h.toml\n" in second
+    assert "id = 3    # the flag --pusher_app_id\n" in single
+    assert "max_batch = 7    # the flag --max_batch\n" in single
+    assert "watchlist = true    # the environment variable HELIOGRAPH_WATCHLIST\n" in single
+    assert "max_connections = 0    # default\n" in single
+
+
+def test_the_description_says_what_was_made_up() -> None:
+    text = describe(resolve({"max_batch": "7"}))
+    assert "id = 1    # made up: development mode\n" in text
+    assert "max_batch = 7    # the flag --max_batch\n" in text
+
+
+def test_numbers_are_shown_in_full() -> None:
+    text = describe(resolve({"ping_interval": "1234567.25", "cache_ttl": "1800"}))
+    assert "ping_interval = 1234567.25    #" in text
+    assert "cache_ttl = 1800    #" in text
 
 
 def test_secrets_are_in_no_representation() -> None:
@@ -350,9 +491,10 @@ def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:
     )
 
 
-def test_apps_are_found_by_id() -> None:
-    app = App(id="1", keys=(AppKey("k", "s"),))
-    apps = Apps([app])
-    assert apps.get("1") is app
-    assert apps.get("2") is None
-    assert len(apps) == 1
+def test_an_option_that_no_app_takes_is_warned_of() -> None:
+    assert resolve({**FILE, "max_batch": "3"}, file=APPS).warnings == (
+        "--max_batch (from the flag --max_batch) is for the app of the command line,"
+        " and there is none",
+    )
+    assert resolve({**FILE, **SINGLE, "max_batch": "3"}, file=APPS).warnings == ()
+    assert resolve({"max_batch": "3"}).warnings == ()

@@ -140,6 +140,17 @@ def test_headers_that_would_change_ours_are_refused(header: tuple[str, str]) -> 
 
 
 @pytest.mark.parametrize(
+    "url",
+    ["http://", "https:///path", "ftp://host/", "http://u:PASSWORD@host:bad/", "http://[::1/"],
+)
+def test_what_is_no_url_is_refused_and_not_repeated(url: str) -> None:
+    app = App(id="3", keys=(AppKey(KEY, SECRET),), webhooks=(Webhook(url=url),))
+    with pytest.raises(ConfigError) as error:
+        payload.check(app)
+    assert str(error.value) == "app '3': webhooks[0].url: is no URL with a host"
+
+
+@pytest.mark.parametrize(
     ("url", "label"),
     [
         ("https://user:pass@host:8443/hook?token=t#f", "https://host:8443/hook"),

@@ -92,7 +92,7 @@ def test_a_hurried_batch_goes_at_once() -> None:
 
 
 def test_a_batch_is_no_larger_than_receivers_take() -> None:
-    post = Post(batching=True, batch_bytes=2 * (ENTRY_OVERHEAD_BYTES + 1))
+    post = Post(batching=True, batch_bytes=2)
     post.put("a", "b", "c")
     post.now = 1.0
     assert numbers(post.begin()) == [[1, 2], [3]]

@@ -171,6 +171,8 @@ class Webhooks:
         for audience in gone_apps:
             self._forget(audience, lambda _: True)
         self._dirty = dict.fromkeys(self._receivers.values())
+        if self._recording and self._receivers:
+            self._ready_sender()
         self._wake()
 
     def _audience(self, app: App, before: dict[str, _Receiver]) -> _Audience | None:

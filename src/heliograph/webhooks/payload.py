@@ -10,6 +10,7 @@ Source: https://pusher.com/docs/channels/server_api/webhooks/
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec import Raw
 
@@ -158,16 +159,26 @@ def headers(
 
 
 def check(app: App) -> None:
-    """Raise ConfigError where the headers of an app's webhooks cannot be sent."""
+    """Raise ConfigError where an app's webhooks cannot be sent. What it says holds no secret."""
     for number, webhook in enumerate(app.webhooks):
+        where = f"app {app.id!r}: webhooks[{number}]"
+        if not _is_url(webhook.url):
+            raise ConfigError(f"{where}.url: is no URL with a host")
         for name, text in webhook.headers:
-            where = f"app {app.id!r}: webhooks[{number}].headers.{name}"
             if not _HEADER_NAME.fullmatch(name):
-                raise ConfigError(f"{where}: is no name of a header")
+                raise ConfigError(f"{where}.headers.{name}: is no name of a header")
             if name.lower() in _OURS:
-                raise ConfigError(f"{where}: this header is the server's to set")
+                raise ConfigError(f"{where}.headers.{name}: this header is the server's to set")
             if not text.isprintable():
-                raise ConfigError(f"{where}: does not fit on a line")
+                raise ConfigError(f"{where}.headers.{name}: does not fit on a line")
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, say
+        return False
 
 
 def label(webhook: Webhook) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-ENTRY_OVERHEAD_BYTES = 300
+ENTRY_OVERHEAD_BYTES = 500
 """What an event in memory costs besides its text, about."""
 
 T = TypeVar("T", bound=Hashable)
@@ -45,18 +45,47 @@ class Entry:
     *number* is unique, and grows; *at* is when it was put here.
     """
 
-    __slots__ = ("at", "number", "stream", "text")
+    __slots__ = ("at", "next", "number", "stream", "text")
 
     def __init__(self, number: int, stream: str, text: bytes, at: float) -> None:
         self.number = number
         self.stream = stream
         self.text = text
         self.at = at
+        self.next: Entry | None = None  # of its stream, while it waits
 
     @property
     def size(self) -> int:
         """What it counts against the bound."""
         return len(self.text) + ENTRY_OVERHEAD_BYTES
+
+
+class _Stream:
+    """
+    The events of one stream that wait, in order.
+
+    Linked, for a deque takes 600 bytes, and when a thousand channels end, each has one event.
+    """
+
+    __slots__ = ("_last", "first", "length")
+
+    def __init__(self, entry: Entry) -> None:
+        self.first = self._last = entry
+        self.length = 1
+
+    def append(self, entry: Entry) -> None:
+        self._last.next = entry
+        self._last = entry
+        self.length += 1
+
+    def take(self) -> bool:
+        """Take the first out; return whether there is another."""
+        following, self.first.next = self.first.next, None
+        if following is None:
+            return False
+        self.first = following
+        self.length -= 1
+        return True
 
 
 class Delivery:
@@ -101,7 +130,7 @@ class Outbox:
         self.bytes = 0
         self._limits = limits
         self._waiting: OrderedDict[int, Entry] = OrderedDict()  # in no delivery, the oldest first
-        self._streams: dict[str, deque[Entry]] = {}  # the same, by stream
+        self._streams: dict[str, _Stream] = {}  # the same, by stream
         self._ready: OrderedDict[str, None] = OrderedDict()  # streams with a next event to send
         self._ready_events = 0
         self._busy: dict[str, Delivery] = {}
@@ -143,8 +172,9 @@ class Outbox:
         self._waiting[entry.number] = entry
         stream = self._streams.get(entry.stream)
         if stream is None:
-            stream = self._streams[entry.stream] = deque()
-        stream.append(entry)
+            self._streams[entry.stream] = _Stream(entry)
+        else:
+            stream.append(entry)
         if entry.stream not in self._busy:
             self._ready[entry.stream] = None
             self._ready_events += 1
@@ -244,16 +274,18 @@ class Outbox:
         while self._ready and len(entries) < count:
             name = next(iter(self._ready))
             stream = self._streams[name]
-            if entries and stream[0].size > room:
+            if entries and len(stream.first.text) > room:
                 break
             del self._ready[name]
-            self._ready_events -= len(stream)
-            while stream and len(entries) < count and (not entries or stream[0].size <= room):
-                entry = stream.popleft()
+            self._ready_events -= stream.length
+            more = True
+            while more and len(entries) < count and (not entries or len(stream.first.text) <= room):
+                entry = stream.first
+                more = stream.take()
                 del self._waiting[entry.number]
                 entries.append(entry)
-                room -= entry.size
-            if not stream:
+                room -= len(entry.text)
+            if not more:
                 del self._streams[name]
         entries.sort(key=_number)
         if not self._ready:
@@ -268,8 +300,8 @@ class Outbox:
             if self._busy.pop(entry.stream, None) is not None and entry.stream in self._streams:
                 waiting = self._streams[entry.stream]
                 self._ready[entry.stream] = None
-                self._ready_events += len(waiting)
-                self._flush_by(max(now, waiting[0].at + self._limits.batch_s))
+                self._ready_events += waiting.length
+                self._flush_by(max(now, waiting.first.at + self._limits.batch_s))
 
     def _overflow(self) -> list[Entry]:
         dropped: list[Entry] = []
@@ -281,11 +313,9 @@ class Outbox:
             self.events -= 1
             self.bytes -= entry.size
             # The oldest of all is the oldest of its stream.
-            stream = self._streams[entry.stream]
-            stream.popleft()
             if entry.stream in self._ready:
                 self._ready_events -= 1
-            if not stream:
+            if not self._streams[entry.stream].take():
                 del self._streams[entry.stream]
                 self._ready.pop(entry.stream, None)
             dropped.append(entry)
