@@ -190,7 +190,7 @@ def _loop_factory(kind: str) -> Any:
         import uvloop  # noqa: PLC0415 - it does not exist everywhere
     except ImportError:
         if kind == "uvloop":
-            raise
+            raise ConfigError("--loop: uvloop is not installed here; use auto or asyncio") from None
         return asyncio.new_event_loop
     return uvloop.new_event_loop
 

@@ -14,6 +14,7 @@ COUNTING_SECRET = "a-counting-secret"
 TWO_APPS = f"""
 [[apps]]
 id = "{APP_ID}"
+watchlist = true
 
 [[apps.keys]]
 key = "{KEY}"

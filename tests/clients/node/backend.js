@@ -9,7 +9,7 @@ import PusherServer from 'pusher'
 
 // Who is signed in to the application, by bearer token.
 const USERS = {
-  ann: { user_id: 'ann', user_info: { name: 'Ann' } },
+  ann: { user_id: 'ann', user_info: { name: 'Ann' }, watchlist: ['bob', '7'] },
   bob: { user_id: 'bob', user_info: { name: 'Bob' } },
   eve: null, // she may see nothing
   7: { user_id: 7, user_info: { name: 'Seven' } },
@@ -65,6 +65,7 @@ export class Backend {
     const calls = {
       sdk: (app, method, ...rest) => outcome(() => this.#sdks.get(app)[method](...rest)),
       url: (method, ...rest) => outcome(() => this.#fromUrl()[method](...rest)),
+      webhook: (headers, rawBody) => this.#webhook({ headers, rawBody }),
       authorize: (socketId, channel, data) =>
         this.#sdks.get('main').authorizeChannel(socketId, channel, data),
     }
@@ -75,6 +76,12 @@ export class Backend {
     const { host, port, apps } = this.#settings
     const { id, key, secret } = apps.main
     return PusherServer.forURL(`http://${key}:${secret}@${host}:${port}/apps/${id}`)
+  }
+
+  // What the SDK makes of a webhook: whether it is one, and what it says.
+  #webhook(request) {
+    const webhook = this.#sdks.get('main').webhook(request)
+    return { valid: webhook.isValid(), events: webhook.getEvents(), time: webhook.getTime() }
   }
 
   async #answer(request) {
@@ -94,12 +101,14 @@ export class Backend {
     const asked = new URLSearchParams(Buffer.concat(chunks).toString())
     const user = USERS[(request.headers.authorization ?? '').replace('Bearer ', '')]
     if (!user) return [403, 'text/plain', 'Forbidden']
+    const { user_id, ...profile } = user
+    const member = { user_id, user_info: profile.user_info }
     const sdk = this.#sdks.get(asked.get('app') ?? 'main')
     const socketId = asked.get('socket_id')
     const channel = asked.get('channel_name')
     const answer = pathname.endsWith('/user-auth')
-      ? sdk.authenticateUser(socketId, { id: String(user.user_id), user_info: user.user_info })
-      : sdk.authorizeChannel(socketId, channel, channel.startsWith('presence-') ? user : undefined)
+      ? sdk.authenticateUser(socketId, { id: String(user_id), ...profile })
+      : sdk.authorizeChannel(socketId, channel, channel.startsWith('presence-') ? member : undefined)
     return [200, 'application/json', JSON.stringify(answer)]
   }
 }

@@ -445,3 +445,67 @@ export async function decryptsThroughEcho(stage, { broadcaster }) {
   await stage.trigger('private-encrypted-vault', 'opened', { gold: 3 })
   return heard.next()
 }
+
+// -- Users ---------------------------------------------------------------------------------
+
+async function signedIn(stage, user) {
+  const pusher = await stage.connected({ user })
+  pusher.signin()
+  await pusher.user.signinDonePromise
+  return pusher
+}
+
+export async function hearsAsAUser(stage) {
+  const pusher = await signedIn(stage, 'ann')
+  const tab = await signedIn(stage, 'ann')
+  const heard = [hear(pusher.user, 'said'), hear(tab.user, 'said')]
+  // The user's channel is subscribed by pusher-js itself, behind the sign-in.
+  await Promise.all([settled(pusher), settled(tab)])
+  const answer = await stage.backend('sdk', 'main', 'sendToUser', 'ann', 'said', { hello: 'Ann' })
+  const occupied = await stage.backend('sdk', 'main', 'get', { path: '/channels' })
+  return {
+    user: pusher.user.user_data,
+    answer,
+    heard: await Promise.all(heard.map((inbox) => inbox.next())),
+    occupied,
+  }
+}
+
+export async function watchesOthers(stage) {
+  const ann = await stage.connected({ user: 'ann' })
+  const seen = hear(ann.user.watchlist, 'online', 'offline')
+  ann.signin()
+  const atFirst = [await seen.next()]
+  const bob = await signedIn(stage, 'bob')
+  const came = await seen.next()
+  bob.disconnect()
+  return { atFirst, came, went: await seen.next() }
+}
+
+export async function isPresentAsItsUser(stage) {
+  const pusher = await signedIn(stage, 'ann')
+  const customHandler = ({ socketId, channelName }, callback) =>
+    stage
+      .backend('authorize', socketId, channelName)
+      .then((answer) => callback(null, answer), callback)
+  pusher.config.channelAuthorizer = customHandler
+  return membersOf(await joined(pusher, 'presence-of-users'))
+}
+
+export async function isTerminated(stage) {
+  const pusher = await signedIn(stage, 'bob')
+  const errors = hear(pusher.connection, 'error')
+  const states = hear(pusher.connection, 'disconnected')
+  const answer = await stage.backend('sdk', 'main', 'terminateUserConnections', 'bob')
+  const [, error] = await errors.next()
+  await states.next()
+  return { answer, error, state: pusher.connection.state }
+}
+
+export async function failsToSignIn(stage) {
+  const pusher = await stage.connected({ user: 'eve' })
+  pusher.signin()
+  const heard = hear(await joined(pusher, 'lobby'), 'said')
+  await stage.trigger('lobby', 'said', 'still here')
+  return { heard: await heard.next(), state: pusher.connection.state }
+}
