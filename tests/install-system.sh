@@ -7,6 +7,8 @@ set -eu
 needed() {
     cat <<'END'
 chromium chromium chromium-browser google-chrome google-chrome-stable
+curl curl
+openssl openssl
 END
 }
 

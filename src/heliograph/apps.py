@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from heliograph.errors import ConfigError
-from heliograph.options import option
+from heliograph.options import option, options_of
 
 WEBHOOK_KINDS = (
     "channel_existence",
@@ -77,6 +77,10 @@ class App:
             if own.key == key:
                 return own.secret.encode()
         return None
+
+
+APP_OPTIONS = options_of(App)
+"""The keys of an app that are options too."""
 
 
 class Apps:

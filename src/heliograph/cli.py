@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from heliograph import __version__, config, development
+from heliograph import __version__, config, config_text, development
 from heliograph.errors import ConfigError, HeliographError
 from heliograph.options import Option, shown
 
@@ -167,7 +167,7 @@ def serve(**values: Any) -> int:
 def check_config(**values: Any) -> int:
     """Print the configuration, where each value came from, and no secrets."""
     loaded = _loader(values)()
-    click.echo(config.describe(loaded), nl=False)
+    click.echo(config_text.describe(loaded), nl=False)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     return 0
@@ -176,14 +176,14 @@ def check_config(**values: Any) -> int:
 @command.command("sample-config")
 def sample_config() -> int:
     """Print a configuration file that shows every option."""
-    click.echo(config.sample(), nl=False)
+    click.echo(config_text.sample(), nl=False)
     return 0
 
 
 @command.command("options-table", hidden=True)
 def options_table() -> int:
     """Print the options as the README shows them."""
-    click.echo(config.options_table(), nl=False)
+    click.echo(config_text.options_table(), nl=False)
     return 0
 
 

@@ -5,8 +5,6 @@ A value of the configuration file gives way to one of the environment, and that 
 Loading touches nothing but the file, and can be repeated.
 """
 
-import dataclasses
-import difflib
 import ipaddress
 import re
 import tomllib
@@ -14,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from heliograph.apps import WEBHOOK_KINDS, App, AppKey, Apps, Webhook
+from heliograph.app_tables import apps_of_file, check_identifier, list_of_tables, suggestion
+from heliograph.apps import APP_OPTIONS, App, AppKey, Apps
 from heliograph.errors import ConfigError
 from heliograph.options import (
     LIMITS,
@@ -27,7 +25,6 @@ from heliograph.options import (
     Option,
     option,
     options_of,
-    shown,
 )
 
 
@@ -181,7 +178,6 @@ class Settings:
 
 
 SERVER_OPTIONS = options_of(Settings)
-APP_OPTIONS = options_of(App)
 OPTIONS = {one.name: one for one in (*SERVER_OPTIONS, *APP_OPTIONS)}
 
 DEFAULT = "default"
@@ -224,11 +220,11 @@ def load(
     given = _Given(flags, environ)
     path = given.value("config")
     document = _document(path, read_file, given.source("config")) if path else {}
-    tables = _list_of_tables(document.pop("apps", []), f"{path}: apps")
+    tables = list_of_tables(document.pop("apps", []), f"{path}: apps")
     given.add_file(document, str(path))
     values = {name: given.value(name) for name in OPTIONS}
     _check_path_prefix(values["path_prefix"], given)
-    apps = _apps_of_file(tables, str(path))
+    apps = apps_of_file(tables, str(path))
     app_sources = {
         app.id: dict.fromkeys(table, str(path)) for app, table in zip(apps, tables, strict=True)
     }
@@ -272,7 +268,7 @@ class _Given:
     def add_file(self, document: Mapping[str, Any], path: str) -> None:
         for name, value in document.items():
             if name not in OPTIONS or name == "config":
-                raise ConfigError(f"{path}: {name}: unknown option{_suggestion(name, OPTIONS)}")
+                raise ConfigError(f"{path}: {name}: unknown option{suggestion(name, OPTIONS)}")
             self._set(OPTIONS[name], value, path)
 
     def _set(self, one: Option, value: object, source: str) -> None:
@@ -312,11 +308,6 @@ def _document(path: str, read_file: Callable[[str], str], source: str) -> dict[s
         raise ConfigError(f"--config: {path} is not TOML: {error}") from None
 
 
-def _suggestion(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 # -- Apps ----------------------------------------------------------------------------------
 
 
@@ -339,8 +330,8 @@ def _single_app(given: _Given, values: Mapping[str, Any]) -> App | None:
 
 
 def _app(given: _Given, app_id: str, key: str, secret: str) -> App:
-    _check_identifier(app_id, "--pusher_app_id")
-    _check_identifier(key, "--pusher_app_key")
+    check_identifier(app_id, "--pusher_app_id")
+    check_identifier(key, "--pusher_app_key")
     settings = {one.name: given.value(one.name) for one in APP_OPTIONS}
     return App(id=app_id, keys=(AppKey(key, secret),), **settings)
 
@@ -372,120 +363,6 @@ def _sources_of_single(given: _Given, *, development: bool) -> dict[str, str]:
         "id": given.source("pusher_app_id"),
         "keys": given.source("pusher_app_key"),
     }
-
-
-def _apps_of_file(tables: list[dict[str, Any]], path: str) -> list[App]:
-    return [_app_of_table(table, f"{path}: apps[{number}]") for number, table in enumerate(tables)]
-
-
-def _app_of_table(table: dict[str, Any], where: str) -> App:
-    known = {one.name: one for one in APP_OPTIONS}
-    _check_keys(table, (*known, "id", "keys", "webhooks"), where)
-    app_id = _text(table, "id", where)
-    _check_identifier(app_id, f"{where}.id")
-    keys = tuple(
-        _key_of_table(key, f"{where}.keys[{number}]")
-        for number, key in enumerate(_list_of_tables(table.get("keys", []), f"{where}.keys"))
-    )
-    if not keys:
-        raise ConfigError(f"{where}.keys: missing; an app needs a key with a secret")
-    webhooks = tuple(
-        _webhook_of_table(webhook, f"{where}.webhooks[{number}]")
-        for number, webhook in enumerate(
-            _list_of_tables(table.get("webhooks", []), f"{where}.webhooks")
-        )
-    )
-    settings = {
-        name: _parse_at(one, table[name], f"{where}.{name}")
-        for name, one in known.items()
-        if name in table
-    }
-    return App(id=app_id, keys=keys, webhooks=webhooks, **settings)
-
-
-def _key_of_table(table: dict[str, Any], where: str) -> AppKey:
-    _check_keys(table, ("key", "secret"), where)
-    key = _text(table, "key", where)
-    _check_identifier(key, f"{where}.key")
-    return AppKey(key, _text(table, "secret", where))
-
-
-def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
-    _check_keys(table, [one.name for one in dataclasses.fields(Webhook)], where)
-    url = _text(table, "url", where)
-    _check_url(url, f"{where}.url")
-    events = table.get("events", list(WEBHOOK_KINDS))
-    if not isinstance(events, list) or not events:
-        raise ConfigError(f"{where}.events: must be a list of {', '.join(WEBHOOK_KINDS)}")
-    for kind in events:
-        if kind not in WEBHOOK_KINDS:
-            raise ConfigError(f"{where}.events: {kind!r} is none of {', '.join(WEBHOOK_KINDS)}")
-    prefix, enabled = table.get("channel_prefix", ""), table.get("enabled", True)
-    if not isinstance(prefix, str):
-        raise ConfigError(f"{where}.channel_prefix: must be a text")
-    if not isinstance(enabled, bool):
-        raise ConfigError(f"{where}.enabled: must be true or false")
-    headers = _headers(table.get("headers", {}), f"{where}.headers")
-    return Webhook(
-        url=url, events=tuple(events), channel_prefix=prefix, headers=headers, enabled=enabled
-    )
-
-
-def _headers(value: object, where: str) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise ConfigError(f"{where}: must be a table of texts")
-    for name, text in value.items():
-        if not name or not (name + text).isprintable() or ":" in name:
-            raise ConfigError(f"{where}.{name}: is no header that fits on a line")
-    return tuple(value.items())
-
-
-def _parse_at(one: Option, value: object, where: str) -> Any:
-    try:
-        return one.parse(value)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _list_of_tables(value: object, where: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        heading = re.sub(r"\[\d+\]", "", where.rpartition(" ")[2])
-        raise ConfigError(f"{where}: must be tables, each under [[{heading}]]")
-    return value
-
-
-def _check_keys(table: Mapping[str, Any], known: Any, where: str) -> None:
-    for name in table:
-        if name not in known:
-            raise ConfigError(f"{where}.{name}: unknown key{_suggestion(name, known)}")
-
-
-def _text(table: Mapping[str, Any], name: str, where: str) -> str:
-    value = table.get(name)
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}.{name}: missing; it must be a text that is not empty")
-    return value
-
-
-def _check_identifier(text: str, where: str) -> None:
-    """Ids and keys stand in paths, and keys before a colon."""
-    if not text.isprintable() or any(mark in text for mark in "/?#:& "):
-        raise ConfigError(f"{where}: {text!r} may hold neither blanks nor any of / ? # : &")
-
-
-def _check_url(url: str, where: str) -> None:
-    """A URL that is refused is not shown: it may hold a password."""
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{where}: must begin with http:// or https://")
-    if not url.isprintable() or " " in url:
-        raise ConfigError(f"{where}: may hold no blanks")
-    try:
-        # Reading the port checks it. A password with a slash in it ends up here, too.
-        named = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
-    except ValueError:
-        named = False
-    if not named:
-        raise ConfigError(f"{where}: names no host, or no port that exists")
 
 
 def _check_path_prefix(prefix: str, given: _Given) -> None:
@@ -527,102 +404,3 @@ def _warnings_of_idle(single: App | None, given: _Given) -> list[str]:
         for one in APP_OPTIONS
         if single is None and one.name in given.sources
     ]
-
-
-# -- What people are shown -----------------------------------------------------------------
-
-
-def options_table() -> str:
-    """Return the options as a table in Markdown, for the README."""
-    lines = ["| option | environment | default | what it is |", "|---|---|---|---|"]
-    for one in OPTIONS.values():
-        variables = ", ".join(f"`{variable}`" for variable in one.variables)
-        default = shown(one, one.default)
-        if default and one.unit:
-            default += f" {one.unit}"
-        cell = f"`{default}`" if default else ""
-        lines.append(f"| `{one.flag}` | {variables} | {cell} | {one.sentence} |")
-    return "\n".join(lines) + "\n"
-
-
-def describe(config: Config) -> str:
-    """Return the resolved configuration, secrets hidden, and where each value came from."""
-    lines = [_line(one, config, config.sources) for one in SERVER_OPTIONS]
-    for app in config.apps:
-        sources = config.app_sources.get(app.id, {})
-        lines += ["", "[[apps]]", f"id = {app.id}    # {sources.get('id', DEFAULT)}"]
-        lines += [
-            f"key = {key.key}, secret = (hidden)    # {sources.get('keys', DEFAULT)}"
-            for key in app.keys
-        ]
-        lines += [_line(one, app, sources) for one in APP_OPTIONS]
-        lines += [
-            f"webhook = {_described(hook)}    # {sources.get('webhooks', DEFAULT)}"
-            for hook in app.webhooks
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _line(one: Option, holder: object, sources: Mapping[str, str]) -> str:
-    value = shown(one, getattr(holder, one.name)) or "(none)"
-    return f"{one.name} = {value}    # {sources.get(one.name, DEFAULT)}"
-
-
-def _described(webhook: Webhook) -> str:
-    """No more of a URL than its host, and no header's value: the rest may be a secret."""
-    url = urlsplit(webhook.url)
-    parts = [
-        f"{url.scheme}://{url.netloc.rpartition('@')[2]}",
-        f"events: {', '.join(webhook.events)}",
-    ]
-    if webhook.channel_prefix:
-        parts.append(f"channel_prefix: {webhook.channel_prefix}")
-    if webhook.headers:
-        parts.append(f"headers: {', '.join(name for name, _ in webhook.headers)}")
-    return "; ".join(parts if webhook.enabled else [*parts, "disabled"])
-
-
-def sample() -> str:
-    """Return a configuration file with every option, commented out."""
-    lines = [
-        "# Heliograph's configuration. Every line that is commented out shows its default.",
-        "# Environment variables and flags of the same names are stronger than this file.",
-    ]
-    for group in (SERVER, PROTOCOL, LIMITS, WEBHOOKS):
-        lines += ["", f"# -- {group} " + "-" * (80 - len(group))]
-        for one in SERVER_OPTIONS:
-            if one.group == group and one.name != "config":
-                lines += ["", f"# {one.sentence}", f"#{one.name} = {_toml(one)}"]
-    lines += [
-        "",
-        "# -- Apps " + "-" * 76,
-        "# As many as you like, each with as many keys as you like, so that they can be changed.",
-        "",
-        "#[[apps]]",
-        '#id = "1"',
-    ]
-    for one in APP_OPTIONS:
-        lines += [f"# {one.sentence}", f"#{one.name} = {_toml(one)}"]
-    lines += [
-        "",
-        "#[[apps.keys]]",
-        '#key = "my-app-key"',
-        '#secret = "my-app-secret"',
-        "",
-        "#[[apps.webhooks]]",
-        '#url = "http://localhost:8000/webhooks"',
-        f"#events = [{', '.join(repr(kind) for kind in WEBHOOK_KINDS)}]",
-        '#channel_prefix = ""',
-        "#headers = {}",
-        "#enabled = true",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(one: Option) -> str:
-    if one.default is None:
-        return "8081" if one.kind is int else '""'
-    if one.kind is tuple:
-        return "[]"
-    text = shown(one, one.default)
-    return f'"{text}"' if one.kind is str else text

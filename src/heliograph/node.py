@@ -36,7 +36,7 @@ from heliograph.hub.event import (
 )
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
-from heliograph.protocols.pusher import endpoint, messages
+from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
@@ -75,7 +75,7 @@ class Tenant:
         counters: Counters,
         record: Record,
         *,
-        terminate_code: int = messages.Code.UNAUTHORIZED,
+        terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
         self.users: Users[Session] = Users()
@@ -217,7 +217,7 @@ class Tenant:
             self._tell_watchers(said.user_id, messages.watchlist_events([], [said.user_id]))
         elif isinstance(said, UserTerminated):
             for session in self.users.sessions(said.user_id):
-                session.refuse(messages.terminated(self._terminate_code))
+                session.refuse(refusals.terminated(self._terminate_code))
         else:
             self.hub.publish(said)
 
@@ -298,7 +298,7 @@ class Node:
         random_bits: Callable[[int], int],
         *,
         record: Record = _ignore,
-        terminate_code: int = messages.Code.UNAUTHORIZED,
+        terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.counters = Counters()
         self._random_bits = random_bits
@@ -332,7 +332,7 @@ class Node:
         }
         gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
         for tenant in gone:
-            tenant.close(messages.app_disabled())
+            tenant.close(refusals.app_disabled())
 
     def tenant(self, app_id: str) -> Tenant | None:
         """Return the app with this id."""
@@ -351,14 +351,14 @@ class Node:
         """Begin a session with the app that owns *key*. Raises ClientError with its code."""
         tenant = self._by_key.get(key)
         if tenant is None:
-            raise messages.no_such_app(key)
+            raise refusals.no_such_app(key)
         app = tenant.app
         if not app.enabled:
-            raise messages.app_disabled()
+            raise refusals.app_disabled()
         if not endpoint.origin_allowed(origin, app.allowed_origins):
-            raise messages.origin_not_allowed()
+            raise refusals.origin_not_allowed()
         if app.max_connections and len(tenant.sessions) >= app.max_connections:
-            raise messages.over_connection_quota()
+            raise refusals.over_connection_quota()
         socket_id = self._new_socket_id(tenant)
         session = Session(socket_id, tenant, subscription_errors=subscription_errors)
         tenant.sessions[socket_id] = session

@@ -27,7 +27,7 @@ from heliograph.net.http import HttpConnection
 from heliograph.net.listener import bind, listen
 from heliograph.net.websocket import TextLane
 from heliograph.node import Node
-from heliograph.protocols.pusher import messages
+from heliograph.protocols.pusher import refusals
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
 
@@ -157,7 +157,7 @@ class Server:
         context.deserted = asyncio.Event()
         for connection in list(context.http_connections):
             connection.close()
-        self.node.close(messages.reconnect())
+        self.node.close(refusals.reconnect())
         context.departed()
         with contextlib.suppress(TimeoutError):  # the rest is cut off when the loop closes
             await asyncio.wait_for(context.deserted.wait(), STOP_TIMEOUT_S)

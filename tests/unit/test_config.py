@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.apps import App, AppKey, Webhook
-from heliograph.config import (
-    APP_OPTIONS,
-    OPTIONS,
-    Config,
-    describe,
-    load,
-    options_table,
-    sample,
-)
+from heliograph.apps import APP_OPTIONS, App, AppKey, Webhook
+from heliograph.config import OPTIONS, Config, load
+from heliograph.config_text import describe, options_table, sample
 from heliograph.development import make_up, snippets
 from heliograph.errors import ConfigError
 

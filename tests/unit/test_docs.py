@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from heliograph import __version__
-from heliograph.config import OPTIONS, load, options_table
+from heliograph.config import OPTIONS, load
+from heliograph.config_text import options_table
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "heliograph"

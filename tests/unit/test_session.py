@@ -14,7 +14,7 @@ from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Event, Fact, Happening
 from heliograph.node import Node
-from heliograph.protocols.pusher import auth, messages
+from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import proceed
 from tests.unit.late_engine import LateEngine
@@ -247,7 +247,7 @@ def test_an_error_that_closes_ends_the_session(world: World) -> None:
     peer = world.client()
     say(peer, "subscribe", "c")
     world.settle()
-    world.node.close(messages.reconnect())
+    world.node.close(refusals.reconnect())
     world.settle()
     assert peer.closed is not None
     assert peer.closed.code == 4200
@@ -340,7 +340,7 @@ def test_whatever_the_order_clients_and_server_agree(  # noqa: C901 - a story ha
             if what == "unsubscribe":
                 wanted[number, channel] = False
         elif what == "die" and peer.closed is None:
-            peer.close(messages.reconnect())
+            peer.close(refusals.reconnect())
             wanted = {key: value and key[0] != number for key, value in wanted.items()}
         elif what == "publish":
             world.publish("news", channel, cached="cache" in channel)

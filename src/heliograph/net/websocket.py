@@ -16,7 +16,7 @@ from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Fact
 from heliograph.net.context import Context
-from heliograph.protocols.pusher import endpoint, messages
+from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.wire.http import Request
 from heliograph.wire.websocket import (
@@ -237,7 +237,7 @@ class WebSocketConnection(asyncio.Protocol):
             self.write(PING)
             self._look_again(config.pong_timeout, now)
         else:
-            self.close(messages.pong_not_received())
+            self.close(refusals.pong_not_received())
 
     def _identified(self, now: float) -> bool:
         """Return whether the client may stay: it proved who it is, or has time left to."""
@@ -245,7 +245,7 @@ class WebSocketConnection(asyncio.Protocol):
         if session is not None and session.identified:
             self._identify_by = 0.0
         elif now >= self._identify_by:
-            self.close(messages.not_authorized_in_time())
+            self.close(refusals.not_authorized_in_time())
             return False
         return True
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote_plus
 
 from heliograph.errors import ClientError
-from heliograph.protocols.pusher import messages
+from heliograph.protocols.pusher import messages, refusals
 
 _SUBPROTOCOL = re.compile(rb"pusher-channels-protocol-[0-9]+")
 
@@ -22,10 +22,10 @@ def app_key(path: str, prefix: str) -> str:
     A trailing slash is ignored; more segments are another path.
     """
     if not path.startswith(prefix + "/app/"):
-        raise messages.path_not_found()
+        raise refusals.path_not_found()
     key = path[len(prefix) + len("/app/") :].removesuffix("/")
     if not key or "/" in key:
-        raise messages.path_not_found()
+        raise refusals.path_not_found()
     return key
 
 
@@ -48,13 +48,13 @@ def check_protocol(parameters: Sequence[tuple[str, str]], *, lenient: bool) -> i
     if not stated:
         if lenient:
             return messages.MAX_PROTOCOL
-        raise messages.no_protocol()
+        raise refusals.no_protocol()
     # A version is a digit: longer ones, signs and other alphabets' digits are not ours.
     if not (len(stated) == 1 and stated.isascii() and stated.isdigit()):
-        raise messages.unsupported_protocol()
+        raise refusals.unsupported_protocol()
     version = int(stated)
     if not messages.MIN_PROTOCOL <= version <= messages.MAX_PROTOCOL:
-        raise messages.unsupported_protocol()
+        raise refusals.unsupported_protocol()
     return version
 
 

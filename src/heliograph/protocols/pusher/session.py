@@ -25,7 +25,7 @@ from heliograph.errors import ClientError, EngineError
 from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.event import Entry, Event, Member, Refusal, SignedIn
 from heliograph.protocols.json import as_string_literal, string_size
-from heliograph.protocols.pusher import auth, messages
+from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import (
     CLIENT_EVENT_PREFIX,
@@ -183,7 +183,7 @@ class Session:
             case event if event.startswith(CLIENT_EVENT_PREFIX):
                 self._client_event(message, now)
             case event:
-                raise messages.unsupported_event(event)
+                raise refusals.unsupported_event(event)
 
     # -- Subscriptions -------------------------------------------------------------------
 
@@ -203,12 +203,12 @@ class Session:
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
         app = self._application.app
         if not is_channel_name(name, app.max_channel_name_length):
-            raise messages.invalid_channel_name(name)
+            raise refusals.invalid_channel_name(name)
         if name in self.channels:
-            raise messages.already_subscribed(name)
+            raise refusals.already_subscribed(name)
         kind = kind_of(name)
         if kind.user and (self.user is None or name != USER_CHANNEL_PREFIX + self.user.id):
-            raise messages.not_signed_in_as(name)
+            raise refusals.not_signed_in_as(name)
         if not kind.private:
             return kind, None
         signed = auth.channel_string(self.id, name, request.channel_data)
@@ -219,14 +219,14 @@ class Session:
         key, _, signature = stated.partition(":")
         secret = self._application.app.secret(key)
         if secret is None:
-            raise messages.invalid_key(key)
+            raise refusals.invalid_key(key)
         if not auth.matches(auth.sign(secret, signed), signature):
-            raise messages.invalid_signature(signed, signature)
+            raise refusals.invalid_signature(signed, signature)
 
     def _member(self, request: messages.Subscribe) -> Member:
         if request.channel_data is None:
             if self.user is None:
-                raise messages.channel_data_required()
+                raise refusals.channel_data_required()
             return self.user.member
         app = self._application.app
         return messages.read_member(
@@ -247,7 +247,7 @@ class Session:
             return
         del self.channels[attempt.channel]
         limit = self._application.app.max_presence_members
-        full = messages.presence_channel_full(attempt.channel, limit)
+        full = refusals.presence_channel_full(attempt.channel, limit)
         self._subscription_refused(attempt.channel, full)
 
     def _failed(self, attempt: Attempt, error: Exception) -> None:
@@ -255,7 +255,7 @@ class Session:
             raise error
         if self.channels.get(attempt.channel) is attempt:
             del self.channels[attempt.channel]
-            self._subscription_refused(attempt.channel, messages.engine_away(attempt.channel))
+            self._subscription_refused(attempt.channel, refusals.engine_away(attempt.channel))
 
     def _entered(self, attempt: Attempt, entry: Entry) -> None:
         name, kind, member = attempt.channel, attempt.kind, attempt.member
@@ -279,7 +279,7 @@ class Session:
         name = messages.read_unsubscribe(message.data).channel
         place = self.channels.pop(name, None)
         if place is None:
-            raise messages.not_subscribed(name)
+            raise refusals.not_subscribed(name)
         self._leave(name, place)
 
     def _leave(self, name: str, place: Subscription | Attempt) -> None:
@@ -293,13 +293,13 @@ class Session:
     def _sign_in(self, message: messages.Incoming) -> None:
         request = messages.read_sign_in(message.data)
         if request.user_data is None:
-            raise messages.user_data_required()
+            raise refusals.user_data_required()
         self._check_signature(auth.user_string(self.id, request.user_data), request.auth)
         app = self._application.app
         user = messages.read_user(request.user_data, app.max_presence_user_id_length)
         present = self.user or self._signing_in
         if present is not None and present.id != user.id:
-            raise messages.already_signed_in(present.id)
+            raise refusals.already_signed_in(present.id)
         self._signing_in = user
         proceed(
             self._application.sign_in(self, user),
@@ -317,7 +317,7 @@ class Session:
         told = [messages.signin_success(user_data)]
         if self._application.app.watchlist:
             if user.truncated:
-                told.append(messages.error_message(messages.watchlist_limit(user.watchlist)))
+                told.append(messages.error_message(refusals.watchlist_limit(user.watchlist)))
             online = [one for one in user.watchlist if one in found.online]
             offline = [one for one in user.watchlist if one not in found.online]
             states = messages.watchlist_events(online, offline)
@@ -330,7 +330,7 @@ class Session:
             raise error
         if self._signing_in is user:
             self._signing_in = None
-            self.refuse(messages.sign_in_failed())
+            self.refuse(refusals.sign_in_failed())
 
     # -- Client events -------------------------------------------------------------------
 
@@ -338,27 +338,27 @@ class Session:
         event = self._accepted_client_event(message)
         limit = self._application.app.max_client_events_per_second
         if limit and not self._take_token(limit, now):
-            raise messages.client_event_rate()
+            raise refusals.client_event_rate()
         proceed(self._application.client_event(self, event), _done, self._client_event_failed)
 
     def _accepted_client_event(self, message: messages.Incoming) -> Event:
         app = self._application.app
         channel, data = message.channel, bytes(message.data)
         if not isinstance(channel, str) or not data:
-            raise messages.client_event_incomplete()
+            raise refusals.client_event_incomplete()
         if not app.client_events:
-            raise messages.client_events_disabled()
+            raise refusals.client_events_disabled()
         if not kind_of(channel).client_events:
-            raise messages.client_event_wrong_channel()
+            raise refusals.client_event_wrong_channel()
         if not isinstance(self.channels.get(channel), Subscription):
-            raise messages.client_event_not_subscribed(channel)
+            raise refusals.client_event_not_subscribed(channel)
         if app.max_event_name_length and len(message.event) > app.max_event_name_length:
-            raise messages.client_event_name_too_long(app.max_event_name_length)
+            raise refusals.client_event_name_too_long(app.max_event_name_length)
         data = as_string_literal(data)
         # Escapes only make a literal longer, so a short one needs no closer look.
         limit = app.max_event_bytes
         if limit and len(data) - 2 > limit and string_size(data) > limit:
-            raise messages.client_event_too_large(limit)
+            raise refusals.client_event_too_large(limit)
         member = self._members.get(channel) if self._members else None
         user_id = member.user_id if member else None
         return Event(channel, message.event, data, except_id=self.id, user_id=user_id)

@@ -1,0 +1,139 @@
+"""
+Apps as the configuration file has them: tables in, `App` out.
+
+Knows the keys of a table and what may stand in them. Whatever is wrong is a ConfigError that names
+the place, and shows nothing of a secret.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from heliograph.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webhook
+from heliograph.errors import ConfigError
+from heliograph.options import Option
+
+
+def apps_of_file(tables: list[dict[str, Any]], path: str) -> list[App]:
+    """Return the apps of the file's tables. Raises ConfigError."""
+    return [_app_of_table(table, f"{path}: apps[{number}]") for number, table in enumerate(tables)]
+
+
+def _app_of_table(table: dict[str, Any], where: str) -> App:
+    known = {one.name: one for one in APP_OPTIONS}
+    _check_keys(table, (*known, "id", "keys", "webhooks"), where)
+    app_id = _text(table, "id", where)
+    check_identifier(app_id, f"{where}.id")
+    keys = tuple(
+        _key_of_table(key, f"{where}.keys[{number}]")
+        for number, key in enumerate(list_of_tables(table.get("keys", []), f"{where}.keys"))
+    )
+    if not keys:
+        raise ConfigError(f"{where}.keys: missing; an app needs a key with a secret")
+    webhooks = tuple(
+        _webhook_of_table(webhook, f"{where}.webhooks[{number}]")
+        for number, webhook in enumerate(
+            list_of_tables(table.get("webhooks", []), f"{where}.webhooks")
+        )
+    )
+    settings = {
+        name: _parse_at(one, table[name], f"{where}.{name}")
+        for name, one in known.items()
+        if name in table
+    }
+    return App(id=app_id, keys=keys, webhooks=webhooks, **settings)
+
+
+def _key_of_table(table: dict[str, Any], where: str) -> AppKey:
+    _check_keys(table, ("key", "secret"), where)
+    key = _text(table, "key", where)
+    check_identifier(key, f"{where}.key")
+    return AppKey(key, _text(table, "secret", where))
+
+
+def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
+    _check_keys(table, [one.name for one in dataclasses.fields(Webhook)], where)
+    url = _text(table, "url", where)
+    _check_url(url, f"{where}.url")
+    events = table.get("events", list(WEBHOOK_KINDS))
+    if not isinstance(events, list) or not events:
+        raise ConfigError(f"{where}.events: must be a list of {', '.join(WEBHOOK_KINDS)}")
+    for kind in events:
+        if kind not in WEBHOOK_KINDS:
+            raise ConfigError(f"{where}.events: {kind!r} is none of {', '.join(WEBHOOK_KINDS)}")
+    prefix, enabled = table.get("channel_prefix", ""), table.get("enabled", True)
+    if not isinstance(prefix, str):
+        raise ConfigError(f"{where}.channel_prefix: must be a text")
+    if not isinstance(enabled, bool):
+        raise ConfigError(f"{where}.enabled: must be true or false")
+    headers = _headers(table.get("headers", {}), f"{where}.headers")
+    return Webhook(
+        url=url, events=tuple(events), channel_prefix=prefix, headers=headers, enabled=enabled
+    )
+
+
+def _headers(value: object, where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise ConfigError(f"{where}: must be a table of texts")
+    for name, text in value.items():
+        if not name or not (name + text).isprintable() or ":" in name:
+            raise ConfigError(f"{where}.{name}: is no header that fits on a line")
+    return tuple(value.items())
+
+
+def _parse_at(one: Option, value: object, where: str) -> Any:
+    try:
+        return one.parse(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def list_of_tables(value: object, where: str) -> list[dict[str, Any]]:
+    """Return *value* if it is what [[…]] makes. Raises ConfigError."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        heading = re.sub(r"\[\d+\]", "", where.rpartition(" ")[2])
+        raise ConfigError(f"{where}: must be tables, each under [[{heading}]]")
+    return value
+
+
+def _check_keys(table: Mapping[str, Any], known: Any, where: str) -> None:
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"{where}.{name}: unknown key{suggestion(name, known)}")
+
+
+def _text(table: Mapping[str, Any], name: str, where: str) -> str:
+    value = table.get(name)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}.{name}: missing; it must be a text that is not empty")
+    return value
+
+
+def check_identifier(text: str, where: str) -> None:
+    """Ids and keys stand in paths, and keys before a colon."""
+    if not text.isprintable() or any(mark in text for mark in "/?#:& "):
+        raise ConfigError(f"{where}: {text!r} may hold neither blanks nor any of / ? # : &")
+
+
+def _check_url(url: str, where: str) -> None:
+    """A URL that is refused is not shown: it may hold a password."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{where}: must begin with http:// or https://")
+    if not url.isprintable() or " " in url:
+        raise ConfigError(f"{where}: may hold no blanks")
+    try:
+        # Reading the port checks it. A password with a slash in it ends up here, too.
+        named = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ConfigError(f"{where}: names no host, or no port that exists")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return what may have been meant by *name*, as the end of a sentence; else nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

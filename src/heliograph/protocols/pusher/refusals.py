@@ -1,0 +1,216 @@
+"""
+What a client is refused, and why: Pusher's codes, and its texts where they are known.
+
+People search for these texts, so they are Pusher's to the letter. A code of None is sent as
+`null`, and the socket stays open.
+
+Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/
+"""
+
+from collections.abc import Sequence
+
+from heliograph.errors import ClientError
+
+
+class Code:
+    """The codes that a socket is told and closed with; others than these confuse clients."""
+
+    NO_SUCH_APP = 4001
+    APP_DISABLED = 4003
+    OVER_CONNECTION_QUOTA = 4004
+    PATH_NOT_FOUND = 4005
+    UNSUPPORTED_PROTOCOL = 4007
+    NO_PROTOCOL = 4008
+    UNAUTHORIZED = 4009
+    OVER_CAPACITY = 4100
+    RECONNECT = 4200
+    PONG_NOT_RECEIVED = 4201
+    CLIENT_EVENT_RATE = 4301
+    WATCHLIST_LIMIT = 4302
+
+
+def no_such_app(key: str) -> ClientError:
+    """No app has this key."""
+    text = f"App key {key} not in this cluster. Did you forget to specify the cluster?"
+    return ClientError(text, Code.NO_SUCH_APP, closes=True)
+
+
+def app_disabled() -> ClientError:
+    """The app exists and is switched off."""
+    return ClientError("Application disabled", Code.APP_DISABLED, closes=True)
+
+
+def over_connection_quota() -> ClientError:
+    """The app has as many connections as it may have."""
+    text = "Application is over connection quota"
+    return ClientError(text, Code.OVER_CONNECTION_QUOTA, closes=True)
+
+
+def path_not_found() -> ClientError:
+    """The path of the WebSocket request is not /app/{key}."""
+    return ClientError("Path not found", Code.PATH_NOT_FOUND, closes=True)
+
+
+def unsupported_protocol() -> ClientError:
+    """The protocol version is not one of those we speak."""
+    return ClientError("Unsupported protocol version", Code.UNSUPPORTED_PROTOCOL, closes=True)
+
+
+def no_protocol() -> ClientError:
+    """The client did not say which protocol version it speaks."""
+    return ClientError("No protocol version supplied", Code.NO_PROTOCOL, closes=True)
+
+
+def origin_not_allowed() -> ClientError:
+    """A page of another site; our extension, under Pusher's code for unauthorised."""
+    return ClientError("Connection is unauthorized", Code.UNAUTHORIZED, closes=True)
+
+
+def reconnect() -> ClientError:
+    """The server goes away in an orderly manner."""
+    return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)
+
+
+def pong_not_received() -> ClientError:
+    """The client did not answer our ping."""
+    return ClientError("Pong reply not received", Code.PONG_NOT_RECEIVED, closes=True)
+
+
+_MAX_ECHO = 500
+
+
+def invalid_signature(signed: str, received: str) -> ClientError:
+    """The signature is not the one of *signed*, which holds no secret."""
+    signed, received = _cut(signed), _cut(received)
+    text = f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {received}"
+    return ClientError(text)
+
+
+def invalid_key(key: str) -> ClientError:
+    """The part before the colon is no key of this app."""
+    return ClientError(f"Invalid key in subscription auth data: '{_cut(key)}'")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "..."
+
+
+def user_data_required() -> ClientError:
+    """A sign-in says who signs in."""
+    return ClientError("Missing parameter: data.user_data")
+
+
+def already_signed_in(user_id: str) -> ClientError:
+    """A session is one user for as long as it lasts."""
+    return ClientError(f"Connection already signed in as user {user_id}")
+
+
+def not_signed_in_as(channel: str) -> ClientError:
+    """A user's channel is for that user's sessions."""
+    return ClientError(f"Subscription to {channel} requires to be signed in as that user")
+
+
+def watchlist_limit(accepted: Sequence[str]) -> ClientError:
+    """The sign-in succeeded, but not all of its watchlist is watched."""
+    return ClientError(
+        f"Watchlist limit exceeded. Only the first {len(accepted)} user IDs are accepted."
+        f" Accepted: {', '.join(accepted)}",
+        Code.WATCHLIST_LIMIT,
+    )
+
+
+def not_authorized_in_time() -> ClientError:
+    """The app wants its clients to identify themselves, and this one did not."""
+    return ClientError("Connection not authorized within timeout", Code.UNAUTHORIZED, closes=True)
+
+
+def terminated(code: int) -> ClientError:
+    """The application ended all connections of this user."""
+    return ClientError("Connection is unauthorized", code, closes=True)
+
+
+def sign_in_failed() -> ClientError:
+    """What the nodes share does not answer; the client may sign in again."""
+    return ClientError("Sign-in failed, try again later")
+
+
+def already_subscribed(channel: str) -> ClientError:
+    """The socket has a live subscription to the channel."""
+    return ClientError(f"Existing subscription to channel {channel}")
+
+
+def not_subscribed(channel: str) -> ClientError:
+    """There is nothing to unsubscribe from."""
+    text = f"No current subscription to channel {_cut(channel)}, or subscription in progress"
+    return ClientError(text)
+
+
+def invalid_channel_name(channel: str) -> ClientError:
+    """The name has characters, or a length, that no channel has."""
+    return ClientError(f"Invalid channel name: {_cut(channel)}")
+
+
+def presence_channel_full(channel: str, limit: int) -> ClientError:
+    """The channel has as many members as it may have."""
+    return ClientError(f"Presence channel {channel} is full: it may have {limit} members")
+
+
+def channel_data_required() -> ClientError:
+    """A presence subscription says who it is, or the socket must be signed in."""
+    return ClientError(
+        "Missing parameter: data.channel_data (a presence subscription needs it,"
+        " or a signed-in user)"
+    )
+
+
+def client_events_disabled() -> ClientError:
+    """The app's switch is off; Pusher's text, which people search for."""
+    return ClientError(
+        "To send client events, you must enable this feature in the Settings page of your"
+        " dashboard."
+    )
+
+
+def client_event_not_subscribed(channel: str) -> ClientError:
+    """Only subscribers talk on a channel."""
+    return ClientError(
+        f"Cannot broadcast client event (connection not subscribed to channel {_cut(channel)})"
+    )
+
+
+def client_event_incomplete() -> ClientError:
+    """A client event needs a channel and data."""
+    return ClientError("Invalid client event (must contain channel and data)")
+
+
+def client_event_wrong_channel() -> ClientError:
+    """Everybody may subscribe to a public channel, so nobody may talk there."""
+    return ClientError("Client event rejected - only supported on private and presence channels")
+
+
+def client_event_name_too_long(limit: int) -> ClientError:
+    """The event's name is longer than the app allows."""
+    return ClientError(f"Client event rejected - the name exceeds {limit} characters")
+
+
+def client_event_too_large(limit: int) -> ClientError:
+    """The event's data is larger than the app allows."""
+    return ClientError(
+        f"Client event rejected - the data content of this event exceeds the allowed maximum"
+        f" ({limit} bytes)"
+    )
+
+
+def client_event_rate() -> ClientError:
+    """The socket sends faster than the app allows; this event was dropped."""
+    return ClientError("Client event rejected due to rate limit", Code.CLIENT_EVENT_RATE)
+
+
+def unsupported_event(event: str) -> ClientError:
+    """No such event in the protocol."""
+    return ClientError(f"Unsupported event received on socket: {_cut(event)}")
+
+
+def engine_away(channel: str) -> ClientError:
+    """What the nodes share does not answer; the client may subscribe again."""
+    return ClientError(f"Subscription to channel {channel} failed, try again later")
