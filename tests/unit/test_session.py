@@ -12,7 +12,7 @@ from heliograph.apps import App, AppKey, Apps, Webhook
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
-from heliograph.hub.event import Event, Fact, Happening
+from heliograph.hub.event import Counts, Event, Fact, Happening
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.session import Session
@@ -423,3 +423,69 @@ def test_an_application_without_webhooks_is_told_nothing(world: World) -> None:
     peer.session.end()
     world.settle()
     assert world.recorded == []
+
+
+# -- Several apps, and changes of them -------------------------------------------------------
+
+
+def app(app_id: str, **settings: Any) -> App:
+    return App(id=app_id, keys=(AppKey(key=f"key-{app_id}", secret="secret"),), **settings)
+
+
+def connected(node: Node, app_id: str) -> FakePeer:
+    session = node.connect(f"key-{app_id}", None, subscription_errors=False)
+    peer = FakePeer(session)
+    session.open(peer, 120)
+    return peer
+
+
+def test_what_is_configured_anew_holds_at_once() -> None:
+    world = World(late=False)
+    node = world.node
+    node.configure(Apps([app("a"), app("b"), app("c")]))
+    stays, disabled, removed = (connected(node, name) for name in "abc")
+
+    node.configure(Apps([app("a", max_connections=1), app("b", enabled=False), app("d")]))
+
+    assert stays.closed is None
+    for gone in (disabled, removed):
+        assert gone.closed is not None
+        assert gone.closed.code == 4003
+    connected(node, "d")
+    for name, code in (("a", 4004), ("b", 4003), ("c", 4001)):
+        with pytest.raises(ClientError) as caught:
+            connected(node, name)
+        assert caught.value.code == code
+    assert node.connections == 2
+
+
+def test_a_changed_limit_holds_for_those_who_are_connected() -> None:
+    world = World(late=False)
+    world.node.configure(Apps([app("a")]))
+    peer = connected(world.node, "a")
+    world.node.configure(Apps([app("a", max_channel_name_length=3)]))
+    say(peer, "subscribe", "abcd")
+    assert peer.take() == ["error: Invalid channel name: abcd"]
+
+
+def test_apps_share_neither_channels_nor_users_nor_counts() -> None:
+    world = World(late=False)
+    node = world.node
+    node.configure(Apps([app("a"), app("b")]))
+    ann, bob = connected(node, "a"), connected(node, "b")
+    for peer in (ann, bob):
+        say(peer, "subscribe", "c")
+        peer.take()
+    tenant = node.tenant("a")
+    assert tenant is not None
+    tenant.publish([Event("c", "for-a", b'"{}"')])
+    world.settle()
+    assert (ann.take(), bob.take()) == (["for-a c"], [])
+    assert tenant.counts(["c"]) == {"c": Counts(1, 0)}
+
+
+def test_a_socket_id_is_nobody_elses() -> None:
+    world = World(late=False)
+    numbers = iter([1, 1, 1, 1, 2, 2])
+    world.node._random_bits = lambda _bits: next(numbers)
+    assert [world.client().id, world.client().id] == ["1.1", "2.2"]
