@@ -19,6 +19,7 @@ from typing import Any
 from heliograph import development, logs
 from heliograph.api.routes import Routes
 from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
+from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
 from heliograph.net.clock import Wheel
@@ -52,11 +53,13 @@ class Server:
     """
     One server: `start`, then `stop`.
 
-    *config* is what was asked for; `port` and `api_port` are what came of it.
+    *config* is what was asked for; `port` and `api_port` are what came of it. *make_engine* makes
+    the engine of this node, inside the event loop; without it, the server is alone.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, make_engine: Callable[[], Engine] | None = None) -> None:
         self.config = config
+        self._make_engine = make_engine or self._memory_engine
         self.port = 0
         self.api_port = 0
         self.node: Node
@@ -76,10 +79,9 @@ class Server:
             settle_s=config.webhook_settle,
         )
         self._webhooks.configure(config.apps)
-        engine = MemoryEngine(time.monotonic, config.cache_ttl)
         self.node = Node(
             config.apps,
-            engine,
+            self._make_engine(),
             LoopTiming(loop),
             secrets.randbits,
             record=self._webhooks.record,
@@ -113,6 +115,9 @@ class Server:
         self.api_port = api[0].getsockname()[1] if api else self.port
         await self._listen(main, api=not separate, websockets=True)
         await self._listen(api, api=True, websockets=False)
+
+    def _memory_engine(self) -> Engine:
+        return MemoryEngine(time.monotonic, self.config.cache_ttl)
 
     def _bind(self, port: int | None, option: str) -> list[socket.socket]:
         sources = self.config.sources

@@ -1,10 +1,30 @@
 """Every asynchronous test here runs on both event loops that the server runs on."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import pytest
 import uvloop
+
+from tests.integration.rig import Engines
+
+BOTH_ENGINES = ("test_api", "test_users", "test_websocket")
+"""The suites of protocol and API hold over an engine that answers later, too."""
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH_ENGINES:
+        metafunc.fixturenames.append("engine")
+        metafunc.parametrize("engine", ["memory", "late"], indirect=True)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which engine the servers of a test have."""
+    Engines.late = request.param == "late"
+    yield request.param
+    Engines.late = False

@@ -3,16 +3,22 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 
 from heliograph.config import load
+from heliograph.engine.memory import MemoryEngine
+from heliograph.hub.event import Fact
 from heliograph.protocols.pusher import auth
+from heliograph.reply import Later
 from heliograph.server import Server
+from tests.unit.late_engine import LateEngine
+
+T = TypeVar("T")
 
 APP_ID = "3"
 KEY = "278d425bdf160c739803"
@@ -198,6 +204,49 @@ def parse(answer: bytes) -> Reply:
     return Reply(int(status_line.split(" ")[1]), headers, body)
 
 
+class TickingEngine(LateEngine):
+    """Answers each operation some ticks later, one channel sooner than another."""
+
+    in_flight = 0
+    most_in_flight = 0
+
+    def _queue(self, channel: str, operation: Callable[[], T]) -> Later[T]:
+        later = super()._queue(channel, operation)
+        self._step_soon(channel)
+        return later
+
+    def publish(self, app_id: str, facts: Sequence[Fact]) -> Later[None]:
+        later = super().publish(app_id, facts)
+        for fact in facts:
+            self._step_soon(fact.channel)
+        return later
+
+    def _step_soon(self, channel: str) -> None:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        # The same for one channel always, so that its order is kept.
+        self._turn(1 + sum(channel.encode()) % 5, channel)
+
+    def _turn(self, ticks: int, channel: str) -> None:
+        if ticks:
+            asyncio.get_running_loop().call_soon(self._turn, ticks - 1, channel)
+        else:
+            self.in_flight -= 1
+            self.step(channel)
+
+
+class Engines:
+    """Which engine the servers of a test have; the last one made is kept for the test to ask."""
+
+    late = False
+    made: TickingEngine | None = None
+
+    @classmethod
+    def make(cls) -> TickingEngine:
+        cls.made = TickingEngine(MemoryEngine(time.monotonic, 1800))
+        return cls.made
+
+
 @asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[Rig]:
     """Run a server with these options, as flags of the command line would give them."""
@@ -209,7 +258,9 @@ async def serving(**options: Any) -> AsyncIterator[Rig]:
         "pusher_secret": SECRET,
         **options,
     }
-    server = Server(load(flags, {}, make_up=lambda: ("1", "k", "s")))
+    server = Server(
+        load(flags, {}, make_up=lambda: ("1", "k", "s")), Engines.make if Engines.late else None
+    )
     await server.start()
     try:
         yield Rig(server)

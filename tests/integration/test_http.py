@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
+from tests.integration.rig import KEY, PATIENCE_S, Engines, Rig, serving
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = (
@@ -254,3 +254,62 @@ async def test_a_close_is_answered_with_its_code_and_the_socket_closed() -> None
         await one.read_until(b'120}"}')
         await one.send(b"\x88\x82\x00\x00\x00\x00\x03\xe8")
         assert await one.read_all() == b"\x88\x02\x03\xe8"
+
+
+# -- Answers that come later ---------------------------------------------------------------
+
+
+async def test_at_most_sixteen_requests_of_a_connection_wait_for_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the answers come in the order of the requests, whatever order they are known in."""
+    monkeypatch.setattr(Engines, "late", True)
+    async with serving() as rig, wire(rig) as one:
+        requests = []
+        for number in range(100):
+            path = f"/apps/3/channels/presence-{number}/users"
+            path = path if number % 3 else "/apps/3/channels"
+            requests.append(f"GET {rig.signed('GET', path)} HTTP/1.1\r\nHost: x\r\n\r\n")
+        await one.send("".join(requests).encode())
+        for number in range(100):
+            head = await one.read_until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            body = b'{"users":[]}' if number % 3 else b'{"channels":{}}'
+            assert await one.reader.readexactly(len(body)) == body
+        assert Engines.made is not None
+        assert 2 <= Engines.made.most_in_flight <= 16
+
+
+async def test_an_engine_that_is_away_is_503_and_reaches_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Engines, "late", True)
+    async with serving() as rig, rig.client() as client:
+        await client.subscribe("a")
+        await client.subscribe("b")
+        assert Engines.made is not None
+        Engines.made.away = True
+        body = {"name": "n", "channels": ["a", "b"], "data": "x"}
+        reply = await rig.request("POST", "/events", body)
+        assert (reply.status, reply.text) == (
+            503,
+            "The server cannot do this right now, try again later\n",
+        )
+        await client.expect_nothing_before_pong()
+        Engines.made.away = False
+        await rig.publish("n", "a")
+        await client.expect('{"event":"n","channel":"a","data":"{}"}')
+
+
+async def test_a_client_that_leaves_before_its_answer_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Engines, "late", True)
+    async with serving() as rig:
+        for _ in range(20):
+            async with wire(rig) as one:
+                target = rig.signed("GET", "/apps/3/channels")
+                await one.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                one.writer.transport.abort()
+        assert (await rig.request("GET", "/channels")).status == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
