@@ -122,6 +122,14 @@ class Settings:
         "Also send pusher_internal:subscription_error, which the .NET client knows.",
         group=PROTOCOL,
     )
+    enable_ws_compression: bool = option(
+        False,
+        "Compress messages for clients that can take it (permessage-deflate).",
+        group=PROTOCOL,
+    )
+    ws_compression_threshold: int = option(
+        512, "Size below which a message is not worth compressing.", group=PROTOCOL
+    )
     terminate_code: int = option(
         4009,
         "What connections of a terminated user are closed with.",

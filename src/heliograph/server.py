@@ -26,7 +26,7 @@ from heliograph.net.clock import Wheel
 from heliograph.net.context import Context
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import bind, listen
-from heliograph.net.websocket import TextLane
+from heliograph.net.websocket import DeflateLane, TextLane
 from heliograph.node import Node
 from heliograph.protocols.pusher import refusals
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
@@ -93,6 +93,9 @@ class Server:
             node=self.node,
             wheel=Wheel(loop),
             lane=TextLane(),
+            deflate_lane=DeflateLane(config.ws_compression_threshold)
+            if config.enable_ws_compression
+            else None,
             http_limits=HttpLimits(
                 max_head_bytes=config.max_request_head_bytes,
                 max_body_bytes=config.max_request_body_bytes,

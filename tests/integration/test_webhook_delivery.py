@@ -707,9 +707,11 @@ async def test_after_every_kill_the_webhooks_replay_to_the_truth(tmp_path: Path)
     async with receiving() as receiver:
         for _ in range(KILLS):
             child = await start_child(receiver, tmp_path, seed=chance.randrange(1000))
-            await receiver.received(len(receiver.requests) + chance.randrange(1, 30))
-            child.send_signal(signal.SIGKILL)
-            await child.wait()
+            try:
+                await receiver.received(len(receiver.requests) + chance.randrange(1, 30))
+            finally:
+                child.send_signal(signal.SIGKILL)
+                await child.wait()
             receiver.behaviour = BROKEN if receiver.behaviour is OK else OK
         receiver.behaviour = OK
         async with sending(

@@ -582,3 +582,23 @@ async def test_stopping_tells_every_client_to_reconnect() -> None:
             await client.connection.recv()
         assert client.connection.close_code == 4200
         await stopping
+
+
+# -- Compression ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switched_on", [True, False])
+async def test_large_messages_are_compressed_for_those_who_can(switched_on: bool) -> None:
+    options = {"enable_ws_compression": switched_on}
+    async with serving(**options) as rig, rig.client() as can, rig.client(compression=None) as not_:
+        offers = [extension.name for extension in can.connection.protocol.extensions]
+        assert offers == (["permessage-deflate"] if switched_on else [])
+        assert not_.connection.protocol.extensions == []
+        for client in (can, not_):
+            await client.subscribe("c")
+        for data in ("small", "large " * 1000):
+            await rig.publish("n", "c", data)
+            for client in (can, not_):
+                assert json.loads(await client.receive())["data"] == data
+        await can.send("pusher:subscribe", {"channel": "long " * 100})
+        assert "Invalid channel name" in await can.receive()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from heliograph.api.response import Response
 from heliograph.config import Config
-from heliograph.hub.channel import Lane
 from heliograph.net.clock import Wheel
 from heliograph.node import Node
 from heliograph.reply import Reply
@@ -17,6 +16,7 @@ from heliograph.wire.http import HttpLimits, Request
 
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
+    from heliograph.net.websocket import TextLane
 
 
 class Handler(Protocol):
@@ -52,7 +52,8 @@ class Context:
     config: Config
     node: Node
     wheel: Wheel
-    lane: Lane
+    lane: "TextLane"
+    deflate_lane: "TextLane | None" = None  # where compression is on
     http_limits: HttpLimits
     now: Callable[[], float]  # monotonic seconds
     dates: Dates = field(default_factory=Dates)

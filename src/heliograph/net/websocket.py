@@ -18,6 +18,7 @@ from heliograph.hub.event import Fact
 from heliograph.net.context import Context
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
+from heliograph.wire.deflate import negotiate
 from heliograph.wire.http import Request
 from heliograph.wire.websocket import (
     CloseCode,
@@ -25,6 +26,7 @@ from heliograph.wire.websocket import (
     Opcode,
     check_handshake,
     close_frame,
+    compressed_text_frame,
     frame,
     handshake_response,
     offered_subprotocols,
@@ -47,13 +49,28 @@ PING = frame(Opcode.PING)
 class TextLane(Lane):
     """Text frames of Pusher's messages: the lane of every plain WebSocket connection."""
 
+    def frame(self, text: bytes) -> bytes:
+        """Make a frame of a message."""
+        return text_frame(text)
+
     def encode(self, fact: Fact, /) -> bytes:
         """Make one frame."""
-        return text_frame(messages.fact_message(fact))
+        return self.frame(messages.fact_message(fact))
 
     def join(self, encoded: Sequence[bytes], /) -> bytes:
         """Frames stand for themselves, so they are only put in a row."""
         return b"".join(encoded)
+
+
+class DeflateLane(TextLane):
+    """The same, with messages of *threshold* bytes and more compressed, once for all."""
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+
+    def frame(self, text: bytes) -> bytes:
+        """Make a frame of a message."""
+        return compressed_text_frame(text) if len(text) >= self._threshold else text_frame(text)
 
 
 class State(IntEnum):
@@ -74,9 +91,15 @@ def accept(context: Context, transport: asyncio.Transport, request: Request, res
     """
     key = check_handshake(request.method, request.version, request.headers)
     subprotocol = endpoint.subprotocol(offered_subprotocols(request.headers))
-    connection = WebSocketConnection(context, transport)
+    extensions: Sequence[tuple[bytes, bytes]] = ()
+    lane, deflate_lane = context.lane, context.deflate_lane
+    if deflate_lane is not None and (accepted := negotiate(request.headers)) is not None:
+        lane = deflate_lane
+        extensions = ((b"Sec-WebSocket-Extensions", accepted),)
+    connection = WebSocketConnection(context, transport, lane)
     transport.set_protocol(connection)
-    connection.open(handshake_response(key, subprotocol=subprotocol), request, rest)
+    handshake = handshake_response(key, subprotocol=subprotocol, headers=extensions)
+    connection.open(handshake, request, rest)
 
 
 def _discard(_chunk: Any) -> None:
@@ -101,9 +124,9 @@ class WebSocketConnection(asyncio.Protocol):
         "write",
     )
 
-    def __init__(self, context: Context, transport: asyncio.Transport) -> None:
+    def __init__(self, context: Context, transport: asyncio.Transport, lane: TextLane) -> None:
         self.id = ""
-        self.lane = context.lane
+        self.lane = lane
         self.due = 0
         # The transport's own method, so that a fan-out pays for no call of ours; replaced by
         # another when the connection is closing or its client slow.
@@ -111,7 +134,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._context = context
         self._transport = transport
         self._session: Session | None = None
-        self._reader = FrameReader(context.config.max_message_bytes)
+        self._reader = FrameReader(
+            context.config.max_message_bytes, compression=lane is context.deflate_lane
+        )
         self._state = State.OPEN
         self._paused = False
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
@@ -184,7 +209,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def send(self, *texts: bytes) -> None:
         """Deliver messages to this client, in one write."""
-        self.write(text_frame(texts[0]) if len(texts) == 1 else b"".join(map(text_frame, texts)))
+        frame = self.lane.frame
+        self.write(frame(texts[0]) if len(texts) == 1 else b"".join(map(frame, texts)))
 
     def pause_writing(self) -> None:
         """Called inside a write: the client has not read as much as it may leave unread."""

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from heliograph.wire.deflate import Malformed, TooLarge, deflate, inflate
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 # -- Frames --------------------------------------------------------------------------------
@@ -46,6 +48,7 @@ class CloseCode(IntEnum):
 
 
 FIN = 0x80
+COMPRESSED = 0x40  # RSV1, as permessage-deflate uses it (RFC 7692 6)
 RESERVED_BITS = 0x70
 MASKED = 0x80
 MAX_CONTROL_PAYLOAD = 125
@@ -63,6 +66,11 @@ def text_frame(payload: bytes) -> bytes:
     return frame(Opcode.TEXT, payload)
 
 
+def compressed_text_frame(payload: bytes) -> bytes:
+    """Return the same, compressed: for peers with whom that was agreed upon."""
+    return _frame(FIN | COMPRESSED | Opcode.TEXT, deflate(payload))
+
+
 def frame(opcode: Opcode, payload: bytes = b"") -> bytes:
     """
     Return one unmasked frame that is a whole message.
@@ -74,9 +82,16 @@ def frame(opcode: Opcode, payload: bytes = b"") -> bytes:
         return _SHORT_HEADS[opcode][length] + payload
     if opcode >= Opcode.CLOSE:
         raise ValueError(f"a control frame holds at most 125 bytes, not {length}")
+    return _frame(FIN | opcode, payload)
+
+
+def _frame(first: int, payload: bytes) -> bytes:
+    length = len(payload)
+    if length <= MAX_CONTROL_PAYLOAD:
+        return b"%c%c%b" % (first, length, payload)
     if length < 1 << 16:
-        return b"%c%c%b%b" % (FIN | opcode, _LENGTH_OF_2_BYTES, length.to_bytes(2, "big"), payload)
-    return b"%c%c%b%b" % (FIN | opcode, _LENGTH_OF_8_BYTES, length.to_bytes(8, "big"), payload)
+        return b"%c%c%b%b" % (first, _LENGTH_OF_2_BYTES, length.to_bytes(2, "big"), payload)
+    return b"%c%c%b%b" % (first, _LENGTH_OF_8_BYTES, length.to_bytes(8, "big"), payload)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -130,25 +145,29 @@ class _Broken(Exception):
 class _Fragments:
     """A message of which not all fragments have come. Exists only while there is one."""
 
-    __slots__ = ("count", "decoder", "opcode", "payload")
+    __slots__ = ("compressed", "count", "decoder", "opcode", "payload")
 
-    def __init__(self, opcode: Opcode) -> None:
+    def __init__(self, opcode: Opcode, *, compressed: bool) -> None:
         self.opcode = opcode
+        self.compressed = compressed
         self.payload = bytearray()
         self.count = 0
         # So that bad text fails at its fragment and not at the end of the message.
-        self.decoder = codecs.getincrementaldecoder("utf-8")() if opcode is Opcode.TEXT else None
+        plain_text = opcode is Opcode.TEXT and not compressed
+        self.decoder = codecs.getincrementaldecoder("utf-8")() if plain_text else None
 
 
 class FrameReader:
     """
     One connection's bytes in, its messages out: the same however the bytes were cut.
 
-    *max_message_bytes* limits a message over all its fragments, *max_fragments* their number.
+    *max_message_bytes* limits a message over all its fragments, compressed or not, and
+    *max_fragments* their number. With *compression*, messages may be compressed.
     Nothing is buffered that is already known to be too long, and an idle reader holds nothing.
     """
 
     __slots__ = (
+        "_allowed",
         "_buffer",
         "_closed",
         "_fragments",
@@ -158,11 +177,14 @@ class FrameReader:
         "failure",
     )
 
-    def __init__(self, max_message_bytes: int, max_fragments: int = 1024) -> None:
+    def __init__(
+        self, max_message_bytes: int, max_fragments: int = 1024, *, compression: bool = False
+    ) -> None:
         self.failure: Failure | None = None
         """Set once the peer broke the protocol; what it sends afterwards is discarded."""
         self._max_message_bytes = max_message_bytes
         self._max_fragments = max_fragments
+        self._allowed = COMPRESSED if compression else 0  # of the reserved bits
         self._buffer: bytearray | None = None  # the beginning of a frame
         self._wanted = 0  # how long it must get before it is worth another look
         self._fragments: _Fragments | None = None
@@ -215,7 +237,7 @@ class FrameReader:
                 return
             payload = _unmask(data[payload_at:frame_end], data[payload_at - 4 : payload_at])
             start = frame_end
-            message = self._message(opcode, payload, final=first >= FIN)
+            message = self._message(opcode, payload, first)
             if message is not None:
                 messages.append(message)
                 if message[0] is Opcode.CLOSE:
@@ -230,10 +252,11 @@ class FrameReader:
 
     def _checked(self, first: int, second: int, length: int) -> Opcode:
         """Return the opcode of a head whose first two bytes are allowed."""
-        # permessage-deflate would allow the first of these bits on the first frame of a message.
-        if first & RESERVED_BITS:
-            raise _Broken(CloseCode.PROTOCOL_ERROR, "Reserved bits are set")
         opcode = _OPCODES.get(first & 0x0F)
+        # RFC 7692 6: only the first frame of a data message says that it is compressed.
+        allowed = self._allowed if opcode in (Opcode.TEXT, Opcode.BINARY) else 0
+        if first & RESERVED_BITS & ~allowed:
+            raise _Broken(CloseCode.PROTOCOL_ERROR, "Reserved bits are set")
         if opcode is None:
             raise _Broken(CloseCode.PROTOCOL_ERROR, "Unknown opcode")
         if second < MASKED:
@@ -266,26 +289,26 @@ class FrameReader:
         if fragments is not None and fragments.count >= self._max_fragments:
             raise _Broken(CloseCode.POLICY_VIOLATION, "Too many fragments")
 
-    def _message(
-        self, opcode: Opcode, payload: bytes, *, final: bool
-    ) -> tuple[Opcode, bytes] | None:
-        if opcode is Opcode.TEXT and final:  # nine frames in ten
+    def _message(self, opcode: Opcode, payload: bytes, first: int) -> tuple[Opcode, bytes] | None:
+        if first == FIN | Opcode.TEXT:  # nine frames in ten
             _check_text(payload)
         elif opcode >= Opcode.CLOSE:
             if opcode is Opcode.CLOSE:
                 if not _is_legal_close(payload):
                     raise _Broken(CloseCode.PROTOCOL_ERROR, "Invalid close code")
                 _check_text(payload[2:])
-        elif self._fragments is not None or not final:
-            return self._fragment(opcode, payload, final=final)
+        elif self._fragments is not None or first < FIN:
+            return self._fragment(opcode, payload, first)
+        elif first & COMPRESSED:
+            return opcode, self._inflated(opcode, payload)
         return opcode, payload
 
-    def _fragment(
-        self, opcode: Opcode, payload: bytes, *, final: bool
-    ) -> tuple[Opcode, bytes] | None:
+    def _fragment(self, opcode: Opcode, payload: bytes, first: int) -> tuple[Opcode, bytes] | None:
         fragments = self._fragments
         if fragments is None:
-            fragments = self._fragments = _Fragments(opcode)
+            compressed = bool(first & COMPRESSED)
+            fragments = self._fragments = _Fragments(opcode, compressed=compressed)
+        final = first >= FIN
         fragments.count += 1
         fragments.payload += payload
         if fragments.decoder is not None:
@@ -296,7 +319,21 @@ class FrameReader:
         if not final:
             return None
         self._fragments = None
-        return fragments.opcode, bytes(fragments.payload)
+        message = bytes(fragments.payload)
+        if fragments.compressed:
+            message = self._inflated(fragments.opcode, message)
+        return fragments.opcode, message
+
+    def _inflated(self, opcode: Opcode, payload: bytes) -> bytes:
+        try:
+            message = inflate(payload, self._max_message_bytes)
+        except TooLarge:
+            raise _Broken(CloseCode.MESSAGE_TOO_BIG, "Message too big") from None
+        except Malformed:
+            raise _Broken(CloseCode.INVALID_DATA, "Message is not compressed data") from None
+        if opcode is Opcode.TEXT:
+            _check_text(message)
+        return message
 
 
 def _check_text(payload: bytes) -> None:

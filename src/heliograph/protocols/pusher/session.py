@@ -41,7 +41,10 @@ class Peer(Protocol):
     """Who carries what a session says: a subscriber that can also be spoken to alone."""
 
     id: str
-    lane: Lane
+
+    @property
+    def lane(self) -> Lane:
+        """How it wants what is said on channels."""
 
     def write(self, chunk: Any, /) -> object:
         """Take a chunk of the lane's."""

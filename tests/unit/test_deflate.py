@@ -1,0 +1,133 @@
+"""permessage-deflate: offers, and messages that are no larger than they say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import Frame
+from websockets.frames import Opcode as TheirOpcode
+from websockets.uri import parse_uri
+
+from heliograph.wire.deflate import ACCEPTED, Malformed, TooLarge, deflate, inflate, negotiate
+from heliograph.wire.websocket import (
+    FrameReader,
+    Opcode,
+    compressed_text_frame,
+    handshake_response,
+)
+from tests.unit.test_frames import masked
+
+
+def offer(text: str) -> bytes | None:
+    return negotiate([(b"sec-websocket-extensions", text.encode())])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "permessage-deflate",
+        "permessage-deflate; client_max_window_bits",  # Chromium's
+        "x, permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        "permessage-deflate; server_max_window_bits=10, permessage-deflate",
+        'permessage-deflate; client_max_window_bits="10"; server_max_window_bits=15',
+    ],
+)
+def test_offers_that_are_taken(text: str) -> None:
+    assert offer(text) == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x-webkit-deflate-frame",
+        "permessage-deflate; server_max_window_bits=10",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; client_max_window_bits=16",
+        "permessage-deflate; unknown",
+        "permessage-deflate; server_no_context_takeover=1",
+        "permessage-deflate; client_max_window_bits; client_max_window_bits",
+    ],
+)
+def test_offers_that_are_not(text: str) -> None:
+    assert offer(text) is None
+    assert negotiate([]) is None
+
+
+@given(st.binary(max_size=2000))
+def test_what_is_deflated_inflates(payload: bytes) -> None:
+    assert inflate(deflate(payload), 2000) == payload
+
+
+def test_a_bomb_is_not_inflated() -> None:
+    bomb = deflate(b"\x00" * 10_000_000)
+    with pytest.raises(TooLarge):
+        inflate(bomb, 1000)
+
+
+def test_what_is_not_deflated_is_malformed() -> None:
+    with pytest.raises(Malformed):
+        inflate(b"\xff\xff\xff", 1000)
+
+
+def reader() -> FrameReader:
+    return FrameReader(4096, compression=True)
+
+
+def test_compressed_messages_whole_and_in_fragments() -> None:
+    payload = b"hello " * 50
+    compressed = deflate(payload)
+    one = reader()
+    assert one.feed(masked(0xC1, compressed)) == [(Opcode.TEXT, payload)]
+    fragments = masked(0x41, compressed[:5]) + masked(0x89, b"") + masked(0x80, compressed[5:])
+    assert one.feed(fragments) == [(Opcode.PING, b""), (Opcode.TEXT, payload)]
+    assert one.feed(masked(0x81, b"plain")) == [(Opcode.TEXT, b"plain")]
+    assert one.failure is None
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (masked(0xC1, b"\xff\xff\xff"), 1007),
+        (masked(0xC1, deflate(b"\xff")), 1007),
+        (masked(0xC1, deflate(b"x" * 5000)), 1009),
+        (masked(0x41, b"") + masked(0xC0, b""), 1002),  # only the first frame says it
+        (masked(0xC9, b""), 1002),  # and never a control frame
+        (masked(0xA1, b""), 1002),
+    ],
+)
+def test_what_breaks_the_extension(data: bytes, code: int) -> None:
+    one = reader()
+    assert one.feed(data) == []
+    assert one.failure is not None
+    assert one.failure.code == code
+
+
+def test_without_the_extension_its_bit_is_reserved() -> None:
+    one = FrameReader(4096)
+    one.feed(masked(0xC1, deflate(b"x")))
+    assert one.failure is not None
+
+
+@given(st.text(max_size=300).map(str.encode))
+def test_websockets_understands_us_and_we_understand_it(payload: bytes) -> None:
+    theirs = ClientProtocol(
+        parse_uri("ws://example.com/"), extensions=[ClientPerMessageDeflateFactory()]
+    )
+    request = theirs.connect()
+    headers = [(name.lower().encode(), value.encode()) for name, value in request.headers.items()]
+    key = dict(headers)[b"sec-websocket-key"]
+    accepted = negotiate(headers)
+    assert accepted is not None
+    extension = (b"Sec-WebSocket-Extensions", accepted)
+    theirs.receive_data(handshake_response(key, headers=[extension]))
+    theirs.events_received()
+    theirs.data_to_send()
+    for _ in range(2):
+        theirs.receive_data(compressed_text_frame(payload))
+        (event,) = theirs.events_received()
+        assert isinstance(event, Frame)
+        assert (event.opcode, event.data) == (TheirOpcode.TEXT, payload)
+        theirs.send_text(payload)
+        assert reader().feed(b"".join(theirs.data_to_send())) == [(Opcode.TEXT, payload)]
