@@ -90,7 +90,8 @@ class _Audience:
         return [receiver for receiver in self.receivers if receiver.wants(kind, channel)]
 
     def unwanted(self, belief: Belief) -> bool:
-        return not self.wanting(payload.KINDS[type(belief.removal())], belief.channel)
+        removal = belief.removal()
+        return not self.wanting(payload.KINDS[type(removal)], payload.channel_of(removal))
 
 
 class Webhooks:
