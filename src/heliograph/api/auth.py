@@ -94,7 +94,7 @@ def _check_signature(
     if secret is None:
         raise AssertionError("the app was found by this key")
     received = given.get("auth_signature", "")
-    signed = [pair for pair in parameters if pair[0].lower() != "auth_signature"]
+    signed = [pair for pair in parameters if pair[0] != "auth_signature"]
     expected = auth.request_string(method, path, signed)
     if auth.matches(auth.sign(secret, expected), received):
         return

@@ -8,6 +8,7 @@ Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#events
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -17,6 +18,7 @@ from heliograph.api.response import ACCEPTED, EMPTY, Response, ok
 from heliograph.apps import App
 from heliograph.errors import ApiError
 from heliograph.hub.event import Counts, Event
+from heliograph.node import Tenant
 from heliograph.protocols.json import (
     InvalidJson,
     as_string_literal,
@@ -28,6 +30,7 @@ from heliograph.protocols.pusher.names import is_channel_name, is_reserved_event
 from heliograph.reply import Reply, after
 
 INFO = frozenset(("subscription_count", "user_count"))
+NO_INFO: frozenset[str] = frozenset()
 
 
 class EventBody(Struct, gc=False):
@@ -59,19 +62,20 @@ def publish(request: ApiRequest) -> Reply[Response]:
     app = request.tenant.app
     body = _event_of_query(request) if not request.body else _read(request.body, EventBody)
     publication = _checked(app, body, _channels(app, body))
+    reply = request.tenant.publish(publication.events)
+    return after(reply, partial(_published, request.tenant, publication))
 
-    def published(_nothing: None) -> Reply[Response]:
-        if not publication.info:
-            return EMPTY
-        names = [event.channel for event in publication.events]
-        return after(
-            request.tenant.counts(names),
-            lambda counts: ok(
-                {"channels": {name: _told(name, counts, publication.info) for name in names}}
-            ),
-        )
 
-    return after(request.tenant.publish(publication.events), published)
+def _published(tenant: Tenant, publication: Publication, _nothing: None) -> Reply[Response]:
+    if not publication.info:
+        return EMPTY
+    names = [event.channel for event in publication.events]
+    return after(
+        tenant.counts(names),
+        lambda counts: ok(
+            {"channels": {name: _told(name, counts, publication.info) for name in names}}
+        ),
+    )
 
 
 def publish_batch(request: ApiRequest) -> Reply[Response]:
@@ -82,23 +86,27 @@ def publish_batch(request: ApiRequest) -> Reply[Response]:
         raise ApiError(400, f"Batch too large ({len(batch)} > {app.max_batch})")
     publications = [_checked(app, body, _only_channel(body)) for body in batch]
     events = [event for publication in publications for event in publication.events]
+    reply = request.tenant.publish(events)
+    return after(reply, partial(_batch_published, request.tenant, publications))
 
-    def published(_nothing: None) -> Reply[Response]:
-        if not any(publication.info for publication in publications):
-            return EMPTY
-        return after(
-            request.tenant.counts([event.channel for event in events]),
-            lambda counts: ok(
-                {
-                    "batch": [
-                        _told(publication.events[0].channel, counts, publication.info)
-                        for publication in publications
-                    ]
-                }
-            ),
-        )
 
-    return after(request.tenant.publish(events), published)
+def _batch_published(
+    tenant: Tenant, publications: Sequence[Publication], _nothing: None
+) -> Reply[Response]:
+    if not any(publication.info for publication in publications):
+        return EMPTY
+    channels = [publication.events[0].channel for publication in publications]
+    return after(
+        tenant.counts(channels),
+        lambda counts: ok(
+            {
+                "batch": [
+                    _told(channel, counts, publication.info)
+                    for channel, publication in zip(channels, publications, strict=True)
+                ]
+            }
+        ),
+    )
 
 
 def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
@@ -181,7 +189,7 @@ def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
     events = [
         Event(channel, name, data, except_id, None, kind_of(channel).cached) for channel in channels
     ]
-    return Publication(events, attributes(body.info, INFO))
+    return Publication(events, attributes(body.info, INFO) if body.info else NO_INFO)
 
 
 def _checked_data(app: App, raw: Raw) -> bytes:

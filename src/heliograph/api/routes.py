@@ -6,9 +6,11 @@ Knows paths, methods and how errors become answers; knows nothing of the endpoin
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from heliograph.api import channels, events, ops, users
 from heliograph.api.auth import authenticate
@@ -69,33 +71,24 @@ class Routes:
 
     def _route(self, request: Request) -> Reply[Response]:
         path = request.path.decode("latin-1")
+        if self._api:
+            found = _endpoint(path.removeprefix(self._prefix))
+            if found is not None and path.startswith(self._prefix):
+                return self._answer_api(request, path.removeprefix(self._prefix), found)
         page = _PAGES.get(path)
         if page is not None:
             _pick({"GET": page}, request.method)
             return page()
-        if self._api and path.startswith(self._prefix + "/apps/"):
-            path = path.removeprefix(self._prefix)
-            _, _, app_id, *rest = path.split("/")
-            return self._answer_api(request, path, unquote(app_id), rest)
-        if self._api and path.startswith(self._prefix + "/users/"):
-            # The Python SDK leaves /apps/{app_id} out; the key says which app it is.
-            path = path.removeprefix(self._prefix)
-            return self._answer_api(request, path, None, path.split("/")[1:])
         if self._websockets and endpoint.is_endpoint(unquote(path), self._prefix):
             return _UPGRADE_REQUIRED
         raise ApiError(404, "Not found")
 
-    def _answer_api(
-        self, request: Request, path: str, app_id: str | None, rest: list[str]
-    ) -> Reply[Response]:
-        methods = _endpoints([unquote(segment) for segment in rest])
-        if methods is None:
-            raise ApiError(404, "Not found")
-        answer = _pick(methods, request.method)
+    def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
+        answer = found.methods.get(request.method) or _pick(found.methods, request.method)
         parameters = endpoint.query_parameters(request.query)
         tenant = authenticate(
             self._node,
-            app_id,
+            found.app_id,
             method=request.method,
             path=path,
             parameters=parameters,
@@ -103,6 +96,27 @@ class Routes:
             now_s=self._now_s(),
         )
         return answer(ApiRequest(tenant, parameters, request.body))
+
+
+class _Found(Struct, frozen=True):
+    """What answers a path, and the app that the path names."""
+
+    app_id: str | None
+    methods: "Mapping[str, Endpoint]"
+
+
+@lru_cache(maxsize=1024)
+def _endpoint(path: str) -> _Found | None:
+    """Return what answers *path*, without its prefix. Remembered: publishers use a few."""
+    match path.split("/"):
+        case ["", "apps", app_id, *segments]:
+            found = _endpoints([unquote(segment) for segment in segments])
+            return None if found is None else _Found(unquote(app_id), found)
+        case ["", "users", user_id, "terminate_connections"]:
+            # The Python SDK leaves /apps/{app_id} out; the key says which app it is.
+            found = _endpoints(["users", unquote(user_id), "terminate_connections"])
+            return None if found is None else _Found(None, found)
+    return None
 
 
 _PAGES: Mapping[str, Page] = {"/health": ops.health, "/up": ops.health}

@@ -7,7 +7,7 @@ one shared chunk; so joining and leaving force no flush, and nobody receives wha
 said before they joined.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from heliograph.hub.event import Event, Fact
@@ -83,7 +83,7 @@ class Batch:
 
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
         self.first = first
-        self.excluded = {_except_id(fact) for fact in facts} - {None}
+        self.excluded = _excluded(facts)
         self._facts = facts
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
@@ -98,7 +98,8 @@ class Batch:
         key = (lane, start)
         chunks = self._chunks.get(key)
         if chunks is None:
-            chunks = self._chunks[key] = self._joined(lane, self._encodings(lane)[start:])
+            encoded = self._encodings(lane)
+            chunks = self._chunks[key] = self._joined(lane, encoded[start:] if start else encoded)
         return chunks
 
     def chunks_without(self, lane: Lane, since: int, subscriber_id: str) -> tuple[list[Any], int]:
@@ -128,6 +129,17 @@ class Batch:
             chunks.append(lane.join(run) if len(run) > 1 else run[0])
             self._counters.joins += 1
         return chunks
+
+
+_NOBODY: frozenset[str] = frozenset()
+
+
+def _excluded(facts: list[Fact]) -> Collection[str]:
+    """Return the ids of the subscribers that some of *facts* leave out: nearly always none."""
+    for fact in facts:
+        if isinstance(fact, Event) and fact.except_id is not None:
+            return {one.except_id for one in facts if isinstance(one, Event) and one.except_id}
+    return _NOBODY
 
 
 def _except_id(fact: Fact) -> str | None:

@@ -109,8 +109,24 @@ class HttpConnection(asyncio.Protocol):
         events = self._reader.feed(data)
         if events or not was_receiving:
             self._request_since = self._last_seen
+        if len(events) == 1 and not self._answers and not self._backlog:
+            event = events[0]
+            if type(event) is Request and event.keep_alive and not self._reader.upgraded:
+                self._answer_alone(event)  # nine reads in ten
+                return
         self._backlog.extend(events)
         self._work()
+
+    def _answer_alone(self, request: Request) -> None:
+        """Answer a request that nothing else is under way with."""
+        reply = self._handler.handle(request)
+        answer = _Answer(request)
+        if isinstance(reply, Later):
+            self._answers.append(answer)
+            reply.then(partial(self._answered_late, answer), _never)
+        else:
+            self._answer(answer, reply)
+            self._transport.write(answer.data or b"")
 
     def eof_received(self) -> bool:
         """Return whether answers are still owed to a client that sends no more."""

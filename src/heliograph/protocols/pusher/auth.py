@@ -12,6 +12,7 @@ https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication
 import hashlib
 import hmac
 from collections.abc import Iterable
+from operator import itemgetter
 
 
 def sign(secret: bytes, text: str) -> str:
@@ -48,8 +49,8 @@ def request_string(method: str, path: str, parameters: Iterable[tuple[str, str]]
     *parameters* are all that were received, percent-decoded, `auth_signature` excepted.
     They are sorted by name; repeated names keep the order in which they came.
     """
-    pairs = sorted(((name.lower(), value) for name, value in parameters), key=lambda pair: pair[0])
-    query = "&".join(f"{name}={value}" for name, value in pairs)
+    pairs = sorted([(name.lower(), value) for name, value in parameters], key=itemgetter(0))
+    query = "&".join([f"{name}={value}" for name, value in pairs])
     return f"{method.upper()}\n{path}\n{query}"
 
 

@@ -97,10 +97,10 @@ def query_parameters(query: bytes) -> list[tuple[str, str]]:
     and commas are legal in channel names, and several SDKs do not escape them.
     """
     text = query.decode(errors="replace")
-    pairs = [pair.partition("=") for pair in text.split("&") if pair]
+    pairs = [pair.partition("=")[::2] for pair in text.split("&") if pair]
     if "%" in text or "+" in text:
-        return [(_decoded(name), _decoded(value)) for name, _, value in pairs]
-    return [(name, value) for name, _, value in pairs]
+        return [(_decoded(name), _decoded(value)) for name, value in pairs]
+    return pairs
 
 
 def _decoded(part: str) -> str:

@@ -62,6 +62,7 @@ def kind_of(channel: str) -> Kind:
     return next(kind for prefix, kind in _KINDS if channel.startswith(prefix))
 
 
+@lru_cache(maxsize=4096)
 def is_channel_name(name: str, max_length: int) -> bool:
     """
     Whether *name* may name a channel; 0 for *max_length* is no limit.
