@@ -164,7 +164,7 @@ def test_a_signed_publish(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 121 * TOLERANCE
+    assert calls(publish) <= 96 * TOLERANCE
 
 
 def test_a_delivery(counting: Counting) -> None:
@@ -179,7 +179,7 @@ def test_a_delivery(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 121 * TOLERANCE
+    assert calls(publish) <= 96 * TOLERANCE
 
 
 def test_many_publishes_in_a_tick_are_one_write_each(counting: Counting) -> None:
@@ -203,7 +203,7 @@ def test_a_client_event(counting: Counting) -> None:
         sender.protocol.data_received(frame)
         counting.flush()
 
-    assert calls(send) <= 56 * TOLERANCE
+    assert calls(send) <= 37 * TOLERANCE
 
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
