@@ -203,14 +203,14 @@ def test_a_client_event(counting: Counting) -> None:
         sender.protocol.data_received(frame)
         counting.flush()
 
-    assert calls(send) <= 37 * TOLERANCE
+    assert calls(send) <= 54 * TOLERANCE
 
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
     assert calls(counting.websocket) <= 105 * TOLERANCE
     connections = iter([counting.websocket() for _ in range(20)])
     frame = masked('{"event":"pusher:subscribe","data":{"channel":"c"}}')
-    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 42 * TOLERANCE
+    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 37 * TOLERANCE
 
 
 def test_the_greeting_and_the_acknowledgement_are_one_write_each(counting: Counting) -> None:
