@@ -1,8 +1,10 @@
 """HTTP over real sockets: order, patience, and the way from HTTP to WebSocket."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -313,3 +315,37 @@ async def test_a_client_that_leaves_before_its_answer_costs_nothing(
                 one.writer.transport.abort()
         assert (await rig.request("GET", "/channels")).status == 200
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_an_upgrade_waits_for_the_answers_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the client says afterwards is read, though reading had paused meanwhile."""
+    monkeypatch.setattr(Engines, "late", True)
+    async with serving() as rig, wire(rig) as one:
+        target = rig.signed("GET", "/apps/3/channels")
+        request = f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        await one.send(request * 20 + UPGRADE)
+        for _ in range(20):
+            assert (await one.read_until(b'{"channels":{}}')).startswith(b"HTTP/1.1 200 ")
+        assert (await one.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        await one.read_until(b'120}"}')
+        await one.send(MASKED_PING)
+        await one.read_until(b"\x8a\x00")
+
+
+async def test_a_client_that_does_not_read_its_answers_may_not_ask_for_more() -> None:
+    async with serving() as rig:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", rig.server.port))
+            await loop.sock_sendall(client, HEALTH)
+            await loop.sock_recv(client, 1)
+            (connection,) = rig.server.context.http_connections
+            server_side: Any = connection._transport
+            async with asyncio.timeout(30):
+                while server_side.is_reading():
+                    with suppress(BlockingIOError):
+                        client.send(HEALTH)  # one at a time, so that each is answered alone
+                    await asyncio.sleep(0)
+            assert server_side.get_write_buffer_size() < 1_000_000

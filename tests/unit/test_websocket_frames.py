@@ -97,6 +97,7 @@ SEQUENCES = [
         [(TEXT, "€".encode())],
         None,
     ),
+    (masked(0x01, b"\xe2") + masked(0x80, b"\x82"), [], INVALID_DATA),
     (masked(0x01, b"\xe2") + masked(0x00, b"\x28") + masked(0x80, b"\xa1"), [], INVALID_DATA),
     (masked(0x01, b"x" * 200) + masked(0x00, b"x" * 101), [], TOO_BIG),
 ]
@@ -140,6 +141,18 @@ def test_the_mask_goes_on_where_a_long_payload_is_cut(size: int) -> None:
 def test_a_message_may_be_text_of_64_kibibytes() -> None:
     payload = b"x" * 65536
     assert read_all(masked(0x81, payload)) == ([(TEXT, payload)], None)
+
+
+def test_a_whole_text_on_its_own_is_still_out_of_place_within_a_message() -> None:
+    """However it arrives: this is the chunk that looks most like the straight way's."""
+    assert read([masked(0x01, b"a"), masked(0x81, b"b")]) == ([], PROTOCOL_ERROR)
+
+
+def test_a_payload_that_looks_like_a_frame_is_a_payload() -> None:
+    inner = masked(0x81, b"not a message")
+    outer = masked(0x82, inner, bytes(4))
+    for place in range(1, len(outer)):
+        assert read([outer[:place], outer[place:]]) == ([(BINARY, inner)], None)
 
 
 # -- Failing early, and for good -----------------------------------------------------------
@@ -322,7 +335,9 @@ def test_wsproto_reads_our_frames(opcode: Opcode, text: str) -> None:
     assert (int(event.opcode), received, event.message_finished) == (opcode, payload, True)
 
 
-@given(st.integers(3000, 4999), st.text(max_size=150))
+@given(st.integers(3000, 4999), st.text("aé€😀", max_size=150) | st.text(max_size=150))
+@example(4000, "x" * 124)
+@example(4000, "é" * 62)
 def test_both_read_our_close_with_as_much_of_the_reason_as_fits(code: int, reason: str) -> None:
     data = close_frame(code, reason)
     wsproto_client = wsproto.FrameProtocol(client=True, extensions=[])
@@ -453,23 +468,33 @@ close_payloads = st.builds(
     st.one_of(st.text(max_size=20).map(str.encode), st.just(b"\xff")),
 )
 closes = st.builds(masked, st.just(0x88), st.one_of(close_payloads, st.binary(max_size=1)), keys)
+odd_heads = st.sampled_from([0x09, 0x08, 0xC1, 0x41, 0xC9, 0xA1, 0x91, 0x83, 0x8B, 0x81, 0x01])
 odd_frames = st.builds(
-    raw, st.integers(0, 255), pieces_of_text, st.none() | keys, st.sampled_from([1, 1, 2, 8])
+    raw,
+    odd_heads | st.integers(0, 255),
+    pieces_of_text,
+    st.none() | keys,
+    st.sampled_from([1, 1, 2, 8]),
 )
 whole_frames = st.lists(
     st.one_of(good_frames, good_frames, good_frames, closes, odd_frames), max_size=8
-).map(b"".join)
+)
 
 
 @given(whole_frames, places)
-def test_of_whole_frames_wsproto_makes_the_same(data: bytes, places: list[int]) -> None:
+@example([masked(0x09, b"x")], [])
+@example([masked(0xC1, b"x")], [])
+@example([masked(0x88, b"\x03\xe8\xff")], [])
+def test_of_whole_frames_wsproto_makes_the_same(frames: list[bytes], places: list[int]) -> None:
     """The same messages, and the same code to fail with, whatever is wrong with a frame."""
+    data = b"".join(frames)
     ours = read_all(data)
     assert ours == by_wsproto(data)
+    assert read(frames, LIMIT) == ours
     assert read(cut(data, places), LIMIT) == ours
 
 
-@given(whole_frames)
+@given(whole_frames.map(b"".join))
 def test_of_whole_frames_websockets_makes_the_same_but_for_text_and_lengths(data: bytes) -> None:
     """
     What websockets refuses, we refuse; what we accept, it reads as we do.

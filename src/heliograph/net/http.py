@@ -166,6 +166,9 @@ class HttpConnection(asyncio.Protocol):
             answer.data = CONTINUE_RESPONSE
 
     def _upgrade(self, request: Request) -> None:
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()  # whoever comes after us begins by reading
         try:
             websocket.accept(self._context, self._transport, request, self._reader.rest)
         except HandshakeRefused as refused:
@@ -239,6 +242,8 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read its answers: it may not ask for more."""
         self._unread = True
+        if not self._closing:
+            self._pace()
 
     def resume_writing(self) -> None:
         """The client reads again."""
