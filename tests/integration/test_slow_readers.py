@@ -4,10 +4,10 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from tests.integration.rig import PATIENCE_S, Rig, serving
-from tests.integration.test_http import UPGRADE
+from tests.integration.test_http import HEALTH, UPGRADE
 
 SUBSCRIBE = b'{"event":"pusher:subscribe","data":{"channel":"c"}}'
 
@@ -91,3 +91,34 @@ async def test_a_healthy_client_survives_one_very_large_chunk() -> None:
         for _ in range(200):
             await client.receive()
         assert rig.server.context.slow_readers == 0
+
+
+async def test_unread_answers_of_http_hold_up_the_upgrade() -> None:
+    """A client that leaves answers unread would else be a WebSocket whose pace nobody knows."""
+    async with serving(max_write_buffer=65536) as rig:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", rig.server.port))
+            await loop.sock_sendall(client, HEALTH)
+            await loop.sock_recv(client, 1)
+            (connection,) = rig.server.context.http_connections
+            while not connection._unread:
+                with suppress(BlockingIOError):
+                    client.send(HEALTH)
+                await asyncio.sleep(0)
+            while True:  # what had been sent until then is answered before
+                try:
+                    sent = client.send(UPGRADE)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+            assert sent == len(UPGRADE)
+            await rig.fetch("GET", "/health")
+            assert rig.server.context.sockets == 0
+            received = b""
+            async with asyncio.timeout(PATIENCE_S):
+                while b"connection_established" not in received:
+                    received = received[-100:] + await loop.sock_recv(client, 65536)
+            assert rig.server.context.sockets == 1

@@ -1,5 +1,7 @@
 """Kinds of channels are decided by prefixes, and only by them."""
 
+import sys
+
 import pytest
 
 from heliograph.protocols.pusher.names import (
@@ -66,3 +68,12 @@ def test_the_namespace_of_servers(name: str, reserved: bool) -> None:
 @pytest.mark.parametrize(("text", "is_id"), [("1.2", True), ("1", False), ("1.2\n", False)])
 def test_socket_ids(text: str, is_id: bool) -> None:
     assert is_socket_id(text) is is_id
+
+
+def test_names_of_strangers_are_not_kept() -> None:
+    """A name may be as long as a message: remembering thousands would be memory given away."""
+    name = "private-" + "x" * 9999
+    before = sys.getrefcount(name)
+    assert kind_of(name).private
+    assert not is_channel_name(name, 200)
+    assert sys.getrefcount(name) == before

@@ -107,8 +107,6 @@ CASES = EXAMPLES + LONE + SEQUENCES
 
 @pytest.mark.parametrize(("data", "messages", "code"), CASES)
 def test_a_case_at_once_and_byte_by_byte(data: bytes, messages: Messages, code: int | None) -> None:
-    whole, _ = read_all(data, SMALL)
-    assert whole == messages
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
         assert read(pieces, SMALL) == (messages, code)
 

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 Endpoint: TypeAlias = Callable[[ApiRequest], Reply[Response]]
 Page: TypeAlias = Callable[[], Response]
 
+MAX_REMEMBERED_PATH = 256
+
 _UPGRADE_REQUIRED = text(
     426,
     "This is a WebSocket endpoint: connect with a Pusher client library",
@@ -72,9 +74,12 @@ class Routes:
     def _route(self, request: Request) -> Reply[Response]:
         path = request.path.decode("latin-1")
         if self._api:
-            found = _endpoint(path.removeprefix(self._prefix))
+            below = path.removeprefix(self._prefix)
+            # Strangers can ask for anything: what is remembered is short as well as few.
+            find = _endpoint if len(below) <= MAX_REMEMBERED_PATH else _endpoint.__wrapped__
+            found = find(below)
             if found is not None and path.startswith(self._prefix):
-                return self._answer_api(request, path.removeprefix(self._prefix), found)
+                return self._answer_api(request, below, found)
         page = _PAGES.get(path)
         if page is not None:
             _pick({"GET": page}, request.method)

@@ -137,8 +137,8 @@ class HttpConnection(asyncio.Protocol):
         while self._backlog and len(self._answers) < MAX_HELD and not self._closing:
             event = self._backlog[0]
             if isinstance(event, Request) and self._asks_for_websocket():
-                if self._answers:
-                    break  # answers come in order, and this one ends the HTTP connection
+                if self._answers or self._unread:
+                    break  # answers come in order, and are read: this one ends the connection
                 self._upgrade(event)
                 return
             self._backlog.popleft()

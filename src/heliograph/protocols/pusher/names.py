@@ -5,7 +5,6 @@ The only place that knows Pusher's prefixes; the rest of the server is told flag
 """
 
 import re
-from functools import lru_cache
 
 from msgspec import Struct
 
@@ -54,15 +53,15 @@ _KINDS = (
 _SPECIAL = tuple(prefix for prefix, _ in _KINDS)
 
 
-@lru_cache(maxsize=4096)
 def kind_of(channel: str) -> Kind:
     """Return the kind that the name's prefix decides, case-sensitively; public is the rest."""
-    if not channel.startswith(_SPECIAL):
-        return _PUBLIC
-    return next(kind for prefix, kind in _KINDS if channel.startswith(prefix))
+    if channel.startswith(_SPECIAL):
+        for prefix, kind in _KINDS:
+            if channel.startswith(prefix):
+                return kind
+    return _PUBLIC
 
 
-@lru_cache(maxsize=4096)
 def is_channel_name(name: str, max_length: int) -> bool:
     """
     Whether *name* may name a channel; 0 for *max_length* is no limit.
