@@ -145,7 +145,14 @@ class Server:
         )
 
     def reload(self, config: Config) -> None:
-        """Take on the apps of *config*, and name its options that take a restart."""
+        """
+        Take on the apps of *config*, and name its options that take a restart.
+
+        Raises ConfigError, and changes nothing then.
+        """
+        if config.development and not self.config.development:
+            # An app that is made up is for a first look, not for the clients of a running server.
+            raise ConfigError(f"{config.config or 'the environment'}: no app is left")
         fixed = [
             one.name
             for one in SERVER_OPTIONS

@@ -233,6 +233,10 @@ def test_sighup_reads_the_apps_again(free_port: int, tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGHUP)
         log = running.read_log_until("configuration not reloaded, nothing is changed: --config: ")
 
+        file.write_text("")
+        running.process.send_signal(signal.SIGHUP)
+        log += running.read_log_until("h.toml: no app is left")
+
         file.write_text("port = 1\n" + app("2") + app("3"))
         running.process.send_signal(signal.SIGHUP)
         log += running.read_log_until("configuration reloaded: 2 apps")
