@@ -12,6 +12,7 @@ import random
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,13 @@ STOP_TIMEOUT_S = 3.0
 
 WEBHOOKS_STOP_TIMEOUT_S = 10.0
 """How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
+
+
+RESERVED_DESCRIPTORS = 64
+"""Kept free for files, webhooks, and for telling clients that there is no room."""
+
+MOST_DESCRIPTORS = 1 << 20
+"""As many as are asked for where there is no limit."""
 
 
 class LoopTiming:
@@ -101,6 +109,7 @@ class Server:
                 max_body_bytes=config.max_request_body_bytes,
             ),
             now=loop.time,
+            capacity=_raise_descriptor_limit() - RESERVED_DESCRIPTORS,
         )
         separate = config.pusher_api_port is not None and config.pusher_api_port != config.port
         main = self._bind(config.port, "port")
@@ -178,6 +187,22 @@ class Server:
             await asyncio.wait_for(context.deserted.wait(), STOP_TIMEOUT_S)
         context.wheel.stop()
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
+
+
+def _raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as it may have; return their number."""
+    if sys.platform == "win32":
+        return sys.maxsize  # there is no such limit
+    import resource  # noqa: PLC0415 - it does not exist everywhere
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MOST_DESCRIPTORS)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            return soft  # some systems allow less than they say
+    return wanted
 
 
 def _close(sockets: list[socket.socket]) -> None:

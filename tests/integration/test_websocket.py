@@ -92,6 +92,23 @@ async def test_a_closed_connection_makes_room_for_another() -> None:
                 pass
 
 
+async def test_a_server_that_is_full_sends_new_clients_elsewhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And says so once for each time that it is."""
+    async with serving() as rig, rig.client() as first:
+        rig.server.context.capacity = 1
+        for _ in range(2):
+            async with rig.open() as second:
+                await second.expect_error(4100, "Over capacity")
+                await second.expect_close(4100)
+        await first.expect_nothing_before_pong()
+        rig.server.context.capacity = 10
+        async with rig.client():
+            pass
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+
+
 async def test_origins() -> None:
     async with serving(allowed_origins="https://*.example.com") as rig:
         async with rig.client(origin="https://www.example.com"):

@@ -1,6 +1,7 @@
 """What all connections of one server share, so that each needs only one reference to it."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -17,6 +18,9 @@ from heliograph.wire.http import HttpLimits, Request
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
     from heliograph.net.websocket import TextLane
+
+
+logger = logging.getLogger(__name__)
 
 
 class Handler(Protocol):
@@ -59,8 +63,18 @@ class Context:
     dates: Dates = field(default_factory=Dates)
     http_connections: "set[HttpConnection]" = field(default_factory=set)
     sockets: int = 0  # WebSocket connections that have not ended, those being closed included
+    capacity: int  # sockets that may be open before new clients are sent elsewhere
+    crowded: bool = False  # whether that was said in the log, for this time
     slow_readers: int = 0
     deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
+
+    def over_capacity(self) -> bool:
+        """Whether there is no room for the newest connection; said once for each time it is so."""
+        full = self.sockets + len(self.http_connections) > self.capacity
+        if full and not self.crowded:
+            logger.warning("over capacity: %d connections, new clients get 4100", self.sockets)
+        self.crowded = full
+        return full
 
     def departed(self) -> None:
         """A connection has ended."""

@@ -173,6 +173,8 @@ class WebSocketConnection(asyncio.Protocol):
         key = endpoint.app_key(path, config.path_prefix)
         parameters = endpoint.query_parameters(request.query)
         endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
+        if self._context.over_capacity():
+            raise refusals.over_capacity()
         origin = request.header(b"origin")
         return self._context.node.connect(
             key,

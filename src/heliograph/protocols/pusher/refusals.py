@@ -66,6 +66,11 @@ def origin_not_allowed() -> ClientError:
     return ClientError("Connection is unauthorized", Code.UNAUTHORIZED, closes=True)
 
 
+def over_capacity() -> ClientError:
+    """The server holds as many connections as it can; clients try again after a second."""
+    return ClientError("Over capacity", Code.OVER_CAPACITY, closes=True)
+
+
 def reconnect() -> ClientError:
     """The server goes away in an orderly manner."""
     return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)
