@@ -27,6 +27,7 @@ from heliograph.hub.event import (
     ChannelVacated,
     Entry,
     Event,
+    Happening,
     Member,
     MemberAdded,
     MemberRemoved,
@@ -37,7 +38,6 @@ from heliograph.hub.event import (
 from heliograph.webhooks import (
     Limits,
     MemoryStore,
-    Occurrence,
     SqliteStore,
     Store,
     Webhooks,
@@ -223,9 +223,9 @@ async def sending(*apps: App, stop_s: float = 0.0, **options: Any) -> AsyncItera
         await webhooks.stop(stop_s)
 
 
-def record(webhooks: Webhooks, *occurrences: Occurrence) -> None:
-    for occurrence in occurrences:
-        webhooks.record(APP_ID, occurrence)
+def record(webhooks: Webhooks, *occurrences: Happening) -> None:
+    for happening in occurrences:
+        webhooks.record(APP_ID, happening)
 
 
 def say(channel: str, number: int) -> Event:
@@ -264,7 +264,7 @@ async def test_the_request_to_the_letter() -> None:
 
 
 async def test_every_kind_of_event_is_taken_by_the_sdk() -> None:
-    occurrences: list[Occurrence] = [
+    occurrences: list[Happening] = [
         ChannelOccupied("presence-c"),
         MemberAdded("presence-c", Member("7")),
         Event("presence-c", "client-e", b'"{\\"x\\":1}"', "1.2", "7"),
@@ -752,7 +752,7 @@ async def _be_busy(url: str, directory: str, chance: random.Random) -> None:
     while True:
         for _ in range(chance.randrange(8)):
             session, channel = str(chance.randrange(20)), f"presence-{chance.randrange(5)}"
-            occurrences: Iterable[Occurrence]
+            occurrences: Iterable[Happening]
             if (session, channel) in here:
                 here.discard((session, channel))
                 occurrences = engine.leave(APP_ID, channel, session).changes

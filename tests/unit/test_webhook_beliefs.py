@@ -12,6 +12,7 @@ from heliograph.hub.event import (
     ChannelVacated,
     Entry,
     Event,
+    Happening,
     Member,
     MemberAdded,
     MemberRemoved,
@@ -20,7 +21,6 @@ from heliograph.hub.event import (
     UserOnline,
 )
 from heliograph.webhooks.beliefs import CHANNEL, MEMBER, USER, Belief, Beliefs, belief_of
-from heliograph.webhooks.payload import Occurrence
 
 GRACE_S = 3.0
 SETTLE_S = 30.0
@@ -70,13 +70,13 @@ def test_what_was_never_told_is_not_removed() -> None:
 
 def test_members_go_before_their_channel() -> None:
     beliefs = fresh()
-    for occurrence in (
+    for happening in (
         ChannelOccupied("presence-c"),
         MemberAdded("presence-c", Member("u")),
         MemberRemoved("presence-c", "u"),
         ChannelVacated("presence-c"),
     ):
-        beliefs.take(occurrence, 0.0)
+        beliefs.take(happening, 0.0)
     assert beliefs.elapse(3.0, EVERYTHING) == [
         MemberRemoved("presence-c", "u"),
         ChannelVacated("presence-c"),
@@ -170,8 +170,8 @@ class Audience:
     def __init__(self) -> None:
         self.believed: set[Belief] = set()
 
-    def hear(self, occurrence: Occurrence) -> None:
-        concerned = belief_of(occurrence)
+    def hear(self, happening: Happening) -> None:
+        concerned = belief_of(happening)
         assert concerned is not None
         belief, there = concerned
         assert (belief in self.believed) != there, "nothing is told twice"
@@ -210,9 +210,9 @@ class World:
         self.beliefs.load(kept, self.now + SETTLE_S)
         self.begin()
 
-    def occur(self, occurrences: Iterable[Occurrence]) -> None:
-        for occurrence in occurrences:
-            belief, there = belief_of(occurrence) or (None, False)
+    def occur(self, occurrences: Iterable[Happening]) -> None:
+        for happening in occurrences:
+            belief, there = belief_of(happening) or (None, False)
             assert belief is not None
             if there:
                 self.true.add(belief)
@@ -220,9 +220,9 @@ class World:
             else:
                 self.true.discard(belief)
                 self.absent_since[belief] = self.now
-            if self.beliefs.take(occurrence, self.now):
+            if self.beliefs.take(happening, self.now):
                 assert there, "what goes is never told at once"
-                self.audience.hear(occurrence)
+                self.audience.hear(happening)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

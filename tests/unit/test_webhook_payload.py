@@ -13,6 +13,7 @@ from heliograph.hub.event import (
     ChannelOccupied,
     ChannelVacated,
     Event,
+    Happening,
     Member,
     MemberAdded,
     MemberRemoved,
@@ -27,7 +28,7 @@ SECRET = "7ad3773142a6692b25b8"
 
 
 @pytest.mark.parametrize(
-    ("occurrence", "text"),
+    ("happening", "text"),
     [
         (ChannelOccupied("c"), '{"name":"channel_occupied","channel":"c"}'),
         (ChannelVacated("c"), '{"name":"channel_vacated","channel":"c"}'),
@@ -67,10 +68,8 @@ SECRET = "7ad3773142a6692b25b8"
         ),
     ],
 )
-def test_every_event_is_spelled_as_pusher_spells_it(
-    occurrence: payload.Occurrence, text: str
-) -> None:
-    assert payload.event(occurrence) == text.encode()
+def test_every_event_is_spelled_as_pusher_spells_it(happening: Happening, text: str) -> None:
+    assert payload.event(happening) == text.encode()
 
 
 def test_the_signature_is_the_documented_one() -> None:
@@ -93,7 +92,7 @@ def test_the_signature_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "occurrence",
+    "happening",
     [
         ChannelOccupied("c"),
         MemberRemoved("presence-c", "\ud800é"),
@@ -102,8 +101,8 @@ def test_the_signature_is_the_documented_one() -> None:
         UserOnline("7"),
     ],
 )
-def test_the_python_sdk_accepts_it(occurrence: payload.Occurrence) -> None:
-    body = payload.body(int(time.time() * 1000), [payload.event(occurrence)] * 3)
+def test_the_python_sdk_accepts_it(happening: Happening) -> None:
+    body = payload.body(int(time.time() * 1000), [payload.event(happening)] * 3)
     headers = dict(payload.headers(KEY, SECRET.encode(), body, "d1", ()))
     sdk: Any = pusher.Pusher("3", KEY, SECRET)
     webhook = sdk.validate_webhook(

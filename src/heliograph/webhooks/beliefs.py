@@ -15,12 +15,12 @@ from heliograph.hub.event import (
     CacheMiss,
     ChannelOccupied,
     ChannelVacated,
+    Happening,
     MemberAdded,
     MemberRemoved,
     UserOffline,
     UserOnline,
 )
-from heliograph.webhooks.payload import Occurrence
 
 Removal = ChannelVacated | MemberRemoved | UserOffline
 
@@ -45,9 +45,9 @@ class Belief(NamedTuple):
         return UserOffline(self.user_id)
 
 
-def belief_of(occurrence: Occurrence) -> tuple[Belief, bool] | None:
+def belief_of(happening: Happening) -> tuple[Belief, bool] | None:
     """Return what it makes receivers believe (True) or no more believe (False), if anything."""
-    match occurrence:
+    match happening:
         case ChannelOccupied(channel):
             return Belief(CHANNEL, channel, ""), True
         case ChannelVacated(channel):
@@ -90,11 +90,11 @@ class Beliefs:
     def __len__(self) -> int:
         return len(self._told)
 
-    def take(self, occurrence: Occurrence, now: float) -> bool:
+    def take(self, happening: Happening, now: float) -> bool:
         """Take what occurred; return whether receivers are to be told at once."""
-        if isinstance(occurrence, CacheMiss):
-            return self._miss(occurrence.channel, now)
-        concerned = belief_of(occurrence)
+        if isinstance(happening, CacheMiss):
+            return self._miss(happening.channel, now)
+        concerned = belief_of(happening)
         if concerned is None:
             return True
         belief, there = concerned

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from heliograph.apps import App, Webhook
-from heliograph.hub.event import Event
+from heliograph.hub.event import Event, Happening
 from heliograph.webhooks import payload
 from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of
-from heliograph.webhooks.payload import Occurrence
 from heliograph.webhooks.schedule import Agenda, Delivery, Entry, Limits, Outbox
 from heliograph.webhooks.store import Kept, Store
 
@@ -327,7 +326,7 @@ class Webhooks:
 
     # -- What occurs ---------------------------------------------------------------------
 
-    def record(self, app_id: str, occurrence: Occurrence) -> None:
+    def record(self, app_id: str, happening: Happening) -> None:
         """
         Take what occurred in an app; never raises.
 
@@ -338,36 +337,36 @@ class Webhooks:
         if audience is None or not self._recording:
             return
         try:
-            self._take(audience, occurrence)
+            self._take(audience, happening)
         except Exception:  # whoever caused this is a client, who must not suffer from it
             logger.exception("app %s: a webhook could not be recorded", app_id)
 
-    def _take(self, audience: _Audience, occurrence: Occurrence) -> None:
-        if isinstance(occurrence, Event) and occurrence.cached:
-            audience.beliefs.filled(occurrence.channel)
+    def _take(self, audience: _Audience, happening: Happening) -> None:
+        if isinstance(happening, Event) and happening.cached:
+            audience.beliefs.filled(happening.channel)
             return
-        channel = payload.channel_of(occurrence)
+        channel = payload.channel_of(happening)
         if channel is not None and channel.startswith(payload.INTERNAL_PREFIX):
             return
-        receivers = audience.wanting(payload.KINDS[type(occurrence)], channel)
+        receivers = audience.wanting(payload.KINDS[type(happening)], channel)
         if not receivers:
             return
         now = self._monotonic()
-        if audience.beliefs.take(occurrence, now):
-            self._tell(audience, occurrence, receivers, now)
+        if audience.beliefs.take(happening, now):
+            self._tell(audience, happening, receivers, now)
         else:
             self._look_at(audience)
 
     def _tell(
         self,
         audience: _Audience,
-        occurrence: Occurrence,
+        happening: Happening,
         receivers: Sequence[_Receiver],
         now: float,
     ) -> None:
         """Owe *receivers* an event, and keep what they will believe by it in the same group."""
-        self._keep_belief(audience.app.id, occurrence)
-        stream, text = payload.stream_of(occurrence), payload.event(occurrence)
+        self._keep_belief(audience.app.id, happening)
+        stream, text = payload.stream_of(happening), payload.event(happening)
         for receiver in receivers:
             number, self._next_number = self._next_number, self._next_number + 1
             self._store.queue(number, receiver.id, stream, text)
@@ -375,8 +374,8 @@ class Webhooks:
             self._queue(receiver, Entry(number, stream, text, now))
         self._wake()
 
-    def _keep_belief(self, app_id: str, occurrence: Occurrence) -> None:
-        concerned = belief_of(occurrence)
+    def _keep_belief(self, app_id: str, happening: Happening) -> None:
+        concerned = belief_of(happening)
         if concerned is None:
             return
         belief, there = concerned

@@ -18,10 +18,10 @@ from heliograph.apps import App, Webhook
 from heliograph.errors import ConfigError
 from heliograph.hub.event import (
     CacheMiss,
-    Change,
     ChannelOccupied,
     ChannelVacated,
     Event,
+    Happening,
     MemberAdded,
     MemberRemoved,
     SubscriptionCount,
@@ -31,11 +31,8 @@ from heliograph.hub.event import (
 from heliograph.protocols import json
 from heliograph.protocols.pusher import auth
 
-Occurrence = Change | Event | SubscriptionCount | CacheMiss | UserOnline | UserOffline
-"""What a webhook can tell of; an Event is a client's."""
-
-# The kinds of `apps.WEBHOOK_KINDS`, one of which each occurrence is of.
-KINDS: dict[type[Occurrence], str] = {
+# The kinds of `apps.WEBHOOK_KINDS`, one of which each happening is of.
+KINDS: dict[type[Happening], str] = {
     ChannelOccupied: "channel_existence",
     ChannelVacated: "channel_existence",
     MemberAdded: "presence",
@@ -75,27 +72,27 @@ _OURS = {
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 
 
-def channel_of(occurrence: Occurrence) -> str | None:
+def channel_of(happening: Happening) -> str | None:
     """Return the channel on which it occurred, None for what belongs to no channel."""
-    if isinstance(occurrence, UserOnline | UserOffline):
+    if isinstance(happening, UserOnline | UserOffline):
         return None
-    return occurrence.channel
+    return happening.channel
 
 
-def stream_of(occurrence: Occurrence) -> str:
+def stream_of(happening: Happening) -> str:
     """Return what its order is kept in: its channel, or its user, as no channel can be named."""
-    if isinstance(occurrence, UserOnline | UserOffline):
-        return INTERNAL_PREFIX + occurrence.user_id
-    return occurrence.channel
+    if isinstance(happening, UserOnline | UserOffline):
+        return INTERNAL_PREFIX + happening.user_id
+    return happening.channel
 
 
-def event(occurrence: Occurrence) -> bytes:
+def event(happening: Happening) -> bytes:
     """Return the JSON of one event of a webhook."""
-    return json.encode(_fields(occurrence))
+    return json.encode(_fields(happening))
 
 
-def _fields(occurrence: Occurrence) -> dict[str, Any]:
-    match occurrence:
+def _fields(happening: Happening) -> dict[str, Any]:
+    match happening:
         case ChannelOccupied(channel):
             return {"name": "channel_occupied", "channel": channel}
         case ChannelVacated(channel):
@@ -109,7 +106,7 @@ def _fields(occurrence: Occurrence) -> dict[str, Any]:
         case CacheMiss(channel):
             return {"name": "cache_miss", "channel": channel}
         case Event():
-            return _client_event(occurrence)
+            return _client_event(happening)
         # No SDK knows these two, but PHP's hands every event's channel to a typed function:
         # without one, it would refuse the whole webhook.
         case UserOnline(user_id):
