@@ -111,10 +111,12 @@ class Server:
             now=loop.time,
             capacity=_raise_descriptor_limit() - RESERVED_DESCRIPTORS,
         )
-        separate = config.pusher_api_port is not None and config.pusher_api_port != config.port
+        # 0 takes a free port for each.
+        api_port = config.pusher_api_port
+        separate = api_port is not None and (api_port == 0 or api_port != config.port)
         main = self._bind(config.port, "port")
         try:
-            api = self._bind(config.pusher_api_port, "pusher_api_port") if separate else []
+            api = self._bind(api_port, "pusher_api_port") if separate else []
         except BaseException:
             _close(main)
             raise
