@@ -1,0 +1,677 @@
+/*
+ * Load for a Pusher server, from one core: clients that count what they get, publishers that wait.
+ *
+ *     load NAME=VALUE...
+ *
+ * One epoll loop that never sleeps: how often it found nothing to do says whether the load
+ * or the server was the bottleneck. The last line printed is an object of JSON; whatever is not as
+ * it must be (an error of the server, an answer that is no 200, a client that is cut off) ends the
+ * program with status 1 and one line on standard error.
+ *
+ * Latencies need no clock in the payload: a channel hands its events to each subscriber in one
+ * order, so the n-th event that arrives is the n-th one that was published.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "signing.h"
+
+enum { EVENTS = 512, RING = 1 << 16, READ_BUFFER = 1 << 20, WARM_UP_MS = 300, SETTLE_MS = 300 };
+
+static struct {
+    const char *mode, *host, *app, *key, *secret, *prefix, *path;
+    int port, api_port, subscribers, channels, first, publishers, payload, batch, exclude, parallel,
+        deflate;
+    double seconds, rate;
+} options = {.mode = "publish",
+             .host = "127.0.0.1",
+             .app = "1",
+             .key = "key",
+             .secret = "secret",
+             .prefix = "",
+             .path = "",
+             .port = 8080,
+             .subscribers = 1000,
+             .channels = 1,
+             .publishers = 1,
+             .payload = 100,
+             .batch = 1,
+             .parallel = 64,
+             .seconds = 3};
+
+/* -- Failing, and telling the time ----------------------------------------------------------- */
+
+static void fail(const char *format, ...) {
+    va_list values;
+    va_start(values, format);
+    vfprintf(stderr, format, values);
+    va_end(values);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* -- Latencies: counted in steps of three in a hundred -------------------------------------- */
+
+struct histogram {
+    uint64_t counts[64 * 32], total;
+};
+
+static void record(struct histogram *histogram, double seconds) {
+    uint64_t ns = seconds > 0 ? (uint64_t)(seconds * 1e9) + 32 : 32;
+    int exponent = 63 - __builtin_clzll(ns);
+    histogram->counts[exponent * 32 + (int)(ns >> (exponent - 5) & 31)]++;
+    histogram->total++;
+}
+
+static double quantile_ms(const struct histogram *histogram, double share) {
+    uint64_t seen = 0, wanted = (uint64_t)(share * (double)histogram->total);
+    for (int i = 0; i < 64 * 32; i++)
+        if ((seen += histogram->counts[i]) > wanted)
+            return (double)((32 + (uint64_t)(i % 32)) << (i / 32)) / 32e6;
+    return 0;
+}
+
+/* -- State ----------------------------------------------------------------------------------- */
+
+enum state { UPGRADING, GREETING, WAITING, SUBSCRIBING, LIVE };
+
+struct endpoint {
+    int fd, publisher; /* one of the two kinds below */
+};
+
+struct client {
+    struct endpoint endpoint;
+    enum state state;
+    int channel;
+    uint64_t received; /* events of its channel, those that exclude it counted */
+    int64_t skip;      /* what is left of a payload */
+    int head_length;
+    unsigned char head[10];
+    char *text; /* what came before it is live */
+    int text_length, text_room;
+    char socket_id[40];
+    double started;
+};
+
+struct request {
+    char *bytes;
+    int length, channel, excluded;
+};
+
+struct publisher {
+    struct endpoint endpoint;
+    char answer[4096];
+    int answer_length, busy;
+    double sent;
+};
+
+struct publish {
+    double sent;
+    int excluded;
+};
+
+struct channel {
+    uint64_t published;
+    struct publish *ring;
+    double sent; /* the client event under way */
+};
+
+static struct client *clients;
+static struct publisher *publishers;
+static struct channel *channels;
+static struct request *requests;
+static int requests_count, next_request, live, poll_fd, answering = 1;
+static uint64_t deliveries, answers, bytes, polls, empty_polls;
+static struct histogram delivery_times, answer_times;
+static char buffer[READ_BUFFER];
+
+/* -- Sockets --------------------------------------------------------------------------------- */
+
+static void write_all(int fd, const char *text, int length) {
+    if (send(fd, text, (size_t)length, MSG_NOSIGNAL) != length)
+        fail("send: %s", strerror(errno));
+}
+
+static void dial(struct endpoint *endpoint, int port, int publisher) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
+    if (inet_pton(AF_INET, options.host, &address.sin_addr) != 1)
+        fail("host: %s is no IPv4 address", options.host);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
+        fail("connect to port %d: %s", port, strerror(errno));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    /* Thousands of ports that wait for stragglers would be missing in the next round. */
+    struct linger linger = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    endpoint->fd = fd;
+    endpoint->publisher = publisher;
+    struct epoll_event interest = {.events = EPOLLIN, .data.ptr = endpoint};
+    epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &interest);
+}
+
+static int make_frame(char *frame, const char *payload) {
+    static const char mask[4] = {'m', 'a', 's', 'k'};
+    int length = (int)strlen(payload), at = 0;
+    frame[at++] = (char)0x81;
+    if (length < 126) {
+        frame[at++] = (char)(0x80 | length);
+    } else {
+        frame[at++] = (char)(0x80 | 126);
+        frame[at++] = (char)(length >> 8);
+        frame[at++] = (char)length;
+    }
+    memcpy(frame + at, mask, 4);
+    at += 4;
+    for (int i = 0; i < length; i++)
+        frame[at++] = payload[i] ^ mask[i % 4];
+    return at;
+}
+
+/* -- Clients --------------------------------------------------------------------------------- */
+
+static void channel_name(char *name, int number) {
+    sprintf(name, "%sbench-%d", options.prefix, options.first + number);
+}
+
+static void begin(struct client *client, int channel) {
+    char request[1024];
+    memset(client, 0, sizeof *client);
+    client->channel = channel;
+    client->started = now();
+    dial(&client->endpoint, options.port, 0);
+    int length =
+        snprintf(request, sizeof request,
+                 "GET %s/app/%s?protocol=7&client=js&version=8.4.0 HTTP/1.1\r\nHost: %s:%d\r\n"
+                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
+                 options.path, options.key, options.host, options.port,
+                 options.deflate ? "Sec-WebSocket-Extensions: permessage-deflate\r\n" : "");
+    write_all(client->endpoint.fd, request, length);
+}
+
+static void subscribe(struct client *client) {
+    char name[128], message[1024], data[128] = "", signed_text[512], signature[65], frame[1200];
+    channel_name(name, client->channel);
+    int length = snprintf(message, sizeof message,
+                          "{\"event\":\"pusher:subscribe\",\"data\":{\"channel\":\"%s\"", name);
+    if (*options.prefix) {
+        snprintf(signed_text, sizeof signed_text, "%s:%s", client->socket_id, name);
+        if (!strncmp(options.prefix, "presence-", 9)) {
+            long number = client - clients;
+            snprintf(data, sizeof data, "{\\\"user_id\\\":\\\"%ld\\\"}", number);
+            length += sprintf(message + length, ",\"channel_data\":\"%s\"", data);
+            sprintf(signed_text + strlen(signed_text), ":{\"user_id\":\"%ld\"}", number);
+        }
+        hmac_sha256(options.secret, signed_text, signature);
+        length += sprintf(message + length, ",\"auth\":\"%s:%s\"", options.key, signature);
+    }
+    strcpy(message + length, "}}");
+    write_all(client->endpoint.fd, frame, make_frame(frame, message));
+    client->state = SUBSCRIBING;
+}
+
+static void send_client_event(struct client *client) {
+    char name[128], message[2048], frame[2100];
+    channel_name(name, client->channel);
+    int length = sprintf(message, "{\"event\":\"client-ping\",\"channel\":\"%s\",\"data\":\"", name);
+    memset(message + length, 'x', (size_t)options.payload);
+    strcpy(message + length + options.payload, "\"}");
+    channels[client->channel].sent = now();
+    write_all(client->endpoint.fd, frame, make_frame(frame, message));
+}
+
+static void delivered(struct client *client, double time) {
+    struct channel *channel = &channels[client->channel];
+    deliveries++;
+    if (!strcmp(options.mode, "client_events")) {
+        record(&delivery_times, time - channel->sent);
+        if (answering)
+            send_client_event(client);
+    } else if (channel->ring) {
+        struct publish *publish;
+        do {
+            if (client->received == channel->published)
+                fail("an event that nobody published");
+            publish = &channel->ring[client->received++ % RING];
+        } while (publish->excluded == client - clients);
+        record(&delivery_times, time - publish->sent);
+    }
+}
+
+/* Count the frames in *at*; whatever they hold was checked by the tests, not here. */
+static void count_frames(struct client *client, const char *at, int64_t left, double time) {
+    while (left > 0) {
+        if (client->skip) {
+            int64_t part = client->skip < left ? client->skip : left;
+            client->skip -= part, at += part, left -= part;
+            if (!client->skip)
+                delivered(client, time);
+            continue;
+        }
+        client->head[client->head_length++] = (unsigned char)*at++;
+        left--;
+        if (client->head_length < 2)
+            continue;
+        if ((client->head[0] & 15) > 2)
+            fail("a frame of opcode %d: is the server closing?", client->head[0] & 15);
+        int marker = client->head[1] & 127, needed = marker < 126 ? 2 : marker == 126 ? 4 : 10;
+        if (client->head_length < needed)
+            continue;
+        client->skip = marker < 126 ? marker : 0;
+        for (int i = 2; i < needed; i++)
+            client->skip = client->skip << 8 | client->head[i];
+        client->head_length = 0;
+    }
+}
+
+/* Take one message of the opening; return the bytes used, 0 where more are needed. */
+static int take_opening(struct client *client) {
+    char *text = client->text;
+    int length = client->text_length;
+    if (client->state == UPGRADING) {
+        char *end = memmem(text, (size_t)length, "\r\n\r\n", 4);
+        if (!end)
+            return 0;
+        if (strncmp(text, "HTTP/1.1 101", 12))
+            fail("no WebSocket: %.*s", length, text);
+        client->state = GREETING;
+        return (int)(end - text) + 4;
+    }
+    if (length < 2)
+        return 0;
+    int64_t size = text[1] & 127;
+    int head = size < 126 ? 2 : size == 126 ? 4 : 10;
+    if (length < head)
+        return 0;
+    if (head > 2)
+        for (size = 0, length = 2; length < head; length++)
+            size = size << 8 | (unsigned char)text[length];
+    if (client->text_length < head + size)
+        return 0;
+    if ((text[0] & 15) > 2 || memmem(text + head, (size_t)size, "pusher:error", 12))
+        fail("refused: %.*s", (int)size, text + head);
+    if (memmem(text + head, (size_t)size, "connection_established", 22)) {
+        char *id = memmem(text + head, (size_t)size, "socket_id", 9);
+        if (!id || sscanf(id + 9, "%*[^0-9]%39[0-9.]", client->socket_id) != 1)
+            fail("no socket_id: %.*s", (int)size, text + head);
+        if (strcmp(options.mode, "burst"))
+            subscribe(client);
+        else
+            client->state = WAITING, live++;
+    } else if (memmem(text + head, (size_t)size, "subscription_succeeded", 22)) {
+        client->state = LIVE, live++;
+    }
+    return head + (int)size;
+}
+
+static void take_text(struct client *client, const char *got, int length, double time) {
+    if (client->text_length + length > client->text_room) {
+        client->text_room = (client->text_length + length) * 2;
+        client->text = realloc(client->text, (size_t)client->text_room);
+    }
+    memcpy(client->text + client->text_length, got, (size_t)length);
+    client->text_length += length;
+    int used;
+    while (client->state != LIVE && client->text_length && (used = take_opening(client)))
+        memmove(client->text, client->text + used, (size_t)(client->text_length -= used));
+    if (client->state == LIVE) {
+        record(&answer_times, time - client->started);
+        count_frames(client, client->text, client->text_length, time);
+        free(client->text);
+        client->text = NULL;
+    }
+}
+
+/* -- Publishers ------------------------------------------------------------------------------ */
+
+static struct request make_request(int channel, int excluded) {
+    char name[128], hash[33], signature[65], query[512], signed_text[1024], event[256];
+    char *body = malloc((size_t)(options.payload + 400) * (size_t)options.batch + 64);
+    int length = options.batch > 1 ? sprintf(body, "{\"batch\":[") : 0;
+    channel_name(name, channel);
+    for (int i = 0; i < options.batch; i++) {
+        length += sprintf(body + length, "%s{\"name\":\"my-event\",\"channel\":\"%s\"", i ? "," : "",
+                          name);
+        if (excluded >= 0)
+            length += sprintf(body + length, ",\"socket_id\":\"%s\"", clients[excluded].socket_id);
+        length += sprintf(body + length, ",\"data\":\"");
+        memset(body + length, 'x', (size_t)options.payload);
+        length += options.payload;
+        length += sprintf(body + length, "\"}");
+    }
+    if (options.batch > 1)
+        length += sprintf(body + length, "]}");
+    md5(body, (size_t)length, hash);
+    snprintf(event, sizeof event, "/apps/%s/%s", options.app,
+             options.batch > 1 ? "batch_events" : "events");
+    snprintf(query, sizeof query, "auth_key=%s&auth_timestamp=%ld&auth_version=1.0&body_md5=%s",
+             options.key, (long)time(NULL), hash);
+    snprintf(signed_text, sizeof signed_text, "POST\n%s\n%s", event, query);
+    hmac_sha256(options.secret, signed_text, signature);
+    struct request request = {.channel = channel, .excluded = excluded};
+    request.length = asprintf(&request.bytes,
+                              "POST %s%s?%s&auth_signature=%s HTTP/1.1\r\nHost: %s:%d\r\n"
+                              "User-Agent: bench\r\nAccept: */*\r\n"
+                              "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%.*s",
+                              options.path, event, query, signature, options.host, options.api_port,
+                              length, length, body);
+    free(body);
+    return request;
+}
+
+static void make_requests(void) {
+    requests_count = options.exclude ? options.subscribers : options.channels;
+    requests = calloc((size_t)requests_count, sizeof *requests);
+    for (int i = 0; i < requests_count; i++)
+        requests[i] = options.exclude ? make_request(clients[i].channel, i) : make_request(i, -1);
+    for (int i = 0; i < options.channels; i++)
+        channels[i].ring = calloc(RING, sizeof *channels[i].ring);
+}
+
+static void publish(struct publisher *publisher, double due) {
+    struct request *request = &requests[next_request++ % requests_count];
+    struct channel *channel = &channels[request->channel];
+    for (int i = 0; i < options.batch; i++)
+        channel->ring[channel->published++ % RING] =
+            (struct publish){.sent = due, .excluded = request->excluded};
+    publisher->busy = 1;
+    publisher->sent = due;
+    write_all(publisher->endpoint.fd, request->bytes, request->length);
+}
+
+static void take_answer(struct publisher *publisher, const char *got, int length, double time) {
+    if (publisher->answer_length + length >= (int)sizeof publisher->answer)
+        fail("an answer too long: %.200s", publisher->answer);
+    memcpy(publisher->answer + publisher->answer_length, got, (size_t)length);
+    publisher->answer_length += length;
+    publisher->answer[publisher->answer_length] = 0;
+    char *end = strstr(publisher->answer, "\r\n\r\n");
+    if (!end)
+        return;
+    char *field = strcasestr(publisher->answer, "content-length:");
+    if (strncmp(publisher->answer, "HTTP/1.1 200", 12) || !field)
+        fail("a publish was not taken: %s", publisher->answer);
+    if (publisher->answer_length < (int)(end + 4 - publisher->answer) + atoi(field + 15))
+        return;
+    publisher->answer_length = publisher->busy = 0;
+    answers++;
+    record(&answer_times, time - publisher->sent);
+    if (answering && !options.rate)
+        publish(publisher, time);
+}
+
+/* -- The loop -------------------------------------------------------------------------------- */
+
+static void turn(void) {
+    struct epoll_event ready[EVENTS];
+    int many = epoll_wait(poll_fd, ready, EVENTS, 0);
+    polls++;
+    empty_polls += many == 0;
+    for (int i = 0; i < many; i++) {
+        struct endpoint *endpoint = ready[i].data.ptr;
+        ssize_t got = recv(endpoint->fd, buffer, sizeof buffer, 0);
+        if (got < 0 && errno == EAGAIN)
+            continue;
+        if (got <= 0)
+            fail("the server hung up: %s", got ? strerror(errno) : "end of stream");
+        bytes += (uint64_t)got;
+        double time = now();
+        if (endpoint->publisher)
+            take_answer((struct publisher *)endpoint, buffer, (int)got, time);
+        else if (((struct client *)endpoint)->state == LIVE)
+            count_frames((struct client *)endpoint, buffer, got, time);
+        else
+            take_text((struct client *)endpoint, buffer, (int)got, time);
+    }
+}
+
+static void forget_measurements(void) {
+    deliveries = answers = bytes = polls = empty_polls = 0;
+    memset(&delivery_times, 0, sizeof delivery_times);
+    memset(&answer_times, 0, sizeof answer_times);
+}
+
+/* Connect and subscribe everybody, *parallel* at a time; return the seconds it took. */
+static double connect_all(int parallel) {
+    double start = now(), given_up = start + 120;
+    int begun = live = 0;
+    while (live < options.subscribers) {
+        while (begun < options.subscribers && begun - live < parallel) {
+            begin(&clients[begun], begun % options.channels);
+            begun++;
+        }
+        turn();
+        if (now() > given_up)
+            fail("%d of %d clients are not there after two minutes", options.subscribers - live,
+                 options.subscribers);
+    }
+    return now() - start;
+}
+
+static void disconnect_all(void) {
+    for (int i = 0; i < options.subscribers; i++)
+        close(clients[i].endpoint.fd);
+    usleep(SETTLE_MS * 1000);
+}
+
+static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
+    printf("{\"seconds\":%.4f,\"deliveries\":%lu,\"answers\":%lu,\"clients\":%lu,\"lost\":%lu,"
+           "\"bytes\":%lu,\"empty_polls\":%.4f,"
+           "\"delivery_p50_ms\":%.4f,\"delivery_p99_ms\":%.4f,"
+           "\"answer_p50_ms\":%.4f,\"answer_p99_ms\":%.4f}\n",
+           seconds, deliveries, answers, clients_connected, lost, bytes,
+           polls ? (double)empty_polls / (double)polls : 1, quantile_ms(&delivery_times, 0.5),
+           quantile_ms(&delivery_times, 0.99), quantile_ms(&answer_times, 0.5),
+           quantile_ms(&answer_times, 0.99));
+    fflush(stdout);
+}
+
+/* -- What can be asked for ------------------------------------------------------------------- */
+
+/* How many events have not arrived where they should have. */
+static uint64_t missing(void) {
+    uint64_t count = 0;
+    for (int i = 0; i < options.subscribers; i++) {
+        struct channel *channel = &channels[clients[i].channel];
+        for (uint64_t at = clients[i].received; at < channel->published; at++)
+            count += channel->ring[at % RING].excluded != i;
+    }
+    return count;
+}
+
+static int busy(void) {
+    for (int i = 0; i < options.publishers; i++)
+        if (publishers[i].busy)
+            return 1;
+    return 0;
+}
+
+static void publish_what_is_due(double start, double time, uint64_t *published) {
+    for (int i = 0; i < options.publishers; i++) {
+        double due = start + (double)*published / options.rate;
+        if (due > time)
+            return;
+        if (!publishers[i].busy) {
+            publish(&publishers[i], due);
+            ++*published;
+        }
+    }
+}
+
+/* Publish for some seconds, then wait for the rest; print what came of it. */
+static void run_publish(void) {
+    connect_all(options.parallel);
+    make_requests();
+    publishers = calloc((size_t)options.publishers, sizeof *publishers);
+    for (int i = 0; i < options.publishers; i++)
+        dial(&publishers[i].endpoint, options.api_port, 1);
+    double start = now(), begin_at = start + WARM_UP_MS / 1e3, time = start;
+    uint64_t published = 0;
+    int warm = 0;
+    for (int i = 0; i < options.publishers && !options.rate; i++)
+        publish(&publishers[i], now());
+    while ((time = now()) < begin_at + options.seconds) {
+        if (!warm && time >= begin_at) {
+            warm = 1, begin_at = time;
+            forget_measurements();
+        }
+        if (options.rate)
+            publish_what_is_due(start, time, &published);
+        turn();
+    }
+    double seconds = time - begin_at, given_up = time + 10;
+    uint64_t counted[] = {deliveries, answers, bytes, polls, empty_polls};
+    answering = 0;
+    while ((busy() || missing()) && now() < given_up)
+        for (int i = 0; i < 1000; i++)
+            turn();
+    deliveries = counted[0], answers = counted[1], bytes = counted[2], polls = counted[3],
+    empty_polls = counted[4];
+    report(seconds, 0, missing());
+}
+
+static void run_client_events(void) {
+    options.channels = options.subscribers / 2;
+    connect_all(options.parallel);
+    for (int i = 0; i < options.channels; i++)
+        send_client_event(&clients[i]);
+    double begin_at = now() + WARM_UP_MS / 1e3;
+    while (now() < begin_at)
+        turn();
+    forget_measurements();
+    begin_at = now();
+    while (now() < begin_at + options.seconds)
+        turn();
+    report(now() - begin_at, 0, 0);
+}
+
+static void run_connect(void) {
+    double seconds = 0;
+    uint64_t connected = 0;
+    forget_measurements();
+    while (seconds < options.seconds) {
+        seconds += connect_all(options.parallel);
+        connected += (uint64_t)options.subscribers;
+        disconnect_all();
+    }
+    report(seconds, connected, 0);
+}
+
+/* Everybody is connected already, and subscribes at once. */
+static void run_burst(void) {
+    connect_all(options.parallel);
+    forget_measurements();
+    double start = now(), end;
+    live = 0;
+    for (int i = 0; i < options.subscribers; i++) {
+        clients[i].started = now();
+        subscribe(&clients[i]);
+    }
+    while (live < options.subscribers)
+        turn();
+    end = now();
+    uint64_t members = (uint64_t)options.subscribers, told = members * (members - 1) / 2;
+    while (deliveries < told && now() < end + 10)
+        turn();
+    report(end - start, members, told - deliveries);
+}
+
+/* Connect, say so, and stay until standard input ends. */
+static void run_idle(void) {
+    double seconds = connect_all(options.parallel);
+    forget_measurements();
+    report(seconds, (uint64_t)options.subscribers, 0);
+    while (getchar() != EOF)
+        continue;
+}
+
+/* -- Options --------------------------------------------------------------------------------- */
+
+static void parse(char *argument) {
+    struct {
+        const char *name;
+        const char **text;
+        int *number;
+        double *real;
+    } known[] = {{"mode", &options.mode, 0, 0},
+                 {"host", &options.host, 0, 0},
+                 {"app", &options.app, 0, 0},
+                 {"key", &options.key, 0, 0},
+                 {"secret", &options.secret, 0, 0},
+                 {"prefix", &options.prefix, 0, 0},
+                 {"path", &options.path, 0, 0},
+                 {"port", 0, &options.port, 0},
+                 {"api_port", 0, &options.api_port, 0},
+                 {"subscribers", 0, &options.subscribers, 0},
+                 {"channels", 0, &options.channels, 0},
+                 {"first", 0, &options.first, 0},
+                 {"publishers", 0, &options.publishers, 0},
+                 {"payload", 0, &options.payload, 0},
+                 {"batch", 0, &options.batch, 0},
+                 {"exclude", 0, &options.exclude, 0},
+                 {"parallel", 0, &options.parallel, 0},
+                 {"deflate", 0, &options.deflate, 0},
+                 {"seconds", 0, 0, &options.seconds},
+                 {"rate", 0, 0, &options.rate}};
+    char *value = strchr(argument, '=');
+    if (!value)
+        fail("%s: write NAME=VALUE", argument);
+    *value++ = 0;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].name, argument)) {
+            if (known[i].text)
+                *known[i].text = value;
+            else if (known[i].number)
+                *known[i].number = atoi(value);
+            else
+                *known[i].real = atof(value);
+            return;
+        }
+    fail("%s: no such option", argument);
+}
+
+int main(int count, char **arguments) {
+    for (int i = 1; i < count; i++)
+        parse(arguments[i]);
+    if (!options.api_port)
+        options.api_port = options.port;
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    poll_fd = epoll_create1(0);
+    clients = calloc((size_t)options.subscribers, sizeof *clients);
+    channels = calloc((size_t)options.subscribers + (size_t)options.channels, sizeof *channels);
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } modes[] = {{"publish", run_publish}, {"client_events", run_client_events},
+                 {"connect", run_connect}, {"burst", run_burst},
+                 {"idle", run_idle}};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (!strcmp(modes[i].name, options.mode)) {
+            modes[i].run();
+            return 0;
+        }
+    fail("mode: %s is none", options.mode);
+}
