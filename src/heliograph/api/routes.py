@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from heliograph.api import channels, events, ops, users
-from heliograph.api.auth import authenticate
+from heliograph.api.auth import authenticate, authenticate_plain
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
@@ -55,6 +55,7 @@ class Routes:
     ) -> None:
         self._node = node
         self._prefix = prefix
+        self._raw_prefix = prefix.encode()
         self._now_s = now_s
         self._api = api
         self._websockets = websockets
@@ -90,6 +91,18 @@ class Routes:
 
     def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
+        now_s = self._now_s()
+        if request.method == "POST":
+            signer = authenticate_plain(
+                self._node,
+                found.app_id,
+                path=request.path.removeprefix(self._raw_prefix),
+                query=request.query,
+                body=request.body,
+                now_s=now_s,
+            )
+            if signer is not None:
+                return answer(ApiRequest(signer, (), request.body))
         parameters = endpoint.query_parameters(request.query)
         tenant = authenticate(
             self._node,
@@ -98,7 +111,7 @@ class Routes:
             path=path,
             parameters=parameters,
             body=request.body,
-            now_s=self._now_s(),
+            now_s=now_s,
         )
         return answer(ApiRequest(tenant, parameters, request.body))
 

@@ -13,7 +13,7 @@ from heliograph.config import Config
 from heliograph.net.clock import Wheel
 from heliograph.node import Node
 from heliograph.reply import Reply
-from heliograph.wire.http import HttpLimits, Request
+from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
 
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
@@ -59,6 +59,7 @@ class Context:
     lane: "TextLane"
     deflate_lane: "TextLane | None" = None  # where compression is on
     http_limits: HttpLimits
+    header_memory: HeaderMemory = field(default_factory=HeaderMemory)
     now: Callable[[], float]  # monotonic seconds
     dates: Dates = field(default_factory=Dates)
     http_connections: "set[HttpConnection]" = field(default_factory=set)
@@ -66,7 +67,27 @@ class Context:
     capacity: int  # sockets that may be open before new clients are sent elsewhere
     crowded: bool = False  # whether that was said in the log, for this time
     slow_readers: int = 0
+    _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
+
+    def answer(self, result: Response) -> bytes:
+        """
+        Return *result* as most requests are answered: in HTTP/1.1, on a connection that goes on.
+
+        The last one is kept for its second: publishers are all told the same.
+        """
+        date = self.dates.now()
+        last, of, answer = self._answered
+        if result is not last or date is not of:
+            answer = response(
+                result.status,
+                result.body,
+                content_type=result.content_type,
+                headers=result.headers,
+                date=date,
+            )
+            self._answered = (result, date, answer)
+        return answer
 
     def over_capacity(self) -> bool:
         """Whether there is no room for the newest connection; said once for each time it is so."""

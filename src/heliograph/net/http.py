@@ -71,7 +71,9 @@ class HttpConnection(asyncio.Protocol):
         self._context = context
         self._handler = handler
         self._transport: asyncio.Transport
-        self._reader = RequestReader(context.http_limits, websockets=websockets)
+        self._reader = RequestReader(
+            context.http_limits, context.header_memory, websockets=websockets
+        )
         self._answers: deque[_Answer] = deque()
         self._backlog: deque[Request | Refusal | Continue] = deque()
         self._closing = False
@@ -104,7 +106,18 @@ class HttpConnection(asyncio.Protocol):
         """Answer every request that *data* completes."""
         if self._closing:
             return  # lingering: read so that the socket closes without a reset, no more
-        self._last_seen = self._context.now()
+        context = self._context
+        self._last_seen = context.now()
+        if not self._answers and not self._backlog:
+            request = self._reader.plain_request(data)
+            if request is not None:
+                self._request_since = self._last_seen
+                reply = self._handler.handle(request)
+                if isinstance(reply, Later):
+                    self._answer_later(request, reply)
+                else:
+                    self._transport.write(context.answer(reply))
+                return
         was_receiving = self._reader.receiving
         events = self._reader.feed(data)
         if events or not was_receiving:
@@ -120,13 +133,17 @@ class HttpConnection(asyncio.Protocol):
     def _answer_alone(self, request: Request) -> None:
         """Answer a request that nothing else is under way with."""
         reply = self._handler.handle(request)
-        answer = _Answer(request)
         if isinstance(reply, Later):
-            self._answers.append(answer)
-            reply.then(partial(self._answered_late, answer), _never)
+            self._answer_later(request, reply)
         else:
+            answer = _Answer(request)
             self._answer(answer, reply)
             self._transport.write(answer.data or b"")
+
+    def _answer_later(self, request: Request, reply: Later[Response]) -> None:
+        answer = _Answer(request)
+        self._answers.append(answer)
+        reply.then(partial(self._answered_late, answer), _never)
 
     def eof_received(self) -> bool:
         """Return whether answers are still owed to a client that sends no more."""

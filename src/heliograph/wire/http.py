@@ -36,6 +36,14 @@ FRAMING_ALLOWANCE = 4
 
 SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
 
+_PLAIN_LINE = re.compile(rb"POST (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
+"""A request line that leaves nothing to judge: origin form, and no character in doubt."""
+
+MAX_REMEMBERED_HEADERS = 256
+"""Header blocks that are remembered, of at most MAX_REMEMBERED_BYTES each."""
+
+MAX_REMEMBERED_BYTES = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
@@ -97,6 +105,42 @@ class Request:
         return None
 
 
+class HeaderMemory:
+    """
+    Header blocks that were read before, by their bytes, for all connections of a server.
+
+    A publisher sends the same headers again and again, and only the request line and the body
+    are new. Remembered are those that leave nothing to be judged: of requests of HTTP/1.1 that
+    keep their connection, have a Content-Length, and ask for nothing else.
+    """
+
+    __slots__ = ("_blocks",)
+
+    def __init__(self) -> None:
+        self._blocks: dict[bytes, tuple[list[tuple[bytes, bytes]], int]] = {}
+
+    def find(self, block: bytes) -> tuple[list[tuple[bytes, bytes]], int] | None:
+        """Return the headers of *block*, and the length that they announce."""
+        return self._blocks.get(block)
+
+    def remember(self, block: bytes, request: Request) -> None:
+        """Keep the headers of *request*, which were sent as *block*, if there is nothing to them."""
+        if len(block) > MAX_REMEMBERED_BYTES or not request.keep_alive:
+            return
+        fields = dict(request.headers)
+        if b"content-length" not in fields or not _EVENTFUL.isdisjoint(fields):
+            return
+        if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+            return
+        if len(self._blocks) >= MAX_REMEMBERED_HEADERS:
+            self._blocks.clear()  # cheaper than an order of use, and those in use are soon back
+        self._blocks[block] = (request.headers, len(request.body))
+
+
+_EVENTFUL = frozenset((b"transfer-encoding", b"upgrade", b"expect"))
+"""Headers that make a request more than its line and its body."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """What arrived cannot be served: answer *status* with *text*, then close."""
@@ -144,6 +188,7 @@ class RequestReader:
         "_headers",
         "_left",
         "_limits",
+        "_memory",
         "_parser",
         "_raw_bytes",
         "_request",
@@ -155,11 +200,18 @@ class RequestReader:
         "upgraded",
     )
 
-    def __init__(self, limits: HttpLimits, *, websockets: bool = True) -> None:
-        """Without *websockets*, a request for one is a request like any other."""
+    def __init__(
+        self, limits: HttpLimits, memory: HeaderMemory | None = None, *, websockets: bool = True
+    ) -> None:
+        """
+        Without *websockets*, a request for one is a request like any other.
+
+        Readers that share a *memory* have the same limits.
+        """
         self.upgraded = False
         self.rest = b""
         self._limits = limits
+        self._memory = memory
         self._websockets = websockets
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._events: list[Event] = []
@@ -201,6 +253,8 @@ class RequestReader:
         connection. After a request for a WebSocket, `upgraded` is True, and the bytes
         behind its head, of this and of later calls, are collected in `rest`.
         """
+        idle = not self.receiving
+        whole = data
         position = 0
         while position < len(data) and (parser := self._parser) is not None:
             if data[position] in b"\r\n" and not self.receiving:
@@ -222,7 +276,46 @@ class RequestReader:
             self.rest += data[position:]
         # The list is not kept: an idle connection shall not hold its last request.
         events, self._events = self._events, []
+        if idle and len(events) == 1 and whole.startswith(b"POST ") and self._memory is not None:
+            self._remember(whole, events[0])
         return events
+
+    def plain_request(self, data: bytes) -> Request | None:
+        """
+        Return the request that *data* is, if it is one whole request with remembered headers.
+
+        That is what publishers send, nine times in ten, and it costs a fifth of `feed`. None
+        says only that `feed` must look.
+        """
+        if self._memory is None or self._parser is None or self.receiving:
+            return None
+        end_of_line = data.find(b"\r\n")
+        start_of_body = data.find(END_OF_HEAD, end_of_line) + 4
+        known = self._memory.find(data[end_of_line:start_of_body])
+        if known is None:
+            return None
+        headers, length = known
+        line = _PLAIN_LINE.fullmatch(data, 0, end_of_line)
+        if (
+            line is None
+            or len(data) != start_of_body + length
+            or start_of_body > self._limits.max_head_bytes
+        ):
+            return None
+        path, query = line.groups(b"")
+        # Between the method and the version.
+        target = data[5 : end_of_line - 9]
+        request = Request("POST", target, path, query, "1.1", headers, True)
+        request.body = data[start_of_body:]
+        return request
+
+    def _remember(self, data: bytes, event: Event) -> None:
+        """Keep the headers of *event* if it is a request that *data* is from end to end."""
+        if self._memory is not None and isinstance(event, Request):
+            start = data.find(b"\r\n")
+            end = data.find(END_OF_HEAD, start) + len(END_OF_HEAD)
+            if len(data) == end + len(event.body):
+                self._memory.remember(data[start:end], event)
 
     # -- A part at a time ----------------------------------------------------------------
 

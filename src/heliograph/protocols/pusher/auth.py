@@ -26,6 +26,17 @@ def matches(expected: str, received: str) -> bool:
     return hmac.compare_digest(expected.encode(), received.encode(errors="surrogatepass"))
 
 
+def is_signature(received: bytes, secret: bytes, signed: bytes) -> bool:
+    """Whether *received* is, in lower-case hex, the signature of *signed*; in constant time."""
+    expected = hmac.digest(secret, signed, "sha256").hex()
+    return hmac.compare_digest(expected.encode(), received)
+
+
+def is_checksum(received: bytes, body: bytes) -> bool:
+    """Whether *received* is, in lower-case hex, the `body_md5` of *body*; in constant time."""
+    return hmac.compare_digest(body_md5(body).encode(), received)
+
+
 def channel_string(socket_id: str, channel: str, channel_data: str | None) -> str:
     """
     Return what a subscription's signature signs.
