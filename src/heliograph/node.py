@@ -211,7 +211,9 @@ class Tenant:
 
     def deliver(self, said: Fact | Notice) -> None:
         """Take what is said on a channel, or about a user."""
-        if isinstance(said, UserOnline):
+        if type(said) is Event:
+            self.hub.publish(said)
+        elif isinstance(said, UserOnline):
             self._tell_watchers(said.user_id, messages.watchlist_events([said.user_id], []))
         elif isinstance(said, UserOffline):
             self._tell_watchers(said.user_id, messages.watchlist_events([], [said.user_id]))
@@ -312,6 +314,7 @@ class Node:
         )
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
+        self._signers: dict[bytes, tuple[Tenant, bytes]] = {}
         engine.start(self._deliver)
         self.configure(apps)
 
@@ -330,6 +333,12 @@ class Node:
         self._by_key = {
             key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
         }
+        self._signers = {
+            key.key.encode(): (tenant, secret)
+            for tenant in self._tenants.values()
+            for key in tenant.app.keys
+            if (secret := tenant.app.secret(key.key))
+        }
         gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
         for tenant in gone:
             tenant.close(refusals.app_disabled())
@@ -341,6 +350,10 @@ class Node:
     def tenant_of_key(self, key: str) -> Tenant | None:
         """Return the app that owns this key."""
         return self._by_key.get(key)
+
+    def signer(self, key: bytes) -> tuple[Tenant, bytes] | None:
+        """Return the app that owns this key, and the secret that goes with it."""
+        return self._signers.get(key)
 
     @property
     def connections(self) -> int:

@@ -96,10 +96,10 @@ class Routes:
             signer = authenticate_plain(
                 self._node,
                 found.app_id,
-                path=request.path.removeprefix(self._raw_prefix),
-                query=request.query,
-                body=request.body,
-                now_s=now_s,
+                request.path.removeprefix(self._raw_prefix),
+                request.query,
+                request.body,
+                now_s,
             )
             if signer is not None:
                 return answer(ApiRequest(signer, (), request.body))

@@ -194,6 +194,8 @@ class Channel:
             pending, self.pending = self.pending, None
             if pending is None:
                 return 0
+            if len(pending) == 1 and len(self.subscriptions) <= budget:
+                return self._write_one(pending[0])
             self._batch = Batch(self.next - len(pending), pending, self._counters)
             if len(self.subscriptions) <= budget:
                 writes = self._write(self._batch, self.subscriptions)
@@ -213,6 +215,31 @@ class Channel:
     def flushed(self) -> bool:
         """Whether everything said has been written."""
         return self._walk is None and self.pending is None
+
+    def _write_one(self, fact: Fact) -> int:
+        """Write a single fact to everybody: what `_write` would, without a batch to prepare."""
+        number = self.next - 1
+        except_id = fact.except_id if type(fact) is Event else None
+        encoded: dict[Lane, Any] = {}
+        writes = 0
+        lane: Lane | None = None
+        chunk: Any = None
+        for subscription in self.subscriptions:
+            subscriber = subscription.subscriber
+            if subscription.since > number or subscriber.id == except_id:
+                continue
+            if subscription.lane is not lane:
+                lane = subscription.lane
+                chunk = encoded.get(lane)
+                if chunk is None:
+                    chunk = encoded[lane] = lane.encode(fact)
+            subscriber.write(chunk)
+            writes += 1
+        counters = self._counters
+        counters.encodings += len(encoded)
+        counters.writes += writes
+        counters.deliveries += writes
+        return writes
 
     def _write(self, batch: Batch, subscriptions: Iterable[Subscription]) -> int:
         first = batch.first

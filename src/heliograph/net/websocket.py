@@ -55,7 +55,7 @@ class TextLane(Lane):
 
     def encode(self, fact: Fact, /) -> bytes:
         """Make one frame."""
-        return self.frame(messages.fact_message(fact))
+        return text_frame(messages.fact_message(fact))
 
     def join(self, encoded: Sequence[bytes], /) -> bytes:
         """Frames stand for themselves, so they are only put in a row."""
@@ -71,6 +71,10 @@ class DeflateLane(TextLane):
     def frame(self, text: bytes) -> bytes:
         """Make a frame of a message."""
         return compressed_text_frame(text) if len(text) >= self._threshold else text_frame(text)
+
+    def encode(self, fact: Fact, /) -> bytes:
+        """Make one frame."""
+        return self.frame(messages.fact_message(fact))
 
 
 class State(IntEnum):

@@ -63,11 +63,18 @@ _UNMASKED_AT_ONCE = 1 << 14  # a multiple of the mask's four bytes
 _SHORT_HEADS = {
     opcode: tuple(bytes((FIN | opcode, length)) for length in range(126)) for opcode in Opcode
 }
+_SHORT_TEXT_HEADS = _SHORT_HEADS[Opcode.TEXT]
+_MEDIUM_TEXT_HEAD = bytes((FIN | Opcode.TEXT, _LENGTH_OF_2_BYTES))
 
 
 def text_frame(payload: bytes) -> bytes:
     """Return one unmasked frame that is a whole text message; *payload* is valid UTF-8."""
-    return frame(Opcode.TEXT, payload)
+    length = len(payload)
+    if length <= MAX_CONTROL_PAYLOAD:
+        return _SHORT_TEXT_HEADS[length] + payload
+    if length < 1 << 16:
+        return _MEDIUM_TEXT_HEAD + length.to_bytes(2, "big") + payload
+    return _frame(FIN | Opcode.TEXT, payload)
 
 
 def compressed_text_frame(payload: bytes) -> bytes:

@@ -12,13 +12,14 @@ https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication
 import hashlib
 import hmac
 from collections.abc import Iterable
+from functools import lru_cache
 from operator import itemgetter
 
 
 def sign(secret: bytes, text: str) -> str:
     """Return the lower-case hex HMAC-SHA256 of *text*."""
     # A lone surrogate cannot be in anything that was signed; it must not be an exception.
-    return hmac.digest(secret, text.encode(errors="surrogatepass"), "sha256").hex()
+    return _signature(secret, text.encode(errors="surrogatepass"))
 
 
 def matches(expected: str, received: str) -> bool:
@@ -28,8 +29,19 @@ def matches(expected: str, received: str) -> bool:
 
 def is_signature(received: bytes, secret: bytes, signed: bytes) -> bool:
     """Whether *received* is, in lower-case hex, the signature of *signed*; in constant time."""
-    expected = hmac.digest(secret, signed, "sha256").hex()
-    return hmac.compare_digest(expected.encode(), received)
+    return hmac.compare_digest(_signature(secret, signed).encode(), received)
+
+
+def _signature(secret: bytes, signed: bytes) -> str:
+    code = _keyed(secret).copy()  # three times as fast as beginning with the secret
+    code.update(signed)
+    return code.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _keyed(secret: bytes) -> hmac.HMAC:
+    """Return where every signature with *secret* begins; secrets come from the configuration."""
+    return hmac.new(secret, digestmod="sha256")
 
 
 def is_checksum(received: bytes, body: bytes) -> bool:
