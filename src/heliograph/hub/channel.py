@@ -161,7 +161,7 @@ def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
 class Channel:
     """A named set of subscriptions of one app on this node."""
 
-    __slots__ = ("_batch", "_counters", "_walk", "name", "next", "pending", "subscriptions")
+    __slots__ = ("_batch", "_counters", "name", "next", "pending", "subscriptions", "walk")
 
     def __init__(self, name: str, counters: Counters) -> None:
         self.name = name
@@ -170,7 +170,7 @@ class Channel:
         self.pending: list[Fact] | None = None
         self._counters = counters
         self._batch: Batch | None = None
-        self._walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
+        self.walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
 
     def say(self, fact: Fact) -> bool:
         """Number *fact* and queue it; return whether the channel had nothing to flush."""
@@ -178,7 +178,7 @@ class Channel:
         self._counters.facts += 1
         if self.pending is None:
             self.pending = [fact]
-            return self._walk is None
+            return self.walk is None
         self.pending.append(fact)
         return False
 
@@ -190,7 +190,7 @@ class Channel:
         more subscribers than *budget* is walked over in several calls, over a
         snapshot and past who has left meanwhile; facts said during the walk wait for its end.
         """
-        if self._walk is None:
+        if self.walk is None:
             pending, self.pending = self.pending, None
             if pending is None:
                 return 0
@@ -201,20 +201,15 @@ class Channel:
                 writes = self._write(self._batch, self.subscriptions)
                 self._batch = None
                 return writes
-            self._walk = list(self.subscriptions)
-            self._walk.reverse()
+            self.walk = list(self.subscriptions)
+            self.walk.reverse()
         assert self._batch is not None  # noqa: S101 - it lives as long as the walk
-        part = self._walk[: -budget - 1 : -1]
-        del self._walk[-budget:]
+        part = self.walk[: -budget - 1 : -1]
+        del self.walk[-budget:]
         writes = self._write(self._batch, part)
-        if not self._walk:
-            self._walk = self._batch = None
+        if not self.walk:
+            self.walk = self._batch = None
         return writes
-
-    @property
-    def flushed(self) -> bool:
-        """Whether everything said has been written."""
-        return self._walk is None and self.pending is None
 
     def _write_one(self, fact: Fact) -> int:
         """Write a single fact to everybody: what `_write` would, without a batch to prepare."""

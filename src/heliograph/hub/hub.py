@@ -91,7 +91,7 @@ class Hub:
         while self._dirty and writes < budget:
             channel = self._dirty.popleft()
             writes += channel.flush(budget - writes)
-            if not channel.flushed:
+            if channel.pending is not None or channel.walk is not None:
                 self._dirty.append(channel)
         return writes
 

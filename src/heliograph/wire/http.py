@@ -124,7 +124,7 @@ class HeaderMemory:
         return self._blocks.get(block)
 
     def remember(self, block: bytes, request: Request) -> None:
-        """Keep the headers of *request*, which were sent as *block*, if there is nothing to them."""
+        """Keep the headers of *request*, which came as *block*, if there is nothing to them."""
         if len(block) > MAX_REMEMBERED_BYTES or not request.keep_alive:
             return
         fields = dict(request.headers)

@@ -311,14 +311,8 @@ def cache_miss(channel: str) -> bytes:
 def fact_message(fact: Fact) -> bytes:
     """What a channel's subscribers are told."""
     if isinstance(fact, Event):
-        return encode(
-            ServerMessage(
-                fact.name,
-                fact.channel,
-                Raw(fact.data),
-                UNSET if fact.user_id is None else fact.user_id,
-            )
-        )
+        user_id = UNSET if fact.user_id is None else fact.user_id
+        return encode(ServerMessage(fact.name, fact.channel, Raw(fact.data), user_id))
     if isinstance(fact, MemberAdded):
         return encode(
             ServerMessage("pusher_internal:member_added", fact.channel, _added(fact.member))
