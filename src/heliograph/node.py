@@ -384,7 +384,8 @@ class Node:
 
     def _new_socket_id(self, tenant: Tenant) -> str:
         while True:
-            socket_id = f"{self._random_bits(30)}.{self._random_bits(32)}"
+            bits = self._random_bits(62)
+            socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
             if socket_id not in tenant.sessions:
                 return socket_id
 

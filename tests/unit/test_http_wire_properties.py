@@ -132,6 +132,31 @@ def test_a_request_that_is_plain_to_see_is_the_one_that_would_have_been_read(
         plain = straight.plain_request(chosen)
         told = [plain] if plain is not None else straight.feed(chosen)
         assert list(map(facts, told)) == list(map(facts, careful.feed(chosen)))
+        assert straight.upgraded == careful.upgraded
+        assert straight.receiving == careful.receiving
+
+
+UPGRADE = (
+    b"GET /app/key?protocol=7 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nX: y \r\n\r\n"
+)
+
+
+@given(st.integers(0, len(UPGRADE)), st.integers(0, 12), snippets)
+def test_an_upgrade_that_is_plain_to_see_is_the_one_that_would_have_been_read(
+    start: int, length: int, damage: bytes
+) -> None:
+    data = UPGRADE[:start] + damage + UPGRADE[start + length :]
+    straight, careful = RequestReader(LIMITS), RequestReader(LIMITS)
+    plain = straight.plain_request(data)
+    if plain is not None:
+        assert [facts(plain)] == list(map(facts, careful.feed(data)))
+        assert straight.upgraded
+        assert careful.upgraded
+
+
+def test_an_upgrade_as_browsers_send_it_is_plain_to_see() -> None:
+    assert RequestReader(LIMITS).plain_request(UPGRADE) is not None
 
 
 # -- h11 as the other side ---------------------------------------------------------------

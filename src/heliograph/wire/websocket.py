@@ -10,7 +10,7 @@ import binascii
 import codecs
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -449,16 +449,24 @@ def _members(headers: Headers, name: bytes) -> list[bytes]:
 
 def offered_subprotocols(headers: Headers) -> list[bytes]:
     """Return the subprotocols that a client offers, in its order; what is no token is left out."""
-    lists = b",".join(value for name, value in headers if name == b"sec-websocket-protocol")
+    lists = b",".join([value for name, value in headers if name == b"sec-websocket-protocol"])
+    if not lists:
+        return []
     offers = (offer.strip() for offer in lists.split(b","))
     return [offer for offer in offers if _TOKEN.fullmatch(offer)]
+
+
+_PLAIN_HANDSHAKE = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: "
+)
 
 
 def handshake_response(
     key: bytes,
     *,
     subprotocol: bytes | None = None,
-    headers: Iterable[tuple[bytes, bytes]] = (),
+    headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """
     Return the whole answer that accepts a handshake.
@@ -466,6 +474,8 @@ def handshake_response(
     Raises ValueError for a *subprotocol* that is no token, and for a header of several lines:
     nothing that a client sent can become a header of its own.
     """
+    if subprotocol is None and not headers:
+        return b"%b%b\r\n\r\n" % (_PLAIN_HANDSHAKE, accept_key(key))
     lines = [
         b"HTTP/1.1 101 Switching Protocols",
         b"Upgrade: websocket",

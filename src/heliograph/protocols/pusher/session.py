@@ -34,7 +34,7 @@ from heliograph.protocols.pusher.names import (
     is_channel_name,
     kind_of,
 )
-from heliograph.reply import Reply, proceed
+from heliograph.reply import Later, Reply, proceed
 
 
 class Peer(Protocol):
@@ -203,7 +203,10 @@ class Session:
             return
         attempt = self.channels[name] = Attempt(name, kind, member)
         reply = self._application.enter(self, name, kind, member)
-        proceed(reply, partial(self._answered, attempt), partial(self._failed, attempt))
+        if isinstance(reply, Later):
+            reply.then(partial(self._answered, attempt), partial(self._failed, attempt))
+        else:
+            self._answered(attempt, reply)
 
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
         app = self._application.app
