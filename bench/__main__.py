@@ -79,11 +79,14 @@ def measure(options: argparse.Namespace) -> list[Row]:
         rows = []
         for name in names:
             began = time.monotonic()
-            row = WORKLOADS[name](bench)
+            try:
+                row = WORKLOADS[name](bench)
+            except BenchError as error:
+                row = Row(title=name, measure="", note=str(error), met=False)
             rows.append(row)
             took = time.monotonic() - began
             verdict = {True: "met", False: "MISSED", None: ""}[row.met]
-            ratio = f"ratio {row.ratio:.2f}" if row.ratio is not None else ""
+            ratio = f"ratio {row.ratio:.2f}" if row.ratio is not None else row.note
             print(f"{name}: {row.server} {ratio} {verdict} ({took:.0f} s)", file=sys.stderr)
         return rows
 
