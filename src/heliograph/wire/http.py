@@ -118,14 +118,11 @@ class HeaderMemory:
     keep their connection, have a Content-Length, and ask for nothing else.
     """
 
-    __slots__ = ("_blocks",)
+    __slots__ = ("blocks",)
 
     def __init__(self) -> None:
-        self._blocks: dict[bytes, tuple[list[tuple[bytes, bytes]], int]] = {}
-
-    def find(self, block: bytes) -> tuple[list[tuple[bytes, bytes]], int] | None:
-        """Return the headers of *block*, and the length that they announce."""
-        return self._blocks.get(block)
+        self.blocks: dict[bytes, tuple[list[tuple[bytes, bytes]], int]] = {}
+        """Headers, and the length that they announce."""
 
     def remember(self, block: bytes, request: Request) -> None:
         """Keep the headers of *request*, which came as *block*, if there is nothing to them."""
@@ -136,9 +133,9 @@ class HeaderMemory:
             return
         if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
             return
-        if len(self._blocks) >= MAX_REMEMBERED_HEADERS:
-            self._blocks.clear()  # cheaper than an order of use, and those in use are soon back
-        self._blocks[block] = (request.headers, len(request.body))
+        if len(self.blocks) >= MAX_REMEMBERED_HEADERS:
+            self.blocks.clear()  # cheaper than an order of use, and those in use are soon back
+        self.blocks[block] = (request.headers, len(request.body))
 
 
 _EVENTFUL = frozenset((b"transfer-encoding", b"upgrade", b"expect"))
@@ -306,7 +303,7 @@ class RequestReader:
             return None
         end_of_line = data.find(b"\r\n")
         start_of_body = data.find(END_OF_HEAD, end_of_line) + 4
-        known = self._memory.find(data[end_of_line:start_of_body])
+        known = self._memory.blocks.get(data[end_of_line:start_of_body])
         if known is None:
             return None
         headers, length = known
