@@ -10,6 +10,7 @@ chromium chromium chromium-browser google-chrome google-chrome-stable
 curl curl
 openssl openssl
 gcc cc gcc clang
+nginx nginx
 libc6-dev cc gcc clang
 END
 }

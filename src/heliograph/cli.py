@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from heliograph import __version__, config, config_text, development
+from heliograph import __version__, config, config_text, development, metrics
 from heliograph.errors import ConfigError, HeliographError
 from heliograph.options import Option, shown
 
@@ -177,6 +177,13 @@ def check_config(**values: Any) -> int:
 def sample_config() -> int:
     """Print a configuration file that shows every option."""
     click.echo(config_text.sample(), nl=False)
+    return 0
+
+
+@command.command("metrics-table", hidden=True)
+def metrics_table() -> int:
+    """Print the metrics as the documentation shows them."""
+    click.echo(metrics.table(), nl=False)
     return 0
 
 

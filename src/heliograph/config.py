@@ -64,6 +64,24 @@ class Settings:
         group=SERVER,
         choices=("auto", "uvloop", "asyncio"),
     )
+    metrics: bool = option(
+        False, "Serve /metrics beside the HTTP API. Off, as everybody could read it.", group=SERVER
+    )
+    metrics_port: int | None = option(
+        None,
+        "A port of its own for /metrics, on the same address; 0 for any.",
+        group=SERVER,
+        maximum=65535,
+    )
+    metrics_token: str | None = option(
+        None, "Who asks for /metrics must have this token.", group=SERVER, secret=True
+    )
+    log_format: str = option(
+        "text",
+        "Lines for people, or an object of JSON on each for machines.",
+        group=SERVER,
+        choices=("text", "json"),
+    )
     log_level: str = option(
         "info",
         "The least that is logged.",

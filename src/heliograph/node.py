@@ -36,6 +36,7 @@ from heliograph.hub.event import (
 )
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
+from heliograph.metrics import Tally
 from heliograph.protocols.pusher import auth, endpoint, messages, refusals
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
@@ -73,12 +74,16 @@ class Tenant:
         engine: Engine,
         timing: Timing,
         counters: Counters,
-        record: Record,
         *,
+        tally: Tally,
+        record: Record,
         terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
+        self.tally = tally
         self.users: Users[Session] = Users()
+        self.subscriptions = 0
+        self.channels_by_kind: dict[str, int] = {}
         self._terminate_code = terminate_code
         self._record = record
         self.hub = Hub(self._wake, counters)
@@ -123,6 +128,10 @@ class Tenant:
     def subscribe(self, session: Session, channel: str, kind: Kind, entry: Entry) -> Subscription:
         """Have what is said on *channel* from now on written to the session's peer."""
         subscription = self.hub.subscribe(session.peer, channel, session.peer.lane)
+        self.subscriptions += 1
+        if len(subscription.channel.subscriptions) == 1:
+            name = kind.name
+            self.channels_by_kind[name] = self.channels_by_kind.get(name, 0) + 1
         self._tell_count(channel, kind, entry.count)
         if kind.cached and entry.cached is None and self._watched(kind):
             self._tell((CacheMiss(channel),))
@@ -134,6 +143,9 @@ class Tenant:
         """Undo `enter`, and `subscribe` where it came to that."""
         if subscription is not None:
             self.hub.unsubscribe(subscription)
+            self.subscriptions -= 1
+            if not subscription.channel.subscriptions:
+                self.channels_by_kind[kind.name] -= 1
 
         def left(departure: Departure) -> None:
             self._tell_count(channel, kind, departure.count)
@@ -181,6 +193,7 @@ class Tenant:
 
     def publish(self, events: Sequence[Event]) -> Reply[None]:
         """Have *events* delivered to all nodes, all of them or none."""
+        self.tally.publishes += len(events)
         reply = self._engine.publish(self.app.id, events)
         if not self.app.webhooks:
             return reply
@@ -303,12 +316,14 @@ class Node:
         terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.counters = Counters()
+        self.tally = Tally()
         self._random_bits = random_bits
         self._new_tenant = partial(
             Tenant,
             engine=engine,
             timing=timing,
             counters=self.counters,
+            tally=self.tally,
             record=record,
             terminate_code=terminate_code,
         )
@@ -354,6 +369,10 @@ class Node:
     def signer(self, key: bytes) -> tuple[Tenant, auth.Signer] | None:
         """Return the app that owns this key, and what signs as it does."""
         return self._signers.get(key)
+
+    def tenants(self) -> Iterable[Tenant]:
+        """Return all apps."""
+        return self._tenants.values()
 
     @property
     def connections(self) -> int:

@@ -19,13 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 from heliograph import development, logs
+from heliograph.api.metered import Metered, MetricsPage
 from heliograph.api.routes import Routes
 from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
 from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
+from heliograph.instruments import Instruments
 from heliograph.net.clock import Wheel
-from heliograph.net.context import Context
+from heliograph.net.context import Context, Handler
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import bind, listen
 from heliograph.net.websocket import DeflateLane, TextLane
@@ -72,8 +74,11 @@ class Server:
     def __init__(self, config: Config, make_engine: Callable[[], Engine] | None = None) -> None:
         self.config = config
         self._make_engine = make_engine or self._memory_engine
+        self._engine_name = "memory" if make_engine is None else "custom"
         self.port = 0
         self.api_port = 0
+        self.metrics_port = 0
+        self._instruments: Instruments | None = None
         self.node: Node
         self.context: Context
         self._servers: list[asyncio.Server] = []
@@ -117,6 +122,7 @@ class Server:
         )
         # 0 takes a free port for each.
         api_port = config.pusher_api_port
+        own_metrics = config.metrics_port is not None
         separate = api_port is not None and (api_port == 0 or api_port != config.port)
         main = self._bind(config.port, "port")
         try:
@@ -125,14 +131,24 @@ class Server:
             _close(main)
             raise
         try:
-            await self._webhooks.start()
+            metrics = self._bind(config.metrics_port, "metrics_port") if own_metrics else []
         except BaseException:
             _close(main + api)
             raise
+        try:
+            await self._webhooks.start()
+        except BaseException:
+            _close(main + api + metrics)
+            raise
+        if config.metrics or own_metrics:
+            self._instruments = Instruments(self.context, self._webhooks, self._engine_name)
         self.port = main[0].getsockname()[1]
         self.api_port = api[0].getsockname()[1] if api else self.port
         await self._listen(main, api=not separate, websockets=True)
         await self._listen(api, api=True, websockets=False)
+        if metrics and self._instruments is not None:
+            self.metrics_port = metrics[0].getsockname()[1]
+            await self._serve(metrics, self._metrics_page(), websockets=False)
 
     def _memory_engine(self) -> Engine:
         return MemoryEngine(time.monotonic, self.config.cache_ttl)
@@ -154,10 +170,26 @@ class Server:
             api=api,
             websockets=websockets,
         )
+        handler: Handler = routes
+        if self._instruments is not None:
+            requests = self._instruments.requests
+            handler = Metered(routes, requests, self.config.path_prefix, self.context.now)
+            if self.config.metrics and api:
+                handler = self._metrics_page(handler)
+        await self._serve(sockets, handler, websockets=websockets)
+
+    async def _serve(
+        self, sockets: list[socket.socket], handler: Handler, *, websockets: bool
+    ) -> None:
         context = self.context
         self._servers += await listen(
-            sockets, lambda: HttpConnection(context, routes, websockets=websockets)
+            sockets, lambda: HttpConnection(context, handler, websockets=websockets)
         )
+
+    def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
+        if self._instruments is None:
+            raise AssertionError("metrics are measured where they are shown")
+        return MetricsPage(self._instruments.scrape, self.config.metrics_token, handler)
 
     def reload(self, config: Config) -> None:
         """
@@ -192,6 +224,8 @@ class Server:
         with contextlib.suppress(TimeoutError):  # the rest is cut off when the loop closes
             await asyncio.wait_for(context.deserted.wait(), STOP_TIMEOUT_S)
         context.wheel.stop()
+        if self._instruments is not None:
+            self._instruments.stop()
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
 
 
@@ -224,7 +258,7 @@ def run(config: Config, load: Callable[[], Config]) -> int:
     read again by *load*, which raises ConfigError where nothing is to be changed. Raises
     ConfigError.
     """
-    logs.set_up("debug" if config.debug else config.log_level)
+    logs.set_up("debug" if config.debug else config.log_level, config.log_format)
     _collect_rarely()
     with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
         return runner.run(_serve(config, load))
@@ -309,6 +343,8 @@ def _announce(server: Server) -> None:
         logger.info(
             "Handle Pusher API requests at %s:%d%s/apps/%s/", base, server.api_port, prefix, app.id
         )
+    if server.metrics_port:
+        logger.info("Handle Prometheus at %s:%d/metrics", base, server.metrics_port)
     if config.data_dir is None and any(app.webhooks for app in config.apps):
         logger.info("webhooks wait in memory: give --data_dir to keep them through a restart")
     if config.development:

@@ -24,6 +24,7 @@ ALLOWED = {
     "options": set(),
     "development": {"apps", "config", "errors"},
     "logs": set(),
+    "metrics": set(),
     "wire": set(),
     "hub": set(),
     "protocols": {"hub"},
@@ -32,7 +33,9 @@ ALLOWED = {
     "api": {"node", "hub", "protocols", "wire"},
     "net": {"wire", "protocols", "api", "node", "hub"},
     "webhooks": {"hub", "protocols"},
+    "instruments": {"__init__", "api", "net", "webhooks"},
     "server": {
+        "instruments",
         "webhooks",
         "api",
         "engine",
@@ -58,6 +61,7 @@ PURE = (
     "apps.py",
     "options.py",
     "config.py",
+    "metrics.py",
 )
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "time", "random", "secrets", "threading", "uvloop"}
 

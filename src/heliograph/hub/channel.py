@@ -50,9 +50,10 @@ class Lane(Protocol):
 class Counters:
     """What flushing cost: plain numbers, because they are counted on the hot path."""
 
-    __slots__ = ("deliveries", "encodings", "facts", "joins", "writes")
+    __slots__ = ("bytes", "deliveries", "encodings", "facts", "joins", "writes")
 
     def __init__(self) -> None:
+        self.bytes = 0
         self.facts = 0
         self.encodings = 0
         self.joins = 0
@@ -215,7 +216,7 @@ class Channel:
         number = self.next - 1
         except_id = fact.except_id if type(fact) is Event else None
         encoded: dict[Lane, Any] = {}
-        writes = 0
+        writes = size = 0
         lane: Lane | None = None
         chunk: Any = None
         for subscription in self.subscriptions:
@@ -229,7 +230,9 @@ class Channel:
                     chunk = encoded[lane] = lane.encode(fact)
             subscriber.write(chunk)
             writes += 1
+            size += len(chunk)
         counters = self._counters
+        counters.bytes += size
         counters.encodings += len(encoded)
         counters.writes += writes
         counters.deliveries += writes
@@ -239,7 +242,7 @@ class Channel:
         first = batch.first
         excluded = batch.excluded
         end = first + len(batch)
-        writes = deliveries = 0
+        writes = deliveries = size = 0
         whole: list[Any] = []
         lane: Lane | None = None
         for subscription in subscriptions:
@@ -259,6 +262,8 @@ class Channel:
             for chunk in chunks:
                 subscriber.write(chunk)
                 writes += 1
+                size += len(chunk)
+        self._counters.bytes += size
         self._counters.writes += writes
         self._counters.deliveries += deliveries
         return writes

@@ -20,6 +20,11 @@ class Users(Generic[S]):
         self._watchers: dict[str, dict[S, None]] = {}  # user id -> sessions that watch it
         self._watched: dict[S, tuple[str, ...]] = {}  # session -> user ids that it watches
 
+    @property
+    def signed_in(self) -> int:
+        """The number of users that are signed in."""
+        return len(self._sessions)
+
     def sign_in(self, session: S, user_id: str, watchlist: Iterable[str] = ()) -> None:
         """Note that *session* is *user_id*, and watches exactly the users of *watchlist*."""
         self._sessions.setdefault(user_id, {})[session] = None

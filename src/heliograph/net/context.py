@@ -67,6 +67,9 @@ class Context:
     capacity: int  # sockets that may be open before new clients are sent elsewhere
     crowded: bool = False  # whether that was said in the log, for this time
     slow_readers: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0  # to single clients
+    bytes_received: int = 0
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
 

@@ -108,6 +108,7 @@ class HttpConnection(asyncio.Protocol):
             return  # lingering: read so that the socket closes without a reset, no more
         context = self._context
         self._last_seen = context.now()
+        context.bytes_received += len(data)
         if not self._answers and not self._backlog:
             request = self._reader.plain_request(data)
             if request is not None:

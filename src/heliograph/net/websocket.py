@@ -194,9 +194,12 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand every message in *data*, and in what came before it, to the session."""
-        now = self._last_seen = self._context.now()
+        context = self._context
+        now = self._last_seen = context.now()
+        context.bytes_received += len(data)
         session = self._session
         if session is not None and (text := self._reader.lone_text(data)) is not None:
+            context.messages_received += 1
             if self._state is not _OPEN:
                 self._state = _OPEN  # it was asked whether it is there
             session.receive(text, now)
@@ -212,6 +215,7 @@ class WebSocketConnection(asyncio.Protocol):
             elif self._session is None:
                 continue  # we are closing, and wait for the peer's Close frame only
             elif opcode is Opcode.TEXT:
+                self._context.messages_received += 1
                 self._session.receive(payload, now)
             elif opcode is Opcode.PING:
                 self.write(frame(Opcode.PONG, payload))
@@ -229,6 +233,7 @@ class WebSocketConnection(asyncio.Protocol):
     def send(self, *texts: bytes) -> None:
         """Deliver messages to this client, in one write."""
         frame = self.lane.frame
+        self._context.messages_sent += len(texts)
         self.write(frame(texts[0]) if len(texts) == 1 else b"".join(map(frame, texts)))
 
     def pause_writing(self) -> None:
@@ -306,6 +311,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._state >= State.CLOSING:
             return
         code = error.code or CloseCode.NORMAL
+        self._context.node.tally.refused(error.code)
         self._transport.write(
             text_frame(messages.error_message(error)) + close_frame(code, error.message)
         )

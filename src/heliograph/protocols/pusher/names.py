@@ -28,6 +28,15 @@ class Kind(Struct, frozen=True, gc=False):
     user: bool = False  # the channel of one signed-in user
 
     @property
+    def name(self) -> str:
+        """What people call it."""
+        if self.user:
+            return "user"
+        first = "presence" if self.presence else "private" if self.private else "public"
+        parts = (first, self.encrypted and "encrypted", self.cached and "cache")
+        return "-".join(part for part in parts if part)
+
+    @property
     def client_events(self) -> bool:
         """Whether subscribers may talk to each other here."""
         return self.private

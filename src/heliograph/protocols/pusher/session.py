@@ -24,6 +24,7 @@ from heliograph.apps import App
 from heliograph.errors import ClientError, EngineError
 from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.event import Entry, Event, Member, Refusal, SignedIn
+from heliograph.metrics import Tally
 from heliograph.protocols.json import as_string_literal, string_size
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.messages import User
@@ -60,6 +61,7 @@ class Application(Protocol):
     """What a session asks of the app that it belongs to."""
 
     app: App
+    tally: Tally
 
     def enter(
         self, session: "Session", channel: str, kind: Kind, member: Member | None
@@ -162,6 +164,7 @@ class Session:
         if error.closes:
             self.peer.close(error)
         else:
+            self._application.tally.refused(error.code)
             self.peer.send(messages.error_message(error))
 
     def end(self) -> None:
@@ -225,10 +228,13 @@ class Session:
 
     def _check_signature(self, signed: str, stated: str) -> None:
         key, _, signature = stated.partition(":")
-        secret = self._application.app.secret(key)
+        application = self._application
+        secret = application.app.secret(key)
         if secret is None:
+            application.tally.auth_failures += 1
             raise refusals.invalid_key(key)
         if not auth.matches(auth.sign(secret, signed), signature):
+            application.tally.auth_failures += 1
             raise refusals.invalid_signature(signed, signature)
 
     def _member(self, request: messages.Subscribe) -> Member:

@@ -1,0 +1,137 @@
+"""
+What a server measures of itself, read at the moment it is asked for.
+
+Knows where each figure is kept, the process and the event loop. The figures themselves are plain
+counters where things happen: asking costs, counting hardly does.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from heliograph import __version__
+from heliograph.api.metered import Requests
+from heliograph.metrics import Histogram, Values, render
+from heliograph.net.context import Context
+from heliograph.webhooks import Webhooks
+
+LAG_INTERVAL_S = 0.1
+LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class LagProbe:
+    """A timer that notes how late it is."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.lags = Histogram(LAGS_S)
+        self._loop = loop
+        self._due = loop.time() + LAG_INTERVAL_S
+        self._timer = loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self.lags.observe(max(now - self._due, 0.0))
+        self._due = now + LAG_INTERVAL_S
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+
+
+class Instruments:
+    """Everything that is measured; `scrape` writes it down."""
+
+    def __init__(self, context: Context, webhooks: Webhooks, engine: str) -> None:
+        self.requests = Requests()
+        self._context = context
+        self._webhooks = webhooks
+        self._engine = engine
+        self._began = context.now()
+        self._lag = LagProbe(context.loop)
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self._lag.stop()
+
+    def scrape(self) -> bytes:
+        """Return all figures of this moment, as text."""
+        return render(self._figures())
+
+    def _figures(self) -> Iterator[tuple[str, Values]]:
+        yield "heliograph_info", {(__version__,): 1}
+        yield "heliograph_uptime_seconds", self._context.now() - self._began
+        yield from self._of_clients()
+        yield from self._of_traffic()
+        yield from self._of_requests()
+        yield from self._of_webhooks()
+        yield "heliograph_engine_up", {(self._engine,): 1}
+        yield "heliograph_event_loop_lag_seconds", self._lag.lags
+        yield "heliograph_descriptor_capacity", self._context.capacity
+        yield from _of_process()
+
+    def _of_clients(self) -> Iterator[tuple[str, Values]]:
+        tenants = list(self._context.node.tenants())
+        yield "heliograph_connections", {(one.app.id,): len(one.sessions) for one in tenants}
+        yield "heliograph_http_connections", len(self._context.http_connections)
+        yield "heliograph_subscriptions", {(one.app.id,): one.subscriptions for one in tenants}
+        yield (
+            "heliograph_channels",
+            {
+                (one.app.id, kind): count
+                for one in tenants
+                for kind, count in sorted(one.channels_by_kind.items())
+            },
+        )
+        yield "heliograph_users", {(one.app.id,): one.users.signed_in for one in tenants}
+
+    def _of_traffic(self) -> Iterator[tuple[str, Values]]:
+        context, counters = self._context, self._context.node.counters
+        yield "heliograph_messages_received_total", context.messages_received
+        yield "heliograph_messages_sent_total", context.messages_sent
+        yield "heliograph_bytes_received_total", context.bytes_received
+        yield "heliograph_bytes_delivered_total", counters.bytes
+        yield "heliograph_publishes_total", context.node.tally.publishes
+        yield "heliograph_facts_total", counters.facts
+        yield "heliograph_deliveries_total", counters.deliveries
+        yield "heliograph_writes_total", counters.writes
+        yield "heliograph_encodings_total", counters.encodings
+        yield "heliograph_slow_readers_total", context.slow_readers
+
+    def _of_requests(self) -> Iterator[tuple[str, Values]]:
+        tally = self._context.node.tally
+        yield "heliograph_api_requests_total", self.requests.answered
+        yield "heliograph_api_request_duration_seconds", self.requests.durations
+        yield (
+            "heliograph_auth_failures_total",
+            {("client",): tally.auth_failures, ("api",): self.requests.unauthorized},
+        )
+        codes: Counter[str] = Counter()
+        for code, count in tally.errors.items():
+            codes["none" if code is None else str(code)] += count
+        yield "heliograph_client_errors_total", {(code,): codes[code] for code in sorted(codes)}
+
+    def _of_webhooks(self) -> Iterator[tuple[str, Values]]:
+        counters = self._webhooks.counters
+        yield "heliograph_webhook_events_queued_total", counters.queued
+        yield "heliograph_webhook_events_dropped_total", counters.dropped
+        yield "heliograph_webhook_events_pending", self._webhooks.pending
+        yield (
+            "heliograph_webhook_deliveries_total",
+            {("sent",): counters.sent, ("failed",): counters.failed},
+        )
+        yield "heliograph_webhook_retries_total", counters.retried
+        yield "heliograph_webhook_store_failures_total", self._webhooks.store_failures
+
+
+def _of_process() -> Iterator[tuple[str, Values]]:
+    """Of the process, where the system tells: on Linux."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - one of them is the list's
+    except OSError:
+        return
+    yield "heliograph_resident_memory_bytes", pages * os.sysconf("SC_PAGE_SIZE")
+    yield "heliograph_open_descriptors", descriptors - 1
