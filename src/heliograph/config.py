@@ -55,6 +55,18 @@ class Settings:
         environment=("ANYCABLE_PUSHER_API_PORT",),
         maximum=65535,
     )
+    ssl_cert: str | None = option(
+        None,
+        "A file with the certificate for TLS and its chain, in PEM; a SIGHUP reads it again.",
+        group=SERVER,
+        environment=("ANYCABLE_SSL_CERT",),
+    )
+    ssl_key: str | None = option(
+        None,
+        "A file with the key of that certificate, in PEM.",
+        group=SERVER,
+        environment=("ANYCABLE_SSL_KEY",),
+    )
     path_prefix: str = option(
         "", "A path before /app and /apps, as a proxy may put there; not signed.", group=SERVER
     )
@@ -250,6 +262,7 @@ def load(
     given.add_file(document, str(path))
     values = {name: given.value(name) for name in OPTIONS}
     _check_path_prefix(values["path_prefix"], given)
+    _check_pair(values, given)
     apps = apps_of_file(tables, str(path))
     app_sources = {
         app.id: dict.fromkeys(table, str(path)) for app, table in zip(apps, tables, strict=True)
@@ -397,6 +410,14 @@ def _check_path_prefix(prefix: str, given: _Given) -> None:
             f"--path_prefix: {prefix!r} is no path such as /realtime"
             f" (from {given.source('path_prefix')})"
         )
+
+
+def _check_pair(values: Mapping[str, Any], given: _Given) -> None:
+    for one, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
+        if values[one] and not values[other]:
+            raise ConfigError(
+                f"--{other}: missing, though --{one} (from {given.source(one)}) is given"
+            )
 
 
 def _check_local(host: str, given: _Given) -> None:

@@ -25,7 +25,7 @@ _SNIPPETS = """\
   // pusher-js: npm install pusher-js
   import Pusher from 'pusher-js';
   const pusher = new Pusher('{key}', {{
-    cluster: '', wsHost: '{host}', wsPort: {port}, forceTLS: false,
+    cluster: '', wsHost: '{host}', {port_name}: {port}, forceTLS: {tls},
     enabledTransports: ['ws', 'wss'],{path_line}
   }});
   pusher.subscribe('my-channel').bind('my-event', (data) => console.log(data));
@@ -36,14 +36,14 @@ _SNIPPETS = """\
   window.Pusher = Pusher;
   window.Echo = new Echo({{
     broadcaster: 'pusher', key: '{key}', cluster: '',
-    wsHost: '{host}', wsPort: {port}, forceTLS: false,
+    wsHost: '{host}', {port_name}: {port}, forceTLS: {tls},
     enabledTransports: ['ws', 'wss'],{path_line}
   }});
 
   # Python: pip install pusher{prefix_note}
   import pusher
   client = pusher.Pusher(app_id='{app_id}', key='{key}', secret='{secret}',
-                         host='{host}', port={api_port}, ssl=False)
+                         host='{host}', port={api_port}, ssl={ssl})
   client.trigger('my-channel', 'my-event', {{'message': 'hello'}})
 """
 
@@ -60,6 +60,9 @@ def snippets(config: Config, port: int, api_port: int) -> str:
         secret=key.secret,
         host=f"[{config.host}]" if ":" in config.host else config.host,
         port=port,
+        port_name="wssPort" if config.ssl_cert else "wsPort",
+        tls="true" if config.ssl_cert else "false",
+        ssl=bool(config.ssl_cert),
         api_port=api_port,
         prefix_note=note if prefix else "",
         path_line=f" wsPath: '{prefix}'," if prefix else "",

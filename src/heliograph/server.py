@@ -26,6 +26,7 @@ from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
 from heliograph.instruments import Instruments
+from heliograph.net import tls
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Handler
 from heliograph.net.http import HttpConnection
@@ -50,6 +51,9 @@ RESERVED_DESCRIPTORS = 64
 
 COLLECTED_AFTER = 20_000
 """New objects after which the garbage collector looks at the youngest."""
+
+CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
+"""Taken on while serving, where the server began with a certificate."""
 
 MOST_DESCRIPTORS = 1 << 20
 """As many as are asked for where there is no limit."""
@@ -82,12 +86,15 @@ class Server:
         self.node: Node
         self.context: Context
         self._servers: list[asyncio.Server] = []
+        self._certificate: tls.Certificate | None = None
         self._webhooks: Webhooks
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where that is not possible."""
         config = self.config
         loop = asyncio.get_running_loop()
+        if config.ssl_cert and config.ssl_key:
+            self._certificate = tls.Certificate(config.ssl_cert, config.ssl_key)
         self._webhooks = Webhooks(
             store=SqliteStore(config.data_dir) if config.data_dir else MemoryStore(),
             now_s=time.time,
@@ -183,7 +190,10 @@ class Server:
     ) -> None:
         context = self.context
         self._servers += await listen(
-            sockets, lambda: HttpConnection(context, handler, websockets=websockets)
+            sockets,
+            lambda: HttpConnection(context, handler, websockets=websockets),
+            tls=self._certificate.context if self._certificate else None,
+            handshake_timeout_s=self.config.request_timeout,
         )
 
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
@@ -193,20 +203,27 @@ class Server:
 
     def reload(self, config: Config) -> None:
         """
-        Take on the apps of *config*, and name its options that take a restart.
+        Take on the apps and the certificate of *config*, and name its options that take a restart.
 
         Raises ConfigError, and changes nothing then.
         """
         if config.development and not self.config.development:
             # An app that is made up is for a first look, not for the clients of a running server.
             raise ConfigError(f"{config.config or 'the environment'}: no app is left")
+        certificate = self._certificate
+        pair = None
+        if certificate and config.ssl_cert and config.ssl_key:
+            pair = tls.load(config.ssl_cert, config.ssl_key)
         fixed = [
             one.name
             for one in SERVER_OPTIONS
             if getattr(config, one.name) != getattr(self.config, one.name)
+            and not (pair and one.name in CERTIFICATE_OPTIONS)
         ]
         if fixed:
             logger.warning("changed only by a restart: %s", ", ".join(fixed))
+        if certificate and pair:
+            certificate.renew(pair)
         self._webhooks.configure(config.apps)
         self.node.configure(config.apps)
         logger.info("configuration reloaded: %d apps", len(config.apps))
@@ -329,7 +346,7 @@ def _reload(server: Server, load: Callable[[], Config]) -> None:
 
 def _announce(server: Server) -> None:
     config = server.config
-    base = f"http://{_in_url(config.host)}"
+    base = f"{'https' if config.ssl_cert else 'http'}://{_in_url(config.host)}"
     prefix = config.path_prefix
     for app in config.apps:
         for key in app.keys:

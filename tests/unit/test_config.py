@@ -354,6 +354,13 @@ def test_the_development_mode_is_for_this_machine(host: str) -> None:
     assert resolve({"host": host}).development
 
 
+@pytest.mark.parametrize(("one", "other"), [("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")])
+def test_a_certificate_has_a_key_and_a_key_a_certificate(one: str, other: str) -> None:
+    assert problem({one: "x.pem"}) == (
+        f"--{other}: missing, though --{one} (from the flag --{one}) is given"
+    )
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.1.5", "example.com"])
 def test_and_for_no_other(host: str) -> None:
     message = problem({"host": host})

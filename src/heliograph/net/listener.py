@@ -7,7 +7,9 @@ Knows addresses and sockets; who is served on them is the caller's business.
 import asyncio
 import errno
 import socket
+import ssl
 from collections.abc import Callable
+from functools import partial
 
 from heliograph.errors import ConfigError
 
@@ -66,8 +68,14 @@ def _bound(
 
 
 async def listen(
-    sockets: list[socket.socket], protocol: Callable[[], asyncio.Protocol]
+    sockets: list[socket.socket],
+    protocol: Callable[[], asyncio.Protocol],
+    *,
+    tls: ssl.SSLContext | None = None,
+    handshake_timeout_s: float = 60.0,
 ) -> list[asyncio.Server]:
-    """Serve *protocol* on *sockets*."""
-    loop = asyncio.get_running_loop()
-    return [await loop.create_server(protocol, sock=bound, backlog=BACKLOG) for bound in sockets]
+    """Serve *protocol* on *sockets*, behind *tls* where that is given."""
+    create = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
+    if tls is not None:
+        create = partial(create, ssl=tls, ssl_handshake_timeout=handshake_timeout_s)
+    return [await create(sock=bound) for bound in sockets]

@@ -1,0 +1,280 @@
+"""TLS that ends in the server: everything works through it, and its certificate can change."""
+
+import asyncio
+import json
+import shutil
+import socket
+import ssl
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heliograph.errors import ConfigError
+from tests import certificates
+from tests.certificates import Pair
+from tests.integration.rig import APP_ID, PATIENCE_S, Client, Reply, Rig, parse, serving
+from tests.integration.test_http import HEALTH, UPGRADE
+from tests.integration.test_slow_readers import SUBSCRIBE
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Secured(Rig):
+    """The rig, through TLS."""
+
+    def __init__(self, rig: Rig, pair: Pair) -> None:
+        super().__init__(rig.server)
+        self.pair = pair
+
+    @property
+    def url(self) -> str:
+        return f"wss://127.0.0.1:{self.server.port}"
+
+    @asynccontextmanager
+    async def secured(self) -> AsyncIterator[Client]:
+        async with self.client(ssl=self.pair.trusting()) as client:
+            yield client
+
+    @asynccontextmanager
+    async def wire(
+        self, *, trusted: Pair | None = None, name: str | None = "localhost", room: int = 1 << 16
+    ) -> AsyncIterator[Stream]:
+        """Connect for bytes; *room* is what may lie unread in between."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        sock.setblocking(False)
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.server.port))
+            reader, writer = await asyncio.open_connection(
+                sock=sock,
+                limit=room,
+                ssl=(trusted or self.pair).trusting(),
+                server_hostname=name or "",
+            )
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
+
+    async def fetch(
+        self, method: str, target: str, body: bytes = b"", port: int | None = None
+    ) -> Reply:
+        assert port is None
+        async with self.wire() as (reader, writer), asyncio.timeout(PATIENCE_S):
+            head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            return parse(await reader.read())
+
+    async def shown(self, *, name: str | None = "localhost") -> bytes:
+        """Return the certificate that a newcomer is shown, whatever it is."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        async with asyncio.timeout(PATIENCE_S):
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", self.server.port, ssl=context, server_hostname=name or ""
+            )
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    def reload(self, **changes: Any) -> None:
+        self.server.reload(replace(self.server.config, **changes))
+
+
+@asynccontextmanager
+async def serving_tls(pair: Pair, **options: object) -> AsyncIterator[Secured]:
+    async with serving(**pair.options, **options) as rig:
+        yield Secured(rig, pair)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    folder = tmp_path_factory.mktemp("tls")
+    return {
+        "first": certificates.make(folder, "first", kind="rsa"),
+        "second": certificates.make(folder, "second"),
+        "locked": certificates.make(folder, "locked", passphrase="open sesame"),
+    }
+
+
+@pytest.fixture
+def pair(made: dict[str, Pair], tmp_path: Path) -> Pair:
+    """A pair of the test's own, to write over."""
+    copy = Pair(tmp_path / "served.crt", tmp_path / "served.key")
+    made["first"].copy_over(copy)
+    return copy
+
+
+async def test_websockets_and_api_work_through_tls(pair: Pair) -> None:
+    async with serving_tls(pair) as rig, rig.secured() as client:
+        await client.subscribe("c")
+        await rig.publish("n", "c", "x" * 10_000)
+        assert json.loads(await client.receive())["data"] == "x" * 10_000
+
+
+async def test_pipelined_requests_are_answered_in_order_through_tls(pair: Pair) -> None:
+    async with serving_tls(pair) as rig, rig.wire() as (reader, writer):
+        writer.write(HEALTH * 100 + b"nonsense\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            answers = (await reader.read()).split(b"HTTP/1.1 ")
+        assert [answer[:3] for answer in answers[1:]] == [b"200"] * 100 + [b"400"]
+
+
+async def test_a_client_that_stops_reading_through_tls_is_dropped(pair: Pair) -> None:
+    """The others hear everything meanwhile, and what waits for it is bounded."""
+    limit = 65536
+    async with (
+        serving_tls(pair, max_write_buffer=limit) as rig,
+        rig.secured() as healthy,
+        rig.wire(room=4096) as (reader, writer),
+    ):
+        await healthy.subscribe("c")
+        writer.write(UPGRADE + b"\x81" + bytes([0x80 | len(SUBSCRIBE)]) + bytes(4) + SUBSCRIBE)
+        async with asyncio.timeout(PATIENCE_S):
+            await reader.readuntil(b'"channel":"c","data":"{}"}')
+        tenant = rig.server.node.tenant(APP_ID)
+        assert tenant is not None
+        (stalled,) = [
+            session.peer for session in tenant.sessions.values() if session.id != healthy.socket_id
+        ]
+        transport = stalled._transport  # type: ignore[attr-defined]
+        published = largest = 0
+        while not rig.server.context.slow_readers:
+            assert published < 5000, "the stalled reader was never dropped"
+            await rig.publish(str(published), "c", "x" * 10_000)
+            assert json.loads(await healthy.receive())["event"] == str(published)
+            largest = max(largest, transport.get_write_buffer_size())
+            published += 1
+        assert limit < largest <= 4 * limit + 300_000
+        assert rig.server.context.slow_readers == 1
+
+
+async def test_a_client_that_reads_no_answers_through_tls_is_held_up(pair: Pair) -> None:
+    async with serving_tls(pair) as rig, rig.wire(room=4096) as (reader, writer):
+        async with asyncio.timeout(PATIENCE_S):
+            writer.write(HEALTH)
+            await reader.readuntil(b"OK")
+            (connection,) = rig.server.context.http_connections
+            while not connection._unread:
+                writer.write(HEALTH * 50)
+                await asyncio.sleep(0)
+        assert connection._held
+
+
+async def test_a_client_without_tls_and_a_silent_one_are_sent_off(pair: Pair) -> None:
+    async with serving_tls(pair, request_timeout=0.2) as rig:
+        for words in (HEALTH, b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+            writer.write(words)
+            async with asyncio.timeout(PATIENCE_S):
+                assert b"HTTP" not in await reader.read()
+            writer.close()
+        assert (await rig.fetch("GET", "/health")).status == 200
+
+
+async def test_old_tls_is_refused(pair: Pair) -> None:
+    async with serving_tls(pair) as rig:
+        context = pair.trusting()
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        connect = partial(
+            asyncio.open_connection,
+            "127.0.0.1",
+            rig.server.port,
+            ssl=context,
+            server_hostname="localhost",
+        )
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        _, writer = await connect()
+        writer.transport.abort()
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await connect()
+
+
+# -- Renewing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["localhost", None], ids=["named", "nameless"])
+async def test_newcomers_see_the_new_certificate_and_nobody_is_dropped(
+    pair: Pair, made: dict[str, Pair], name: str | None
+) -> None:
+    """From RSA to EC: a context that was loaded twice would go on showing the old one, too."""
+    async with serving_tls(pair) as rig, rig.secured() as client:
+        await client.subscribe("c")
+        before = await rig.shown(name=name)
+        made["second"].copy_over(pair)
+        assert await rig.shown(name=name) == before
+        rig.reload()
+        after = await rig.shown(name=name)
+        assert ssl.DER_cert_to_PEM_cert(after) in pair.certificate.read_text()
+        assert after != before
+        await rig.publish("n", "c")
+        assert json.loads(await client.receive())["event"] == "n"
+
+
+async def test_a_certificate_may_move_to_other_files(
+    pair: Pair, made: dict[str, Pair], caplog: pytest.LogCaptureFixture
+) -> None:
+    second = made["second"]
+    async with serving_tls(pair) as rig:
+        rig.reload(**second.options)
+        assert (
+            ssl.DER_cert_to_PEM_cert(await rig.shown()).strip()
+            == second.certificate.read_text().strip()
+        )
+        assert "restart" not in caplog.text
+
+
+BROKEN = {
+    "another key": ("second", "key", "served.key is not the key of "),
+    "another certificate": ("second", "crt", "served.key is not the key of "),
+    "a locked key": ("locked", "key", "served.key is locked by a passphrase"),
+    "no certificate": (None, "crt", "served.crt is no certificate in PEM"),
+    "no key": (None, "key", "served.key is not the key of "),
+}
+
+
+@pytest.mark.parametrize(("source", "suffix", "message"), BROKEN.values(), ids=BROKEN.keys())
+async def test_a_pair_that_cannot_be_changes_nothing(
+    pair: Pair, made: dict[str, Pair], source: str | None, suffix: str, message: str
+) -> None:
+    async with serving_tls(pair) as rig:
+        before = await rig.shown()
+        broken = pair.certificate.with_suffix(f".{suffix}")
+        if source is None:
+            broken.write_text("nonsense")
+        else:
+            shutil.copy(made[source].certificate.with_suffix(f".{suffix}"), broken)
+        with pytest.raises(ConfigError) as raised:
+            rig.reload(**pair.options)
+        assert message in str(raised.value)
+        assert await rig.shown() == before
+        broken.unlink()
+        with pytest.raises(ConfigError, match=r"cannot read .*served\.\w+: No such file"):
+            rig.reload(**pair.options)
+        assert await rig.shown() == before
+
+
+async def test_a_server_does_not_start_with_a_pair_that_cannot_be(pair: Pair) -> None:
+    pair.key.unlink()
+    with pytest.raises(ConfigError, match="--ssl_key: cannot read"):
+        async with serving_tls(pair):
+            pass
+
+
+async def test_tls_begins_and_ends_with_a_restart(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as rig:
+        Secured(rig, pair).reload(**pair.options)
+        assert "changed only by a restart: ssl_cert, ssl_key" in caplog.text
+        assert (await rig.fetch("GET", "/health")).status == 200
