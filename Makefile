@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 NODE_CLIENTS := tests/clients/node
 
-.PHONY: run test check format soak fuzz build clean
+.PHONY: run test bench soak fuzz check format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
 run: $(STAMPS)/run
@@ -13,6 +13,10 @@ run: $(STAMPS)/run
 ## test: everything, against real clients and a real browser
 test: $(STAMPS)/dev $(STAMPS)/node $(STAMPS)/system
 	$(BIN)/python -m pytest $(ARGS)
+
+## bench: every workload beside the plainest server, in ten minutes (ARGS="--help" for more)
+bench: $(STAMPS)/dev
+	$(BIN)/python -m bench $(ARGS)
 
 ## check: lint, format, types, import directions
 check: $(STAMPS)/dev

@@ -58,11 +58,13 @@ static void write_all(int fd, const char *bytes, int length) {
     }
 }
 
-static struct channel *channel_of(const char *text, const char *end) {
-    const char *name = memmem(text, (size_t)(end - text), "bench-", 6);
+/* Find the next name of a channel from *text on, and move *text behind it. */
+static struct channel *next_channel(const char **text, const char *end) {
+    const char *name = memmem(*text, (size_t)(end - *text), "bench-", 6);
     if (!name)
         return NULL;
-    return &channels[atoi(name + 6) % MAX_CHANNELS];
+    *text = name + 6;
+    return &channels[atoi(*text) % MAX_CHANNELS];
 }
 
 static void subscribe(int fd, struct channel *channel) {
@@ -93,13 +95,10 @@ static void forget(int fd) {
 static void publish(int fd, const char *body, const char *end) {
     static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                                  "Content-Length: 2\r\n\r\n{}";
-    static const char key[] = "\"channel\"";
-    while ((body = memmem(body, (size_t)(end - body), key, sizeof key - 1))) {
-        struct channel *channel = channel_of(body, end);
-        for (int i = 0; channel && i < channel->count; i++)
+    struct channel *channel;
+    while ((channel = next_channel(&body, end)))
+        for (int i = 0; i < channel->count; i++)
             write_all(channel->descriptors[i], event, event_length);
-        body += sizeof key;
-    }
     write_all(fd, answer, sizeof answer - 1);
 }
 
@@ -139,7 +138,8 @@ static int take_frame(int fd, struct connection *one) {
     for (int i = 0; i < length; i++)
         payload[i] ^= (char)bytes[head - 4 + i % 4];
     if (memmem(payload, (size_t)length, "pusher:subscribe", 16)) {
-        struct channel *channel = channel_of(payload, payload + length);
+        const char *text = payload;
+        struct channel *channel = next_channel(&text, payload + length);
         if (channel)
             subscribe(fd, channel);
     } else if (one->channel) {

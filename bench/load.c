@@ -3,7 +3,7 @@
  *
  *     load NAME=VALUE...
  *
- * One epoll loop that never sleeps: how often it found nothing to do says whether the load
+ * One epoll loop that never sleeps (but for calm=MS, where two share a core): how often it found nothing to do says whether the load
  * or the server was the bottleneck. The last line printed is an object of JSON; whatever is not as
  * it must be (an error of the server, an answer that is no 200, a client that is cut off) ends the
  * program with status 1 and one line on standard error.
@@ -29,12 +29,12 @@
 
 #include "signing.h"
 
-enum { EVENTS = 512, RING = 1 << 16, READ_BUFFER = 1 << 20, WARM_UP_MS = 300, SETTLE_MS = 300 };
+enum { EVENTS = 512, RING = 1 << 16, READ_BUFFER = 1 << 20, WARM_UP_MS = 300, SETTLE_MS = 500 };
 
 static struct {
     const char *mode, *host, *app, *key, *secret, *prefix, *path;
     int port, api_port, subscribers, channels, first, publishers, payload, batch, exclude, parallel,
-        deflate;
+        deflate, all_channels, calm;
     double seconds, rate;
 } options = {.mode = "publish",
              .host = "127.0.0.1",
@@ -114,7 +114,7 @@ struct client {
 
 struct request {
     char *bytes;
-    int length, channel, excluded;
+    int length, channel, excluded; /* channel: -1 for all of them, excluded: -1 for nobody */
 };
 
 struct publisher {
@@ -344,14 +344,29 @@ static void take_text(struct client *client, const char *got, int length, double
 
 /* -- Publishers ------------------------------------------------------------------------------ */
 
+/* Append what says where an event goes; return its length. */
+static int name_channels(char *body, int channel) {
+    char name[128];
+    if (channel >= 0) {
+        channel_name(name, channel);
+        return sprintf(body, "\"channel\":\"%s\"", name);
+    }
+    int length = sprintf(body, "\"channels\":[");
+    for (int i = 0; i < options.channels; i++) {
+        channel_name(name, i);
+        length += sprintf(body + length, "%s\"%s\"", i ? "," : "", name);
+    }
+    return length + sprintf(body + length, "]");
+}
+
 static struct request make_request(int channel, int excluded) {
-    char name[128], hash[33], signature[65], query[512], signed_text[1024], event[256];
-    char *body = malloc((size_t)(options.payload + 400) * (size_t)options.batch + 64);
+    char hash[33], signature[65], query[512], signed_text[1024], event[256];
+    char *body = malloc((size_t)(options.payload + 400) * (size_t)options.batch +
+                        (size_t)options.channels * 64 + 64);
     int length = options.batch > 1 ? sprintf(body, "{\"batch\":[") : 0;
-    channel_name(name, channel);
     for (int i = 0; i < options.batch; i++) {
-        length += sprintf(body + length, "%s{\"name\":\"my-event\",\"channel\":\"%s\"", i ? "," : "",
-                          name);
+        length += sprintf(body + length, "%s{\"name\":\"my-event\",", i ? "," : "");
+        length += name_channels(body + length, channel);
         if (excluded >= 0)
             length += sprintf(body + length, ",\"socket_id\":\"%s\"", clients[excluded].socket_id);
         length += sprintf(body + length, ",\"data\":\"");
@@ -380,20 +395,25 @@ static struct request make_request(int channel, int excluded) {
 }
 
 static void make_requests(void) {
-    requests_count = options.exclude ? options.subscribers : options.channels;
+    requests_count = options.exclude        ? options.subscribers
+                     : options.all_channels ? 1
+                                            : options.channels;
     requests = calloc((size_t)requests_count, sizeof *requests);
     for (int i = 0; i < requests_count; i++)
-        requests[i] = options.exclude ? make_request(clients[i].channel, i) : make_request(i, -1);
+        requests[i] = options.exclude ? make_request(clients[i].channel, i)
+                                      : make_request(options.all_channels ? -1 : i, -1);
     for (int i = 0; i < options.channels; i++)
         channels[i].ring = calloc(RING, sizeof *channels[i].ring);
 }
 
 static void publish(struct publisher *publisher, double due) {
     struct request *request = &requests[next_request++ % requests_count];
-    struct channel *channel = &channels[request->channel];
-    for (int i = 0; i < options.batch; i++)
-        channel->ring[channel->published++ % RING] =
-            (struct publish){.sent = due, .excluded = request->excluded};
+    int first = request->channel < 0 ? 0 : request->channel;
+    int last = request->channel < 0 ? options.channels - 1 : request->channel;
+    for (int at = first; at <= last; at++)
+        for (int i = 0; i < options.batch; i++)
+            channels[at].ring[channels[at].published++ % RING] =
+                (struct publish){.sent = due, .excluded = request->excluded};
     publisher->busy = 1;
     publisher->sent = due;
     write_all(publisher->endpoint.fd, request->bytes, request->length);
@@ -424,7 +444,7 @@ static void take_answer(struct publisher *publisher, const char *got, int length
 
 static void turn(void) {
     struct epoll_event ready[EVENTS];
-    int many = epoll_wait(poll_fd, ready, EVENTS, 0);
+    int many = epoll_wait(poll_fd, ready, EVENTS, options.calm);
     polls++;
     empty_polls += many == 0;
     for (int i = 0; i < many; i++) {
@@ -521,6 +541,8 @@ static void publish_what_is_due(double start, double time, uint64_t *published) 
 /* Publish for some seconds, then wait for the rest; print what came of it. */
 static void run_publish(void) {
     connect_all(options.parallel);
+    puts("connected");
+    fflush(stdout);
     make_requests();
     publishers = calloc((size_t)options.publishers, sizeof *publishers);
     for (int i = 0; i < options.publishers; i++)
@@ -577,7 +599,13 @@ static void run_connect(void) {
     report(seconds, connected, 0);
 }
 
-/* Everybody is connected already, and subscribes at once. */
+/* Until standard input ends. */
+static void stay(void) {
+    while (getchar() != EOF)
+        continue;
+}
+
+/* Everybody is connected already, and subscribes at once. Then they stay. */
 static void run_burst(void) {
     connect_all(options.parallel);
     forget_measurements();
@@ -594,15 +622,14 @@ static void run_burst(void) {
     while (deliveries < told && now() < end + 10)
         turn();
     report(end - start, members, told - deliveries);
+    stay();
 }
 
-/* Connect, say so, and stay until standard input ends. */
+/* Connect and stay. */
 static void run_idle(void) {
     double seconds = connect_all(options.parallel);
-    forget_measurements();
     report(seconds, (uint64_t)options.subscribers, 0);
-    while (getchar() != EOF)
-        continue;
+    stay();
 }
 
 /* -- Options --------------------------------------------------------------------------------- */
@@ -631,6 +658,8 @@ static void parse(char *argument) {
                  {"exclude", 0, &options.exclude, 0},
                  {"parallel", 0, &options.parallel, 0},
                  {"deflate", 0, &options.deflate, 0},
+                 {"all_channels", 0, &options.all_channels, 0},
+                 {"calm", 0, &options.calm, 0},
                  {"seconds", 0, 0, &options.seconds},
                  {"rate", 0, 0, &options.rate}};
     char *value = strchr(argument, '=');

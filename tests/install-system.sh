@@ -9,6 +9,8 @@ needed() {
 chromium chromium chromium-browser google-chrome google-chrome-stable
 curl curl
 openssl openssl
+gcc cc gcc clang
+libc6-dev cc gcc clang
 END
 }
 

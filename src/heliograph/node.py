@@ -36,7 +36,7 @@ from heliograph.hub.event import (
 )
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
-from heliograph.protocols.pusher import endpoint, messages, refusals
+from heliograph.protocols.pusher import auth, endpoint, messages, refusals
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
@@ -314,7 +314,7 @@ class Node:
         )
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
-        self._signers: dict[bytes, tuple[Tenant, bytes]] = {}
+        self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
         engine.start(self._deliver)
         self.configure(apps)
 
@@ -334,7 +334,7 @@ class Node:
             key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
         }
         self._signers = {
-            key.key.encode(): (tenant, secret)
+            key.key.encode(): (tenant, auth.Signer(secret))
             for tenant in self._tenants.values()
             for key in tenant.app.keys
             if (secret := tenant.app.secret(key.key))
@@ -351,8 +351,8 @@ class Node:
         """Return the app that owns this key."""
         return self._by_key.get(key)
 
-    def signer(self, key: bytes) -> tuple[Tenant, bytes] | None:
-        """Return the app that owns this key, and the secret that goes with it."""
+    def signer(self, key: bytes) -> tuple[Tenant, auth.Signer] | None:
+        """Return the app that owns this key, and what signs as it does."""
         return self._signers.get(key)
 
     @property
@@ -384,7 +384,8 @@ class Node:
 
     def _new_socket_id(self, tenant: Tenant) -> str:
         while True:
-            socket_id = f"{self._random_bits(30)}.{self._random_bits(32)}"
+            bits = self._random_bits(62)
+            socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
             if socket_id not in tenant.sessions:
                 return socket_id
 

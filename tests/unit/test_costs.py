@@ -164,7 +164,7 @@ def test_a_signed_publish(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 96 * TOLERANCE
+    assert calls(publish) <= 59 * TOLERANCE
 
 
 def test_a_delivery(counting: Counting) -> None:
@@ -179,7 +179,7 @@ def test_a_delivery(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 96 * TOLERANCE
+    assert calls(publish) <= 58 * TOLERANCE
 
 
 def test_many_publishes_in_a_tick_are_one_write_each(counting: Counting) -> None:
@@ -203,14 +203,14 @@ def test_a_client_event(counting: Counting) -> None:
         sender.protocol.data_received(frame)
         counting.flush()
 
-    assert calls(send) <= 54 * TOLERANCE
+    assert calls(send) <= 37 * TOLERANCE
 
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
-    assert calls(counting.websocket) <= 105 * TOLERANCE
+    assert calls(counting.websocket) <= 81 * TOLERANCE
     connections = iter([counting.websocket() for _ in range(20)])
     frame = masked('{"event":"pusher:subscribe","data":{"channel":"c"}}')
-    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 37 * TOLERANCE
+    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 32 * TOLERANCE
 
 
 def test_the_greeting_and_the_acknowledgement_are_one_write_each(counting: Counting) -> None:

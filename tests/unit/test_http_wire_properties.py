@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from heliograph.wire.http import (
     CONTINUE,
     Continue,
+    HeaderMemory,
     HttpLimits,
     Refusal,
     Request,
@@ -115,6 +116,47 @@ def test_no_bytes_make_the_reader_raise(pieces: list[bytes]) -> None:
     outcome(pieces, LIMITS)
     outcome([b"GET / HTTP/1.1\r\nHost: a\r\n", *pieces], LIMITS)
     outcome([b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces], LIMITS)
+
+
+@given(st.lists(st.one_of(streams, damaged_streams()), min_size=1, max_size=4), st.data())
+def test_a_request_that_is_plain_to_see_is_the_one_that_would_have_been_read(
+    pieces: list[bytes], data: st.DataObject
+) -> None:
+    """Whatever was remembered before, and whatever comes after."""
+    memory = HeaderMemory()
+    straight, careful = RequestReader(LIMITS, memory), RequestReader(LIMITS)
+    line = b"POST /apps/3/events?a=1 HTTP/1.1"
+    common = b"\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+    for piece in [line + common + b"{}", *pieces]:
+        chosen = data.draw(st.sampled_from([piece, line + common + b"[]", piece[:40] + common]))
+        plain = straight.plain_request(chosen)
+        told = [plain] if plain is not None else straight.feed(chosen)
+        assert list(map(facts, told)) == list(map(facts, careful.feed(chosen)))
+        assert straight.upgraded == careful.upgraded
+        assert straight.receiving == careful.receiving
+
+
+UPGRADE = (
+    b"GET /app/key?protocol=7 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nX: y \r\n\r\n"
+)
+
+
+@given(st.integers(0, len(UPGRADE)), st.integers(0, 12), snippets)
+def test_an_upgrade_that_is_plain_to_see_is_the_one_that_would_have_been_read(
+    start: int, length: int, damage: bytes
+) -> None:
+    data = UPGRADE[:start] + damage + UPGRADE[start + length :]
+    straight, careful = RequestReader(LIMITS), RequestReader(LIMITS)
+    plain = straight.plain_request(data)
+    if plain is not None:
+        assert [facts(plain)] == list(map(facts, careful.feed(data)))
+        assert straight.upgraded
+        assert careful.upgraded
+
+
+def test_an_upgrade_as_browsers_send_it_is_plain_to_see() -> None:
+    assert RequestReader(LIMITS).plain_request(UPGRADE) is not None
 
 
 # -- h11 as the other side ---------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Signatures, by the vectors of Pusher's documentation and of its libraries."""
 
+import hmac
+
 import pytest
 
 from heliograph.protocols.pusher import auth
@@ -92,3 +94,13 @@ def test_repeated_parameters_keep_their_order() -> None:
 
 def test_what_cannot_be_encoded_never_matches_and_never_raises() -> None:
     assert not auth.matches(auth.sign(SECRET, "\ud800"), "\udfff")
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+def test_a_prepared_signer_signs_as_hmac_does(length: int) -> None:
+    secret = b"s" * length
+    signer = auth.Signer(secret)
+    for message in (b"", b"m", b"m" * 1000):
+        assert signer.sign(message) == hmac.new(secret, message, "sha256").hexdigest()
+        assert signer.signed(message, signer.sign(message).encode())
+        assert not signer.signed(message + b"x", signer.sign(message).encode())

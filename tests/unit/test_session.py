@@ -486,6 +486,6 @@ def test_apps_share_neither_channels_nor_users_nor_counts() -> None:
 
 def test_a_socket_id_is_nobody_elses() -> None:
     world = World(late=False)
-    numbers = iter([1, 1, 1, 1, 2, 2])
+    numbers = iter([(1 << 32) + 1, (1 << 32) + 1, (2 << 32) + 2])
     world.node._random_bits = lambda _bits: next(numbers)
     assert [world.client().id, world.client().id] == ["1.1", "2.2"]

@@ -249,8 +249,45 @@ def test_many_short_frames_in_one_piece_are_looked_at_once() -> None:
 def test_one_short_text_alone_takes_the_straight_way() -> None:
     reader = CountingReader(LIMIT)
     for text in ("x" * 30, "x" * 300, "zażółć"):
-        assert reader.feed(masked(0x81, text.encode())) == [(TEXT, text.encode())]
+        assert reader.lone_text(masked(0x81, text.encode())) == text.encode()
     assert reader.seen == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        masked(0x81, b"x") + masked(0x81, b"y"),
+        masked(0x81, b"x" * 200)[:-1],
+        masked(0x01, b"x"),
+        masked(0x82, b"x"),
+        masked(0x89, b"x"),
+        masked(0x81, b"\xff"),
+        masked(0x81, b"x" * (LIMIT + 1)),
+        b"\x81\x01x",
+        b"\x81\xfe\x00\x01" + bytes(4) + b"x",
+        b"",
+    ],
+)
+def test_what_is_no_short_text_alone_is_left_to_feed(data: bytes) -> None:
+    assert FrameReader(LIMIT).lone_text(data) is None
+
+
+@given(st.binary(max_size=200), st.integers(0, 11), st.binary(max_size=3))
+def test_a_lone_text_is_what_feed_would_have_returned(
+    payload: bytes, at: int, damage: bytes
+) -> None:
+    data = masked(0x81, payload)
+    data = data[:at] + damage + data[at + len(damage) :]
+    text = FrameReader(LIMIT).lone_text(data)
+    if text is not None:
+        assert FrameReader(LIMIT).feed(data) == [(TEXT, text)]
+
+
+def test_a_text_amid_a_frame_a_message_or_after_the_end_is_left_to_feed() -> None:
+    for before in (masked(0x81, b"abc")[:-1], masked(0x01, b"abc"), masked(0x88, b"")):
+        reader = FrameReader(LIMIT)
+        reader.feed(before)
+        assert reader.lone_text(masked(0x81, b"x")) is None
 
 
 def test_an_idle_reader_is_small() -> None:

@@ -42,15 +42,15 @@ def authenticate_plain(  # noqa: PLR0917 - one caller, on the hot path, where ke
     if plain is None:
         return None
     key, timestamp, checksum, signature = plain.groups()
-    signer = node.signer(key)
-    if signer is None or abs(now_s - int(timestamp)) >= MAX_CLOCK_SKEW_S:
+    found = node.signer(key)
+    if found is None or abs(now_s - int(timestamp)) >= MAX_CLOCK_SKEW_S:
         return None
-    tenant, secret = signer
+    tenant, signer = found
     app = tenant.app
     if (app.id != app_id and app_id is not None) or not app.enabled:
         return None
     signed = b"POST\n%b\n%b" % (path, query[:-_SIGNATURE_BYTES])
-    if auth.is_signature(signature, secret, signed) and auth.is_checksum(checksum, body):
+    if signer.signed(signed, signature) and auth.is_checksum(checksum, body):
         return tenant
     return None
 

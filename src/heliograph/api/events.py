@@ -63,7 +63,7 @@ def publish(request: ApiRequest) -> Reply[Response]:
     body = _read(request.body, EventBody) if request.body else _event_of_query(request)
     publication = _checked(app, body, _channels(app, body))
     reply = request.tenant.publish(publication.events)
-    if reply is None and not publication.info:
+    if reply is None and publication.info is NO_INFO:
         return EMPTY  # nine in ten
     return after(reply, partial(_published, request.tenant, publication))
 

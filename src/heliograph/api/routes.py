@@ -28,6 +28,7 @@ Endpoint: TypeAlias = Callable[[ApiRequest], Reply[Response]]
 Page: TypeAlias = Callable[[], Response]
 
 MAX_REMEMBERED_PATH = 256
+MAX_REMEMBERED_PATHS = 256
 
 _UPGRADE_REQUIRED = text(
     426,
@@ -55,7 +56,7 @@ class Routes:
     ) -> None:
         self._node = node
         self._prefix = prefix
-        self._raw_prefix = prefix.encode()
+        self._posts: dict[bytes, tuple[Endpoint, str | None, bytes]] = {}
         self._now_s = now_s
         self._api = api
         self._websockets = websockets
@@ -63,7 +64,7 @@ class Routes:
     def handle(self, request: Request) -> Reply[Response]:
         """Answer *request*, now or later. Never raises."""
         try:
-            reply = self._route(request)
+            reply = self._answer_plain(request) or self._route(request)
         except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
             return _failure(error)
         if not isinstance(reply, Later):
@@ -71,6 +72,22 @@ class Routes:
         answer: Later[Response] = Later()
         reply.then(answer.resolve, lambda error: answer.resolve(_failure(error)))
         return answer
+
+    def _answer_plain(self, request: Request) -> Reply[Response] | None:
+        """Answer a POST to where one came before, signed as most are; None where it is not so."""
+        known = self._posts.get(request.path)
+        if known is None or request.method != "POST":
+            return None
+        answer, app_id, path = known
+        body = request.body
+        tenant = authenticate_plain(self._node, app_id, path, request.query, body, self._now_s())
+        return None if tenant is None else answer(ApiRequest(tenant, (), body))
+
+    def _remember(self, path: bytes, answer: "Endpoint", app_id: str | None) -> None:
+        if len(path) <= MAX_REMEMBERED_PATH:
+            if len(self._posts) >= MAX_REMEMBERED_PATHS:
+                self._posts.clear()
+            self._posts[path] = (answer, app_id, path.removeprefix(self._prefix.encode()))
 
     def _route(self, request: Request) -> Reply[Response]:
         path = request.path.decode("latin-1")
@@ -91,18 +108,6 @@ class Routes:
 
     def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
-        now_s = self._now_s()
-        if request.method == "POST":
-            signer = authenticate_plain(
-                self._node,
-                found.app_id,
-                request.path.removeprefix(self._raw_prefix),
-                request.query,
-                request.body,
-                now_s,
-            )
-            if signer is not None:
-                return answer(ApiRequest(signer, (), request.body))
         parameters = endpoint.query_parameters(request.query)
         tenant = authenticate(
             self._node,
@@ -111,8 +116,11 @@ class Routes:
             path=path,
             parameters=parameters,
             body=request.body,
-            now_s=now_s,
+            now_s=self._now_s(),
         )
+        if request.method == "POST":
+            # Only what somebody signed is remembered, not what strangers ask for.
+            self._remember(request.path, answer, found.app_id)
         return answer(ApiRequest(tenant, parameters, request.body))
 
 

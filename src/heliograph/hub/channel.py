@@ -7,7 +7,7 @@ one shared chunk; so joining and leaving force no flush, and nobody receives wha
 said before they joined.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from heliograph.hub.event import Event, Fact
@@ -79,7 +79,7 @@ class Batch:
     Chunks are made when first asked for and shared by all whose part is the same.
     """
 
-    __slots__ = ("_chunks", "_counters", "_encoded", "_facts", "excluded", "first")
+    __slots__ = ("_chunks", "_counters", "_encoded", "_facts", "_long", "excluded", "first")
 
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
         self.first = first
@@ -87,6 +87,7 @@ class Batch:
         self._facts = facts
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
+        self._long = False  # all of it, in one lane at least, is longer than a chunk may be
         self._chunks: dict[tuple[Lane, int], list[Any]] = {}
 
     def __len__(self) -> int:
@@ -104,14 +105,14 @@ class Batch:
 
     def chunks_without(self, lane: Lane, since: int, subscriber_id: str) -> tuple[list[Any], int]:
         """The same for a subscriber that some facts leave out, and their number."""
+        encodings = self._encodings(lane)
         start = max(since - self.first, 0)
-        encoded = [
-            encoding
-            for encoding, fact in zip(
-                self._encodings(lane)[start:], self._facts[start:], strict=True
-            )
-            if _except_id(fact) != subscriber_id
-        ]
+        encoded = []
+        for index in self.excluded[subscriber_id]:
+            if index >= start:
+                encoded += encodings[start:index]
+                start = index + 1
+        encoded += encodings[start:]
         return self._joined(lane, encoded), len(encoded)
 
     def _encodings(self, lane: Lane) -> list[Any]:
@@ -119,11 +120,15 @@ class Batch:
         if encoded is None:
             encoded = self._encoded[lane] = [lane.encode(fact) for fact in self._facts]
             self._counters.encodings += len(encoded)
+            self._long |= sum(map(len, encoded)) > MAX_CHUNK_BYTES
         return encoded
 
     def _joined(self, lane: Lane, encoded: list[Any]) -> list[Any]:
         if len(encoded) <= 1:
             return encoded
+        if not self._long:
+            self._counters.joins += 1
+            return [lane.join(encoded)]
         chunks = []
         for run in _runs(encoded):
             chunks.append(lane.join(run) if len(run) > 1 else run[0])
@@ -131,19 +136,13 @@ class Batch:
         return chunks
 
 
-_NOBODY: frozenset[str] = frozenset()
-
-
-def _excluded(facts: list[Fact]) -> Collection[str]:
-    """Return the ids of the subscribers that some of *facts* leave out: nearly always none."""
-    for fact in facts:
-        if isinstance(fact, Event) and fact.except_id is not None:
-            return {one.except_id for one in facts if isinstance(one, Event) and one.except_id}
-    return _NOBODY
-
-
-def _except_id(fact: Fact) -> str | None:
-    return fact.except_id if isinstance(fact, Event) else None
+def _excluded(facts: list[Fact]) -> dict[str, list[int]]:
+    """Return whom some of *facts* leave out, and which: nearly always nobody."""
+    excluded: dict[str, list[int]] = {}
+    for index, fact in enumerate(facts):
+        if type(fact) is Event and fact.except_id is not None:
+            excluded.setdefault(fact.except_id, []).append(index)
+    return excluded
 
 
 def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
@@ -161,7 +160,7 @@ def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
 class Channel:
     """A named set of subscriptions of one app on this node."""
 
-    __slots__ = ("_batch", "_counters", "_walk", "name", "next", "pending", "subscriptions")
+    __slots__ = ("_batch", "_counters", "name", "next", "pending", "subscriptions", "walk")
 
     def __init__(self, name: str, counters: Counters) -> None:
         self.name = name
@@ -170,7 +169,7 @@ class Channel:
         self.pending: list[Fact] | None = None
         self._counters = counters
         self._batch: Batch | None = None
-        self._walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
+        self.walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
 
     def say(self, fact: Fact) -> bool:
         """Number *fact* and queue it; return whether the channel had nothing to flush."""
@@ -178,7 +177,7 @@ class Channel:
         self._counters.facts += 1
         if self.pending is None:
             self.pending = [fact]
-            return self._walk is None
+            return self.walk is None
         self.pending.append(fact)
         return False
 
@@ -190,7 +189,7 @@ class Channel:
         more subscribers than *budget* is walked over in several calls, over a
         snapshot and past who has left meanwhile; facts said during the walk wait for its end.
         """
-        if self._walk is None:
+        if self.walk is None:
             pending, self.pending = self.pending, None
             if pending is None:
                 return 0
@@ -201,20 +200,15 @@ class Channel:
                 writes = self._write(self._batch, self.subscriptions)
                 self._batch = None
                 return writes
-            self._walk = list(self.subscriptions)
-            self._walk.reverse()
+            self.walk = list(self.subscriptions)
+            self.walk.reverse()
         assert self._batch is not None  # noqa: S101 - it lives as long as the walk
-        part = self._walk[: -budget - 1 : -1]
-        del self._walk[-budget:]
+        part = self.walk[: -budget - 1 : -1]
+        del self.walk[-budget:]
         writes = self._write(self._batch, part)
-        if not self._walk:
-            self._walk = self._batch = None
+        if not self.walk:
+            self.walk = self._batch = None
         return writes
-
-    @property
-    def flushed(self) -> bool:
-        """Whether everything said has been written."""
-        return self._walk is None and self.pending is None
 
     def _write_one(self, fact: Fact) -> int:
         """Write a single fact to everybody: what `_write` would, without a batch to prepare."""

@@ -112,6 +112,10 @@ class HttpConnection(asyncio.Protocol):
             request = self._reader.plain_request(data)
             if request is not None:
                 self._request_since = self._last_seen
+                if self._reader.upgraded:
+                    self._backlog.append(request)
+                    self._work()
+                    return
                 reply = self._handler.handle(request)
                 if isinstance(reply, Later):
                     self._answer_later(request, reply)

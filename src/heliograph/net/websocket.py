@@ -86,6 +86,10 @@ class State(IntEnum):
     CLOSED = 3
 
 
+# A member of an enum costs as much to look up as a call of a function.
+_OPEN = State.OPEN
+
+
 def accept(context: Context, transport: asyncio.Transport, request: Request, rest: bytes) -> None:
     """
     Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
@@ -193,6 +197,15 @@ class WebSocketConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand every message in *data*, and in what came before it, to the session."""
         now = self._last_seen = self._context.now()
+        session = self._session
+        if session is not None and (text := self._reader.lone_text(data)) is not None:
+            if self._state is not _OPEN:
+                self._state = _OPEN  # it was asked whether it is there
+            session.receive(text, now)
+        else:
+            self._take_frames(data, now)
+
+    def _take_frames(self, data: bytes, now: float) -> None:
         if self._state is State.PINGED:
             self._state = State.OPEN
         for opcode, payload in self._reader.feed(data):

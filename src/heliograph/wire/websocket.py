@@ -10,7 +10,7 @@ import binascii
 import codecs
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -213,10 +213,6 @@ class FrameReader:
         """
         if self._closed:
             return []
-        if self._buffer is None and self._fragments is None:
-            text = self._lone_text(data)
-            if text is not None:
-                return [(Opcode.TEXT, text)]
         if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._wanted:
@@ -230,13 +226,16 @@ class FrameReader:
             self._close()
         return messages
 
-    def _lone_text(self, data: bytes) -> bytes | None:
+    def lone_text(self, data: bytes) -> bytes | None:
         """
         Return the text of *data* that is one whole frame and no more, as nine in ten are.
 
-        None means only that `_read` must look, which alone says what is wrong.
+        None means only that `feed` must look, which alone says what is wrong.
         """
-        if len(data) < _SHORTEST_FRAME or data[0] != _WHOLE_TEXT:
+        if self._buffer is not None or self._fragments is not None or self._closed:
+            return None
+        size = len(data)
+        if size < _SHORTEST_FRAME or data[0] != _WHOLE_TEXT:
             return None
         length = data[1] - MASKED
         payload_at = _SHORTEST_FRAME
@@ -247,14 +246,10 @@ class FrameReader:
                 return None
         elif not 0 <= length <= MAX_CONTROL_PAYLOAD:
             return None
-        if len(data) != payload_at + length or length > self._max_message_bytes:
+        if size != payload_at + length or length > self._max_message_bytes:
             return None
         text = _unmask(data[payload_at:], data[payload_at - 4 : payload_at])
-        try:
-            _check_text(text)
-        except _Broken:
-            return None
-        return text
+        return text if text.isascii() or _is_utf8(text) else None
 
     def _close(self) -> None:
         self._closed = True
@@ -381,12 +376,16 @@ class FrameReader:
 
 
 def _check_text(payload: bytes) -> None:
-    if payload.isascii():
-        return
+    if not payload.isascii() and not _is_utf8(payload):
+        raise _Broken(CloseCode.INVALID_DATA, "Text is not valid UTF-8")
+
+
+def _is_utf8(payload: bytes) -> bool:
     try:
         payload.decode()
     except UnicodeDecodeError:
-        raise _Broken(CloseCode.INVALID_DATA, "Text is not valid UTF-8") from None
+        return False
+    return True
 
 
 # -- The opening handshake -----------------------------------------------------------------
@@ -450,16 +449,24 @@ def _members(headers: Headers, name: bytes) -> list[bytes]:
 
 def offered_subprotocols(headers: Headers) -> list[bytes]:
     """Return the subprotocols that a client offers, in its order; what is no token is left out."""
-    lists = b",".join(value for name, value in headers if name == b"sec-websocket-protocol")
+    lists = b",".join([value for name, value in headers if name == b"sec-websocket-protocol"])
+    if not lists:
+        return []
     offers = (offer.strip() for offer in lists.split(b","))
     return [offer for offer in offers if _TOKEN.fullmatch(offer)]
+
+
+_PLAIN_HANDSHAKE = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: "
+)
 
 
 def handshake_response(
     key: bytes,
     *,
     subprotocol: bytes | None = None,
-    headers: Iterable[tuple[bytes, bytes]] = (),
+    headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """
     Return the whole answer that accepts a handshake.
@@ -467,6 +474,8 @@ def handshake_response(
     Raises ValueError for a *subprotocol* that is no token, and for a header of several lines:
     nothing that a client sent can become a header of its own.
     """
+    if subprotocol is None and not headers:
+        return b"%b%b\r\n\r\n" % (_PLAIN_HANDSHAKE, accept_key(key))
     lines = [
         b"HTTP/1.1 101 Switching Protocols",
         b"Upgrade: websocket",

@@ -19,7 +19,7 @@ from operator import itemgetter
 def sign(secret: bytes, text: str) -> str:
     """Return the lower-case hex HMAC-SHA256 of *text*."""
     # A lone surrogate cannot be in anything that was signed; it must not be an exception.
-    return _signature(secret, text.encode(errors="surrogatepass"))
+    return _signer(secret).sign(text.encode(errors="surrogatepass"))
 
 
 def matches(expected: str, received: str) -> bool:
@@ -27,26 +27,46 @@ def matches(expected: str, received: str) -> bool:
     return hmac.compare_digest(expected.encode(), received.encode(errors="surrogatepass"))
 
 
-def is_signature(received: bytes, secret: bytes, signed: bytes) -> bool:
-    """Whether *received* is, in lower-case hex, the signature of *signed*; in constant time."""
-    return hmac.compare_digest(_signature(secret, signed).encode(), received)
+class Signer:
+    """
+    HMAC-SHA256 (RFC 2104) with one secret.
+
+    The two hashes that begin with the secret are begun once and copied for each message: that takes
+    a third of the time of hmac.digest, which every publish would wait for.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, secret: bytes) -> None:
+        key = secret if len(secret) <= _BLOCK_BYTES else hashlib.sha256(secret).digest()
+        key = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+
+    def sign(self, message: bytes) -> str:
+        """Return the lower-case hex signature of *message*."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+    def signed(self, message: bytes, signature: bytes) -> bool:
+        """Whether *signature* is that of *message*; in constant time."""
+        return hmac.compare_digest(self.sign(message).encode(), signature)
 
 
-def _signature(secret: bytes, signed: bytes) -> str:
-    code = _keyed(secret).copy()  # three times as fast as beginning with the secret
-    code.update(signed)
-    return code.hexdigest()
+_BLOCK_BYTES = 64  # of SHA-256
 
 
 @lru_cache(maxsize=256)
-def _keyed(secret: bytes) -> hmac.HMAC:
-    """Return where every signature with *secret* begins; secrets come from the configuration."""
-    return hmac.new(secret, digestmod="sha256")
+def _signer(secret: bytes) -> Signer:
+    return Signer(secret)  # secrets come from the configuration, so they are few
 
 
 def is_checksum(received: bytes, body: bytes) -> bool:
     """Whether *received* is, in lower-case hex, the `body_md5` of *body*; in constant time."""
-    return hmac.compare_digest(body_md5(body).encode(), received)
+    checksum = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    return hmac.compare_digest(checksum.encode(), received)
 
 
 def channel_string(socket_id: str, channel: str, channel_data: str | None) -> str:

@@ -234,8 +234,11 @@ def subscription_error(channel: str, error: ClientError) -> bytes:
 
 def connection_established(socket_id: str, activity_timeout_s: int) -> bytes:
     """The first message of a connection."""
-    data = {"socket_id": socket_id, "activity_timeout": activity_timeout_s}
-    return encode(ServerMessage("pusher:connection_established", data=_nested(data)))
+    # Nothing in a socket id needs escaping.
+    return (
+        b'{"event":"pusher:connection_established","data":"{\\"socket_id\\":\\"%b\\",'
+        b'\\"activity_timeout\\":%d}"}' % (socket_id.encode(), activity_timeout_s)
+    )
 
 
 def subscription_succeeded(channel: str) -> bytes:
@@ -311,14 +314,8 @@ def cache_miss(channel: str) -> bytes:
 def fact_message(fact: Fact) -> bytes:
     """What a channel's subscribers are told."""
     if isinstance(fact, Event):
-        return encode(
-            ServerMessage(
-                fact.name,
-                fact.channel,
-                Raw(fact.data),
-                UNSET if fact.user_id is None else fact.user_id,
-            )
-        )
+        user_id = UNSET if fact.user_id is None else fact.user_id
+        return encode(ServerMessage(fact.name, fact.channel, Raw(fact.data), user_id))
     if isinstance(fact, MemberAdded):
         return encode(
             ServerMessage("pusher_internal:member_added", fact.channel, _added(fact.member))

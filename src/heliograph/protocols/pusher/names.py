@@ -14,7 +14,7 @@ USER_CHANNEL_PREFIX = "#server-to-user-"
 RESERVED_EVENT_PREFIXES = ("pusher:", "pusher_internal:", "pusher-")
 CLIENT_EVENT_PREFIX = "client-"
 
-_LEGAL = re.compile(r"[-A-Za-z0-9_=@,.;]+")
+_LEGAL = re.compile(rf"(?:{USER_CHANNEL_PREFIX})?[-A-Za-z0-9_=@,.;]+")
 _SOCKET_ID = re.compile(r"[0-9]+\.[0-9]+")
 
 
@@ -71,7 +71,7 @@ def is_channel_name(name: str, max_length: int) -> bool:
     """
     if max_length and len(name) > max_length:
         return False
-    return _LEGAL.fullmatch(name.removeprefix(USER_CHANNEL_PREFIX)) is not None
+    return _LEGAL.fullmatch(name) is not None
 
 
 def is_socket_id(text: str) -> bool:

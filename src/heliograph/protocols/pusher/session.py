@@ -34,7 +34,7 @@ from heliograph.protocols.pusher.names import (
     is_channel_name,
     kind_of,
 )
-from heliograph.reply import Reply, proceed
+from heliograph.reply import Later, Reply, proceed
 
 
 class Peer(Protocol):
@@ -149,7 +149,11 @@ class Session:
     def receive(self, text: bytes, now: float) -> None:
         """Handle a message, valid UTF-8, that came at *now* (monotonic seconds)."""
         try:
-            self._handle(messages.read_message(text), now)
+            message = messages.read_message(text)
+            if message.event.startswith(CLIENT_EVENT_PREFIX):
+                self._client_event(message, now)
+            else:
+                self._handle(message)
         except ClientError as error:
             self.refuse(error)
 
@@ -171,7 +175,7 @@ class Session:
             self._application.sign_out(self, user)
         self._application.ended(self)
 
-    def _handle(self, message: messages.Incoming, now: float) -> None:
+    def _handle(self, message: messages.Incoming) -> None:
         match message.event:
             case messages.PING:
                 self.peer.send(messages.PONG_MESSAGE)
@@ -183,8 +187,6 @@ class Session:
                 self._sign_in(message)
             case messages.PONG:
                 pass  # a sign of life like any other, which the peer has noticed
-            case event if event.startswith(CLIENT_EVENT_PREFIX):
-                self._client_event(message, now)
             case event:
                 raise refusals.unsupported_event(event)
 
@@ -201,7 +203,10 @@ class Session:
             return
         attempt = self.channels[name] = Attempt(name, kind, member)
         reply = self._application.enter(self, name, kind, member)
-        proceed(reply, partial(self._answered, attempt), partial(self._failed, attempt))
+        if isinstance(reply, Later):
+            reply.then(partial(self._answered, attempt), partial(self._failed, attempt))
+        else:
+            self._answered(attempt, reply)
 
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
         app = self._application.app
@@ -342,7 +347,9 @@ class Session:
         limit = self._application.app.max_client_events_per_second
         if limit and not self._take_token(limit, now):
             raise refusals.client_event_rate()
-        proceed(self._application.client_event(self, event), _done, self._client_event_failed)
+        reply = self._application.client_event(self, event)
+        if reply is not None:
+            proceed(reply, _done, self._client_event_failed)
 
     def _accepted_client_event(self, message: messages.Incoming) -> Event:
         app = self._application.app
@@ -351,20 +358,20 @@ class Session:
             raise refusals.client_event_incomplete()
         if not app.client_events:
             raise refusals.client_events_disabled()
-        if not kind_of(channel).client_events:
+        if not kind_of(channel).private:  # that is where clients may talk to each other
             raise refusals.client_event_wrong_channel()
-        if not isinstance(self.channels.get(channel), Subscription):
+        if type(self.channels.get(channel)) is not Subscription:
             raise refusals.client_event_not_subscribed(channel)
         if app.max_event_name_length and len(message.event) > app.max_event_name_length:
             raise refusals.client_event_name_too_long(app.max_event_name_length)
-        data = as_string_literal(data)
+        if not data.startswith(b'"'):
+            data = as_string_literal(data)
         # Escapes only make a literal longer, so a short one needs no closer look.
         limit = app.max_event_bytes
         if limit and len(data) - 2 > limit and string_size(data) > limit:
             raise refusals.client_event_too_large(limit)
         member = self._members.get(channel) if self._members else None
-        user_id = member.user_id if member else None
-        return Event(channel, message.event, data, except_id=self.id, user_id=user_id)
+        return Event(channel, message.event, data, self.id, member.user_id if member else None)
 
     def _client_event_failed(self, error: Exception) -> None:
         if not isinstance(error, EngineError):

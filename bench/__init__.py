@@ -1,0 +1,1 @@
+"""The benchmark: Heliograph, or any Pusher server, beside the plainest server that can exist."""

@@ -1,0 +1,143 @@
+"""
+Measure Heliograph, or another Pusher server, beside the plainest server that can exist.
+
+    python -m bench [--only fan-out-1,posts-32] [--json FILE] [--server URL --api URL ...]
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bench import report, tools
+from bench.tools import BenchError, Target
+from bench.workloads import REPORT_ROUNDS, ROUND_S, ROUNDS, WORKLOADS, Bench, Row
+
+MARKS = ("<!-- bench -->\n", "<!-- /bench -->")
+QUICK_CLIENTS = 500
+
+WITHOUT_COMPILER = frozenset(
+    (
+        *("fan-out-1", "fan-out-4", "fan-out-128", "posts-1", "posts-32"),
+        *("connecting-public", "connecting-private"),
+        *("memory-own-channels", "memory-one-channel"),
+    )
+)
+"""What the load generator in Python can do."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--only", help=f"workloads, by comma: {', '.join(WORKLOADS)}")
+    parser.add_argument("--quick", action="store_true", help="one short round: does it work?")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for here")
+    parser.add_argument("--chart", metavar="FILE", help="draw the ratios as an SVG")
+    parser.add_argument(
+        "--markdown", metavar="FILE", help=f"put the table between {MARKS[0].strip()} marks"
+    )
+    other = parser.add_argument_group("another server", "instead of one of ours")
+    other.add_argument("--server", metavar="URL", help="ws://HOST:PORT[/prefix]")
+    other.add_argument("--api", metavar="URL", help="http://HOST:PORT, if not the same")
+    other.add_argument("--app", default=tools.APP, help="the app's id")
+    other.add_argument("--key", default=tools.KEY, help="the app's key")
+    other.add_argument("--secret", default=tools.SECRET, help="the app's secret")
+    other.add_argument("--pid", type=int, help="the server's process, to see how busy it is")
+    return parser.parse_args(arguments)
+
+
+def _chosen(only: str | None) -> list[str]:
+    names = only.split(",") if only else list(WORKLOADS)
+    for name in names:
+        if name not in WORKLOADS:
+            raise BenchError(f"{name}: no such workload; there are {', '.join(WORKLOADS)}")
+    return names
+
+
+def _other(options: argparse.Namespace) -> Target:
+    server = urlsplit(options.server)
+    api = urlsplit(options.api or options.server)
+    if server.scheme != "ws" or not server.port or not api.port:
+        raise BenchError("--server: write ws://HOST:PORT, and --api: http://HOST:PORT")
+    # The load generator speaks IPv4, and the name that everybody uses is this.
+    host = "127.0.0.1" if server.hostname == "localhost" else server.hostname or ""
+    return Target(
+        host=host,
+        port=server.port,
+        api_port=api.port,
+        path=server.path.rstrip("/"),
+        app=options.app,
+        key=options.key,
+        secret=options.secret,
+        pid=options.pid,
+    )
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Run the chosen workloads, and say on standard error how far they are."""
+    names = _chosen(options.only)
+    with contextlib.ExitStack() as stack:
+        load = [sys.executable, "-m", "bench.load"]
+        plain = None
+        if tools.compiler():
+            load = [str(tools.build("load"))]
+            plain = stack.enter_context(tools.baseline(100))
+        else:
+            print("without a C compiler: no ratios, and a load that is slow", file=sys.stderr)
+            names = [name for name in names if name in WITHOUT_COMPILER]
+        target = _other(options) if options.server else stack.enter_context(tools.heliograph())
+        bench = Bench(load=load, server=target, baseline=plain, ours=not options.server)
+        if options.quick:
+            bench.rounds, bench.round_s, bench.clients = 1, 0.3, QUICK_CLIENTS
+        rows = []
+        for name in names:
+            began = time.monotonic()
+            try:
+                row = WORKLOADS[name](bench)
+            except BenchError as error:
+                row = Row(title=name, measure="", note=str(error), met=False)
+            rows.append(row)
+            took = time.monotonic() - began
+            verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+            ratio = f"ratio {row.ratio:.2f}" if row.ratio is not None else row.note
+            print(f"{name}: {row.server} {ratio} {verdict} ({took:.0f} s)", file=sys.stderr)
+        return rows
+
+
+def _replace_table(path: Path, table: str) -> None:
+    document = path.read_text()
+    before, found, rest = document.partition(MARKS[0])
+    _, also, after = rest.partition(MARKS[1])
+    if not (found and also):
+        raise BenchError(f"{path}: the marks {MARKS[0].strip()} and {MARKS[1]} are missing")
+    path.write_text(f"{before}{found}{table}{also}{after}")
+
+
+def main(arguments: list[str]) -> int:
+    """Return 0 where everything that must be reached is, 1 where not, 2 where it cannot be said."""
+    options = parse(arguments)
+    try:
+        rows = measure(options)
+        about = (
+            f"{report.machine()}; rounds of {ROUND_S:.0f} s, median of {ROUNDS}"
+            f" ({REPORT_ROUNDS} where it is only reported)"
+        )
+        print(f"\n{about}\np50 and p99: the baseline's in brackets\n\n{report.text(rows)}")
+        if options.chart:
+            Path(options.chart).write_text(report.chart(rows))
+        if options.markdown:
+            _replace_table(Path(options.markdown), f"{about}.\n\n{report.markdown(rows)}\n")
+        if options.json == "-":
+            print(report.as_json(rows))
+        elif options.json:
+            Path(options.json).write_text(report.as_json(rows) + "\n")
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

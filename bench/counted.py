@@ -1,0 +1,88 @@
+"""
+Heliograph in a process that tells its own counters: what it encoded, joined and wrote.
+
+    python -m bench.counted PORT
+
+A line on standard input is answered by one of JSON; the server ends when the input does.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from bench import tools
+from bench.tools import APP, KEY, SECRET, BenchError, Load, Target
+from heliograph.config import load as load_config
+from heliograph.server import Server
+
+SETTLE_S = 0.5
+"""How long the last joins may take to be told to everybody."""
+
+
+def counted_presence(
+    load: Sequence[str], mode: str, members: int
+) -> tuple[Load, Mapping[str, int]]:
+    """Have *members* join one presence channel; return the load's figures and the counters."""
+    port = tools.free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.counted", str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("both are pipes")
+    try:
+        tools.pin(process.pid, tools.SERVER_CORE)
+        if not process.stdout.readline():
+            raise BenchError("the counted server did not start")
+        target = Target(port=port, api_port=port, pid=process.pid)
+        parallel = 1 if mode == "idle" else 64
+        options = {"mode": mode, "subscribers": members, "parallel": parallel}
+        with tools.holding(load, target, prefix="presence-", **options) as found:
+            time.sleep(SETTLE_S)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            counters: Mapping[str, int] = json.loads(process.stdout.readline())
+        return found, counters
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+async def _serve(port: int) -> None:
+    flags = {
+        "host": "127.0.0.1",
+        "port": port,
+        "pusher_app_id": APP,
+        "pusher_app_key": KEY,
+        "pusher_secret": SECRET,
+        "max_presence_members": 0,
+    }
+    server = Server(load_config(flags, {}, make_up=lambda: ("", "", "")))
+    await server.start()
+    counters = server.node.counters
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def read_input() -> None:
+        while os.read(0, 1):
+            told = {name: getattr(counters, name) for name in type(counters).__slots__}
+            os.write(1, json.dumps(told).encode() + b"\n")
+        loop.call_soon_threadsafe(ended.set)
+
+    os.write(1, b"listening\n")
+    threading.Thread(target=read_input, daemon=True).start()
+    await ended.wait()
+    await server.stop()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,167 @@
+"""The table of a run, as text, Markdown, JSON and a picture."""
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+
+from bench.workloads import Row
+
+HEADINGS = (
+    "workload",
+    "measure",
+    "server",
+    "baseline",
+    "ratio (spread)",
+    "p50",
+    "p99",
+    "must",
+    "go for",
+)
+
+
+def machine() -> str:
+    """Describe where the figures come from."""
+    model = platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+        count = sum(line.startswith("processor") for line in lines)
+        model = f"{model}, {count} cores"
+    except (OSError, StopIteration):
+        pass
+    system = f"{platform.system()} {platform.release()}"
+    return f"{model}; {system}; Python {platform.python_version()}; {datetime.now(UTC):%Y-%m-%d}"
+
+
+def _times(pair: tuple[float, float | None] | None) -> str:
+    if pair is None:
+        return ""
+    mine, other = pair
+    return f"{mine:.2f} ms" if other is None else f"{mine:.2f} ({other:.2f}) ms"
+
+
+def _marked(aim: str, reached: bool | None) -> str:
+    return aim if reached is None or not aim else f"{aim} {'✓' if reached else '✗'}"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return what the table says of *row*."""
+    ratio = ""
+    if row.ratio is not None and row.spread is not None:
+        ratio = f"{row.ratio:.2f} ({row.spread[0]:.2f} to {row.spread[1]:.2f})"
+    return (
+        row.title,
+        row.measure,
+        row.server or "-",
+        row.baseline,
+        ratio,
+        _times(row.p50_ms),
+        _times(row.p99_ms),
+        _marked(row.must, row.met) or row.note,
+        _marked(row.goal, row.reached),
+    )
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Return the table for a terminal."""
+    table = [HEADINGS, *(cells(row) for row in rows)]
+    widths = [max(len(line[at]) for line in table) for at in range(len(HEADINGS))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table for a document."""
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *(cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """Return everything for machines."""
+    found = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+    return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+# -- The picture -------------------------------------------------------------------------------
+
+WIDTH, LEFT, RIGHT, LINE = 980, 470, 90, 34
+SMALLEST, LARGEST = 0.1, 100.0
+
+STYLE = """
+    text { fill: #1d241f; }
+    .faint { fill: #5c665f; font-size: 12px; }
+    .grid { stroke: #d9ddd6; }
+    .one { stroke: #5c665f; stroke-dasharray: 4 3; }
+    .met { fill: #1f6b4f; }
+    .plain { fill: #7d8a82; }
+    .missed { fill: #a3301d; }
+    .must { stroke: #1d241f; stroke-width: 2; }
+    .goal { stroke: #1d241f; stroke-width: 2; stroke-dasharray: 2 2; }
+    .spread { stroke: #1d241f; stroke-width: 1; }
+"""
+
+
+def _at(ratio: float) -> float:
+    share = math.log(max(ratio, SMALLEST) / SMALLEST) / math.log(LARGEST / SMALLEST)
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def chart(rows: Sequence[Row]) -> str:
+    """Draw the ratios, on a logarithmic scale, beside what they must reach and go for."""
+    shown = [row for row in rows if row.ratio is not None]
+    height = 92 + LINE * len(shown)
+    bottom = height - 22
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
+        ' aria-labelledby="title" font-family="system-ui, \'DejaVu Sans\', sans-serif"'
+        ' font-size="13">',
+        '<title id="title">Heliograph beside the plainest server: ratios by workload</title>',
+        f"<style>{STYLE}</style>",
+        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#f7f8f5"/>',
+        '<text x="20" y="28" font-weight="600" font-size="15">'
+        "How often the rate of the plainest server in C (1 is as fast)</text>",
+        f'<text x="20" y="48" class="faint">{escape(machine())}</text>',
+    ]
+    for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100):
+        kind, x = "one" if tick == 1 else "grid", f"{_at(tick):.1f}"
+        parts.append(
+            f'<line class="{kind}" x1="{x}" x2="{x}" y1="60" y2="{bottom}"/>'
+            f'<text class="faint" x="{x}" y="{height - 6}"'
+            f' text-anchor="middle">{tick:g}</text>'
+        )
+    for number, row in enumerate(shown):
+        parts += _bar(row, 66 + number * LINE)
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _bar(row: Row, top: float) -> list[str]:
+    if row.ratio is None or row.spread is None:
+        return []
+    kind = {True: "met", False: "missed", None: "plain"}[row.met]
+    start, end, middle = _at(SMALLEST), _at(row.ratio), top + LINE / 2
+    title = escape(row.title if len(row.title) < 66 else row.title[:64] + "…")
+    parts = [
+        f'<text x="20" y="{middle + 4:.1f}" font-size="12">{title}</text>',
+        f'<rect class="{kind}" x="{start:.1f}" y="{top + 7:.1f}" width="{end - start:.1f}"'
+        f' height="{LINE - 14}" rx="2"/>',
+        f'<line class="spread" x1="{_at(row.spread[0]):.1f}" x2="{_at(row.spread[1]):.1f}"'
+        f' y1="{middle:.1f}" y2="{middle:.1f}"/>',
+        f'<text x="{WIDTH - RIGHT + 14}" y="{middle + 4:.1f}" font-weight="600">'
+        f"{row.ratio:.2f}</text>",
+    ]
+    for aim, name in ((row.must_ratio, "must"), (row.goal_ratio, "goal")):
+        if aim is not None:
+            x = f"{_at(aim):.1f}"
+            parts.append(
+                f'<line class="{name}" x1="{x}" x2="{x}" y1="{top + 4:.1f}"'
+                f' y2="{top + LINE - 4:.1f}"/>'
+            )
+    return parts

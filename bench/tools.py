@@ -1,0 +1,273 @@
+"""
+Programs to measure with, and servers to measure: built, started, pinned and ended.
+
+Knows compilers, processes, processor cores and /proc; knows nothing of what is measured.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BUILT = HERE.parent / "build" / "bench"
+
+SERVER_CORE = 0
+LOAD_CORE = 1
+START_TIMEOUT_S = 20.0
+AFTERMATH_S = 1.0
+"""How long a server has to forget thousands of clients."""
+
+LOAD_TIMEOUT_S = 180.0
+
+MIN_EMPTY_POLLS = 0.05
+"""With fewer, the load had no time to spare."""
+
+BUSY = 0.9
+"""A server that uses this share of its core, or more, is what limits the figures."""
+
+KEY = "bench-key"
+SECRET = "bench-secret"  # noqa: S105 - of a server that lives for minutes, on loopback
+APP = "1"
+
+
+class BenchError(Exception):
+    """The benchmark cannot go on, or its figures would not be worth much; says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A server to measure; *pid* is None where it is not ours to look into."""
+
+    port: int
+    api_port: int
+    host: str = "127.0.0.1"
+    app: str = APP
+    key: str = KEY
+    secret: str = SECRET
+    path: str = ""
+    pid: int | None = None
+
+
+# -- Compiling ---------------------------------------------------------------------------------
+
+
+def compiler() -> str | None:
+    """Return a C compiler, if this machine has one."""
+    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+
+
+def build(name: str) -> Path:
+    """Compile one of the C programs beside this file. Raises BenchError."""
+    found = compiler()
+    if found is None:
+        raise BenchError("there is no C compiler (cc, gcc or clang) on this machine")
+    BUILT.mkdir(parents=True, exist_ok=True)
+    program = BUILT / name
+    command = [found, "-O2", "-o", str(program), str(HERE / f"{name}.c"), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{name}.c does not compile:\n{done.stderr}")
+    return program
+
+
+# -- Processes ---------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process on one core, where there are several to choose from."""
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(pid, {core})
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server on the servers' core until the block ends. Raises BenchError."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        pin(process.pid, SERVER_CORE)
+        _await_port(process, port)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _await_port(process: subprocess.Popen[bytes], port: int) -> None:
+    given_up = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < given_up:
+        if process.poll() is not None:
+            _, said = process.communicate()
+            raise BenchError(f"a server did not start: {said.decode(errors='replace').strip()}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise BenchError(f"nobody listens on port {port} after {START_TIMEOUT_S:.0f} s")
+
+
+@contextlib.contextmanager
+def baseline(payload_bytes: int) -> Iterator[Target]:
+    """Run the plainest server, whose events have *payload_bytes*."""
+    port = free_port()
+    command = [str(build("baseline")), str(port), str(payload_bytes)]
+    with running(command, port) as process:
+        yield Target(port=port, api_port=port, pid=process.pid)
+
+
+@contextlib.contextmanager
+def heliograph(*flags: str) -> Iterator[Target]:
+    """Run Heliograph as a user would, with *flags* on top of what every workload needs."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "heliograph", "--host", "127.0.0.1", "--port", str(port)),
+        *("--pusher_app_id", APP, "--pusher_app_key", KEY, "--pusher_secret", SECRET),
+        *("--log_level", "warning", "--max_client_events_per_second", "0"),
+        *("--max_presence_members", "0", *flags),
+    ]
+    with running(command, port) as process:
+        yield Target(port=port, api_port=port, pid=process.pid)
+
+
+# -- Load --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the load generator found: see report() in load.c."""
+
+    figures: Mapping[str, float]
+    busy: float | None  # the share of its core that the server used, where that can be seen
+
+    @property
+    def rate(self) -> float:
+        """Deliveries a second, or clients a second where clients connected."""
+        return (self.figures["clients"] or self.figures["deliveries"]) / self.figures["seconds"]
+
+    @property
+    def requests(self) -> float:
+        """Requests answered a second."""
+        return self.figures["answers"] / self.figures["seconds"]
+
+
+def command_of(load: Sequence[str], target: Target, options: Mapping[str, Any]) -> list[str]:
+    """Return the command line of the load generator for *target*."""
+    aims = {
+        "host": target.host,
+        "port": target.port,
+        "api_port": target.api_port,
+        "app": target.app,
+        "key": target.key,
+        "secret": target.secret,
+        "path": target.path,
+    }
+    return [*load, *(f"{name}={value}" for name, value in {**aims, **options}.items())]
+
+
+def run_load(load: Sequence[str], target: Target, **options: Any) -> Load:
+    """Put *target* under load once. Raises BenchError where the figures would be wrong."""
+    began, used = time.monotonic(), _processor_s(target.pid)
+    process = subprocess.Popen(
+        command_of(load, target, options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    pin(process.pid, LOAD_CORE)
+    try:
+        printed, said = process.communicate(timeout=LOAD_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise BenchError(f"the load did not end within {LOAD_TIMEOUT_S:.0f} s") from None
+    if process.returncode:
+        raise BenchError(f"the load failed: {said.strip()}")
+    busy = None
+    if used is not None:
+        busy = ((_processor_s(target.pid) or used) - used) / (time.monotonic() - began)
+    found = Load(json.loads(printed.splitlines()[-1]), busy)
+    if found.figures["lost"]:
+        raise BenchError(f"{found.figures['lost']:.0f} events did not arrive")
+    if found.figures["empty_polls"] < MIN_EMPTY_POLLS and busy is not None and busy < BUSY:
+        raise BenchError(
+            f"the load is the bottleneck: {found.figures['empty_polls']:.1%} of its polls came"
+            f" back empty, and the server used {busy:.0%} of its core"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def holding(load: Sequence[str], target: Target, **options: Any) -> Iterator[Load]:
+    """Have clients connected, and idle, while the block runs. Raises BenchError."""
+    command = command_of(load, target, {"mode": "idle", **options})
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    pin(process.pid, LOAD_CORE)
+    try:
+        printed = process.stdout.readline() if process.stdout is not None else ""
+        if not printed:
+            _, said = process.communicate()
+            raise BenchError(f"the clients did not connect: {said.strip()}")
+        yield Load(json.loads(printed), None)
+    finally:
+        process.communicate()
+
+
+class Background:
+    """Load that goes on while the block runs, and whose figures do not matter."""
+
+    def __init__(self, load: Sequence[str], target: Target, **options: Any) -> None:
+        self._command = command_of(load, target, options)
+        self._process: subprocess.Popen[str]
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        pin(self._process.pid, LOAD_CORE)
+        if self._process.stdout is None or not self._process.stdout.readline():
+            _, said = self._process.communicate()
+            raise BenchError(f"the clients did not connect: {said.strip()}")
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        time.sleep(AFTERMATH_S)
+
+
+# -- What the kernel knows of a process ----------------------------------------------------------
+
+
+def _processor_s(pid: int | None) -> float | None:
+    """Return the seconds of processor time that a process has used; None where none can tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process holds. Raises BenchError where that cannot be seen."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError as error:
+        raise BenchError(f"the memory of process {pid} cannot be read: {error.strerror}") from None
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,80 @@
+"""The benchmark runs and its books balance; what it finds in so short a time does not matter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from bench import tools
+from bench.tools import BenchError
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_every_kind_of_workload_is_measured_and_drawn(tmp_path: Path) -> None:
+    names = "fan-out-4,fan-out-excluding,fan-out-channels,posts-1,batches,client-events"
+    names += ",connecting-private,memory-one-channel,presence-burst"
+    found, drawn = tmp_path / "bench.json", tmp_path / "chart.svg"
+    done = bench("--only", names, "--json", str(found), "--chart", str(drawn))
+
+    assert done.returncode in (0, 1), done.stderr
+    rows = json.loads(found.read_text())["rows"]
+    assert len(rows) == len(names.split(","))
+    for row in rows:
+        assert row["server"], row
+        assert row["measure"] in done.stdout
+    compared = [row for row in rows if row["ratio"] is not None]
+    assert len(compared) == len(rows) - 2
+    bars = ET.fromstring(drawn.read_text()).findall("{http://www.w3.org/2000/svg}rect")
+    assert len(bars) == 1 + len(compared)
+
+
+def test_without_a_compiler_there_are_no_ratios(tmp_path: Path) -> None:
+    found = tmp_path / "bench.json"
+    done = bench("--only", "posts-1,connecting-private", "--json", str(found), PATH=str(tmp_path))
+
+    assert "without a C compiler" in done.stderr
+    rows = json.loads(found.read_text())["rows"]
+    assert [(bool(row["server"]), row["ratio"]) for row in rows] == [(True, None)] * 2, done.stderr
+
+
+def test_another_server_is_measured_by_its_address() -> None:
+    with tools.heliograph() as target:
+        address = f"ws://localhost:{target.port}"
+        done = bench("--only", "posts-1,memory-one-channel", "--server", address, "--json", "-")
+        wrong = bench("--only", "posts-1", "--server", address, "--secret", "wrong")
+
+    assert "not measured" in done.stdout
+    assert "ratio" in done.stderr
+    assert wrong.returncode == 1
+    assert "a publish was not taken: HTTP/1.1 401" in wrong.stdout
+
+
+def test_a_load_without_time_to_spare_is_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "MIN_EMPTY_POLLS", 1.1)
+    monkeypatch.setattr(tools, "BUSY", 1.1)
+    load = [str(tools.build("load"))]
+    with tools.baseline(100) as target, pytest.raises(BenchError, match="is the bottleneck"):
+        tools.run_load(load, target, seconds=0.2, subscribers=10)
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    with pytest.raises(BenchError, match="--max_write_buffer"):
+        with tools.heliograph("--max_write_buffer", "1"):
+            pass
