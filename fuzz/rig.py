@@ -114,10 +114,10 @@ class Link:
     def __init__(self, node: Node) -> None:
         self.lane = TextLane()
         self.open = True
-        self._said: list[bytes] = []
+        self.said: list[bytes] = []
         self._session = node.connect(KEY, None, subscription_errors=True)
         self.id = self._session.id
-        self._said.append(self._session.open(self, 120))
+        self.said.append(self._session.open(self, 120))
 
     def say(self, line: bytes) -> None:
         """Have the client say something, if it is text and the connection is open."""
@@ -147,7 +147,7 @@ class Link:
 
     def check(self) -> None:
         """Insist that everything said was a message."""
-        for text in self._said:
+        for text in self.said:
             message = json.loads(text.decode())
             assert isinstance(message["event"], str)
             assert SECRET.encode() not in text
@@ -160,16 +160,16 @@ class Link:
             length, start = chunk[1], 2
             if length == 126:
                 length, start = int.from_bytes(chunk[2:4]), 4
-            self._said.append(chunk[start : start + length])
+            self.said.append(chunk[start : start + length])
             chunk = chunk[start + length :]
 
     def send(self, *texts: bytes) -> None:
         """Take messages."""
-        self._said += texts
+        self.said += texts
 
     def close(self, error: ClientError) -> None:
         """End, as a connection does."""
-        self._said.append(error_message(error))
+        self.said.append(error_message(error))
         self.end()
 
 

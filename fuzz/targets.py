@@ -141,15 +141,19 @@ def _either_fault(told: list[object]) -> list[object]:
 
 
 def _remembered_is_read(stream: bytes, limits: HttpLimits) -> None:
-    """What the shortcut for publishers makes of a request is what the parser makes of it."""
+    """What the shortcut makes of a request is what the parser makes of it."""
     first, _, second = stream.partition(b"\n\n\n")
     memory = HeaderMemory()
     RequestReader(limits, memory).feed(first)
     for data in (first, second):
-        plain = RequestReader(limits, memory).plain_request(data)
+        reader = RequestReader(limits, memory)
+        plain = reader.plain_request(data)
         if plain is not None:
+            rest = [reader.rest] if reader.upgraded else []
+            shortcut: list[object] = [_facts(plain), *rest]
+            shortcut += [reader.upgraded, reader.receiving, reader.receiving_body]
             read = _read_requests([data], limits, websockets=True)
-            assert read == [_facts(plain), False, False, False], "the shortcut reads otherwise"
+            assert read == shortcut, f"the shortcut reads\n{shortcut}\ninstead of\n{read}"
 
 
 # -- Connections ---------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A few seconds of hostile bytes for every parser; `make fuzz` goes on for longer."""
 
+import json
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 import fuzz
 from fuzz import mutations
-from fuzz.rig import Wire
+from fuzz.rig import FakeNode, Link, Wire
 from fuzz.targets import TARGETS
 from heliograph.wire.http import HttpLimits, Refusal, RequestReader
 from heliograph.wire.websocket import FrameReader
@@ -192,3 +193,20 @@ def test_a_refused_client_is_heard_out_for_its_close_frame() -> None:
     at_once = Wire([handshake + close], hang_up=False).said()
     assert at_once == Wire([handshake, close], hang_up=False).said()
     assert at_once[1], "the connection waits, though both have said Close"
+
+
+def test_half_a_character_in_what_a_member_says_harms_nobody() -> None:
+    """Found by fuzzing: it ended the connection, and of all who joined that channel later."""
+    node = FakeNode()
+    first, second = Link(node), Link(node)
+    data = json.dumps({"user_id": "1", "user_info": {"\ud800": "\udfff"}}, ensure_ascii=False)
+    subscribe = {"event": "pusher:subscribe", "data": {"channel": "presence-c"}}
+    poisoned = {**subscribe, "data": {"channel": "presence-c", "channel_data": data}}
+    first.say(b"!" + json.dumps(poisoned).encode())
+    sound = {"channel": "presence-c", "channel_data": '{"user_id":"2"}'}
+    second.say(b"!" + json.dumps({**subscribe, "data": sound}).encode())
+    node.tick()
+
+    roster = json.loads(json.loads(second.said[-1])["data"])["presence"]
+    assert roster["hash"] == {"1": {"\ud800": "\udfff"}, "2": None}
+    first.check()
