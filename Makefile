@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMPS := .stamps
 NODE_CLIENTS := tests/clients/node
 
-.PHONY: run test bench check format build clean
+.PHONY: run test bench soak fuzz check format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
 run: $(STAMPS)/run
@@ -29,6 +29,14 @@ format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+## soak: thousands of clients for 20 minutes, and books that must balance (ARGS="--minutes 5")
+soak: $(STAMPS)/dev
+	$(BIN)/python -m soak $(ARGS)
+
+## fuzz: hostile bytes for every parser, for 10 minutes (ARGS="--minutes 60")
+fuzz: $(STAMPS)/fuzz
+	$(BIN)/python -m fuzz $(ARGS)
+
 build: $(STAMPS)/dev
 	$(BIN)/python -m build
 
@@ -45,6 +53,10 @@ $(STAMPS)/run: pyproject.toml constraints.txt | $(BIN)/python
 $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/run
+
+$(STAMPS)/fuzz: $(STAMPS)/dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'
+	@touch $@
 
 $(STAMPS)/node: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
 	@command -v npm >/dev/null || { echo "The tests need Node.js 20.19 or newer, with npm: install them first." >&2; exit 1; }

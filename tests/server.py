@@ -107,13 +107,18 @@ class ServerProcess:
         if self.toml is None:
             flags |= {"pusher_app_id": APP_ID, "pusher_app_key": KEY, "pusher_secret": SECRET}
         else:
-            file = Path(self._folder.name) / "heliograph.toml"
-            file.write_text(self.toml, encoding="utf-8")
-            flags["config"] = file
+            flags["config"] = self.write_configuration(self.toml)
         for name, value in flags.items():
             shown = str(value).lower() if isinstance(value, bool) else str(value)
             command.append(f"--{name}={shown}")
         return command
+
+    def write_configuration(self, toml: str) -> Path:
+        """Put *toml* into the configuration file, which a SIGHUP has read again."""
+        file = Path(self._folder.name) / "heliograph.toml"
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text(toml, encoding="utf-8")
+        return unfinished.replace(file)
 
     def _serves(self, said_before: int) -> bool:
         # Only this life's words count: the port of an earlier one says nothing of this one.

@@ -163,6 +163,8 @@ class WebSocketConnection(asyncio.Protocol):
         except ClientError as error:
             self.write(handshake)
             self.close(error)
+            if rest:
+                self.data_received(rest)  # its Close frame may be in it
             return
         self.id = session.id
         self._session = session

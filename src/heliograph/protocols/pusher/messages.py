@@ -39,6 +39,9 @@ SIGN_IN = "pusher:signin"
 
 MAX_WATCHLIST = 100
 
+LONE_SURROGATES = "backslashreplace"
+"""How text within text becomes UTF-8, which cannot hold them: as escapes, the same in JSON."""
+
 
 class Incoming(Struct, gc=False):
     """Any message of a client. *data* is unread, and empty where the client sent none."""
@@ -121,7 +124,7 @@ def _read_data(data: Raw, shape: type[T], event: str, expected: str) -> T:
     try:
         # Data should be an object; some clients send it as a string holding one.
         if text.startswith(b'"'):
-            text = string_value(text).encode(errors="surrogatepass")
+            text = string_value(text).encode(errors=LONE_SURROGATES)
         return decode(text, shape)
     except InvalidJson:
         raise ClientError(f"Invalid data of {event}: expected an object with {expected}") from None
@@ -133,7 +136,7 @@ def read_member(channel_data: str, max_user_id_length: int, max_bytes: int) -> M
 
     A number for an id becomes its decimal string at once, and is only that from then on.
     """
-    text = channel_data.encode(errors="surrogatepass")
+    text = channel_data.encode(errors=LONE_SURROGATES)
     if max_bytes and len(text) > max_bytes:
         raise ClientError(
             f"channel_data of a presence subscription exceeds the allowed {max_bytes} bytes"
@@ -163,7 +166,7 @@ def read_sign_in(data: Raw) -> SignIn:
 def read_user(user_data: str, max_id_length: int) -> User:
     """Read who a client signs in as; 0 is no limit. Raises ClientError."""
     try:
-        found = decode(user_data.encode(errors="surrogatepass"), UserData)
+        found = decode(user_data.encode(errors=LONE_SURROGATES), UserData)
     except InvalidJson:
         raise ClientError(
             "Invalid user_data: expected a JSON object whose id is a string"

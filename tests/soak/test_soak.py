@@ -1,0 +1,29 @@
+"""A soak of two minutes; `make soak` has longer ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(400)
+def test_after_two_minutes_of_everything_the_books_balance(tmp_path: Path) -> None:
+    """A thousand clients come, go, crash and talk; nothing is lost, doubled or left behind."""
+    options = ("--minutes", "2", "--clients", "1000", "--out", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "soak", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=380,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["balanced"]
+    assert all(report["done"][what] for what in ("events heard", "whispers", "reload", "crash"))
+    assert (tmp_path / "soak.svg").read_text().startswith("<svg ")
