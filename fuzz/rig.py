@@ -44,6 +44,13 @@ def sound_the_alarm() -> None:
         logger.addHandler(Alarm(logging.WARNING))
 
 
+def switch_the_alarm_off() -> None:
+    """Let everything be logged again, as others expect."""
+    logger = logging.getLogger("heliograph")
+    for one in [one for one in logger.handlers if isinstance(one, Alarm)]:
+        logger.removeHandler(one)
+
+
 @cache
 def configuration(*, counts: bool) -> Config:
     """Return a server's configuration, with everything switched on, but *counts* perhaps."""

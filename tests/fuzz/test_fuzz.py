@@ -11,13 +11,19 @@ import pytest
 
 import fuzz
 from fuzz import mutations
-from fuzz.rig import FakeNode, Link, Wire
+from fuzz.rig import FakeNode, Link, Wire, switch_the_alarm_off
 from fuzz.targets import TARGETS
 from heliograph.wire.http import HttpLimits, Refusal, RequestReader
 from heliograph.wire.websocket import FrameReader
 
 CORPUS = Path(fuzz.__file__).parent / "corpus"
 INPUTS = 3000
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    yield
+    switch_the_alarm_off()
 
 
 @pytest.mark.parametrize("name", TARGETS)
