@@ -14,7 +14,8 @@ LEAVES = {"errors", "config", "config_text", "app_tables", "apps", "metrics", "o
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"server", "__init__", "development"},
+    "cli": {"server", "__init__", "development", "doctor"},
+    "doctor": {"net", "protocols", "wire"},
     "errors": set(),
     "reply": set(),
     "apps": {"errors"},
