@@ -186,6 +186,12 @@ class Settings:
         group=LIMITS,
         minimum=4096,
     )
+    max_total_write_buffer: int = option(
+        1 << 28,
+        "Bytes that may wait for all slow clients together before the slowest are dropped;"
+        " 0 is no limit.",
+        group=LIMITS,
+    )
     max_request_head_bytes: int = option(
         16384, "Size of the head of an HTTP request.", group=LIMITS, minimum=1024
     )

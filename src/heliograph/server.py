@@ -243,6 +243,7 @@ class Server:
         context.wheel.stop()
         if self._instruments is not None:
             self._instruments.stop()
+        context.backlog.stop()
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
 
 

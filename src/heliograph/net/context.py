@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from heliograph.api.response import Response
 from heliograph.config import Config
+from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
 from heliograph.node import Node
 from heliograph.reply import Reply
@@ -72,6 +73,14 @@ class Context:
     bytes_received: int = 0
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
+
+    backlog: Backlog = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.backlog = Backlog(
+            self.loop, most_each=config.max_write_buffer, most=config.max_total_write_buffer
+        )
 
     def answer(self, result: Response) -> bytes:
         """

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Fact
+from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.context import Context
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
@@ -121,7 +122,6 @@ class WebSocketConnection(asyncio.Protocol):
         "_context",
         "_identify_by",
         "_last_seen",
-        "_paused",
         "_reader",
         "_session",
         "_state",
@@ -146,7 +146,6 @@ class WebSocketConnection(asyncio.Protocol):
             context.config.max_message_bytes, compression=lane is context.deflate_lane
         )
         self._state = State.OPEN
-        self._paused = False
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
         self._last_seen = context.now()
         context.sockets += 1
@@ -156,7 +155,7 @@ class WebSocketConnection(asyncio.Protocol):
     def open(self, handshake: bytes, request: Request, rest: bytes) -> None:
         """Answer the handshake and begin the session, in one write."""
         config = self._context.config
-        self._transport.set_write_buffer_limits(config.max_write_buffer)
+        self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         self._context.wheel.add(self, config.ping_interval)
         try:
             session = self._connect(request)
@@ -239,45 +238,46 @@ class WebSocketConnection(asyncio.Protocol):
         self.write(frame(texts[0]) if len(texts) == 1 else b"".join(map(frame, texts)))
 
     def pause_writing(self) -> None:
-        """Called inside a write: the client has not read as much as it may leave unread."""
-        self._paused = True
+        """Called inside a write: the client is behind."""
+        self._context.backlog.note(self, self.unread())
         if self._state < State.CLOSING:
             self.write = self._write_to_slow
-            self._context.wheel.add(self, 0)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        self._paused = False
+        self._context.backlog.forget(self)
         if self._state < State.CLOSING:
             self.write = self._transport.write
 
+    def unread(self) -> int:
+        """Return the number of bytes that wait for the client."""
+        return self._transport.get_write_buffer_size()
+
     def _write_to_slow(self, chunk: bytes) -> None:
         self._transport.write(chunk)
-        limit = FAR_OVER * self._context.config.max_write_buffer
-        if self._transport.get_write_buffer_size() > limit:
+        context = self._context
+        size = self.unread()
+        context.backlog.note(self, size)
+        if size > FAR_OVER * context.config.max_write_buffer:
             # A flush is going on around us: memberships change after it.
             self.write = _discard
-            self._context.loop.call_soon(self._drop_slow)
+            context.loop.call_soon(self.drop)
 
-    def _drop_slow(self) -> None:
+    def drop(self) -> None:
+        """End the connection at once: the client reads too slowly."""
         if self._state < State.CLOSING:
             self._context.slow_readers += 1
             self._end()
+        if self._state is not State.CLOSED:
             self._transport.abort()
 
     # -- Time ----------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
-        """Look at what the time means: a slow client, a silent one, one that does not close."""
+        """Look at what the time means: a silent client, an unknown one, one that does not close."""
         config = self._context.config
         if self._state is State.CLOSING:
             self._transport.abort()
-            return
-        if self._paused:
-            if self._transport.get_write_buffer_size() > config.max_write_buffer:
-                self._drop_slow()
-                return
-            self._context.wheel.add(self, 0)
             return
         if self._identify_by and not self._identified(now):
             return
@@ -356,6 +356,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._end()
         self._state = State.CLOSED
         self._context.sockets -= 1
+        self._context.backlog.forget(self)
         self._context.wheel.discard(self)
         self._context.departed()
         # The transport and we refer to each other; nobody should wait for the collector.
