@@ -192,6 +192,16 @@ class Settings:
         " 0 is no limit.",
         group=LIMITS,
     )
+    max_connections_per_ip: int = option(
+        0,
+        "Clients of one address at a time, of one /64 in IPv6; 0 is no limit.",
+        group=LIMITS,
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        "Addresses and networks whose X-Forwarded-For says where a client comes from.",
+        group=LIMITS,
+    )
     max_request_head_bytes: int = option(
         16384, "Size of the head of an HTTP request.", group=LIMITS, minimum=1024
     )
@@ -269,6 +279,7 @@ def load(
     values = {name: given.value(name) for name in OPTIONS}
     _check_path_prefix(values["path_prefix"], given)
     _check_pair(values, given)
+    _check_networks(values["trusted_proxies"], given)
     apps = apps_of_file(tables, str(path))
     app_sources = {
         app.id: dict.fromkeys(table, str(path)) for app, table in zip(apps, tables, strict=True)
@@ -424,6 +435,17 @@ def _check_pair(values: Mapping[str, Any], given: _Given) -> None:
             raise ConfigError(
                 f"--{other}: missing, though --{one} (from {given.source(one)}) is given"
             )
+
+
+def _check_networks(texts: tuple[str, ...], given: _Given) -> None:
+    for text in texts:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise ConfigError(
+                f"--trusted_proxies: {text!r} is neither an address nor a network such as"
+                f" 10.0.0.0/8 (from {given.source('trusted_proxies')})"
+            ) from None
 
 
 def _check_local(host: str, given: _Given) -> None:

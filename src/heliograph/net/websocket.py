@@ -91,9 +91,17 @@ class State(IntEnum):
 _OPEN = State.OPEN
 
 
-def accept(context: Context, transport: asyncio.Transport, request: Request, rest: bytes) -> None:
+def accept(
+    context: Context,
+    transport: asyncio.Transport,
+    request: Request,
+    rest: bytes,
+    told_address: str | None = None,
+) -> None:
     """
     Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
+
+    *told_address* is the client's, where a proxy told it before the request.
 
     Raises HandshakeRefused, and then nothing was changed. Whatever else is wrong
     is told inside the WebSocket: a browser shows its page nothing of a failed handshake.
@@ -108,7 +116,7 @@ def accept(context: Context, transport: asyncio.Transport, request: Request, res
     connection = WebSocketConnection(context, transport, lane)
     transport.set_protocol(connection)
     handshake = handshake_response(key, subprotocol=subprotocol, headers=extensions)
-    connection.open(handshake, request, rest)
+    connection.open(handshake, request, rest, told_address)
 
 
 def _discard(_chunk: Any) -> None:
@@ -119,6 +127,7 @@ class WebSocketConnection(asyncio.Protocol):
     """A Subscriber, and the Peer of a session, over a socket."""
 
     __slots__ = (
+        "_address",
         "_context",
         "_identify_by",
         "_last_seen",
@@ -146,19 +155,22 @@ class WebSocketConnection(asyncio.Protocol):
             context.config.max_message_bytes, compression=lane is context.deflate_lane
         )
         self._state = State.OPEN
+        self._address = ""  # as it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
         self._last_seen = context.now()
         context.sockets += 1
 
     # -- Opening -------------------------------------------------------------------------
 
-    def open(self, handshake: bytes, request: Request, rest: bytes) -> None:
+    def open(
+        self, handshake: bytes, request: Request, rest: bytes, told_address: str | None
+    ) -> None:
         """Answer the handshake and begin the session, in one write."""
         config = self._context.config
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         self._context.wheel.add(self, config.ping_interval)
         try:
-            session = self._connect(request)
+            session = self._connect(request, told_address)
         except ClientError as error:
             self.write(handshake)
             self.close(error)
@@ -176,16 +188,22 @@ class WebSocketConnection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    def _connect(self, request: Request) -> Session:
-        config = self._context.config
+    def _connect(self, request: Request, told_address: str | None) -> Session:
+        context = self._context
+        config = context.config
         path = unquote(request.path.decode("latin-1"))
         key = endpoint.app_key(path, config.path_prefix)
         parameters = endpoint.query_parameters(request.query)
         endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
-        if self._context.over_capacity():
+        if context.over_capacity():
             raise refusals.over_capacity()
+        if config.max_connections_per_ip:
+            address = context.addresses.enter(self._transport, told_address, request)
+            if address is None:
+                raise refusals.too_many_from_address()
+            self._address = address
         origin = request.header(b"origin")
-        return self._context.node.connect(
+        return context.node.connect(
             key,
             origin.decode("latin-1") if origin is not None else None,
             subscription_errors=config.subscription_errors,
@@ -356,6 +374,8 @@ class WebSocketConnection(asyncio.Protocol):
             self._end()
         self._state = State.CLOSED
         self._context.sockets -= 1
+        if self._address:
+            self._context.addresses.leave(self._address)
         self._context.backlog.forget(self)
         self._context.wheel.discard(self)
         self._context.departed()

@@ -71,6 +71,12 @@ def over_capacity() -> ClientError:
     return ClientError("Over capacity", Code.OVER_CAPACITY, closes=True)
 
 
+def too_many_from_address() -> ClientError:
+    """The client's address has as many as it may have. Not 4004, after which clients give up."""
+    text = "Over capacity: too many connections from your address"
+    return ClientError(text, Code.OVER_CAPACITY, closes=True)
+
+
 def reconnect() -> ClientError:
     """The server goes away in an orderly manner."""
     return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)
