@@ -192,6 +192,11 @@ class Settings:
         " 0 is no limit.",
         group=LIMITS,
     )
+    max_messages_per_second: int = option(
+        0,
+        "Messages of one client a second, over ten seconds; more closes with 4100. 0 is no limit.",
+        group=LIMITS,
+    )
     max_connections_per_ip: int = option(
         0,
         "Clients of one address at a time, of one /64 in IPv6; 0 is no limit.",

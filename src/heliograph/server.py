@@ -65,6 +65,7 @@ class LoopTiming:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.soon = loop.call_soon
         self.later = loop.call_later
+        self.now = loop.time
 
 
 class Server:

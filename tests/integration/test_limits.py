@@ -1,5 +1,6 @@
 """What one client, one address, one app may take of the server, and what it is told beyond."""
 
+import asyncio
 import json
 import logging
 from contextlib import AsyncExitStack
@@ -10,7 +11,8 @@ from websockets.asyncio.client import unix_connect
 
 from heliograph.api.routes import Routes
 from heliograph.net.http import HttpConnection
-from tests.integration.rig import KEY, Rig, serving
+from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
+from tests.integration.test_http import UPGRADE, wire
 
 PATH = f"/app/{KEY}?protocol=7"
 TOO_MANY = "Over capacity: too many connections from your address"
@@ -123,3 +125,169 @@ async def test_connections_that_end_before_they_begin_are_counted_out() -> None:
                 client.connection.transport.abort()
             await until_left(rig, 0)
         assert rig.server.context.addresses._counts == {}
+
+
+# -- Messages of a client ------------------------------------------------------------------
+
+
+async def test_a_client_that_floods_is_closed_with_4100_and_nobody_else() -> None:
+    async with serving(max_messages_per_second=2) as rig, rig.client() as other:
+        async with rig.client() as client:
+            for _ in range(40):
+                await client.send("pusher:ping", {})
+            for _ in range(20):  # ten seconds' worth
+                await client.expect('{"event":"pusher:pong","data":"{}"}')
+            await client.expect_error(4100, "Over capacity: messages come too fast")
+            await client.expect_close(4100)
+        await other.expect_nothing_before_pong()
+        assert rig.server.context.rate_limited_messages == 1
+        async with rig.client() as again:
+            await again.expect_nothing_before_pong()
+
+
+async def test_frames_of_any_kind_count_as_messages() -> None:
+    """Pings that must be answered, binary ones that are refused, fragmented ones."""
+    for flood in (
+        b"\x89\x80\x00\x00\x00\x00" * 50,
+        b"\x8a\x80\x00\x00\x00\x00" * 50,
+        b"\x01\x81\x00\x00\x00\x00{\x80\x81\x00\x00\x00\x00}" * 50,
+    ):
+        async with serving(max_messages_per_second=1) as rig, wire(rig) as one:
+            await one.send(UPGRADE)
+            await one.read_until(b'120}"}')
+            await one.send(flood)
+            said = await one.read_until(b'Over capacity: messages come too fast"}}')
+            assert said.count(b"\x8a\x00") in (0, 10)
+            assert rig.server.context.rate_limited_messages == 1
+
+
+async def test_without_a_limit_messages_are_as_many_as_they_are() -> None:
+    async with serving() as rig, rig.client() as client:
+        for _ in range(500):
+            await client.send("pusher:ping", {})
+        for _ in range(500):
+            await client.expect('{"event":"pusher:pong","data":"{}"}')
+
+
+# -- Subscriptions of a connection ---------------------------------------------------------
+
+
+async def test_a_connection_has_as_many_subscriptions_as_it_may_have() -> None:
+    """One more is an error, and the socket stays; one less makes room."""
+    async with serving(max_subscriptions=3) as rig, rig.client() as client:
+        for number in range(3):
+            assert "subscription_succeeded" in await client.subscribe(f"c{number}")
+        for name in ("c3", "c4", "presence-c"):
+            data = json.dumps({"user_id": "1"}) if name.startswith("presence") else None
+            error = json.loads(await client.subscribe(name, data))["data"]
+            assert error == {
+                "code": None,
+                "message": "Subscription limit exceeded: a connection may have 3",
+            }
+        await client.send("pusher:unsubscribe", {"channel": "c0"})
+        assert "subscription_succeeded" in await client.subscribe("c4")
+        channels = json.loads((await rig.request("GET", "/channels")).body)["channels"]
+        assert sorted(channels) == ["c1", "c2", "c4"]
+
+
+# -- Publishes of an app -------------------------------------------------------------------
+
+
+async def test_an_app_that_publishes_too_fast_is_told_429_and_when_to_come_again() -> None:
+    async with serving(max_publishes_per_second=5) as rig, rig.client() as client:
+        await client.subscribe("c")
+        body = {"name": "n", "channel": "c", "data": "x"}
+        replies = [await rig.request("POST", "/events", body) for _ in range(10)]
+        assert [reply.status for reply in replies].count(429) >= 4
+        taken = [reply.status for reply in replies].count(200)
+        for _ in range(taken):
+            await client.expect('{"event":"n","channel":"c","data":"x"}')
+        await client.expect_nothing_before_pong()
+        refused = replies[-1]
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.text == (
+            "The rate limit was exceeded: this app may publish 5 events a second here\n"
+        )
+        assert rig.server.node.tally.rate_limited_publishes == 10 - taken
+        # Looking is not publishing.
+        assert (await rig.request("GET", "/channels")).status == 200
+
+
+async def test_every_event_of_a_batch_and_every_channel_of_an_event_counts() -> None:
+    """And what is refused is refused whole: nobody hears a part of it."""
+    events = [{"name": "n", "channel": "c", "data": "x"}] * 10
+    for path, body in (
+        ("/batch_events", {"batch": events}),
+        ("/events", {"name": "n", "channels": [f"c{n}" for n in range(10)], "data": "x"}),
+    ):
+        async with serving(max_publishes_per_second=2) as rig, rig.client() as client:
+            assert (await rig.request("POST", path, body)).status == 200
+            await client.subscribe("c")
+            reply = await rig.request("POST", path, body)
+            assert reply.status == 429
+            assert int(reply.headers["Retry-After"]) in (4, 5)
+            await client.expect_nothing_before_pong()
+            assert rig.server.node.tally.rate_limited_publishes == 10
+
+
+async def test_an_app_that_is_limited_takes_nothing_from_another(tmp_path: Path) -> None:
+    file = tmp_path / "apps.toml"
+    file.write_text('[[apps]]\nid = "7"\n[[apps.keys]]\nkey = "seven"\nsecret = "seven-secret"\n')
+    async with serving(max_publishes_per_second=1, config=str(file)) as rig:
+        body = {"name": "n", "channel": "c", "data": "x"}
+        statuses = [(await rig.request("POST", "/events", body)).status for _ in range(3)]
+        assert statuses.count(429) >= 1
+        rig.app_id, rig.key, rig.secret = "7", "seven", "seven-secret"
+        for _ in range(20):
+            assert (await rig.request("POST", "/events", body)).status == 200
+
+
+async def test_the_deprecated_way_to_publish_is_limited_too() -> None:
+    async with serving(max_publishes_per_second=1) as rig:
+        replies = [
+            await rig.request("POST", "/channels/c/events", b"x", {"name": "n"}) for _ in range(3)
+        ]
+        statuses = [reply.status for reply in replies]
+        assert statuses[0] == 202
+        assert 429 in statuses
+
+
+# -- Patience ------------------------------------------------------------------------------
+
+
+async def test_slow_clients_of_every_kind_are_given_up() -> None:
+    """Silence, a head or a body or a handshake that trickles: a thousand of them end in time."""
+    beginnings = (
+        b"",
+        b"\r\n",
+        b"GET /app/x HT",
+        UPGRADE[:-3],
+        b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    )
+    async with serving(request_timeout=0.6) as rig, AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(wire(rig)) for _ in range(300)]
+        ends = []
+        for number, one in enumerate(wires):
+            await one.send(beginnings[number % len(beginnings)])
+            ends.append(asyncio.create_task(one.read_all()))
+        while not all(end.done() for end in ends):
+            for one, end in zip(wires, ends, strict=True):
+                if not end.done() and not one.writer.is_closing():
+                    one.writer.write(b"x")
+            await asyncio.wait(ends, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
+            await rig.fetch("GET", "/health")
+        async with asyncio.timeout(PATIENCE_S):  # they had two seconds to read why
+            while len(rig.server.context.http_connections) > 1:
+                await rig.fetch("GET", "/health")
+        assert {end.result()[:12] for end in ends} <= {b"HTTP/1.1 408", b"HTTP/1.1 400", b""}
+
+
+async def test_a_message_in_endless_fragments_is_not_waited_for() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        await one.read_until(b'120}"}')
+        await one.send(b"\x01\x81\x00\x00\x00\x00x" + b"\x00\x81\x00\x00\x00\x00x" * 2000)
+        answer = await one.read_all()
+        assert answer[:1] == b"\x88"
+        assert int.from_bytes(answer[2:4], "big") == 1008

@@ -18,6 +18,7 @@ LEAVES = {
     "metrics",
     "options",
     "reply",
+    "rate",
     "summary",
 }
 
@@ -36,6 +37,7 @@ ALLOWED = {
     "development": {"apps", "config", "errors"},
     "logs": set(),
     "metrics": set(),
+    "rate": set(),
     "summary": set(),
     "wire": set(),
     "hub": set(),

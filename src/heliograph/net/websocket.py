@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Any, cast
 from urllib.parse import unquote
 
+from heliograph import rate
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Fact
@@ -43,6 +44,9 @@ LINGER_S = 2.0
 
 FAR_OVER = 4
 """A client this many times over its limit is not waited for."""
+
+MESSAGES_BURST_S = 10.0
+"""Clients subscribe to all their channels at once: so much time's messages may come together."""
 
 PING = frame(Opcode.PING)
 
@@ -131,6 +135,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_context",
         "_identify_by",
         "_last_seen",
+        "_paid_until",
         "_reader",
         "_session",
         "_state",
@@ -158,6 +163,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._address = ""  # as it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
         self._last_seen = context.now()
+        self._paid_until = 0.0  # see rate.py
         context.sockets += 1
 
     # -- Opening -------------------------------------------------------------------------
@@ -221,6 +227,8 @@ class WebSocketConnection(asyncio.Protocol):
             context.messages_received += 1
             if self._state is not _OPEN:
                 self._state = _OPEN  # it was asked whether it is there
+            if context.config.max_messages_per_second and not self._pays(now):
+                return
             session.receive(text, now)
         else:
             self._take_frames(data, now)
@@ -228,10 +236,11 @@ class WebSocketConnection(asyncio.Protocol):
     def _take_frames(self, data: bytes, now: float) -> None:
         if self._state is State.PINGED:
             self._state = State.OPEN
+        limited = self._context.config.max_messages_per_second
         for opcode, payload in self._reader.feed(data):
             if opcode is Opcode.CLOSE:
                 self._close_received(payload)
-            elif self._session is None:
+            elif self._session is None or (limited and not self._pays(now)):
                 continue  # we are closing, and wait for the peer's Close frame only
             elif opcode is Opcode.TEXT:
                 self._context.messages_received += 1
@@ -243,6 +252,22 @@ class WebSocketConnection(asyncio.Protocol):
         failure = self._reader.failure
         if failure is not None and self._state < State.CLOSING:
             self._fail(failure.code, failure.reason)
+
+    def _pays(self, now: float) -> bool:
+        """Return whether one more message may come now; close where it may not."""
+        context = self._context
+        paid_until = rate.paid_until(
+            self._paid_until,
+            now,
+            per_second=context.config.max_messages_per_second,
+            burst_s=MESSAGES_BURST_S,
+        )
+        if paid_until is None:
+            context.rate_limited_messages += 1
+            self.close(refusals.too_many_messages())
+            return False
+        self._paid_until = paid_until
+        return True
 
     def eof_received(self) -> None:
         """The peer sends no more: the transport closes itself, and says so."""
