@@ -100,7 +100,9 @@ class Settings:
         group=SERVER,
         choices=("debug", "info", "warning", "error"),
     )
-    debug: bool = option(False, "Log everything.", group=SERVER)
+    debug: bool = option(
+        False, "Log everything, each message of every client, too. Secrets are cut.", group=SERVER
+    )
     pusher_app_id: str | None = option(
         None,
         "The app's id; decimal, or some SDKs cannot name it.",

@@ -1,9 +1,31 @@
-"""One set-up of logging, for the whole process. One line for one fact."""
+"""
+One set-up of logging, for the whole process. One line for one fact.
+
+What strangers can put into a message cannot begin a line of its own, nor speak to a terminal.
+"""
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class TextFormatter(logging.Formatter):
+    """A line of time, level and message; the exception below it, where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line, with what is no printable character as an escape."""
+        return _UNPRINTABLE.sub(_escape, super().formatMessage(record))
+
+
+def _escape(character: re.Match[str]) -> str:
+    return character[0].encode("unicode_escape").decode()
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,14 +46,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(level: str, style: str = "text") -> None:
-    """Send the server's log to standard error, from *level* on; *style* is text or json."""
+    """
+    Send the process's log to standard error; *style* is text or json.
+
+    What the server says, from *level* on; what Python and the libraries have to say, from
+    warnings on, and in the same style: a machine that reads the log reads all of it.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter()
-        if style == "json"
-        else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    )
-    root = logging.getLogger("heliograph")
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False
+    root.setLevel(logging.WARNING)
+    logging.getLogger("heliograph").setLevel(level.upper())
+    logging.captureWarnings(capture=True)

@@ -31,6 +31,7 @@ from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Handler
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import bind, listen
+from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, TextLane
 from heliograph.node import Node
 from heliograph.protocols.pusher import refusals
@@ -121,6 +122,7 @@ class Server:
             deflate_lane=DeflateLane(config.ws_compression_threshold)
             if config.enable_ws_compression
             else None,
+            connect=WatchedConnection if _at_level(config) == "debug" else None,
             http_limits=HttpLimits(
                 max_head_bytes=config.max_request_head_bytes,
                 max_body_bytes=config.max_request_body_bytes,
@@ -277,10 +279,14 @@ def run(config: Config, load: Callable[[], Config]) -> int:
     read again by *load*, which raises ConfigError where nothing is to be changed. Raises
     ConfigError.
     """
-    logs.set_up("debug" if config.debug else config.log_level, config.log_format)
+    logs.set_up(_at_level(config), config.log_format)
     _collect_rarely()
     with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
         return runner.run(_serve(config, load))
+
+
+def _at_level(config: Config) -> str:
+    return "debug" if config.debug else config.log_level
 
 
 def _collect_rarely() -> None:

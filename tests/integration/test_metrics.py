@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from heliograph import metrics
-from heliograph.logs import JsonFormatter
 from tests.integration.rig import Rig, serving
 
 ROOT = Path(__file__).parents[2]
@@ -187,20 +185,3 @@ def test_the_table_of_the_document_is_the_one_of_the_code() -> None:
     document = (ROOT / "docs" / "operations.md").read_text()
     _, _, rest = document.partition("<!-- metrics -->\n")
     assert rest.partition("<!-- /metrics -->")[0] == metrics.table()
-
-
-# -- Logs for machines ---------------------------------------------------------------------
-
-
-def test_a_fact_is_one_line_of_json_with_its_exception_inside() -> None:
-    record = logging.LogRecord("heliograph.x", logging.ERROR, "", 1, "it %s", ("broke",), None)
-    try:
-        int("why")
-    except ValueError:
-        record.exc_info = sys.exc_info()
-    line = JsonFormatter().format(record)
-    assert "\n" not in line
-    fields = json.loads(line)
-    assert (fields["level"], fields["message"]) == ("error", "it broke")
-    assert fields["time"].endswith("Z")
-    assert "ValueError: invalid literal" in fields["exception"]

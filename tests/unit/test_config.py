@@ -118,6 +118,8 @@ def test_every_key_of_an_app_is_an_option_for_the_single_app() -> None:
     assert {one.name for one in APP_OPTIONS} == {
         "name",
         "enabled",
+        "max_publishes_per_second",
+        "max_subscriptions",
         "client_events",
         "subscription_count",
         "watchlist",

@@ -19,7 +19,7 @@ from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
 
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
-    from heliograph.net.websocket import TextLane
+    from heliograph.net.websocket import TextLane, WebSocketConnection
 
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class Context:
     wheel: Wheel
     lane: "TextLane"
     deflate_lane: "TextLane | None" = None  # where compression is on
+    # What a client's connection is made by, where that is not an ordinary one.
+    connect: "Callable[[Context, asyncio.Transport, TextLane], WebSocketConnection] | None" = None
     http_limits: HttpLimits
     header_memory: HeaderMemory = field(default_factory=HeaderMemory)
     now: Callable[[], float]  # monotonic seconds

@@ -117,7 +117,7 @@ def accept(
     if deflate_lane is not None and (accepted := negotiate(request.headers)) is not None:
         lane = deflate_lane
         extensions = ((b"Sec-WebSocket-Extensions", accepted),)
-    connection = WebSocketConnection(context, transport, lane)
+    connection = (context.connect or WebSocketConnection)(context, transport, lane)
     transport.set_protocol(connection)
     handshake = handshake_response(key, subprotocol=subprotocol, headers=extensions)
     connection.open(handshake, request, rest, told_address)

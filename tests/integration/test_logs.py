@@ -1,0 +1,164 @@
+"""What the log says, to people and to machines."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect
+
+from heliograph import logs
+from heliograph.hub.event import Event
+from heliograph.net.websocket import DeflateLane
+from heliograph.wire.unmasked import spoken
+from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
+from tests.conftest import StartServer
+from tests.integration.rig import APP_ID, KEY, SECRET, serving
+from tests.server import ServerProcess
+
+Log = Callable[[], list[str]]
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Log]:
+    """Return the lines of a log that is set up meanwhile; afterwards logging is as it was."""
+    root, ours = logging.getLogger(), logging.getLogger("heliograph")
+    before = root.handlers[:], root.level, ours.level
+
+    def lines() -> list[str]:
+        return capsys.readouterr().err.splitlines()
+
+    try:
+        yield lines
+    finally:
+        logging.captureWarnings(capture=False)
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
+
+
+def test_a_fact_is_one_line_of_json_with_its_exception_inside(log: Log) -> None:
+    logs.set_up("info", "json")
+    try:
+        int("why")
+    except ValueError:
+        logging.getLogger("heliograph.x").exception("it %s", "broke\nand how\u2028")
+    (line,) = log()
+    fields = json.loads(line)
+    assert list(fields) == ["time", "level", "logger", "message", "exception"]
+    assert fields["level"] == "error"
+    assert fields["logger"] == "heliograph.x"
+    assert fields["message"] == "it broke\nand how\u2028"
+    assert fields["time"].endswith("Z")
+    assert "ValueError: invalid literal" in fields["exception"]
+
+
+def test_what_libraries_and_python_say_is_of_the_same_form(log: Log) -> None:
+    logs.set_up("error", "json")
+    logging.getLogger("asyncio").error("a callback failed\ntransport: <x>")
+    logging.getLogger("asyncio").info("not worth a line")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn("old ways", UserWarning, stacklevel=1)
+    loggers = [json.loads(line)["logger"] for line in log()]
+    assert loggers == ["asyncio", "py.warnings"]
+
+
+def test_strangers_can_neither_begin_a_line_nor_speak_to_the_terminal(log: Log) -> None:
+    logs.set_up("info")
+    logging.getLogger("heliograph.x").info("channel %s", "a\n2020 ERROR b\r\x1b[2J\x9b\u2028ü")
+    (line,) = log()
+    assert line.endswith(r"INFO channel a\n2020 ERROR b\r\x1b[2J\x9b\u2028ü")
+
+
+def test_levels_leave_out_what_is_below(log: Log) -> None:
+    logs.set_up("warning")
+    logging.getLogger("heliograph.x").info("a detail")
+    logging.getLogger("heliograph.x").warning("a danger")
+    (line,) = log()
+    assert line.endswith("WARNING a danger")
+
+
+# -- Frames --------------------------------------------------------------------------------
+
+
+def subscribe(server: ServerProcess, *, compression: str | None = None) -> str:
+    """Do what a client with secrets does; return what the server's log says of it."""
+    url = f"ws://127.0.0.1:{server.port}/app/{server.key}?protocol=7"
+    with connect(url, proxy=None, compression=compression) as client:
+        client.recv()
+        member = json.dumps({"user_id": "ann", "user_info": {"pass": "open sesame"}})
+        data = {"channel": "presence-a", "auth": f"{KEY}:open sesame", "channel_data": member}
+        client.send(json.dumps({"event": "pusher:subscribe", "data": data}))
+        client.recv()
+        client.send(json.dumps({"event": "pusher:subscribe", "data": {"channel": "a\u2028b"}}))
+        client.recv()
+        client.send("{" + "sesame" * 200)
+        client.recv()
+        client.close(4321, "goodbye")
+    return server.log()
+
+
+@pytest.mark.parametrize("option", [{"debug": True}, {"log_level": "debug"}])
+def test_debug_shows_frames_and_no_secret(
+    start_server: StartServer, option: dict[str, Any]
+) -> None:
+    server = start_server(option)
+    log = subscribe(server)
+    assert "sesame" not in log
+    assert SECRET not in log
+    assert 'sent {"event":"pusher:connection_established"' in log
+    assert f'"auth":"{KEY}:(hidden)"' in log
+    assert "received (1201 bytes that are no JSON)" in log
+    assert "received a Close frame: 4321 goodbye" in log
+    assert "sent a Close frame: 4321" in log
+
+
+def test_frames_are_shown_as_json_too_and_inflated(start_server: StartServer) -> None:
+    server = start_server(
+        {
+            "debug": True,
+            "log_format": "json",
+            "enable_ws_compression": True,
+            "ws_compression_threshold": 0,
+        }
+    )
+    log = subscribe(server, compression="deflate")
+    said = [json.loads(line)["message"] for line in log.splitlines()]
+    assert any("received" in one and "presence-a" in one for one in said)
+    assert any("sent" in one and "connection_established" in one for one in said)
+    assert "sesame" not in log
+
+
+def test_no_frame_is_in_the_log_unless_asked_for(start_server: StartServer) -> None:
+    log = subscribe(start_server())
+    assert "presence-a" not in log
+    assert "connected" not in log
+
+
+async def test_watched_clients_are_served_like_any_other() -> None:
+    async with serving(debug=True) as rig, rig.client() as ann, rig.client() as bob:
+        await ann.subscribe("private-a")
+        await bob.subscribe("private-a")
+        await ann.send("client-x", {"n": 1}, channel="private-a")
+        await bob.expect('{"event":"client-x","channel":"private-a","data":"{\\"n\\": 1}"}')
+        await rig.publish("e", "private-a", "x" * 9000)
+        for client in (ann, bob):
+            assert json.loads(await client.receive())["data"] == "x" * 9000
+        assert rig.app_id == APP_ID
+
+
+def test_frames_are_read_as_they_were_written() -> None:
+    lane = DeflateLane(1)
+    long = lane.encode(Event("c", "e", b'"' + b"x" * 70_000 + b'"', None, None))
+    chunk = text_frame(b"a") + text_frame(b"b" * 300) + text_frame(b"c" * 70_000) + long
+    chunk = b"HTTP/1.1 101 X\r\nA: b\r\n\r\n" + chunk + frame(Opcode.PING) + close_frame(4200, "x")
+    read = list(spoken(chunk))
+    assert [opcode for opcode, _ in read] == [Opcode.TEXT] * 4 + [Opcode.PING, Opcode.CLOSE]
+    assert [len(payload) for _, payload in read[:3]] == [1, 300, 70_000]
+    assert read[3][1].startswith(b'{"event":"e"')
+    assert read[5][1] == b"\x10\x68x"
