@@ -13,7 +13,7 @@ from statistics import median
 from soak.run import Outcome
 
 MIB = 1 << 20
-WIDTH, PANEL, GAP, LEFT, TOP, RIGHT = 860, 120, 46, 70, 52, 14
+WIDTH, PANEL, GAP, LEFT, TOP, RIGHT = 880, 120, 46, 70, 52, 34
 MOST_POINTS = 400
 SILENCE = 3
 """So many times as long between two measurements as usual, and no line is drawn."""
@@ -75,7 +75,7 @@ def _panels(outcome: Outcome) -> list[Panel]:
             [Line("descriptors", BLUE, [(one.time, one.descriptors) for one in samples])],
         ),
         Panel(
-            "From publishing to hearing, of each second",
+            "From publishing to hearing",
             "ms",
             [
                 Line("median", BLUE, [(time, p50 * 1e3) for time, p50, _ in heard if p50]),
@@ -83,7 +83,7 @@ def _panels(outcome: Outcome) -> list[Panel]:
             ],
         ),
         Panel(
-            "Lag of the event loop, of each second",
+            "Lag of the event loop, in each second",
             "ms",
             [
                 Line("median", BLUE, [(time, middle * 1e3) for time, middle, _ in outcome.lags]),
