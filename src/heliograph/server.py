@@ -308,8 +308,6 @@ def _loop_factory(kind: str) -> Any:
 
 
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
-    for warning in config.warnings:
-        logger.warning("%s", warning)
     server = Server(config)
     stopping = asyncio.Event()
 
@@ -325,6 +323,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     # Whoever asks so early to read the file again sees it read for the first time.
     loop.add_signal_handler(signal.SIGHUP, _read_already)
     await server.start()
+    for warning in config.warnings:
+        logger.warning("%s", warning)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, load)
     _announce(server)
     await stopping.wait()
