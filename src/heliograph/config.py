@@ -70,6 +70,11 @@ class Settings:
     path_prefix: str = option(
         "", "A path before /app and /apps, as a proxy may put there; not signed.", group=SERVER
     )
+    cors_allowed_origins: tuple[str, ...] = option(
+        (),
+        "Sites whose pages may read answers of the HTTP API, * for anything; none when empty.",
+        group=SERVER,
+    )
     loop: str = option(
         "auto",
         "The event loop: auto is uvloop where it exists.",

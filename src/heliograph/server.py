@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from heliograph import development, logs
+from heliograph.api.cors import CrossOrigin
 from heliograph.api.metered import Metered, MetricsPage
 from heliograph.api.routes import Routes
 from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
@@ -179,9 +180,12 @@ class Server:
             websockets=websockets,
         )
         handler: Handler = routes
+        if self.config.cors_allowed_origins and api:
+            prefix = self.config.path_prefix
+            handler = CrossOrigin(self.config.cors_allowed_origins, prefix, routes)
         if self._instruments is not None:
             requests = self._instruments.requests
-            handler = Metered(routes, requests, self.config.path_prefix, self.context.now)
+            handler = Metered(handler, requests, self.config.path_prefix, self.context.now)
             if self.config.metrics and api:
                 handler = self._metrics_page(handler)
         await self._serve(sockets, handler, websockets=websockets)
