@@ -8,7 +8,7 @@ the place, and shows nothing of a secret.
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,19 +16,25 @@ from heliograph.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webhook
 from heliograph.errors import ConfigError
 from heliograph.options import Option
 
+ReadSecret = Callable[[str, str], str]
+"""Takes the path of a file with a secret, and the place that names it, for errors."""
 
-def apps_of_file(tables: list[dict[str, Any]], path: str) -> list[App]:
+
+def apps_of_file(tables: list[dict[str, Any]], path: str, read_secret: ReadSecret) -> list[App]:
     """Return the apps of the file's tables. Raises ConfigError."""
-    return [_app_of_table(table, f"{path}: apps[{number}]") for number, table in enumerate(tables)]
+    return [
+        _app_of_table(table, f"{path}: apps[{number}]", read_secret)
+        for number, table in enumerate(tables)
+    ]
 
 
-def _app_of_table(table: dict[str, Any], where: str) -> App:
+def _app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> App:
     known = {one.name: one for one in APP_OPTIONS}
     _check_keys(table, (*known, "id", "keys", "webhooks"), where)
     app_id = _text(table, "id", where)
     check_identifier(app_id, f"{where}.id")
     keys = tuple(
-        _key_of_table(key, f"{where}.keys[{number}]")
+        _key_of_table(key, f"{where}.keys[{number}]", read_secret)
         for number, key in enumerate(list_of_tables(table.get("keys", []), f"{where}.keys"))
     )
     if not keys:
@@ -47,10 +53,14 @@ def _app_of_table(table: dict[str, Any], where: str) -> App:
     return App(id=app_id, keys=keys, webhooks=webhooks, **settings)
 
 
-def _key_of_table(table: dict[str, Any], where: str) -> AppKey:
-    _check_keys(table, ("key", "secret"), where)
+def _key_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> AppKey:
+    _check_keys(table, ("key", "secret", "secret_file"), where)
     key = _text(table, "key", where)
     check_identifier(key, f"{where}.key")
+    if "secret_file" in table:
+        if "secret" in table:
+            raise ConfigError(f"{where}.secret_file: give either it or secret")
+        return AppKey(key, read_secret(_text(table, "secret_file", where), f"{where}.secret_file"))
     return AppKey(key, _text(table, "secret", where))
 
 

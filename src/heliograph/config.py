@@ -70,6 +70,11 @@ class Settings:
     path_prefix: str = option(
         "", "A path before /app and /apps, as a proxy may put there; not signed.", group=SERVER
     )
+    cors_allowed_origins: tuple[str, ...] = option(
+        (),
+        "Sites whose pages may read answers of the HTTP API, * for anything; none when empty.",
+        group=SERVER,
+    )
     loop: str = option(
         "auto",
         "The event loop: auto is uvloop where it exists.",
@@ -121,6 +126,12 @@ class Settings:
         group=SINGLE_APP,
         environment=("ANYCABLE_PUSHER_SECRET", "PUSHER_APP_SECRET"),
         secret=True,
+    )
+    pusher_secret_file: str | None = option(
+        None,
+        "A file with the app's secret, on one line; a SIGHUP reads it again.",
+        group=SINGLE_APP,
+        environment=("ANYCABLE_PUSHER_SECRET_FILE", "PUSHER_APP_SECRET_FILE"),
     )
     secret: str | None = option(
         None,
@@ -265,12 +276,17 @@ def _read_file(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
+def _mode_of_file(path: str) -> int:
+    return Path(path).stat().st_mode
+
+
 def load(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     *,
     make_up: Callable[[], tuple[str, str, str]],
     read_file: Callable[[str], str] = _read_file,
+    mode_of_file: Callable[[str], int] = _mode_of_file,
 ) -> Config:
     """
     Resolve the configuration. Raises ConfigError, whose one line names option and source.
@@ -287,11 +303,12 @@ def load(
     _check_path_prefix(values["path_prefix"], given)
     _check_pair(values, given)
     _check_networks(values["trusted_proxies"], given)
-    apps = apps_of_file(tables, str(path))
+    secrets = _SecretFiles(read_file, mode_of_file)
+    apps = apps_of_file(tables, str(path), secrets.read)
     app_sources = {
         app.id: dict.fromkeys(table, str(path)) for app, table in zip(apps, tables, strict=True)
     }
-    single = _single_app(given, values)
+    single = _single_app(given, values, secrets)
     development = not apps and single is None
     if development:
         _check_local(values["host"], given)
@@ -310,7 +327,12 @@ def load(
         development=development,
         sources=given.sources,
         app_sources=app_sources,
-        warnings=(*_warnings_of_ids(registry), *_warnings_of_idle(single, given)),
+        warnings=(
+            *_warnings_of_ids(registry),
+            *_warnings_of_idle(single, given),
+            *_warnings_of_flags(given),
+            *secrets.warnings,
+        ),
     )
 
 
@@ -371,25 +393,73 @@ def _document(path: str, read_file: Callable[[str], str], source: str) -> dict[s
         raise ConfigError(f"--config: {path} is not TOML: {error}") from None
 
 
+class _SecretFiles:
+    """Files with a secret each; *warnings* are of those that too many may read."""
+
+    def __init__(self, read_file: Callable[[str], str], mode_of_file: Callable[[str], int]) -> None:
+        self.warnings: list[str] = []
+        self._read_file = read_file
+        self._mode_of_file = mode_of_file
+
+    def read(self, path: str, where: str) -> str:
+        """Return the secret in the file *path*. Raises ConfigError, which says *where* it was."""
+        try:
+            text = self._read_file(path)
+            mode = self._mode_of_file(path)
+        except OSError as error:
+            raise ConfigError(f"{where}: cannot read {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{where}: {path} is not UTF-8") from None
+        secret = text.strip()
+        if not secret:
+            raise ConfigError(f"{where}: {path} is empty; it must hold the secret")
+        if not secret.isprintable():
+            raise ConfigError(f"{where}: {path} must hold the secret on one line, and nothing else")
+        if mode & READABLE_BY_ANYBODY:
+            self.warnings.append(
+                f"{path} holds a secret, and everybody on this machine may read it: chmod o-r"
+            )
+        return secret
+
+
+READABLE_BY_ANYBODY = 0o004
+
+
 # -- Apps ----------------------------------------------------------------------------------
 
 
-def _single_app(given: _Given, values: Mapping[str, Any]) -> App | None:
+def _single_app(given: _Given, values: Mapping[str, Any], secrets: _SecretFiles) -> App | None:
     """Return the app that flags, environment or the top of the file describe, if they do."""
+    own_secret = _own_secret(given, values, secrets)
     parts = {
         "pusher_app_id": values["pusher_app_id"],
         "pusher_app_key": values["pusher_app_key"],
-        "pusher_secret": values["pusher_secret"] or values["secret"],
+        "pusher_secret": own_secret or values["secret"],
     }
-    if not (parts["pusher_app_id"] or parts["pusher_app_key"] or values["pusher_secret"]):
+    if not (parts["pusher_app_id"] or parts["pusher_app_key"] or own_secret):
         return None
     for name, value in parts.items():
         if not value:
             others = ", ".join(
-                f"--{other} (from {given.source(other)})" for other in parts if values[other]
+                f"--{other} (from {given.source(other)})"
+                for other in (*parts, "pusher_secret_file")
+                if values[other]
             )
             raise ConfigError(f"--{name}: missing, though {others} is given")
     return _app(given, *parts.values())
+
+
+def _own_secret(given: _Given, values: Mapping[str, Any], secrets: _SecretFiles) -> str | None:
+    path: str | None = values["pusher_secret_file"]
+    secret: str | None = values["pusher_secret"]
+    if not path:
+        return secret
+    if secret:
+        raise ConfigError(
+            f"--pusher_secret_file (from {given.source('pusher_secret_file')}): give either it or"
+            f" --pusher_secret (from {given.source('pusher_secret')})"
+        )
+    return secrets.read(path, f"--pusher_secret_file (from {given.source('pusher_secret_file')})")
 
 
 def _app(given: _Given, app_id: str, key: str, secret: str) -> App:
@@ -486,3 +556,18 @@ def _warnings_of_idle(single: App | None, given: _Given) -> list[str]:
         for one in APP_OPTIONS
         if single is None and one.name in given.sources
     ]
+
+
+def _warnings_of_flags(given: _Given) -> list[str]:
+    """What stands on the command line can be read by everybody who may list processes."""
+    return [
+        f"--{one.name} stands on the command line, where everybody on this machine can read it:"
+        f" use {_instead_of_flag(one)}"
+        for one in OPTIONS.values()
+        if one.secret and given.source(one.name).startswith("the flag")
+    ]
+
+
+def _instead_of_flag(one: Option) -> str:
+    file = f"{one.name}_file"
+    return f"{one.variables[0]} or --{file}" if file in OPTIONS else one.variables[0]

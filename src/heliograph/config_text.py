@@ -84,6 +84,7 @@ def sample() -> str:
         "#[[apps.keys]]",
         '#key = "my-app-key"',
         '#secret = "my-app-secret"',
+        '# or, for a file that holds it on one line: secret_file = "/run/secrets/my-app"',
         "",
         "#[[apps.webhooks]]",
         '#url = "http://localhost:8000/webhooks"',

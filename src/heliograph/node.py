@@ -43,6 +43,7 @@ from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import Later, Reply, after, proceed
+from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +81,12 @@ class Tenant:
         counters: Counters,
         *,
         tally: Tally,
+        failures: Summary,
         record: Record,
         terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
+        self._failures = failures
         self.tally = tally
         self.users: Users[Session] = Users()
         self.subscriptions = 0
@@ -189,6 +192,11 @@ class Tenant:
                 self._tell(found.changes)
 
         proceed(self._engine.sign_out(self.app.id, user.id, session.id), signed_out, self._lost)
+
+    def signature_failed(self, reason: str) -> None:
+        """Take note that a client showed a signature that is none; *reason* is of a few."""
+        self.tally.auth_failures += 1
+        self._failures.note(f"app {self.app.id}", f"a client was refused: {reason}")
 
     def ended(self, session: Session) -> None:
         """Forget the session."""
@@ -333,6 +341,7 @@ class Node:
     ) -> None:
         self.counters = Counters()
         self.tally = Tally()
+        self._failures = Summary(logger, logging.INFO, timing.later)
         self._random_bits = random_bits
         self._new_tenant = partial(
             Tenant,
@@ -340,6 +349,7 @@ class Node:
             timing=timing,
             counters=self.counters,
             tally=self.tally,
+            failures=self._failures,
             record=record,
             terminate_code=terminate_code,
         )
@@ -389,6 +399,22 @@ class Node:
     def tenants(self) -> Iterable[Tenant]:
         """Return all apps."""
         return self._tenants.values()
+
+    def request_failed(self, app_id: str | None, key: str | None, reason: str) -> None:
+        """
+        Take note that a request of the HTTP API was not signed as it must be.
+
+        It is the operator who can mend that, and so must find it in the log. What strangers
+        write in *app_id* and *key* is not repeated there; *reason* is of a few.
+        """
+        owner = None if key is None else self._by_key.get(key)
+        tenant = owner or (None if app_id is None else self._tenants.get(app_id))
+        subject = "no app of ours" if tenant is None else f"app {tenant.app.id}"
+        if owner is None and key is not None:
+            reason = "unknown key"
+        elif owner is not None and app_id is not None and owner.app.id != app_id:
+            reason = "its key, but the id of another app"
+        self._failures.note(subject, f"an API request was refused: {reason}")
 
     @property
     def connections(self) -> int:

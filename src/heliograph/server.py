@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from heliograph import development, logs
+from heliograph.api.cors import CrossOrigin
 from heliograph.api.metered import Metered, MetricsPage
 from heliograph.api.routes import Routes
 from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
@@ -181,9 +182,12 @@ class Server:
             websockets=websockets,
         )
         handler: Handler = routes
+        if self.config.cors_allowed_origins and api:
+            prefix = self.config.path_prefix
+            handler = CrossOrigin(self.config.cors_allowed_origins, prefix, routes)
         if self._instruments is not None:
             requests = self._instruments.requests
-            handler = Metered(routes, requests, self.config.path_prefix, self.context.now)
+            handler = Metered(handler, requests, self.config.path_prefix, self.context.now)
             if self.config.metrics and api:
                 handler = self._metrics_page(handler)
         await self._serve(sockets, handler, websockets=websockets)
@@ -314,8 +318,6 @@ def _loop_factory(kind: str) -> Any:
 
 
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
-    for warning in config.warnings:
-        logger.warning("%s", warning)
     server = Server(config)
     stopping = asyncio.Event()
 
@@ -331,6 +333,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     # Whoever asks so early to read the file again sees it read for the first time.
     loop.add_signal_handler(signal.SIGHUP, _read_already)
     await server.start()
+    for warning in config.warnings:
+        logger.warning("%s", warning)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, load)
     _announce(server)
     await stopping.wait()

@@ -16,6 +16,7 @@ from heliograph.errors import ConfigError
 
 SINGLE = {"pusher_app_id": "3", "pusher_app_key": "key", "pusher_secret": "hidden-secret"}
 FILE = {"config": "h.toml"}
+SECRET_SET = {"HELIOGRAPH_PUSHER_SECRET": "hidden-secret"}
 
 
 def resolve(
@@ -135,6 +136,8 @@ def test_every_key_of_an_app_is_an_option_for_the_single_app() -> None:
         "max_channels_per_publish",
         "max_batch",
         "max_client_events_per_second",
+        "max_publishes_per_second",
+        "max_subscriptions",
         "webhook_batching",
     }
 
@@ -339,6 +342,112 @@ def test_an_empty_secret_is_none() -> None:
     assert problem({**SINGLE, "pusher_secret": ""}).startswith("--pusher_secret: missing")
 
 
+# -- Secrets that stand elsewhere ----------------------------------------------------------
+
+ID_AND_KEY = {"pusher_app_id": "3", "pusher_app_key": "key"}
+
+
+def with_files(
+    files: Mapping[str, str],
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    mode: int = 0o100600,
+) -> Config:
+    def read_file(path: str) -> str:
+        if path not in files:
+            raise PermissionError(13, "Permission denied", path)
+        return files[path]
+
+    return load(
+        {**ID_AND_KEY, **(flags or {})},
+        environ or {},
+        make_up=lambda: ("1", "made-up", "made-up"),
+        read_file=read_file,
+        mode_of_file=lambda _path: mode,
+    )
+
+
+@pytest.mark.parametrize("text", ["s3cret", "s3cret\n", "s3cret\r\n", "\n s3cret \n"])
+def test_a_secret_may_stand_in_a_file_as_editors_leave_it(text: str) -> None:
+    secret = {"/secret": text}
+    for config in (
+        with_files(secret, {"pusher_secret_file": "/secret"}),
+        with_files(secret, environ={"PUSHER_APP_SECRET_FILE": "/secret"}),
+        with_files(secret, {"pusher_secret_file": "/secret"}, {"HELIOGRAPH_SECRET": "other"}),
+    ):
+        assert only(config).secret("key") == b"s3cret"
+        assert config.warnings == ()
+
+
+def test_apps_of_the_file_may_have_theirs_in_files_too() -> None:
+    toml = """
+        pusher_secret_file = "/one"
+        [[apps]]
+        id = "7"
+        keys = [{ key = "seven", secret_file = "/two" }, { key = "old", secret = "here" }]
+    """
+    files = {"h.toml": toml, "/one": "first", "/two": "second"}
+    by_id = {app.id: app for app in with_files(files, {"config": "h.toml"}).apps}
+    assert by_id["3"].secret("key") == b"first"
+    assert by_id["7"].secret("seven") == b"second"
+    assert by_id["7"].secret("old") == b"here"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read /secret: Permission denied"),
+        ("", "/secret is empty; it must hold the secret"),
+        (" \n", "/secret is empty; it must hold the secret"),
+        ("hidden-secret\nmore", "/secret must hold the secret on one line, and nothing else"),
+        ("hidden-secret\0", "/secret must hold the secret on one line, and nothing else"),
+    ],
+)
+def test_a_file_without_a_secret_is_an_error_that_names_it(text: str | None, message: str) -> None:
+    files = {} if text is None else {"/secret": text}
+    with pytest.raises(ConfigError) as caught:
+        with_files(files, {"pusher_secret_file": "/secret"})
+    assert str(caught.value) == (
+        f"--pusher_secret_file (from the flag --pusher_secret_file): {message}"
+    )
+    files["h.toml"] = '[[apps]]\nid = "7"\nkeys = [{ key = "seven", secret_file = "/secret" }]'
+    with pytest.raises(ConfigError) as caught:
+        with_files(files, {"config": "h.toml", "pusher_secret": "s"})
+    assert str(caught.value) == f"h.toml: apps[0].keys[0].secret_file: {message}"
+
+
+def test_a_secret_is_given_once() -> None:
+    with pytest.raises(ConfigError, match="give either it or --pusher_secret \\(from the env"):
+        with_files({"/secret": "s"}, {"pusher_secret_file": "/secret"}, SECRET_SET)
+    toml = '[[apps]]\nid = "7"\nkeys = [{ key = "k", secret = "s", secret_file = "/secret" }]'
+    with pytest.raises(ConfigError, match="secret_file: give either it or secret"):
+        with_files({"/secret": "s", "h.toml": toml}, {"config": "h.toml"}, SECRET_SET)
+
+
+def test_a_file_that_everybody_may_read_is_warned_of() -> None:
+    flags = {"pusher_secret_file": "/secret"}
+    assert with_files({"/secret": "s"}, flags, mode=0o100640).warnings == ()
+    (warning,) = with_files({"/secret": "s"}, flags, mode=0o100644).warnings
+    assert warning == (
+        "/secret holds a secret, and everybody on this machine may read it: chmod o-r"
+    )
+
+
+def test_a_secret_on_the_command_line_is_warned_of() -> None:
+    """For each there is another way; every option that is a secret has one."""
+    for name, one in OPTIONS.items():
+        if not one.secret:
+            continue
+        flags = {**ID_AND_KEY, "pusher_secret_file": "/secret", name: "hidden-secret"}
+        if name == "pusher_secret":
+            del flags["pusher_secret_file"]
+        (warning,) = with_files({"/secret": "s"}, flags).warnings
+        assert warning.startswith(f"--{name} stands on the command line, where everybody")
+        assert one.variables[0] in warning
+        assert ("--pusher_secret_file" in warning) == (name == "pusher_secret")
+        assert "hidden-secret" not in warning
+
+
 def test_a_wrong_secret_is_not_shown() -> None:
     assert problem(FILE, file="pusher_secret = ['hidden-secret']") == (
         "--pusher_secret: its value is of another kind (from h.toml)"
@@ -474,11 +583,15 @@ def test_the_sample_is_accepted_when_its_comments_are_taken_away() -> None:
         assert getattr(only(config), one.name) == one.default
 
 
+NOT_IN_THE_SAMPLE = {*SINGLE, "config", "secret", "pusher_secret_file"}
+"""The file has [[apps]] for it."""
+
+
 def test_the_sample_shows_every_option() -> None:
     text = sample()
     for name, one in OPTIONS.items():
-        assert f"#{name} = " in text or name in {*SINGLE, "config", "secret"}
-        assert one.sentence in text or name in {*SINGLE, "config", "secret"}
+        assert f"#{name} = " in text or name in NOT_IN_THE_SAMPLE
+        assert one.sentence in text or name in NOT_IN_THE_SAMPLE
 
 
 def test_the_table_has_a_row_for_every_option() -> None:
@@ -487,7 +600,7 @@ def test_the_table_has_a_row_for_every_option() -> None:
 
 
 def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:
-    config = resolve({**SINGLE, "pusher_app_id": "my-app"})
+    config = resolve({"pusher_app_id": "my-app", "pusher_app_key": "key"}, SECRET_SET)
     assert config.warnings == (
         "app id 'my-app' is not a number: the Python, Go and Node SDKs cannot express it",
     )
@@ -498,7 +611,8 @@ def test_an_option_that_no_app_takes_is_warned_of() -> None:
         "--max_batch (from the flag --max_batch) is for the app of the command line,"
         " and there is none",
     )
-    assert resolve({**FILE, **SINGLE, "max_batch": "3"}, file=APPS).warnings == ()
+    single = {"pusher_app_id": "3", "pusher_app_key": "key"}
+    assert resolve({**FILE, **single, "max_batch": "3"}, SECRET_SET, APPS).warnings == ()
     assert resolve({"max_batch": "3"}).warnings == ()
 
 

@@ -109,15 +109,22 @@ class Routes:
     def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
         parameters = endpoint.query_parameters(request.query)
-        tenant = authenticate(
-            self._node,
-            found.app_id,
-            method=request.method,
-            path=path,
-            parameters=parameters,
-            body=request.body,
-            now_s=self._now_s(),
-        )
+        try:
+            tenant = authenticate(
+                self._node,
+                found.app_id,
+                method=request.method,
+                path=path,
+                parameters=parameters,
+                body=request.body,
+                now_s=self._now_s(),
+            )
+        except ApiError as error:
+            if error.status != 403:  # noqa: PLR2004 - that one is signed, but its app switched off
+                # The head of a text is one of a few; what follows may be a stranger's.
+                reason = error.message.partition(":")[0]
+                self._node.request_failed(found.app_id, dict(parameters).get("auth_key"), reason)
+            raise
         if request.method == "POST":
             # Only what somebody signed is remembered, not what strangers ask for.
             self._remember(request.path, answer, found.app_id)

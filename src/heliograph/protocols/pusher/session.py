@@ -88,6 +88,9 @@ class Application(Protocol):
     def sign_out(self, session: "Session", user: User) -> None:
         """Undo `sign_in`, and `watch` where it came to that."""
 
+    def signature_failed(self, reason: str) -> None:
+        """Take note that a client showed a signature that is none; *reason* is of a few."""
+
     def ended(self, session: "Session") -> None:
         """Forget the session, which has left all its channels."""
 
@@ -233,10 +236,10 @@ class Session:
         application = self._application
         secret = application.app.secret(key)
         if secret is None:
-            application.tally.auth_failures += 1
+            application.signature_failed("unknown key")
             raise refusals.invalid_key(key)
         if not auth.matches(auth.sign(secret, signed), signature):
-            application.tally.auth_failures += 1
+            application.signature_failed("wrong signature")
             raise refusals.invalid_signature(signed, signature)
 
     def _member(self, request: messages.Subscribe) -> Member:

@@ -1,0 +1,76 @@
+"""
+Pages of other sites that may use the HTTP API from a browser.
+
+Only where somebody asked for it: otherwise requests go straight to their routes, and browsers
+show such pages no answer. Nothing here lets anybody in; requests are signed as all are.
+
+Source: https://fetch.spec.whatwg.org/#http-cors-protocol
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from heliograph.api.response import Response
+from heliograph.protocols.pusher import endpoint
+from heliograph.reply import Reply, after
+from heliograph.wire.http import Request
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Handler(Protocol):
+    """Whoever answers HTTP requests."""
+
+    def handle(self, request: Request) -> Reply[Response]:
+        """Answer *request*, now or later. Never raises."""
+
+
+class CrossOrigin:
+    """Says of what *handler* answers under *prefix* that pages from *allowed* may read it."""
+
+    def __init__(self, allowed: Sequence[str], prefix: str, handler: Handler) -> None:
+        self._allowed = allowed
+        self._paths = (f"{prefix}/apps/".encode(), f"{prefix}/users/".encode())
+        self._handler = handler
+
+    def handle(self, request: Request) -> Reply[Response]:
+        """Answer *request*, now or later. Never raises."""
+        if not request.path.startswith(self._paths):
+            return self._handler.handle(request)
+        # Caches keep the answer for one site apart from that for another.
+        headers: Headers = ((b"Vary", b"Origin"),)
+        origin = request.header(b"origin")
+        if origin is not None and self._allows(origin):
+            headers += ((b"Access-Control-Allow-Origin", origin),)
+            if request.method == "OPTIONS" and request.header(b"access-control-request-method"):
+                return Response(204, b"", headers=headers + _permissions(request))
+        return after(self._handler.handle(request), lambda response: _with(response, headers))
+
+    def _allows(self, origin: bytes) -> bool:
+        # It is said again in the answer, so it must be short, and plain.
+        return _PLAIN.fullmatch(origin) is not None and endpoint.origin_allowed(
+            origin.decode("ascii"), self._allowed
+        )
+
+
+_PLAIN = re.compile(rb"[!-~]{1,256}")
+_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]{1,256}")
+
+
+def _permissions(request: Request) -> Headers:
+    """Return what a page may do, which its browser asks before the page does it."""
+    permissions: Headers = (
+        (b"Access-Control-Allow-Methods", b"GET, HEAD, POST"),
+        (b"Access-Control-Max-Age", b"600"),
+    )
+    asked = request.header(b"access-control-request-headers")
+    if asked is not None and _NAMES.fullmatch(asked):
+        permissions += ((b"Access-Control-Allow-Headers", asked),)
+    return permissions
+
+
+def _with(response: Response, headers: Headers) -> Response:
+    return Response(
+        response.status, response.body, response.content_type, (*response.headers, *headers)
+    )
