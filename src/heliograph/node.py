@@ -330,6 +330,7 @@ class Node:
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
         self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
+        self._engine = engine
         engine.start(self._deliver)
         self.configure(apps)
 
@@ -373,6 +374,11 @@ class Node:
     def tenants(self) -> Iterable[Tenant]:
         """Return all apps."""
         return self._tenants.values()
+
+    @property
+    def engine_available(self) -> bool:
+        """Whether what nodes share can be reached."""
+        return self._engine.available
 
     @property
     def connections(self) -> int:
