@@ -88,6 +88,10 @@ class FakeNode(Node):
         """Have it called by `tick`."""
         self._soon.append(lambda: callback(*arguments))
 
+    def now(self) -> float:
+        """Return the time, which stands still."""
+        return 0.0
+
     def later(self, _delay_s: float, callback: Callable[..., object], *arguments: Any) -> None:
         """Have it called by `tick`, too: nobody waits here."""
         self.soon(callback, *arguments)

@@ -6,13 +6,17 @@ Written by hand: a picture of a few lines is worth no dependency.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, floor, log10
+from statistics import median
 
 from soak.run import Outcome
 
 MIB = 1 << 20
 WIDTH, PANEL, GAP, LEFT, TOP, RIGHT = 860, 120, 46, 70, 52, 14
 MOST_POINTS = 400
+SILENCE = 3
+"""So many times as long between two measurements as usual, and no line is drawn."""
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}.title{font-size:15px;font-weight:600}"
     ".head{font-weight:600}.grid{stroke:#ddd}.line{fill:none;stroke-width:1.5}"
@@ -109,8 +113,9 @@ def _panel(panel: Panel, top: int, end: float) -> list[str]:
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g} {panel.unit}</text>',
         ]
     for line in panel.lines:
-        points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in _thinned(line.points))
-        parts.append(f'<polyline class="line" stroke="{line.colour}" points="{points}"/>')
+        for run in _runs(_thinned(line.points)):
+            points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in run)
+            parts.append(f'<polyline class="line" stroke="{line.colour}" points="{points}"/>')
     parts += _legend(panel, top)
     parts += _times(end, bottom, x_of)
     return parts
@@ -142,6 +147,19 @@ def _thinned(points: Points) -> Points:
         max(points[start : start + few], key=lambda point: point[1])
         for start in range(0, len(points), few)
     ]
+
+
+def _runs(points: Points) -> list[Points]:
+    """Cut *points* where nothing was measured for a while."""
+    if len(points) < 2:
+        return [points]
+    usual = median(later - sooner for (sooner, _), (later, _) in pairwise(points))
+    cuts = [
+        number
+        for number, ((sooner, _), (later, _)) in enumerate(pairwise(points), 1)
+        if later - sooner > SILENCE * usual
+    ]
+    return [points[start:end] for start, end in pairwise((0, *cuts, len(points)))]
 
 
 def _step(least: float) -> float:

@@ -60,6 +60,7 @@ class App:
         (), "Sites whose pages may connect, * for anything; all when empty."
     )
     max_connections: int = option(0, "Connections at a time, on this server.")
+    max_subscriptions: int = option(10_000, "Channels that one connection may subscribe to.")
     max_presence_members: int = option(100, "Users in a presence channel.")
     max_presence_user_bytes: int = option(1024, "Size of what a member says of itself.")
     max_presence_user_id_length: int = option(128, "Characters of a user's id.")
@@ -69,6 +70,9 @@ class App:
     max_channels_per_publish: int = option(100, "Channels that one request may publish to.")
     max_batch: int = option(10, "Events in a batch.")
     max_client_events_per_second: int = option(10, "Client events of one connection a second.")
+    max_publishes_per_second: int = option(
+        0, "Events from the HTTP API a second, one for each of their channels, on this server."
+    )
     webhook_batching: bool = option(True, "Webhooks may tell several events at once.")
 
     def secret(self, key: str) -> bytes | None:

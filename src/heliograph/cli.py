@@ -180,6 +180,16 @@ def sample_config() -> int:
     return 0
 
 
+@command.command("doctor", epilog=EPILOG)
+@click.argument("url", required=False)
+@_with_options
+def examine(url: str | None, **values: Any) -> int:
+    """Look for what may be wrong around a server; at URL, at the way to a running one, too."""
+    from heliograph import doctor  # noqa: PLC0415 - the other commands need no doctor
+
+    return doctor.report(doctor.examine(_loader(values)(), url), click.echo)
+
+
 @command.command("metrics-table", hidden=True)
 def metrics_table() -> int:
     """Print the metrics as the documentation shows them."""

@@ -188,6 +188,27 @@ class Settings:
         group=LIMITS,
         minimum=4096,
     )
+    max_total_write_buffer: int = option(
+        1 << 28,
+        "Bytes that may wait for all slow clients together before the slowest are dropped;"
+        " 0 is no limit.",
+        group=LIMITS,
+    )
+    max_messages_per_second: int = option(
+        0,
+        "Messages of one client a second, over ten seconds; more closes with 4100. 0 is no limit.",
+        group=LIMITS,
+    )
+    max_connections_per_ip: int = option(
+        0,
+        "Clients of one address at a time, of one /64 in IPv6; 0 is no limit.",
+        group=LIMITS,
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        "Addresses and networks whose X-Forwarded-For says where a client comes from.",
+        group=LIMITS,
+    )
     max_request_head_bytes: int = option(
         16384, "Size of the head of an HTTP request.", group=LIMITS, minimum=1024
     )
@@ -265,6 +286,7 @@ def load(
     values = {name: given.value(name) for name in OPTIONS}
     _check_path_prefix(values["path_prefix"], given)
     _check_pair(values, given)
+    _check_networks(values["trusted_proxies"], given)
     apps = apps_of_file(tables, str(path))
     app_sources = {
         app.id: dict.fromkeys(table, str(path)) for app, table in zip(apps, tables, strict=True)
@@ -420,6 +442,17 @@ def _check_pair(values: Mapping[str, Any], given: _Given) -> None:
             raise ConfigError(
                 f"--{other}: missing, though --{one} (from {given.source(one)}) is given"
             )
+
+
+def _check_networks(texts: tuple[str, ...], given: _Given) -> None:
+    for text in texts:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise ConfigError(
+                f"--trusted_proxies: {text!r} is neither an address nor a network such as"
+                f" 10.0.0.0/8 (from {given.source('trusted_proxies')})"
+            ) from None
 
 
 def _check_local(host: str, given: _Given) -> None:

@@ -35,12 +35,19 @@ class ClientError(HeliographError):
 
 
 class ApiError(HeliographError):
-    """A request of the HTTP API is refused with *status*; *message* is the body's only line."""
+    """
+    A request of the HTTP API is refused with *status*; *message* is the body's only line.
 
-    def __init__(self, status: int, message: str) -> None:
+    *headers* are told besides.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers
 
 
 class EngineError(HeliographError):

@@ -104,6 +104,10 @@ class Instruments:
         yield "heliograph_writes_total", counters.writes
         yield "heliograph_encodings_total", counters.encodings
         yield "heliograph_slow_readers_total", context.slow_readers
+        yield "heliograph_refused_over_capacity_total", context.refused_over_capacity
+        yield "heliograph_refused_per_address_total", context.refused_per_address
+        yield "heliograph_rate_limited_messages_total", context.rate_limited_messages
+        yield "heliograph_rate_limited_publishes_total", context.node.tally.rate_limited_publishes
 
     def _of_requests(self) -> Iterator[tuple[str, Values]]:
         tally = self._context.node.tally

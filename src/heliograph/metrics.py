@@ -61,6 +61,14 @@ FAMILIES = (
     Family("heliograph_client_errors_total", COUNTER, "Errors told to clients; the code is"
            " Pusher's, or none.", ("code",)),
     Family("heliograph_slow_readers_total", COUNTER, "Clients dropped because they did not read."),
+    Family("heliograph_refused_over_capacity_total", COUNTER, "Clients told 4100 because the server"
+           " was full."),
+    Family("heliograph_refused_per_address_total", COUNTER, "Clients told 4100 because their"
+           " address had as many connections as it may have."),
+    Family("heliograph_rate_limited_messages_total", COUNTER, "Clients told 4100 because their"
+           " messages came too fast."),
+    Family("heliograph_rate_limited_publishes_total", COUNTER, "Events answered with 429, one for"
+           " each of their channels."),
     Family("heliograph_webhook_events_queued_total", COUNTER, "Events that webhooks wait for."),
     Family("heliograph_webhook_events_dropped_total", COUNTER, "Events that no webhook will get:"
            " there was no room, or it was removed."),
@@ -103,10 +111,11 @@ class Histogram:
 class Tally:
     """What all apps of a node are counted in together, where it happens."""
 
-    __slots__ = ("auth_failures", "errors", "publishes")
+    __slots__ = ("auth_failures", "errors", "publishes", "rate_limited_publishes")
 
     def __init__(self) -> None:
         self.publishes = 0  # events, one for each of their channels
+        self.rate_limited_publishes = 0  # events that an app published too fast
         self.auth_failures = 0  # signatures of clients that were wrong
         self.errors: dict[int | None, int] = {}  # told to clients, by code
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from heliograph import rate
 from heliograph.apps import App, Apps
 from heliograph.engine.base import Engine
 from heliograph.errors import ClientError, EngineError
@@ -57,6 +58,9 @@ class Timing(Protocol):
     def soon(self, callback: Callable[[], object]) -> object:
         """Have *callback* called at the end of this tick."""
 
+    def now(self) -> float:
+        """Return the time, in monotonic seconds."""
+
     def later(self, delay_s: float, callback: Callable[..., object], *arguments: Any) -> object:
         """Have *callback* called with *arguments* in *delay_s* seconds."""
 
@@ -85,6 +89,7 @@ class Tenant:
         self.subscriptions = 0
         self.channels_by_kind: dict[str, int] = {}
         self._terminate_code = terminate_code
+        self._publishes_paid_until = 0.0
         self._record = record
         self.hub = Hub(self._wake, counters)
         self.sessions: dict[str, Session] = {}
@@ -199,6 +204,17 @@ class Tenant:
             return reply
         # A cache channel that is filled again may be told to miss again.
         return after(reply, lambda _nothing: self._tell(one for one in events if one.cached))
+
+    def pay_for(self, count: int) -> float:
+        """Count *count* events from outside; return in how many seconds if they come too fast."""
+        limit, now = self.app.max_publishes_per_second, self._timing.now()
+        before = self._publishes_paid_until
+        after_them = rate.paid_until(before, now, per_second=limit, burst_s=1.0, count=count)
+        if after_them is None:
+            self.tally.rate_limited_publishes += count
+            return rate.wait_s(before, now, per_second=limit, burst_s=1.0)
+        self._publishes_paid_until = after_them
+        return 0.0
 
     def channels(self, prefix: str) -> Reply[Mapping[str, Counts]]:
         """Return the occupied channels whose names begin with *prefix*."""

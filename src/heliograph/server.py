@@ -66,6 +66,7 @@ class LoopTiming:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.soon = loop.call_soon
         self.later = loop.call_later
+        self.now = loop.time
 
 
 class Server:
@@ -245,6 +246,7 @@ class Server:
         context.wheel.stop()
         if self._instruments is not None:
             self._instruments.stop()
+        context.backlog.stop()
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
 
 

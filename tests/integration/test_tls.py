@@ -20,7 +20,7 @@ from tests import certificates
 from tests.certificates import Pair
 from tests.integration.rig import APP_ID, PATIENCE_S, Client, Reply, Rig, parse, serving
 from tests.integration.test_http import HEALTH, UPGRADE
-from tests.integration.test_slow_readers import SUBSCRIBE
+from tests.integration.test_slow_readers import subscribing
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -137,7 +137,7 @@ async def test_a_client_that_stops_reading_through_tls_is_dropped(pair: Pair) ->
         rig.wire(room=4096) as (reader, writer),
     ):
         await healthy.subscribe("c")
-        writer.write(UPGRADE + b"\x81" + bytes([0x80 | len(SUBSCRIBE)]) + bytes(4) + SUBSCRIBE)
+        writer.write(UPGRADE + subscribing("c"))
         async with asyncio.timeout(PATIENCE_S):
             await reader.readuntil(b'"channel":"c","data":"{}"}')
         tenant = rig.server.node.tenant(APP_ID)

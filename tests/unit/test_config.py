@@ -498,3 +498,13 @@ def test_an_option_that_no_app_takes_is_warned_of() -> None:
     )
     assert resolve({**FILE, **SINGLE, "max_batch": "3"}, file=APPS).warnings == ()
     assert resolve({"max_batch": "3"}).warnings == ()
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "proxy.example", "10.0.0", "*"])
+def test_proxies_are_addresses_and_networks(text: str) -> None:
+    message = problem({**SINGLE, "trusted_proxies": f"127.0.0.1,fd00::/8,{text}"})
+    assert message.startswith(f"--trusted_proxies: {text!r} is neither an address nor a network")
+    assert resolve({"trusted_proxies": "127.0.0.1, ::1"}).trusted_proxies == (
+        "127.0.0.1",
+        "::1",
+    )

@@ -77,6 +77,9 @@ class FakeTiming:
     def soon(self, callback: Callable[[], object]) -> None:
         self.due.append(callback)
 
+    def now(self) -> float:
+        return 0.0
+
     def later(self, delay_s: float, callback: Callable[..., object], *arguments: Any) -> None:
         self.delayed.append((delay_s, lambda: callback(*arguments)))
 

@@ -9,6 +9,7 @@ Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#events
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import ceil
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -62,6 +63,8 @@ def publish(request: ApiRequest) -> Reply[Response]:
     app = request.tenant.app
     body = _read(request.body, EventBody) if request.body else _event_of_query(request)
     publication = _checked(app, body, _channels(app, body))
+    if app.max_publishes_per_second:
+        _pay(request.tenant, publication.events)
     reply = request.tenant.publish(publication.events)
     if reply is None and publication.info is NO_INFO:
         return EMPTY  # nine in ten
@@ -88,6 +91,8 @@ def publish_batch(request: ApiRequest) -> Reply[Response]:
         raise ApiError(400, f"Batch too large ({len(batch)} > {app.max_batch})")
     publications = [_checked(app, body, _only_channel(body)) for body in batch]
     events = [event for publication in publications for event in publication.events]
+    if app.max_publishes_per_second:
+        _pay(request.tenant, events)
     reply = request.tenant.publish(events)
     return after(reply, partial(_batch_published, request.tenant, publications))
 
@@ -128,6 +133,8 @@ def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
         socket_id=request.parameter("socket_id"),
     )
     publication = _checked(request.tenant.app, body, (channel,))
+    if request.tenant.app.max_publishes_per_second:
+        _pay(request.tenant, publication.events)
     return after(request.tenant.publish(publication.events), lambda _nothing: ACCEPTED)
 
 
@@ -139,6 +146,18 @@ def _told(channel: str, counts: Mapping[str, Counts], info: frozenset[str]) -> d
     if "subscription_count" in info:
         told["subscription_count"] = counts[channel].subscriptions
     return told
+
+
+def _pay(tenant: Tenant, events: Sequence[Event]) -> None:
+    """Count *events* against what the app may publish, all or none. Raises ApiError."""
+    wait_s = tenant.pay_for(len(events))
+    if wait_s:
+        raise ApiError(
+            429,
+            "The rate limit was exceeded:"
+            f" this app may publish {tenant.app.max_publishes_per_second} events a second here",
+            headers=((b"Retry-After", b"%d" % ceil(wait_s)),),
+        )
 
 
 # -- Reading and checking ------------------------------------------------------------------

@@ -170,27 +170,26 @@ def _endpoints(segments: list[str]) -> Mapping[str, Endpoint] | None:
     return None
 
 
-class MethodNotAllowed(ApiError):
-    """The path exists, but not for this method; *allowed* says for which."""
-
-    def __init__(self, allowed: str) -> None:
-        super().__init__(405, f"Method not allowed. Allowed: {allowed}")
-        self.allowed = allowed
-
-
 def _pick(methods: Mapping[str, Callable[..., Reply[Response]]], method: str) -> Endpoint:
     found = methods.get("GET" if method == "HEAD" else method)
     if found is None:
         allowed = [*methods, *(("HEAD",) if "GET" in methods else ())]
-        raise MethodNotAllowed(", ".join(allowed))
+        raise _method_not_allowed(", ".join(allowed))
     return found
 
 
+def _method_not_allowed(allowed: str) -> ApiError:
+    """The path exists, but for other methods."""
+    return ApiError(
+        405,
+        f"Method not allowed. Allowed: {allowed}",
+        headers=((b"Allow", allowed.encode()),),
+    )
+
+
 def _failure(error: Exception) -> Response:
-    if isinstance(error, MethodNotAllowed):
-        return text(error.status, error.message, headers=((b"Allow", error.allowed.encode()),))
     if isinstance(error, ApiError):
-        return text(error.status, error.message)
+        return text(error.status, error.message, headers=error.headers)
     if isinstance(error, EngineError):
         logger.warning("a request was refused because the engine is away: %s", error)
         return text(503, "The server cannot do this right now, try again later")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from heliograph.api.response import Response
 from heliograph.config import Config
+from heliograph.net.addresses import Addresses
+from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
 from heliograph.node import Node
 from heliograph.reply import Reply
@@ -70,12 +72,31 @@ class Context:
     capacity: int  # sockets that may be open before new clients are sent elsewhere
     crowded: bool = False  # whether that was said in the log, for this time
     slow_readers: int = 0
+    refused_over_capacity: int = 0
+    rate_limited_messages: int = 0
     messages_received: int = 0
     messages_sent: int = 0  # to single clients
     bytes_sent: int = 0  # in these
     bytes_received: int = 0
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
+
+    backlog: Backlog = field(init=False)
+    addresses: Addresses = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.backlog = Backlog(
+            self.loop, most_each=config.max_write_buffer, most=config.max_total_write_buffer
+        )
+        self.addresses = Addresses(
+            config.max_connections_per_ip, config.trusted_proxies, self.loop.call_later
+        )
+
+    @property
+    def refused_per_address(self) -> int:
+        """Clients refused because their address had as many as it may have."""
+        return self.addresses.refused
 
     def answer(self, result: Response) -> bytes:
         """
@@ -99,6 +120,7 @@ class Context:
     def over_capacity(self) -> bool:
         """Whether there is no room for the newest connection; said once for each time it is so."""
         full = self.sockets + len(self.http_connections) > self.capacity
+        self.refused_over_capacity += full
         if full and not self.crowded:
             logger.warning("over capacity: %d connections, new clients get 4100", self.sockets)
         self.crowded = full

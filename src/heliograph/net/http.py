@@ -79,10 +79,11 @@ class HttpConnection(asyncio.Protocol):
         self._closing = False
         self._held = False  # we do not read
         self._unread = False  # the client does not
-        self._last_seen = self._request_since = context.now()
+        self._last_seen = context.now()
+        self._request_since = 0.0  # nothing came yet
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected: it has as long for its first request as for any other."""
+        """A client connected: for its first request it has no longer than a request may take."""
         self._transport = cast("asyncio.Transport", transport)
         self._context.http_connections.add(self)
         self._look_again(self._context.config.keep_alive_timeout)
@@ -278,6 +279,9 @@ class HttpConnection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Look at what the time means: a slow request, an idle connection, an unread answer."""
         config = self._context.config
+        patience_s = config.keep_alive_timeout
+        if not self._request_since:
+            patience_s = min(patience_s, config.request_timeout)
         if self._closing or (self._unread and now - self._last_seen >= config.request_timeout):
             self._transport.abort()
         elif self._answers:
@@ -285,12 +289,12 @@ class HttpConnection(asyncio.Protocol):
         elif self._reader.receiving and now - self._request_since >= config.request_timeout:
             self._take(Refusal(408, "The request took too long"))
             self._write_answers()
-        elif not self._reader.receiving and now - self._last_seen >= config.keep_alive_timeout:
+        elif not self._reader.receiving and now - self._last_seen >= patience_s:
             self.close()
         elif self._reader.receiving:
             self._look_again(self._request_since + config.request_timeout - now)
         else:
-            self._look_again(self._last_seen + config.keep_alive_timeout - now)
+            self._look_again(self._last_seen + patience_s - now)
 
     def _look_again(self, delay_s: float) -> None:
         # Never later than a request that begins now may take.

@@ -12,9 +12,11 @@ from enum import IntEnum
 from typing import Any, cast
 from urllib.parse import unquote
 
+from heliograph import rate
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Fact
+from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.context import Context
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
@@ -42,6 +44,9 @@ LINGER_S = 2.0
 
 FAR_OVER = 4
 """A client this many times over its limit is not waited for."""
+
+MESSAGES_BURST_S = 10.0
+"""Clients subscribe to all their channels at once: so much time's messages may come together."""
 
 PING = frame(Opcode.PING)
 
@@ -90,9 +95,17 @@ class State(IntEnum):
 _OPEN = State.OPEN
 
 
-def accept(context: Context, transport: asyncio.Transport, request: Request, rest: bytes) -> None:
+def accept(
+    context: Context,
+    transport: asyncio.Transport,
+    request: Request,
+    rest: bytes,
+    told_address: str | None = None,
+) -> None:
     """
     Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
+
+    *told_address* is the client's, where a proxy told it before the request.
 
     Raises HandshakeRefused, and then nothing was changed. Whatever else is wrong
     is told inside the WebSocket: a browser shows its page nothing of a failed handshake.
@@ -107,7 +120,7 @@ def accept(context: Context, transport: asyncio.Transport, request: Request, res
     connection = (context.connect or WebSocketConnection)(context, transport, lane)
     transport.set_protocol(connection)
     handshake = handshake_response(key, subprotocol=subprotocol, headers=extensions)
-    connection.open(handshake, request, rest)
+    connection.open(handshake, request, rest, told_address)
 
 
 def _discard(_chunk: Any) -> None:
@@ -118,10 +131,11 @@ class WebSocketConnection(asyncio.Protocol):
     """A Subscriber, and the Peer of a session, over a socket."""
 
     __slots__ = (
+        "_address",
         "_context",
         "_identify_by",
         "_last_seen",
-        "_paused",
+        "_paid_until",
         "_reader",
         "_session",
         "_state",
@@ -146,21 +160,24 @@ class WebSocketConnection(asyncio.Protocol):
             context.config.max_message_bytes, compression=lane is context.deflate_lane
         )
         self._state = State.OPEN
-        self._paused = False
+        self._address = ""  # as it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
         self._last_seen = context.now()
+        self._paid_until = 0.0  # see rate.py
         context.sockets += 1
         context.sockets_opened += 1
 
     # -- Opening -------------------------------------------------------------------------
 
-    def open(self, handshake: bytes, request: Request, rest: bytes) -> None:
+    def open(
+        self, handshake: bytes, request: Request, rest: bytes, told_address: str | None
+    ) -> None:
         """Answer the handshake and begin the session, in one write."""
         config = self._context.config
-        self._transport.set_write_buffer_limits(config.max_write_buffer)
+        self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         self._context.wheel.add(self, config.ping_interval)
         try:
-            session = self._connect(request)
+            session = self._connect(request, told_address)
         except ClientError as error:
             self.write(handshake)
             self.close(error)
@@ -178,16 +195,22 @@ class WebSocketConnection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    def _connect(self, request: Request) -> Session:
-        config = self._context.config
+    def _connect(self, request: Request, told_address: str | None) -> Session:
+        context = self._context
+        config = context.config
         path = unquote(request.path.decode("latin-1"))
         key = endpoint.app_key(path, config.path_prefix)
         parameters = endpoint.query_parameters(request.query)
         endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
-        if self._context.over_capacity():
+        if context.over_capacity():
             raise refusals.over_capacity()
+        if config.max_connections_per_ip:
+            address = context.addresses.enter(self._transport, told_address, request)
+            if address is None:
+                raise refusals.too_many_from_address()
+            self._address = address
         origin = request.header(b"origin")
-        return self._context.node.connect(
+        return context.node.connect(
             key,
             origin.decode("latin-1") if origin is not None else None,
             subscription_errors=config.subscription_errors,
@@ -205,6 +228,8 @@ class WebSocketConnection(asyncio.Protocol):
             context.messages_received += 1
             if self._state is not _OPEN:
                 self._state = _OPEN  # it was asked whether it is there
+            if context.config.max_messages_per_second and not self._pays(now):
+                return
             session.receive(text, now)
         else:
             self._take_frames(data, now)
@@ -212,10 +237,11 @@ class WebSocketConnection(asyncio.Protocol):
     def _take_frames(self, data: bytes, now: float) -> None:
         if self._state is State.PINGED:
             self._state = State.OPEN
+        limited = self._context.config.max_messages_per_second
         for opcode, payload in self._reader.feed(data):
             if opcode is Opcode.CLOSE:
                 self._close_received(payload)
-            elif self._session is None:
+            elif self._session is None or (limited and not self._pays(now)):
                 continue  # we are closing, and wait for the peer's Close frame only
             elif opcode is Opcode.TEXT:
                 self._context.messages_received += 1
@@ -227,6 +253,22 @@ class WebSocketConnection(asyncio.Protocol):
         failure = self._reader.failure
         if failure is not None and self._state < State.CLOSING:
             self._fail(failure.code, failure.reason)
+
+    def _pays(self, now: float) -> bool:
+        """Return whether one more message may come now; close where it may not."""
+        context = self._context
+        paid_until = rate.paid_until(
+            self._paid_until,
+            now,
+            per_second=context.config.max_messages_per_second,
+            burst_s=MESSAGES_BURST_S,
+        )
+        if paid_until is None:
+            context.rate_limited_messages += 1
+            self.close(refusals.too_many_messages())
+            return False
+        self._paid_until = paid_until
+        return True
 
     def eof_received(self) -> None:
         """The peer sends no more: the transport closes itself, and says so."""
@@ -242,45 +284,46 @@ class WebSocketConnection(asyncio.Protocol):
         self.write(chunk)
 
     def pause_writing(self) -> None:
-        """Called inside a write: the client has not read as much as it may leave unread."""
-        self._paused = True
+        """Called inside a write: the client is behind."""
+        self._context.backlog.note(self, self.unread())
         if self._state < State.CLOSING:
             self.write = self._write_to_slow
-            self._context.wheel.add(self, 0)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        self._paused = False
+        self._context.backlog.forget(self)
         if self._state < State.CLOSING:
             self.write = self._transport.write
 
+    def unread(self) -> int:
+        """Return the number of bytes that wait for the client."""
+        return self._transport.get_write_buffer_size()
+
     def _write_to_slow(self, chunk: bytes) -> None:
         self._transport.write(chunk)
-        limit = FAR_OVER * self._context.config.max_write_buffer
-        if self._transport.get_write_buffer_size() > limit:
+        context = self._context
+        size = self.unread()
+        context.backlog.note(self, size)
+        if size > FAR_OVER * context.config.max_write_buffer:
             # A flush is going on around us: memberships change after it.
             self.write = _discard
-            self._context.loop.call_soon(self._drop_slow)
+            context.loop.call_soon(self.drop)
 
-    def _drop_slow(self) -> None:
+    def drop(self) -> None:
+        """End the connection at once: the client reads too slowly."""
         if self._state < State.CLOSING:
             self._context.slow_readers += 1
             self._end()
+        if self._state is not State.CLOSED:
             self._transport.abort()
 
     # -- Time ----------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
-        """Look at what the time means: a slow client, a silent one, one that does not close."""
+        """Look at what the time means: a silent client, an unknown one, one that does not close."""
         config = self._context.config
         if self._state is State.CLOSING:
             self._transport.abort()
-            return
-        if self._paused:
-            if self._transport.get_write_buffer_size() > config.max_write_buffer:
-                self._drop_slow()
-                return
-            self._context.wheel.add(self, 0)
             return
         if self._identify_by and not self._identified(now):
             return
@@ -359,6 +402,9 @@ class WebSocketConnection(asyncio.Protocol):
             self._end()
         self._state = State.CLOSED
         self._context.sockets -= 1
+        if self._address:
+            self._context.addresses.leave(self._address)
+        self._context.backlog.forget(self)
         self._context.wheel.discard(self)
         self._context.departed()
         # The transport and we refer to each other; nobody should wait for the collector.

@@ -71,6 +71,17 @@ def over_capacity() -> ClientError:
     return ClientError("Over capacity", Code.OVER_CAPACITY, closes=True)
 
 
+def too_many_from_address() -> ClientError:
+    """The client's address has as many as it may have. Not 4004, after which clients give up."""
+    text = "Over capacity: too many connections from your address"
+    return ClientError(text, Code.OVER_CAPACITY, closes=True)
+
+
+def too_many_messages() -> ClientError:
+    """The client sends faster than the server allows; it may come back, and be slower."""
+    return ClientError("Over capacity: messages come too fast", Code.OVER_CAPACITY, closes=True)
+
+
 def reconnect() -> ClientError:
     """The server goes away in an orderly manner."""
     return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)
@@ -142,6 +153,11 @@ def sign_in_failed() -> ClientError:
 def already_subscribed(channel: str) -> ClientError:
     """The socket has a live subscription to the channel."""
     return ClientError(f"Existing subscription to channel {channel}")
+
+
+def too_many_subscriptions(limit: int) -> ClientError:
+    """The socket has as many subscriptions as it may have."""
+    return ClientError(f"Subscription limit exceeded: a connection may have {limit}")
 
 
 def not_subscribed(channel: str) -> ClientError:

@@ -217,6 +217,8 @@ class Session:
             raise refusals.invalid_channel_name(name)
         if name in self.channels:
             raise refusals.already_subscribed(name)
+        if len(self.channels) >= app.max_subscriptions > 0:
+            raise refusals.too_many_subscriptions(app.max_subscriptions)
         kind = kind_of(name)
         if kind.user and (self.user is None or name != USER_CHANNEL_PREFIX + self.user.id):
             raise refusals.not_signed_in_as(name)

@@ -1,0 +1,286 @@
+"""
+What may be wrong around a server, before or after it is started: looked at, and said.
+
+Knows the system's limits, the files of the configuration, and the way through a proxy to a running
+server's public address. Changes nothing, but that a webhook folder is made where one is missing.
+"""
+
+import base64
+import json
+import os
+import secrets
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, quote, urlsplit
+
+from msgspec import Struct
+
+from heliograph.config import Config
+from heliograph.errors import ConfigError
+from heliograph.protocols.pusher import auth
+from heliograph.wire.websocket import accept_key
+
+TIMEOUT_S = 10.0
+FEW_DESCRIPTORS = 10_000
+SKEW_HINT_S = 30.0
+"""A clock that is off by more may be off by ten minutes some day: then nobody can publish."""
+
+EXPIRES_SOON_S = 21 * 86400.0
+HELD_LINES = 65536
+
+FINE, HINT, FAULT = "ok", "hint", "fault"
+
+
+class Finding(Struct, frozen=True):
+    """What was looked at, how it is (FINE, HINT or FAULT), and what to do where it is not fine."""
+
+    state: str
+    subject: str
+    text: str
+
+
+def examine(config: Config, url: str | None) -> Iterator[Finding]:
+    """Look at everything there is to look at; at *url*, too, where the server is said to answer."""
+    yield _descriptors()
+    yield from _certificate(config)
+    yield from _folder(config)
+    if url is None:
+        yield Finding(HINT, "public URL", "not looked at: give it as an argument, wss://HOST")
+    else:
+        yield from _public(config, url)
+
+
+def report(findings: Iterator[Finding], say: Callable[[str], object]) -> int:
+    """Say each finding on a line; return the exit status, which is 1 where there is a fault."""
+    status = 0
+    for finding in findings:
+        say(f"{finding.state:5}  {finding.subject}: {finding.text}")
+        if finding.state == FAULT:
+            status = 1
+    return status
+
+
+# -- This machine ------------------------------------------------------------------------------
+
+
+def _descriptors() -> Finding:
+    if sys.platform == "win32":
+        return Finding(FINE, "open files", "this system has no limit")
+    import resource  # noqa: PLC0415 - it does not exist everywhere
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= FEW_DESCRIPTORS:
+        many = "without limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+        return Finding(FINE, "open files", f"{many}; every client is one")
+    return Finding(
+        HINT,
+        "open files",
+        f"at most {hard:,}, and every client is one: raise LimitNOFILE or ulimit -Hn",
+    )
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    if config.ssl_cert is None or config.ssl_key is None:
+        return
+    from heliograph.net import tls  # noqa: PLC0415 - not needed without TLS
+
+    try:
+        tls.load(config.ssl_cert, config.ssl_key)
+    except ConfigError as error:
+        yield Finding(FAULT, "certificate", str(error))
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(config.ssl_cert)
+    for one in context.get_ca_certs():
+        yield _dates(config.ssl_cert, one)
+
+
+def _dates(path: str, certificate: dict[str, Any]) -> Finding:
+    left_s = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+    until = f"{path} is valid until {certificate['notAfter']}"
+    if ssl.cert_time_to_seconds(certificate["notBefore"]) > time.time():
+        return Finding(FAULT, "certificate", f"{path}: not valid before {certificate['notBefore']}")
+    if left_s <= 0:
+        return Finding(FAULT, "certificate", f"{path}: expired on {certificate['notAfter']}")
+    if left_s < EXPIRES_SOON_S:
+        return Finding(HINT, "certificate", f"{until}: renew it, then send SIGHUP")
+    return Finding(FINE, "certificate", until)
+
+
+def _folder(config: Config) -> Iterator[Finding]:
+    folder = config.data_dir
+    if folder is None:
+        if any(app.webhooks for app in config.apps):
+            yield Finding(
+                HINT, "webhooks", "wait in memory: give --data_dir to keep them through a restart"
+            )
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"heliograph")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        yield Finding(
+            FAULT, "--data_dir", f"{folder} cannot be written: {error.strerror}; give it to the"
+            " user that the server runs as",
+        )  # fmt: skip
+        return
+    if sys.platform != "win32" and Path(folder).stat().st_mode & 0o007:
+        yield Finding(
+            HINT, "--data_dir", f"{folder} is open to everybody, and holds what webhooks say:"
+            " chmod o= it",
+        )  # fmt: skip
+    else:
+        yield Finding(FINE, "--data_dir", f"{folder} can be written")
+
+
+# -- The way through the proxy -------------------------------------------------------------------
+
+
+class _Unreachable(Exception):
+    """Nothing useful came back; says why."""
+
+
+def _public(config: Config, url: str) -> Iterator[Finding]:
+    address = urlsplit(url if "://" in url else f"wss://{url}")
+    if address.scheme not in ("ws", "wss", "http", "https") or not address.hostname:
+        yield Finding(FAULT, "public URL", f"{url} is none such as wss://ws.example.com")
+        return
+    app = next(iter(config.apps))
+    key = app.keys[0]
+    prefix = address.path.rstrip("/") or config.path_prefix
+    try:
+        yield _websocket(address, f"{prefix}/app/{quote(key.key)}")
+        yield from _api(address, prefix, app.id, key.key, key.secret.encode())
+    except _Unreachable as error:
+        yield Finding(FAULT, "public URL", str(error))
+
+
+def _websocket(address: SplitResult, path: str) -> Finding:
+    nonce = base64.b64encode(secrets.token_bytes(16))
+    head = (
+        f"GET {path}?protocol=7&client=heliograph-doctor HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {nonce.decode()}\r\n\r\n"
+    )
+    with _connected(address) as connection:
+        connection.sendall(head.encode())
+        lines, rest = _head_of(connection)
+        status = lines[0].split(" ", 2)[1] if " " in lines[0] else "?"
+        if status != "101":
+            return Finding(
+                FAULT,
+                "WebSocket",
+                f"answered {status} instead of 101: the proxy must pass on Upgrade and Connection,"
+                " over HTTP/1.1, and leave the path as it is",
+            )
+        accepted = f"sec-websocket-accept: {accept_key(nonce).decode()}".lower()
+        if accepted not in (line.lower() for line in lines):
+            return Finding(FAULT, "WebSocket", "whoever answered is no WebSocket server")
+        while b"}" not in rest:  # the end of a greeting or of an error
+            rest += _received(connection)
+    if b"connection_established" in rest:
+        return Finding(FINE, "WebSocket", "a client gets through and is greeted")
+    told = rest[rest.find(b"{") : rest.rfind(b"}") + 1].decode(errors="replace")
+    return Finding(FAULT, "WebSocket", f"a client gets through and is refused: {told}")
+
+
+def _api(
+    address: SplitResult, prefix: str, app_id: str, key: str, secret: bytes
+) -> Iterator[Finding]:
+    path = f"/apps/{quote(app_id)}/channels"
+    parameters = [
+        ("auth_key", key),
+        ("auth_timestamp", str(int(time.time()))),
+        ("auth_version", "1.0"),
+    ]
+    signature = auth.sign(secret, auth.request_string("GET", path, parameters))
+    query = "&".join(f"{name}={quote(value)}" for name, value in parameters)
+    request = (
+        f"GET {prefix}{path}?{query}&auth_signature={signature} HTTP/1.1\r\n"
+        f"Host: {address.netloc}\r\nConnection: close\r\n\r\n"
+    )
+    with _connected(address) as connection:
+        connection.sendall(request.encode())
+        response = HTTPResponse(connection)
+        try:
+            response.begin()
+            body = response.read(HELD_LINES).decode(errors="replace").strip()
+        except (OSError, HTTPException) as error:
+            raise _Unreachable(f"the HTTP API did not answer: {error}") from None
+    yield from _clock(response.getheader("Date"))
+    try:
+        taken = response.status == 200 and "channels" in json.loads(body)  # noqa: PLR2004 - OK
+    except (ValueError, TypeError):
+        taken = False
+    if taken:
+        yield Finding(FINE, "HTTP API", "a signed request is answered")
+    elif response.status == 404:  # noqa: PLR2004 - Not Found
+        yield Finding(
+            HINT, "HTTP API", "not found there: right where it has a port of its own in private"
+        )
+    else:
+        yield Finding(FAULT, "HTTP API", f"answered {response.status}: {body[:200]}")
+
+
+def _clock(date: str | None) -> Iterator[Finding]:
+    if date is None:
+        return
+    try:
+        skew_s = parsedate_to_datetime(date).timestamp() - time.time()
+    except ValueError:
+        return
+    if abs(skew_s) > SKEW_HINT_S:
+        yield Finding(
+            HINT,
+            "clock",
+            f"{abs(skew_s):.0f} s off that of the server: requests are refused from ten minutes on",
+        )
+    else:
+        yield Finding(FINE, "clock", "that of the server agrees with this machine's")
+
+
+def _connected(address: SplitResult) -> socket.socket:
+    secure = address.scheme in ("wss", "https")
+    host = address.hostname or ""
+    try:
+        port = address.port or (443 if secure else 80)
+        plain = socket.create_connection((host, port), timeout=TIMEOUT_S)
+        if not secure:
+            return plain
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        raise _Unreachable(f"{host}: the certificate is no good: {error.verify_message}") from None
+    except (OSError, ValueError) as error:
+        raise _Unreachable(f"{host} cannot be reached: {error}") from None
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        part = connection.recv(HELD_LINES)
+    except OSError as error:
+        raise _Unreachable(f"the connection broke: {error}") from None
+    if not part:
+        raise _Unreachable("the connection was closed in the middle of an answer")
+    return part
+
+
+def _head_of(connection: socket.socket) -> tuple[list[str], bytes]:
+    """Return the lines of an answer's head, and what came behind it."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _received(connection)
+        if len(received) > HELD_LINES:
+            raise _Unreachable("the answer does not look like HTTP")
+    head, _, rest = received.partition(b"\r\n\r\n")
+    return head.decode("latin-1").split("\r\n"), rest

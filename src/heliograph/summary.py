@@ -1,0 +1,57 @@
+"""
+What may happen often, in a log where one fact is one line.
+
+The first time is said at once, and after that, once a minute, how often it happened. What strangers
+can cause any number of times fills no disk, and still an operator finds it.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+WINDOW_S = 60.0
+
+MAX_REASONS = 16
+"""Reasons of one subject that are told apart in one window."""
+
+OTHERS = "other reasons"
+
+
+class Summary:
+    """
+    Counts for the log of *logger*, at *level*.
+
+    *later* calls a function after a delay. Subjects must be few; they are forgotten when a
+    window goes by in which nothing happened.
+    """
+
+    __slots__ = ("_counts", "_later", "_level", "_logger")
+
+    def __init__(self, logger: logging.Logger, level: int, later: Callable[..., object]) -> None:
+        self._logger = logger
+        self._level = level
+        self._later = later
+        self._counts: dict[str, dict[str, int]] = {}
+
+    def note(self, subject: str, reason: str) -> None:
+        """Say that *reason* happened to *subject*, now or in a sum."""
+        counts = self._counts.get(subject)
+        if counts is None:
+            self._logger.log(self._level, "%s: %s", subject, reason)
+            self._begin(subject)
+            return
+        if reason not in counts and len(counts) >= MAX_REASONS:
+            reason = OTHERS
+        counts[reason] = counts.get(reason, 0) + 1
+
+    def _begin(self, subject: str) -> None:
+        self._counts[subject] = {}
+        self._later(WINDOW_S, self._end, subject)
+
+    def _end(self, subject: str) -> None:
+        counts: dict[str, Any] = self._counts.pop(subject)
+        if not counts:
+            return
+        reasons = ", ".join(f"{count} times {reason}" for reason, count in counts.items())
+        self._logger.log(self._level, "%s: in the last minute, %s", subject, reasons)
+        self._begin(subject)

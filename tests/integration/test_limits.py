@@ -1,0 +1,293 @@
+"""What one client, one address, one app may take of the server, and what it is told beyond."""
+
+import asyncio
+import json
+import logging
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import unix_connect
+
+from heliograph.api.routes import Routes
+from heliograph.net.http import HttpConnection
+from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
+from tests.integration.test_http import UPGRADE, wire
+
+PATH = f"/app/{KEY}?protocol=7"
+TOO_MANY = "Over capacity: too many connections from your address"
+
+
+async def expect_refused(rig: Rig, forwarded: str | None = None) -> None:
+    headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
+    async with rig.open(additional_headers=headers) as client:
+        await client.expect_error(4100, TOO_MANY)
+        await client.expect_close(4100)
+
+
+async def until_left(rig: Rig, sockets: int) -> None:
+    while rig.server.context.sockets > sockets:
+        await rig.fetch("GET", "/health")
+
+
+# -- Connections of an address -------------------------------------------------------------
+
+
+async def test_an_address_has_as_many_connections_as_it_may_have(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """4100, upon which clients try again; one line in the log; room again when one leaves."""
+    caplog.set_level(logging.INFO)
+    async with serving(max_connections_per_ip=3) as rig, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(rig.client()) for _ in range(3)]
+        for _ in range(20):
+            await expect_refused(rig)
+        assert rig.server.context.refused_per_address == 20
+        for client in clients:
+            await client.expect_nothing_before_pong()
+        assert (await rig.request("GET", "/channels")).status == 200
+        await clients[0].connection.close()
+        await until_left(rig, 2)
+        async with rig.client():
+            pass
+    (line,) = [one for one in caplog.messages if "--max_connections_per_ip" in one]
+    assert "--trusted_proxies" in line
+
+
+async def test_a_stranger_cannot_say_that_it_comes_from_elsewhere() -> None:
+    async with serving(max_connections_per_ip=1, trusted_proxies="192.0.2.1") as rig, rig.client():
+        await expect_refused(rig, "198.51.100.7")
+        await expect_refused(rig, "192.0.2.1, 127.0.0.1")
+
+
+async def test_behind_a_proxy_clients_are_counted_by_their_own_addresses() -> None:
+    async with (
+        serving(max_connections_per_ip=1, trusted_proxies="127.0.0.0/8") as rig,
+        AsyncExitStack() as stack,
+    ):
+        for number in range(5):
+            headers = {"X-Forwarded-For": f"spoofed, 198.51.100.{number}"}
+            await stack.enter_async_context(rig.client(additional_headers=headers))
+        await expect_refused(rig, "203.0.113.1, 198.51.100.3")
+        # A proxy that does not say for whom it speaks has no limit: its clients are not known.
+        for _ in range(3):
+            await stack.enter_async_context(rig.client())
+
+
+async def test_through_a_unix_socket_a_proxy_is_believed(tmp_path: Path) -> None:
+    async with serving(max_connections_per_ip=1) as rig, AsyncExitStack() as stack:
+        context = rig.server.context
+        routes = Routes(rig.server.node, prefix="", now_s=lambda: 0.0)
+        path = str(tmp_path / "socket")
+        server = await context.loop.create_unix_server(
+            lambda: HttpConnection(context, routes, websockets=True), path
+        )
+        for number in range(3):
+            connection = await stack.enter_async_context(
+                unix_connect(
+                    path,
+                    f"ws://x{PATH}",
+                    additional_headers={"X-Forwarded-For": f"192.0.2.{number}"},
+                )
+            )
+            assert "connection_established" in str(await connection.recv())
+        async with unix_connect(
+            path, f"ws://x{PATH}", additional_headers={"X-Forwarded-For": "192.0.2.1"}
+        ) as refused:
+            assert json.loads(await refused.recv())["data"]["code"] == 4100
+        server.close()
+
+
+async def test_refused_clients_that_stay_cost_the_address_no_room() -> None:
+    """However it leaves, its place is free again, once."""
+    async with serving(max_connections_per_ip=2) as rig:
+        for _ in range(3):
+            async with AsyncExitStack() as stack:
+                for _ in range(2):
+                    await stack.enter_async_context(rig.client())
+                for _ in range(3):
+                    client = await stack.enter_async_context(rig.open())
+                    await client.expect_error(4100, TOO_MANY)
+                client.connection.transport.abort()
+            await until_left(rig, 0)
+        assert rig.server.context.addresses._counts == {}
+
+
+async def test_connections_that_end_before_they_begin_are_counted_out() -> None:
+    async with serving(max_connections_per_ip=2) as rig:
+        for path in ("/app/nobody?protocol=7", "/app/x/y?protocol=7", f"/app/{KEY}?protocol=1"):
+            for _ in range(3):
+                async with rig.open(path) as client:
+                    assert json.loads(await client.receive())["event"] == "pusher:error"
+                await until_left(rig, 0)
+        for _ in range(5):
+            async with rig.client() as client:
+                client.connection.transport.abort()
+            await until_left(rig, 0)
+        assert rig.server.context.addresses._counts == {}
+
+
+# -- Messages of a client ------------------------------------------------------------------
+
+
+async def test_a_client_that_floods_is_closed_with_4100_and_nobody_else() -> None:
+    async with serving(max_messages_per_second=2) as rig, rig.client() as other:
+        async with rig.client() as client:
+            for _ in range(40):
+                await client.send("pusher:ping", {})
+            for _ in range(20):  # ten seconds' worth
+                await client.expect('{"event":"pusher:pong","data":"{}"}')
+            await client.expect_error(4100, "Over capacity: messages come too fast")
+            await client.expect_close(4100)
+        await other.expect_nothing_before_pong()
+        assert rig.server.context.rate_limited_messages == 1
+        async with rig.client() as again:
+            await again.expect_nothing_before_pong()
+
+
+async def test_frames_of_any_kind_count_as_messages() -> None:
+    """Pings that must be answered, binary ones that are refused, fragmented ones."""
+    for flood in (
+        b"\x89\x80\x00\x00\x00\x00" * 50,
+        b"\x8a\x80\x00\x00\x00\x00" * 50,
+        b"\x01\x81\x00\x00\x00\x00{\x80\x81\x00\x00\x00\x00}" * 50,
+    ):
+        async with serving(max_messages_per_second=1) as rig, wire(rig) as one:
+            await one.send(UPGRADE)
+            await one.read_until(b'120}"}')
+            await one.send(flood)
+            said = await one.read_until(b'Over capacity: messages come too fast"}}')
+            assert said.count(b"\x8a\x00") in (0, 10)
+            assert rig.server.context.rate_limited_messages == 1
+
+
+async def test_without_a_limit_messages_are_as_many_as_they_are() -> None:
+    async with serving() as rig, rig.client() as client:
+        for _ in range(500):
+            await client.send("pusher:ping", {})
+        for _ in range(500):
+            await client.expect('{"event":"pusher:pong","data":"{}"}')
+
+
+# -- Subscriptions of a connection ---------------------------------------------------------
+
+
+async def test_a_connection_has_as_many_subscriptions_as_it_may_have() -> None:
+    """One more is an error, and the socket stays; one less makes room."""
+    async with serving(max_subscriptions=3) as rig, rig.client() as client:
+        for number in range(3):
+            assert "subscription_succeeded" in await client.subscribe(f"c{number}")
+        for name in ("c3", "c4", "presence-c"):
+            data = json.dumps({"user_id": "1"}) if name.startswith("presence") else None
+            error = json.loads(await client.subscribe(name, data))["data"]
+            assert error == {
+                "code": None,
+                "message": "Subscription limit exceeded: a connection may have 3",
+            }
+        await client.send("pusher:unsubscribe", {"channel": "c0"})
+        assert "subscription_succeeded" in await client.subscribe("c4")
+        channels = json.loads((await rig.request("GET", "/channels")).body)["channels"]
+        assert sorted(channels) == ["c1", "c2", "c4"]
+
+
+# -- Publishes of an app -------------------------------------------------------------------
+
+
+async def test_an_app_that_publishes_too_fast_is_told_429_and_when_to_come_again() -> None:
+    async with serving(max_publishes_per_second=5) as rig, rig.client() as client:
+        await client.subscribe("c")
+        body = {"name": "n", "channel": "c", "data": "x"}
+        replies = [await rig.request("POST", "/events", body) for _ in range(10)]
+        assert [reply.status for reply in replies].count(429) >= 4
+        taken = [reply.status for reply in replies].count(200)
+        for _ in range(taken):
+            await client.expect('{"event":"n","channel":"c","data":"x"}')
+        await client.expect_nothing_before_pong()
+        refused = replies[-1]
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.text == (
+            "The rate limit was exceeded: this app may publish 5 events a second here\n"
+        )
+        assert rig.server.node.tally.rate_limited_publishes == 10 - taken
+        # Looking is not publishing.
+        assert (await rig.request("GET", "/channels")).status == 200
+
+
+async def test_every_event_of_a_batch_and_every_channel_of_an_event_counts() -> None:
+    """And what is refused is refused whole: nobody hears a part of it."""
+    events = [{"name": "n", "channel": "c", "data": "x"}] * 10
+    for path, body in (
+        ("/batch_events", {"batch": events}),
+        ("/events", {"name": "n", "channels": [f"c{n}" for n in range(10)], "data": "x"}),
+    ):
+        async with serving(max_publishes_per_second=2) as rig, rig.client() as client:
+            assert (await rig.request("POST", path, body)).status == 200
+            await client.subscribe("c")
+            reply = await rig.request("POST", path, body)
+            assert reply.status == 429
+            assert int(reply.headers["Retry-After"]) in (4, 5)
+            await client.expect_nothing_before_pong()
+            assert rig.server.node.tally.rate_limited_publishes == 10
+
+
+async def test_an_app_that_is_limited_takes_nothing_from_another(tmp_path: Path) -> None:
+    file = tmp_path / "apps.toml"
+    file.write_text('[[apps]]\nid = "7"\n[[apps.keys]]\nkey = "seven"\nsecret = "seven-secret"\n')
+    async with serving(max_publishes_per_second=1, config=str(file)) as rig:
+        body = {"name": "n", "channel": "c", "data": "x"}
+        statuses = [(await rig.request("POST", "/events", body)).status for _ in range(3)]
+        assert statuses.count(429) >= 1
+        rig.app_id, rig.key, rig.secret = "7", "seven", "seven-secret"
+        for _ in range(20):
+            assert (await rig.request("POST", "/events", body)).status == 200
+
+
+async def test_the_deprecated_way_to_publish_is_limited_too() -> None:
+    async with serving(max_publishes_per_second=1) as rig:
+        replies = [
+            await rig.request("POST", "/channels/c/events", b"x", {"name": "n"}) for _ in range(3)
+        ]
+        statuses = [reply.status for reply in replies]
+        assert statuses[0] == 202
+        assert 429 in statuses
+
+
+# -- Patience ------------------------------------------------------------------------------
+
+
+async def test_slow_clients_of_every_kind_are_given_up() -> None:
+    """Silence, a head or a body or a handshake that trickles: a thousand of them end in time."""
+    beginnings = (
+        b"",
+        b"\r\n",
+        b"GET /app/x HT",
+        UPGRADE[:-3],
+        b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    )
+    async with serving(request_timeout=0.6) as rig, AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(wire(rig)) for _ in range(300)]
+        ends = []
+        for number, one in enumerate(wires):
+            await one.send(beginnings[number % len(beginnings)])
+            ends.append(asyncio.create_task(one.read_all()))
+        while not all(end.done() for end in ends):
+            for one, end in zip(wires, ends, strict=True):
+                if not end.done() and not one.writer.is_closing():
+                    one.writer.write(b"x")
+            await asyncio.wait(ends, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
+            await rig.fetch("GET", "/health")
+        async with asyncio.timeout(PATIENCE_S):  # they had two seconds to read why
+            while len(rig.server.context.http_connections) > 1:
+                await rig.fetch("GET", "/health")
+        assert {end.result()[:12] for end in ends} <= {b"HTTP/1.1 408", b"HTTP/1.1 400", b""}
+
+
+async def test_a_message_in_endless_fragments_is_not_waited_for() -> None:
+    async with serving() as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        await one.read_until(b'120}"}')
+        await one.send(b"\x01\x81\x00\x00\x00\x00x" + b"\x00\x81\x00\x00\x00\x00x" * 2000)
+        answer = await one.read_all()
+        assert answer[:1] == b"\x88"
+        assert int.from_bytes(answer[2:4], "big") == 1008
