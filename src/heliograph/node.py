@@ -43,6 +43,7 @@ from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import Later, Reply, after, proceed
+from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -343,6 +344,9 @@ class Node:
             record=record,
             terminate_code=terminate_code,
         )
+        # What the log tells in sums: publishers can do it as often as they like.
+        self.refusals = Summary(logger, logging.INFO, timing.later)
+        self.outages = Summary(logger, logging.WARNING, timing.later)
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
         self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
