@@ -7,6 +7,7 @@ counters where things happen: asking costs, counting hardly does.
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from heliograph.api.metered import Requests
 from heliograph.metrics import Histogram, Values, render
 from heliograph.net.context import Context
 from heliograph.webhooks import Webhooks
+
+DESCRIPTORS = "/proc/self/fd"
 
 LAG_INTERVAL_S = 0.1
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -67,7 +70,7 @@ class Instruments:
         yield from self._of_traffic()
         yield from self._of_requests()
         yield from self._of_webhooks()
-        yield "heliograph_engine_up", {(self._engine,): 1}
+        yield "heliograph_engine_up", {(self._engine,): int(self._context.node.engine_available)}
         yield "heliograph_event_loop_lag_seconds", self._lag.lags
         yield "heliograph_descriptor_capacity", self._context.capacity
         yield from _of_process()
@@ -75,6 +78,7 @@ class Instruments:
     def _of_clients(self) -> Iterator[tuple[str, Values]]:
         tenants = list(self._context.node.tenants())
         yield "heliograph_connections", {(one.app.id,): len(one.sessions) for one in tenants}
+        yield "heliograph_connections_opened_total", self._context.sockets_opened
         yield "heliograph_http_connections", len(self._context.http_connections)
         yield "heliograph_subscriptions", {(one.app.id,): one.subscriptions for one in tenants}
         yield (
@@ -91,6 +95,7 @@ class Instruments:
         context, counters = self._context, self._context.node.counters
         yield "heliograph_messages_received_total", context.messages_received
         yield "heliograph_messages_sent_total", context.messages_sent
+        yield "heliograph_bytes_sent_total", context.bytes_sent
         yield "heliograph_bytes_received_total", context.bytes_received
         yield "heliograph_bytes_delivered_total", counters.bytes
         yield "heliograph_publishes_total", context.node.tally.publishes
@@ -131,11 +136,19 @@ class Instruments:
 
 
 def _of_process() -> Iterator[tuple[str, Values]]:
-    """Of the process, where the system tells: on Linux."""
+    """Of the process; what follows its time is told where the system tells it: on Linux."""
+    yield "heliograph_cpu_seconds_total", time.process_time()
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - one of them is the list's
+        descriptors = _open_descriptors()
     except OSError:
         return
     yield "heliograph_resident_memory_bytes", pages * os.sysconf("SC_PAGE_SIZE")
-    yield "heliograph_open_descriptors", descriptors - 1
+    yield "heliograph_open_descriptors", descriptors
+
+
+def _open_descriptors() -> int:
+    # Linux 6.2 and later tell the number as the folder's size. Reading the folder takes as many
+    # microseconds as there are clients, while nobody is served.
+    told = os.stat(DESCRIPTORS).st_size  # noqa: PTH116 - a path for two functions of os
+    return told or len(os.listdir(DESCRIPTORS)) - 1  # noqa: PTH208 - one of them is the list's

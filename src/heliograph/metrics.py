@@ -29,6 +29,8 @@ FAMILIES = (
     Family("heliograph_info", GAUGE, "Always 1; the version is the label.", ("version",)),
     Family("heliograph_uptime_seconds", GAUGE, "Time since the server began to listen."),
     Family("heliograph_connections", GAUGE, "WebSocket clients that are connected.", ("app",)),
+    Family("heliograph_connections_opened_total", COUNTER, "WebSockets that were opened, those"
+           " refused at once included."),
     Family("heliograph_http_connections", GAUGE, "HTTP connections, those on their way to"
            " becoming WebSockets included."),
     Family("heliograph_subscriptions", GAUGE, "Subscriptions of connected clients.", ("app",)),
@@ -37,6 +39,7 @@ FAMILIES = (
     Family("heliograph_messages_received_total", COUNTER, "Messages of clients."),
     Family("heliograph_messages_sent_total", COUNTER, "Messages to single clients: answers,"
            " acknowledgements, errors. What is said on channels counts as deliveries."),
+    Family("heliograph_bytes_sent_total", COUNTER, "Bytes of messages to single clients."),
     Family("heliograph_bytes_received_total", COUNTER, "Bytes that arrived, TLS taken off."),
     Family("heliograph_bytes_delivered_total", COUNTER, "Bytes written because of what was said on"
            " channels."),
@@ -79,6 +82,8 @@ FAMILIES = (
            " 1.", ("engine",)),
     Family("heliograph_event_loop_lag_seconds", HISTOGRAM, "How late a timer was, asked ten times"
            " a second."),
+    Family("heliograph_cpu_seconds_total", COUNTER, "Time that the process was computing. The"
+           " server is busy where it grows by one a second."),
     Family("heliograph_resident_memory_bytes", GAUGE, "Memory that the process holds."),
     Family("heliograph_open_descriptors", GAUGE, "Files and sockets that are open."),
     Family("heliograph_descriptor_capacity", GAUGE, "Clients beyond this number are told 4100."),

@@ -353,9 +353,13 @@ class Node:
             record=record,
             terminate_code=terminate_code,
         )
+        # What the log tells in sums: publishers can do it as often as they like.
+        self.refusals = Summary(logger, logging.INFO, timing.later)
+        self.outages = Summary(logger, logging.WARNING, timing.later)
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
         self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
+        self._engine = engine
         engine.start(self._deliver)
         self.configure(apps)
 
@@ -415,6 +419,11 @@ class Node:
         elif owner is not None and app_id is not None and owner.app.id != app_id:
             reason = "its key, but the id of another app"
         self._failures.note(subject, f"an API request was refused: {reason}")
+
+    @property
+    def engine_available(self) -> bool:
+        """Whether what nodes share can be reached."""
+        return self._engine.available
 
     @property
     def connections(self) -> int:

@@ -15,7 +15,7 @@ from heliograph.net.websocket import DeflateLane
 from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
 from tests.conftest import StartServer
-from tests.integration.rig import APP_ID, KEY, SECRET, serving
+from tests.integration.rig import APP_ID, KEY, SECRET, Engines, serving
 from tests.server import ServerProcess
 
 Log = Callable[[], list[str]]
@@ -162,3 +162,60 @@ def test_frames_are_read_as_they_were_written() -> None:
     assert [len(payload) for _, payload in read[:3]] == [1, 300, 70_000]
     assert read[3][1].startswith(b'{"event":"e"')
     assert read[5][1] == b"\x10\x68x"
+
+
+# -- Who did what wrong --------------------------------------------------------------------
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+async def test_refused_publishes_are_found_in_the_log_and_cannot_fill_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "heliograph")
+    async with serving() as rig:
+        await rig.publish("e", "c")
+        for _ in range(20):
+            reply = await rig.request("POST", "/events", {"name": "e", "channel": "ü", "data": ""})
+            assert reply.status == 400
+        reply = await rig.request("GET", "/channels/public/users")
+        assert reply.status == 400
+    assert said(caplog) == [
+        ("INFO", f"app {APP_ID}: a signed request was refused: 400 Invalid channel name")
+    ]
+
+
+async def test_an_engine_that_is_away_is_a_warning_and_a_metric(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "heliograph")
+    monkeypatch.setattr(Engines, "late", True)
+    async with serving(metrics=True) as rig:
+        assert Engines.made is not None
+        up = 'heliograph_engine_up{engine="custom"} '
+        assert f"{up}1\n" in (await rig.fetch("GET", "/metrics")).text
+        Engines.made.away = True
+        assert f"{up}0\n" in (await rig.fetch("GET", "/metrics")).text
+        for _ in range(20):
+            reply = await rig.request("POST", "/events", {"name": "e", "channel": "c", "data": ""})
+            assert reply.status == 503
+        Engines.made.away = False
+        await rig.publish("e", "c")
+    assert said(caplog) == [
+        ("WARNING", "what nodes share is away: a request was refused with 503 (away)")
+    ]
+
+
+async def test_a_clients_mistakes_are_in_no_log_but_the_one_for_debugging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "heliograph")
+    for debug in (False, True):
+        async with serving(debug=debug) as rig, rig.client() as client:
+            await client.send("nonsense")
+            await client.receive()
+        assert [level for level, text in said(caplog) if "Unsupported event" in text] == (
+            ["DEBUG"] if debug else []
+        )

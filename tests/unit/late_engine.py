@@ -58,6 +58,10 @@ class LateEngine:
 
     # -- The port ------------------------------------------------------------------------
 
+    @property
+    def available(self) -> bool:
+        return not self.away
+
     def _queue(self, channel: str, operation: Callable[[], T]) -> Later[T]:
         later: Later[T] = Later()
         away = self.away

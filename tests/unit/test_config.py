@@ -136,8 +136,6 @@ def test_every_key_of_an_app_is_an_option_for_the_single_app() -> None:
         "max_channels_per_publish",
         "max_batch",
         "max_client_events_per_second",
-        "max_publishes_per_second",
-        "max_subscriptions",
         "webhook_batching",
     }
 

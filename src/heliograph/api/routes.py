@@ -17,7 +17,7 @@ from heliograph.api.auth import authenticate, authenticate_plain
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
-from heliograph.node import Node
+from heliograph.node import Node, Tenant
 from heliograph.protocols.pusher import endpoint
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request
@@ -66,11 +66,11 @@ class Routes:
         try:
             reply = self._answer_plain(request) or self._route(request)
         except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
-            return _failure(error)
+            return self._failure(error)
         if not isinstance(reply, Later):
             return reply
         answer: Later[Response] = Later()
-        reply.then(answer.resolve, lambda error: answer.resolve(_failure(error)))
+        reply.then(answer.resolve, lambda error: answer.resolve(self._failure(error)))
         return answer
 
     def _answer_plain(self, request: Request) -> Reply[Response] | None:
@@ -81,7 +81,13 @@ class Routes:
         answer, app_id, path = known
         body = request.body
         tenant = authenticate_plain(self._node, app_id, path, request.query, body, self._now_s())
-        return None if tenant is None else answer(ApiRequest(tenant, (), body))
+        if tenant is None:
+            return None
+        try:
+            return answer(ApiRequest(tenant, (), body))
+        except ApiError as error:
+            self._note_refused(tenant, error)
+            raise
 
     def _remember(self, path: bytes, answer: "Endpoint", app_id: str | None) -> None:
         if len(path) <= MAX_REMEMBERED_PATH:
@@ -128,7 +134,30 @@ class Routes:
         if request.method == "POST":
             # Only what somebody signed is remembered, not what strangers ask for.
             self._remember(request.path, answer, found.app_id)
-        return answer(ApiRequest(tenant, parameters, request.body))
+        try:
+            return answer(ApiRequest(tenant, parameters, request.body))
+        except ApiError as error:
+            self._note_refused(tenant, error)
+            raise
+
+    def _note_refused(self, tenant: Tenant, error: ApiError) -> None:
+        """Tell the operator what a publisher of ours does wrong."""
+        # The head of a text is one of a few; what follows may be anything.
+        reason = error.message.partition(":")[0]
+        self._node.refusals.note(
+            f"app {tenant.app.id}", f"a signed request was refused: {error.status} {reason}"
+        )
+
+    def _failure(self, error: Exception) -> Response:
+        if isinstance(error, ApiError):
+            return text(error.status, error.message, headers=error.headers)
+        if isinstance(error, EngineError):
+            self._node.outages.note(
+                "what nodes share is away", f"a request was refused with 503 ({error})"
+            )
+            return text(503, "The server cannot do this right now, try again later")
+        logger.error("a request failed", exc_info=error)
+        return text(500, "Internal server error")
 
 
 class _Found(Struct, frozen=True):
@@ -192,13 +221,3 @@ def _method_not_allowed(allowed: str) -> ApiError:
         f"Method not allowed. Allowed: {allowed}",
         headers=((b"Allow", allowed.encode()),),
     )
-
-
-def _failure(error: Exception) -> Response:
-    if isinstance(error, ApiError):
-        return text(error.status, error.message, headers=error.headers)
-    if isinstance(error, EngineError):
-        logger.warning("a request was refused because the engine is away: %s", error)
-        return text(503, "The server cannot do this right now, try again later")
-    logger.error("a request failed", exc_info=error)
-    return text(500, "Internal server error")

@@ -33,6 +33,10 @@ Deliver = Callable[[str, Fact | Notice], None]
 class Engine(Protocol):
     """The state of all nodes together. One conformance suite runs over every engine."""
 
+    @property
+    def available(self) -> bool:
+        """Whether operations are answered, as far as is known now; asking asks nobody else."""
+
     def start(self, deliver: Deliver) -> None:
         """Begin to deliver, to this node, what is said on channels it has entered."""
 

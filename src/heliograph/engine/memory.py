@@ -78,6 +78,9 @@ class MemoryEngine:
     *now* reads a monotonic clock in seconds; cached events are kept for *cache_ttl_s*.
     """
 
+    available = True
+    """It is here where we are."""
+
     def __init__(self, now: Callable[[], float], cache_ttl_s: float) -> None:
         self._now = now
         self._cache_ttl_s = cache_ttl_s

@@ -68,6 +68,7 @@ class Context:
     dates: Dates = field(default_factory=Dates)
     http_connections: "set[HttpConnection]" = field(default_factory=set)
     sockets: int = 0  # WebSocket connections that have not ended, those being closed included
+    sockets_opened: int = 0  # since the start
     capacity: int  # sockets that may be open before new clients are sent elsewhere
     crowded: bool = False  # whether that was said in the log, for this time
     slow_readers: int = 0
@@ -75,6 +76,7 @@ class Context:
     rate_limited_messages: int = 0
     messages_received: int = 0
     messages_sent: int = 0  # to single clients
+    bytes_sent: int = 0  # in these
     bytes_received: int = 0
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # to be set when nobody is connected any more

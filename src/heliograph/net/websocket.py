@@ -165,6 +165,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._last_seen = context.now()
         self._paid_until = 0.0  # see rate.py
         context.sockets += 1
+        context.sockets_opened += 1
 
     # -- Opening -------------------------------------------------------------------------
 
@@ -278,7 +279,9 @@ class WebSocketConnection(asyncio.Protocol):
         """Deliver messages to this client, in one write."""
         frame = self.lane.frame
         self._context.messages_sent += len(texts)
-        self.write(frame(texts[0]) if len(texts) == 1 else b"".join(map(frame, texts)))
+        chunk = frame(texts[0]) if len(texts) == 1 else b"".join(map(frame, texts))
+        self._context.bytes_sent += len(chunk)
+        self.write(chunk)
 
     def pause_writing(self) -> None:
         """Called inside a write: the client is behind."""
