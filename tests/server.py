@@ -103,7 +103,8 @@ class ServerProcess:
 
     def _command(self) -> list[str]:
         command = [sys.executable, "-m", "heliograph"]
-        flags = {"host": self.host, "port": self.port, **self.options}
+        # Tests have no time to see clients off one by one; those of that say so.
+        flags = {"host": self.host, "port": self.port, "shutdown_timeout": 0, **self.options}
         if self.toml is None:
             flags |= {"pusher_app_id": APP_ID, "pusher_app_key": KEY, "pusher_secret": SECRET}
         else:

@@ -35,9 +35,9 @@ class Settings:
     config: str | None = option(
         None, "A TOML file with any of these options, and any number of apps.", group=SERVER
     )
-    host: str = option(
-        "localhost",
-        "The address to listen on; 0.0.0.0 for all.",
+    host: tuple[str, ...] = option(
+        ("localhost",),
+        "The addresses to listen on; 0.0.0.0 and :: for all.",
         group=SERVER,
         environment=("ANYCABLE_HOST",),
     )
@@ -54,6 +54,33 @@ class Settings:
         group=SERVER,
         environment=("ANYCABLE_PUSHER_API_PORT",),
         maximum=65535,
+    )
+    unix_socket: str | None = option(
+        None, "The path of a Unix socket to listen on as well, for a proxy.", group=SERVER
+    )
+    unix_socket_mode: str = option("660", "Who may use it, in octal as for chmod.", group=SERVER)
+    reuse_port: bool = option(
+        False,
+        "Let several servers listen on the same port, so that one can replace another.",
+        group=SERVER,
+    )
+    proxy_protocol: bool = option(
+        False,
+        "Every connection begins with a PROXY header (version 2), which says whose it is.",
+        group=SERVER,
+    )
+    shutdown_delay: float = option(
+        0.0,
+        "Time between not being ready any more and accepting no more, when told to end.",
+        group=SERVER,
+        unit="s",
+    )
+    shutdown_timeout: float = option(
+        10.0,
+        "Time over which clients are then sent away, evenly; 0 for all at once.",
+        group=SERVER,
+        environment=("ANYCABLE_SHUTDOWN_TIMEOUT",),
+        unit="s",
     )
     ssl_cert: str | None = option(
         None,
@@ -302,6 +329,7 @@ def load(
     values = {name: given.value(name) for name in OPTIONS}
     _check_path_prefix(values["path_prefix"], given)
     _check_pair(values, given)
+    _check_mode(values["unix_socket_mode"], given)
     _check_networks(values["trusted_proxies"], given)
     secrets = _SecretFiles(read_file, mode_of_file)
     apps = apps_of_file(tables, str(path), secrets.read)
@@ -311,7 +339,8 @@ def load(
     single = _single_app(given, values, secrets)
     development = not apps and single is None
     if development:
-        _check_local(values["host"], given)
+        for host in values["host"] or ("",):
+            _check_local(host, given)
         single = _app(given, *make_up())
     if single is not None:
         _check_unlike(single, apps, given)
@@ -503,6 +532,14 @@ def _check_path_prefix(prefix: str, given: _Given) -> None:
         raise ConfigError(
             f"--path_prefix: {prefix!r} is no path such as /realtime"
             f" (from {given.source('path_prefix')})"
+        )
+
+
+def _check_mode(mode: str, given: _Given) -> None:
+    if not re.fullmatch(r"0?[0-7]{3}", mode):
+        raise ConfigError(
+            f"--unix_socket_mode: {mode!r} is no mode such as 660"
+            f" (from {given.source('unix_socket_mode')})"
         )
 
 

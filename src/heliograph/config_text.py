@@ -100,6 +100,6 @@ def _toml(one: Option) -> str:
     if one.default is None:
         return "8081" if one.kind is int else '""'
     if one.kind is tuple:
-        return "[]"
+        return "[" + ", ".join(f'"{part}"' for part in one.default) + "]"
     text = shown(one, one.default)
     return f'"{text}"' if one.kind is str else text

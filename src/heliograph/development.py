@@ -53,12 +53,13 @@ def snippets(config: Config, port: int, api_port: int) -> str:
     (app,) = config.apps
     (key,) = app.keys
     prefix = config.path_prefix
+    host = next(iter(config.host), "localhost")
     note = f" (it knows no path prefix: a proxy must put {prefix} before its paths)"
     return _SNIPPETS.format(
         app_id=app.id,
         key=key.key,
         secret=key.secret,
-        host=f"[{config.host}]" if ":" in config.host else config.host,
+        host=f"[{host}]" if ":" in host else host,
         port=port,
         port_name="wssPort" if config.ssl_cert else "wsPort",
         tls="true" if config.ssl_cert else "false",

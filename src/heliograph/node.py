@@ -447,6 +447,10 @@ class Node:
         tenant.sessions[socket_id] = session
         return session
 
+    def sessions(self) -> list[Session]:
+        """Return the sessions of all apps."""
+        return [one for tenant in self._tenants.values() for one in tenant.sessions.values()]
+
     def close(self, error: ClientError) -> None:
         """Tell every session *error* and close it."""
         for tenant in self._tenants.values():

@@ -12,37 +12,35 @@ import os
 import random
 import secrets
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from heliograph import development, logs
 from heliograph.api.cors import CrossOrigin
 from heliograph.api.metered import Metered, MetricsPage
+from heliograph.api.ops import Readiness
 from heliograph.api.routes import Routes
 from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
 from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
 from heliograph.instruments import Instruments
-from heliograph.net import tls
+from heliograph.net import systemd, tls
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Handler
+from heliograph.net.drain import FAREWELL_S, drain
 from heliograph.net.http import HttpConnection
-from heliograph.net.listener import bind, listen
+from heliograph.net.listener import LATE_S, Listener
+from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, TextLane
 from heliograph.node import Node
-from heliograph.protocols.pusher import refusals
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
 
 logger = logging.getLogger(__name__)
-
-STOP_TIMEOUT_S = 3.0
-"""How long clients have to take their leave when the server stops."""
 
 WEBHOOKS_STOP_TIMEOUT_S = 10.0
 """How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
@@ -53,6 +51,8 @@ RESERVED_DESCRIPTORS = 64
 
 COLLECTED_AFTER = 20_000
 """New objects after which the garbage collector looks at the youngest."""
+
+DRAINING = "draining"
 
 CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
 """Taken on while serving, where the server began with a certificate."""
@@ -75,11 +75,27 @@ class Server:
     One server: `start`, then `stop`.
 
     *config* is what was asked for; `port` and `api_port` are what came of it. *make_engine* makes
-    the engine of this node, inside the event loop; without it, the server is alone.
+    the engine of this node, inside the event loop; without it, the server is alone. *passed*
+    are places that somebody else bound for us, each with its name: they are listened on instead
+    of the ports and the Unix socket of *config*. *shuffle* is chance, for the order in which
+    clients are sent away.
     """
 
-    def __init__(self, config: Config, make_engine: Callable[[], Engine] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        make_engine: Callable[[], Engine] | None = None,
+        *,
+        passed: Sequence[tuple[str, Place]] = (),
+        shuffle: Callable[[list[Any]], None] = random.shuffle,
+    ) -> None:
         self.config = config
+        self.readiness = Readiness()
+        self.urls: list[str] = []
+        self.api_urls: list[str] = []
+        self.metrics_urls: list[str] = []
+        self._passed = passed
+        self._shuffle = shuffle
         self._make_engine = make_engine or self._memory_engine
         self._engine_name = "memory" if make_engine is None else "custom"
         self.port = 0
@@ -88,7 +104,7 @@ class Server:
         self._instruments: Instruments | None = None
         self.node: Node
         self.context: Context
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._certificate: tls.Certificate | None = None
         self._webhooks: Webhooks
 
@@ -131,55 +147,92 @@ class Server:
             now=loop.time,
             capacity=_raise_descriptor_limit() - RESERVED_DESCRIPTORS,
         )
-        # 0 takes a free port for each.
-        api_port = config.pusher_api_port
-        own_metrics = config.metrics_port is not None
-        separate = api_port is not None and (api_port == 0 or api_port != config.port)
-        main = self._bind(config.port, "port")
-        try:
-            api = self._bind(api_port, "pusher_api_port") if separate else []
-        except BaseException:
-            _close(main)
-            raise
-        try:
-            metrics = self._bind(config.metrics_port, "metrics_port") if own_metrics else []
-        except BaseException:
-            _close(main + api)
-            raise
-        try:
+        with contextlib.ExitStack() as bound:
+            main, api, metrics = self._bind_all(bound)
             await self._webhooks.start()
-        except BaseException:
-            _close(main + api + metrics)
-            raise
-        if config.metrics or own_metrics:
+            bound.pop_all()  # listeners close them from here on
+        if config.metrics or metrics:
             self._instruments = Instruments(self.context, self._webhooks, self._engine_name)
-        self.port = main[0].getsockname()[1]
-        self.api_port = api[0].getsockname()[1] if api else self.port
-        await self._listen(main, api=not separate, websockets=True)
+        self.port = main[0].port
+        self.api_port = api[0].port if api else self.port
+        self.urls = self._urls(main)
+        self.api_urls = self._urls(api or main)
+        self.metrics_urls = self._urls(metrics)
+        await self._listen(main, api=not api, websockets=True)
         await self._listen(api, api=True, websockets=False)
         if metrics and self._instruments is not None:
-            self.metrics_port = metrics[0].getsockname()[1]
-            await self._serve(metrics, self._metrics_page(), websockets=False)
+            self.metrics_port = metrics[0].port
+            await self._serve(metrics, self._metrics_page(), websockets=False, proxied=False)
+        self.readiness.why_not = ""
+
+    def _bind_all(
+        self, bound: contextlib.ExitStack
+    ) -> tuple[list[Place], list[Place], list[Place]]:
+        """Return the places for WebSockets, those for the API alone, and those for metrics."""
+        config = self.config
+
+        def bind(port: int, option: str) -> list[Place]:
+            places = self._bind(port, option)
+            for place in places:
+                bound.callback(place.close)
+            return places
+
+        if self._passed:
+            main = [place for name, place in self._passed if name != systemd.API_NAME]
+            api = [place for name, place in self._passed if name == systemd.API_NAME]
+            if not main:
+                raise ConfigError("LISTEN_FDNAMES: every socket is for the API alone")
+        else:
+            main, api = bind(config.port, "port"), []
+        port = config.pusher_api_port
+        # 0 takes a free port for each.
+        if not api and port is not None and (port == 0 or port != config.port):
+            api = bind(port, "pusher_api_port")
+        metrics = (
+            bind(config.metrics_port, "metrics_port") if config.metrics_port is not None else []
+        )
+        if config.unix_socket and not self._passed:
+            source = config.sources.get("unix_socket", DEFAULT)
+            place = bind_unix(
+                config.unix_socket,
+                int(config.unix_socket_mode, 8),
+                option=f"--unix_socket (from {source})",
+                shared=config.reuse_port,
+            )
+            bound.callback(place.close)
+            main.append(place)
+        return main, api, metrics
+
+    def _urls(self, places: list[Place]) -> list[str]:
+        tls = self._certificate is not None
+        return list(
+            dict.fromkeys(
+                f"{'https' if tls and not place.local else 'http'}://{place.name}"
+                for place in places
+            )
+        )
 
     def _memory_engine(self) -> Engine:
         return MemoryEngine(time.monotonic, self.config.cache_ttl)
 
-    def _bind(self, port: int | None, option: str) -> list[socket.socket]:
+    def _bind(self, port: int, option: str) -> list[Place]:
         sources = self.config.sources
         return bind(
-            self.config.host,
-            port or 0,
+            self.config.host or ("",),
+            port,
             host_option=f"--host (from {sources.get('host', DEFAULT)})",
             port_option=f"--{option} (from {sources.get(option, DEFAULT)})",
+            shared=self.config.reuse_port,
         )
 
-    async def _listen(self, sockets: list[socket.socket], *, api: bool, websockets: bool) -> None:
+    async def _listen(self, places: list[Place], *, api: bool, websockets: bool) -> None:
         routes = Routes(
             self.node,
             prefix=self.config.path_prefix,
             now_s=time.time,
             api=api,
             websockets=websockets,
+            readiness=self.readiness,
         )
         handler: Handler = routes
         if self.config.cors_allowed_origins and api:
@@ -190,18 +243,28 @@ class Server:
             handler = Metered(handler, requests, self.config.path_prefix, self.context.now)
             if self.config.metrics and api:
                 handler = self._metrics_page(handler)
-        await self._serve(sockets, handler, websockets=websockets)
+        proxied = self.config.proxy_protocol
+        await self._serve(places, handler, websockets=websockets, proxied=proxied)
 
     async def _serve(
-        self, sockets: list[socket.socket], handler: Handler, *, websockets: bool
+        self, places: list[Place], handler: Handler, *, websockets: bool, proxied: bool
     ) -> None:
         context = self.context
-        self._servers += await listen(
-            sockets,
-            lambda: HttpConnection(context, handler, websockets=websockets),
+
+        def connection(told_address: str | None) -> HttpConnection:
+            return HttpConnection(
+                context, handler, websockets=websockets, told_address=told_address
+            )
+
+        listener = Listener(
+            places,
+            connection,
             tls=self._certificate.context if self._certificate else None,
-            handshake_timeout_s=self.config.request_timeout,
+            proxied=proxied,
+            patience_s=self.config.request_timeout,
         )
+        self._listeners.append(listener)
+        await listener.begin()
 
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
         if self._instruments is None:
@@ -235,18 +298,29 @@ class Server:
         self.node.configure(config.apps)
         logger.info("configuration reloaded: %d apps", len(config.apps))
 
-    async def stop(self) -> None:
-        """Stop accepting, tell every client to reconnect elsewhere, and wait for them, bounded."""
-        for server in self._servers:
-            server.close()
-        context = self.context
-        context.deserted = asyncio.Event()
-        for connection in list(context.http_connections):
-            connection.close()
-        self.node.close(refusals.reconnect())
-        context.departed()
-        with contextlib.suppress(TimeoutError):  # the rest is cut off when the loop closes
-            await asyncio.wait_for(context.deserted.wait(), STOP_TIMEOUT_S)
+    @property
+    def stop_s(self) -> float:
+        """How long `stop` may take."""
+        config = self.config
+        clients_s = config.shutdown_delay + config.shutdown_timeout + LATE_S + FAREWELL_S
+        return clients_s + WEBHOOKS_STOP_TIMEOUT_S
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """
+        Say that we are not ready, stop accepting, have every client reconnect elsewhere; bounded.
+
+        *at_once* leaves out the delay, and sends all clients away at the same moment. A server
+        stops once.
+        """
+        config, context = self.config, self.context
+        if self.readiness.why_not == DRAINING:
+            return
+        self.readiness.why_not = DRAINING
+        if config.shutdown_delay and not at_once:
+            await asyncio.sleep(config.shutdown_delay)
+        await asyncio.gather(*(listener.end() for listener in self._listeners))
+        over_s = 0.0 if at_once else config.shutdown_timeout
+        await drain(context, over_s, shuffle=self._shuffle)
         context.wheel.stop()
         if self._instruments is not None:
             self._instruments.stop()
@@ -268,11 +342,6 @@ def _raise_descriptor_limit() -> int:
         except (OSError, ValueError):
             return soft  # some systems allow less than they say
     return wanted
-
-
-def _close(sockets: list[socket.socket]) -> None:
-    for bound in sockets:
-        bound.close()
 
 
 def run(config: Config, load: Callable[[], Config]) -> int:
@@ -318,67 +387,65 @@ def _loop_factory(kind: str) -> Any:
 
 
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
-    server = Server(config)
-    stopping = asyncio.Event()
+    notifier = systemd.Notifier(os.environ)
+    server = Server(config, passed=systemd.inherited(os.environ))
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[int] = loop.create_future()
 
     def signalled(number: int) -> None:
-        if stopping.is_set():
+        if stopping.done():
             os._exit(128 + number)
         logger.info("stopping: %s", signal.Signals(number).name)
-        stopping.set()
+        stopping.set_result(number)
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled, number)
     # Whoever asks so early to read the file again sees it read for the first time.
-    loop.add_signal_handler(signal.SIGHUP, _read_already)
+    loop.add_signal_handler(signal.SIGHUP, _ignore)
     await server.start()
     for warning in config.warnings:
         logger.warning("%s", warning)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server, load)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, load, notifier)
     _announce(server)
-    await stopping.wait()
-    await server.stop()
+    notifier.ready()
+    reason = await stopping
+    loop.add_signal_handler(signal.SIGHUP, _ignore)
+    notifier.stopping(server.stop_s)
+    # Somebody sits at a terminal and waits, or a service manager has something to replace.
+    await server.stop(at_once=reason == signal.SIGINT)
     logger.info("stopped")
     return 0
 
 
-def _read_already() -> None:
+def _ignore() -> None:
     """Keep a SIGHUP from ending the process."""
 
 
-def _reload(server: Server, load: Callable[[], Config]) -> None:
+def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifier) -> None:
+    notifier.reloading(time.monotonic())
     try:
         server.reload(load())
     except ConfigError as error:
         logger.error(  # noqa: TRY400 - a line for the operator, whose fault it is
             "configuration not reloaded, nothing is changed: %s", error
         )
+    notifier.ready()
 
 
 def _announce(server: Server) -> None:
     config = server.config
-    base = f"{'https' if config.ssl_cert else 'http'}://{_in_url(config.host)}"
     prefix = config.path_prefix
     for app in config.apps:
-        for key in app.keys:
-            logger.info(
-                "Handle Pusher WebSocket connections at %s:%d%s/app/%s",
-                base,
-                server.port,
-                prefix,
-                key.key,
-            )
-        logger.info(
-            "Handle Pusher API requests at %s:%d%s/apps/%s/", base, server.api_port, prefix, app.id
-        )
-    if server.metrics_port:
-        logger.info("Handle Prometheus at %s:%d/metrics", base, server.metrics_port)
+        for url in server.urls:
+            for key in app.keys:
+                logger.info(
+                    "Handle Pusher WebSocket connections at %s%s/app/%s", url, prefix, key.key
+                )
+        for url in server.api_urls:
+            logger.info("Handle Pusher API requests at %s%s/apps/%s/", url, prefix, app.id)
+    for url in server.metrics_urls:
+        logger.info("Handle Prometheus at %s/metrics", url)
     if config.data_dir is None and any(app.webhooks for app in config.apps):
         logger.info("webhooks wait in memory: give --data_dir to keep them through a restart")
     if config.development:
         print(development.snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

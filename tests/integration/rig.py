@@ -253,6 +253,7 @@ async def serving(**options: Any) -> AsyncIterator[Rig]:
     flags = {
         "host": "127.0.0.1",
         "port": 0,
+        "shutdown_timeout": 0,
         "pusher_app_id": APP_ID,
         "pusher_app_key": KEY,
         "pusher_secret": SECRET,

@@ -59,7 +59,7 @@ def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file() -> Non
     file = "port = 1\nping_interval = 1.5\nhost = '127.0.0.1'\nclient_events = false"
     environ = {"HELIOGRAPH_PORT": "2", "HELIOGRAPH_PING_INTERVAL": "2.5"}
     config = resolve({**FILE, "port": "3"}, environ, file)
-    assert (config.port, config.ping_interval, config.host) == (3, 2.5, "127.0.0.1")
+    assert (config.port, config.ping_interval, config.host) == (3, 2.5, ("127.0.0.1",))
     assert config.sources["port"] == "the flag --port"
     assert config.sources["ping_interval"] == "the environment variable HELIOGRAPH_PING_INTERVAL"
     assert config.sources["host"] == "h.toml"
@@ -461,6 +461,23 @@ def test_without_an_app_one_is_made_up() -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
 def test_the_development_mode_is_for_this_machine(host: str) -> None:
     assert resolve({"host": host}).development
+
+
+def test_hosts_are_a_list() -> None:
+    assert resolve({"host": "127.0.0.1, ::1"}).host == ("127.0.0.1", "::1")
+    assert resolve(FILE, file="host = ['127.0.0.1', 'localhost']").host == (
+        "127.0.0.1",
+        "localhost",
+    )
+    message = problem({"host": "localhost,0.0.0.0"})
+    assert message.startswith("--host: '0.0.0.0' (from the flag --host) needs an app")
+
+
+@pytest.mark.parametrize("mode", ["", "rw", "66", "0o660", "1660", "668", "-660"])
+def test_a_mode_is_octal(mode: str) -> None:
+    assert problem({"unix_socket_mode": mode}) == (
+        f"--unix_socket_mode: {mode!r} is no mode such as 660 (from the flag --unix_socket_mode)"
+    )
 
 
 @pytest.mark.parametrize(("one", "other"), [("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")])

@@ -1,8 +1,31 @@
-"""What those who run the server ask it: whether it is there."""
+"""What those who run the server ask it: whether it is there, and whether to send clients to it."""
 
 from heliograph.api.response import Response, text
+
+
+class Readiness:
+    """
+    Whether new clients are to be sent here; *why_not* is a word for people, "" when they are.
+
+    A server starts, serves, and drains: it still serves then, but asks to be left alone.
+    """
+
+    __slots__ = ("why_not",)
+
+    def __init__(self) -> None:
+        self.why_not = "starting"
+
+    @property
+    def ready(self) -> bool:
+        """Whether they are."""
+        return not self.why_not
 
 
 def health() -> Response:
     """GET /health and /up: 200 while serving."""
     return text(200, "OK")
+
+
+def ready(readiness: Readiness) -> Response:
+    """GET /ready: 200 while new clients are welcome, else 503 and why they are not."""
+    return text(200, "OK") if readiness.ready else text(503, f"Not ready: {readiness.why_not}")

@@ -42,7 +42,8 @@ class Routes:
     Answers every HTTP request that is no WebSocket.
 
     *prefix* stands before every path of the API and is no part of what is signed. *now_s*
-    reads the wall clock. *api* and *websockets* say what is served on this port.
+    reads the wall clock. *api* and *websockets* say what is served on this port,
+    *readiness* whether it is a good time to come.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Routes:
         now_s: Callable[[], float],
         api: bool = True,
         websockets: bool = True,
+        readiness: ops.Readiness | None = None,
     ) -> None:
         self._node = node
         self._prefix = prefix
@@ -60,6 +62,11 @@ class Routes:
         self._now_s = now_s
         self._api = api
         self._websockets = websockets
+        self._pages: Mapping[str, Page] = {
+            "/health": ops.health,
+            "/up": ops.health,
+            "/ready": partial(ops.ready, readiness or ops.Readiness()),
+        }
 
     def handle(self, request: Request) -> Reply[Response]:
         """Answer *request*, now or later. Never raises."""
@@ -104,7 +111,7 @@ class Routes:
             found = find(below)
             if found is not None and path.startswith(self._prefix):
                 return self._answer_api(request, below, found)
-        page = _PAGES.get(path)
+        page = self._pages.get(path)
         if page is not None:
             _pick({"GET": page}, request.method)
             return page()
@@ -179,9 +186,6 @@ def _endpoint(path: str) -> _Found | None:
             found = _endpoints(["users", unquote(user_id), "terminate_connections"])
             return None if found is None else _Found(None, found)
     return None
-
-
-_PAGES: Mapping[str, Page] = {"/health": ops.health, "/up": ops.health}
 
 
 def _endpoints(segments: list[str]) -> Mapping[str, Endpoint] | None:

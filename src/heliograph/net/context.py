@@ -79,7 +79,7 @@ class Context:
     bytes_sent: int = 0  # in these
     bytes_received: int = 0
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
-    deserted: asyncio.Event | None = None  # to be set when nobody is connected any more
+    deserted: asyncio.Event | None = None  # once we drain; set when nobody is connected any more
 
     backlog: Backlog = field(init=False)
     addresses: Addresses = field(init=False)
@@ -100,7 +100,8 @@ class Context:
 
     def answer(self, result: Response) -> bytes:
         """
-        Return *result* as most requests are answered: in HTTP/1.1, on a connection that goes on.
+        Return *result* as most requests are answered: in HTTP/1.1, on a connection that goes on
+        unless the server is about to stop.
 
         The last one is kept for its second: publishers are all told the same.
         """
@@ -112,6 +113,7 @@ class Context:
                 result.body,
                 content_type=result.content_type,
                 headers=result.headers,
+                keep_alive=self.deserted is None,
                 date=date,
             )
             self._answered = (result, date, answer)
@@ -125,6 +127,13 @@ class Context:
             logger.warning("over capacity: %d connections, new clients get 4100", self.sockets)
         self.crowded = full
         return full
+
+    def begin_draining(self) -> asyncio.Event:
+        """From now on everybody is asked to leave; return what is set when all have."""
+        self.deserted = asyncio.Event()
+        self._answered = (None, b"", b"")  # it told publishers that they may stay
+        self.departed()
+        return self.deserted
 
     def departed(self) -> None:
         """A connection has ended."""

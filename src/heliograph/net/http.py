@@ -49,7 +49,11 @@ class _Answer:
 
 
 class HttpConnection(asyncio.Protocol):
-    """One client's requests to *handler*; WebSockets too where *websockets* says so."""
+    """
+    One client's requests to *handler*; WebSockets too where *websockets* says so.
+
+    *told_address* is the client's, where a proxy told it before anything else.
+    """
 
     __slots__ = (
         "_answers",
@@ -64,10 +68,19 @@ class HttpConnection(asyncio.Protocol):
         "_transport",
         "_unread",
         "due",
+        "told_address",
     )
 
-    def __init__(self, context: Context, handler: Handler, *, websockets: bool) -> None:
+    def __init__(
+        self,
+        context: Context,
+        handler: Handler,
+        *,
+        websockets: bool,
+        told_address: str | None = None,
+    ) -> None:
         self.due = 0
+        self.told_address = told_address
         self._context = context
         self._handler = handler
         self._transport: asyncio.Transport
@@ -193,7 +206,9 @@ class HttpConnection(asyncio.Protocol):
             self._held = False
             self._transport.resume_reading()  # whoever comes after us begins by reading
         try:
-            websocket.accept(self._context, self._transport, request, self._reader.rest)
+            websocket.accept(
+                self._context, self._transport, request, self._reader.rest, self.told_address
+            )
         except HandshakeRefused as refused:
             answer = _Answer(Refusal(refused.status, refused.text))
             self._answers.append(answer)
@@ -227,7 +242,7 @@ class HttpConnection(asyncio.Protocol):
             result.body,
             content_type=result.content_type,
             headers=result.headers,
-            keep_alive=not answer.closes,
+            keep_alive=not answer.closes and self._context.deserted is None,
             head_only=answer.head_only,
             date=self._context.dates.now(),
             version=answer.version,
@@ -300,11 +315,18 @@ class HttpConnection(asyncio.Protocol):
         # Never later than a request that begins now may take.
         self._context.wheel.add(self, min(delay_s, self._context.config.request_timeout))
 
-    def close(self) -> None:
-        """Close after the answers that are owed, at once when none are. For a server that stops."""
+    def close(self, *, idle_s: float = 0.0) -> None:
+        """
+        Close after the answers that are owed. For a server that stops.
+
+        Where none are: at once, or if *idle_s* is given only after as long a silence, and not
+        while a request is being received.
+        """
         if self._answers:
             self._answers[-1].closes = True
-        elif not self._closing:
+        elif not self._closing and not (
+            idle_s and (self._reader.receiving or self._context.now() - self._last_seen < idle_s)
+        ):
             self._finish(lingers=False)
 
 

@@ -1,81 +1,169 @@
 """
-Where the server listens.
+Accepting: who comes to a place where the server listens gets a protocol.
 
-Knows addresses and sockets; who is served on them is the caller's business.
+Knows the ways in: plain, through TLS, behind a proxy that says for whom it comes. What is spoken
+then is the caller's business.
 """
 
 import asyncio
+import contextlib
 import errno
+import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
-from heliograph.errors import ConfigError
+from heliograph.net.places import BACKLOG, Place
+from heliograph.wire import proxy
 
-BACKLOG = 4096
-"""Connections that may wait to be accepted; the kernel has a lower limit of its own, maybe."""
+logger = logging.getLogger(__name__)
+
+Factory = Callable[[str | None], asyncio.Protocol]
+"""Makes the protocol of a connection; given is the client's address, where a proxy told it."""
+
+LATE_S = 1.0
+"""How long those let in at the last moment have for their TLS before they are not waited for."""
+
+FULL_PAUSE_S = 0.5
+"""How long nobody is accepted when there was no room for one more."""
 
 
-def bind(host: str, port: int, *, host_option: str, port_option: str) -> list[socket.socket]:
+class Listener:
     """
-    Bind a TCP socket to every address of *host*; port 0 takes a free one, the same for all.
+    Has *factory* make a protocol for every connection that comes to *places*.
 
-    An address that this machine does not have is passed over where the name has others.
-    Raises ConfigError, which names the option at fault.
+    *tls* is for those that come from afar, not through a Unix socket. Where it is *proxied*,
+    connections must begin by saying for whom (PROXY protocol 2). *patience_s* is what they have
+    for either. A listener begins once, and ends once; what it brought stays.
     """
-    try:
-        found = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except socket.gaierror as error:
-        raise ConfigError(f"{host_option}: cannot find {host!r}: {error.strerror}") from None
-    sockets: list[socket.socket] = []
-    problem: OSError | None = None
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        chosen = sockets[0].getsockname()[1] if port == 0 and sockets else port
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        factory: Factory,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxied: bool = False,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._places = places
+        self._factory = factory
+        self._tls = tls
+        self._proxied = proxied
+        self._patience_s = patience_s
+        self._servers: list[asyncio.Server] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._arriving: set[asyncio.Task[None]] = set()
+
+    async def begin(self) -> None:
+        """Accept from now on."""
+        loop = asyncio.get_running_loop()
+        for place in self._places:
+            if self._proxied:
+                place.socket.listen(BACKLOG)
+                self._accepting.append(loop.create_task(self._accept(place)))
+                continue
+            create: Any = loop.create_unix_server if place.local else loop.create_server
+            server = await create(
+                partial(self._factory, None),
+                # The loop closes what it is given, and some are still waiting then: see `end`.
+                sock=place.socket.dup(),
+                backlog=BACKLOG,
+                **self._security(place),
+            )
+            self._servers.append(server)
+
+    async def end(self) -> None:
+        """Accept no more but those who waited for it, and return when they are all there."""
+        await self._look_away()
+        for server in self._servers:
+            server.close()
+        for task in self._accepting:
+            task.cancel()
+        for place in self._places:
+            if not place.kept:
+                self._empty(place)
+            place.close()
+        if self._arriving:
+            _, unfinished = await asyncio.wait(self._arriving, timeout=LATE_S)
+            for task in unfinished:
+                task.cancel()
+
+    async def _look_away(self) -> None:
+        """Let asyncio's own loop finish what it began: a closed server resets whom it accepted."""
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            for server in self._servers:
+                for listening in server.sockets:
+                    loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
+
+    def _security(self, place: Place) -> dict[str, Any]:
+        if self._tls is None or place.local:
+            return {}
+        return {"ssl": self._tls, "ssl_handshake_timeout": self._patience_s}
+
+    # -- By hand -------------------------------------------------------------------------
+
+    async def _accept(self, place: Place) -> None:
+        while True:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(place.socket)
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:  # that one did not wait
+                    logger.warning("cannot accept connections: %s", error.strerror)
+                    await asyncio.sleep(FULL_PAUSE_S)
+            else:
+                self._welcome(connection, place)
+
+    def _empty(self, place: Place) -> None:
+        """Accept whoever is connected as far as the kernel is concerned: closing resets them."""
+        while True:
+            try:
+                connection, _ = place.socket.accept()
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:
+                    continue
+                return  # nobody waits, or there is no room for them
+            self._welcome(connection, place)
+
+    def _welcome(self, connection: socket.socket, place: Place) -> None:
+        connection.setblocking(False)
+        arrival: Coroutine[Any, Any, None] = self._arrive(connection, place)
+        task = asyncio.get_running_loop().create_task(arrival)
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    async def _arrive(self, connection: socket.socket, place: Place) -> None:
         try:
-            sockets.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
-        except OSError as error:
-            problem = error
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                break
-    else:
-        if sockets:
-            return sockets
-    for bound in sockets:
-        bound.close()
-    reason = problem.strerror if problem else "no address"
-    option = host_option if problem and problem.errno == errno.EADDRNOTAVAIL else port_option
-    raise ConfigError(f"{option}: cannot listen on {host}:{port}: {reason}")
+            async with asyncio.timeout(self._patience_s):
+                address = await _told_address(connection) if self._proxied else None
+        except proxy.HeaderError as error:
+            logger.warning("--proxy_protocol: a connection was closed: %s", error)
+            connection.close()
+            return
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            connection.close()
+            return
+        with contextlib.suppress(OSError):  # it leaves, or speaks no TLS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                partial(self._factory, address), connection, **self._security(place)
+            )
 
 
-def _bound(
-    family: int, kind: int, protocol: int, address: tuple[str | int | bytes, ...]
-) -> socket.socket:
-    bound = socket.socket(family, kind, protocol)
-    try:
-        # A server that was just stopped leaves connections behind that are no reason to wait.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.setblocking(False)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
+async def _told_address(connection: socket.socket) -> str | None:
+    """Return whom the PROXY header says it comes for; what follows is left where it is."""
+    head = await _exactly(connection, proxy.HEAD_BYTES)
+    return proxy.source(head, await _exactly(connection, proxy.rest_bytes(head)))
 
 
-async def listen(
-    sockets: list[socket.socket],
-    protocol: Callable[[], asyncio.Protocol],
-    *,
-    tls: ssl.SSLContext | None = None,
-    handshake_timeout_s: float = 60.0,
-) -> list[asyncio.Server]:
-    """Serve *protocol* on *sockets*, behind *tls* where that is given."""
-    create = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
-    if tls is not None:
-        create = partial(create, ssl=tls, ssl_handshake_timeout=handshake_timeout_s)
-    return [await create(sock=bound) for bound in sockets]
+async def _exactly(connection: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        part = await asyncio.get_running_loop().sock_recv(connection, size - len(received))
+        if not part:
+            raise ConnectionResetError
+        received += part
+    return received

@@ -202,6 +202,8 @@ class WebSocketConnection(asyncio.Protocol):
         key = endpoint.app_key(path, config.path_prefix)
         parameters = endpoint.query_parameters(request.query)
         endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
+        if context.deserted is not None:
+            raise refusals.reconnect()  # let in at the last moment, while the others leave
         if context.over_capacity():
             raise refusals.over_capacity()
         if config.max_connections_per_ip:

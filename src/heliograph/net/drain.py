@@ -1,0 +1,54 @@
+"""
+Leaving: those who are connected are told to, a few at a time.
+
+What they are told makes clients come back at once, to whoever serves by then. All at the same
+moment would be more than any server likes.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from heliograph.net.context import Context
+from heliograph.protocols.pusher import refusals
+
+TURN_S = 0.05
+"""How often the next few are told."""
+
+IDLE_S = 1.0
+"""Silence after which a publisher that keeps its connection open is taken to have no request
+on its way to us."""
+
+FAREWELL_S = 3.0
+"""How long the last ones have to take their leave; the rest is cut off."""
+
+
+async def drain(context: Context, over_s: float, *, shuffle: Callable[[list[Any]], None]) -> None:
+    """
+    End every connection of a server that accepts no new ones; in-flight requests finish.
+
+    WebSocket clients are told to reconnect, spread evenly over *over_s* in the order that
+    *shuffle* makes. Returns when all are gone, a few seconds later at the most.
+    """
+    node, loop = context.node, context.loop
+    gone = context.begin_draining()
+    sessions = node.sessions()
+    shuffle(sessions)
+    number, began = len(sessions), loop.time()
+    while not gone.is_set() and (elapsed := loop.time() - began) < over_s:
+        due = min(number, int(number * elapsed / over_s) + 1)
+        for _ in range(len(sessions) - (number - due)):
+            sessions.pop().refuse(refusals.reconnect())
+        for connection in list(context.http_connections):
+            connection.close(idle_s=min(IDLE_S, over_s))
+        await _wait(gone, TURN_S)
+    node.close(refusals.reconnect())
+    for connection in list(context.http_connections):
+        connection.close()
+    await _wait(gone, FAREWELL_S)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)

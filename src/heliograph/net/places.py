@@ -1,0 +1,213 @@
+"""
+Where a server can listen: sockets that are bound, and how they come to be.
+
+Knows addresses and permissions; nothing of those who connect.
+"""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from heliograph.errors import ConfigError
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel has a lower limit of its own, maybe."""
+
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
+class Place:
+    """
+    One bound socket. What is *kept* by another, who passed it on, is not ours to end.
+
+    *host* is what people call its address. *file* is that of a Unix socket of ours, which goes
+    when the place is closed.
+    """
+
+    def __init__(
+        self,
+        bound: socket.socket,
+        *,
+        host: str | None = None,
+        kept: bool = False,
+        file: Path | None = None,
+    ) -> None:
+        self.socket = bound
+        self.kept = kept
+        self._host = host
+        self._file = file
+        self._identity = _identity(file) if file is not None else None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a Unix socket."""
+        return self.socket.family not in INTERNET
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 where there is none."""
+        return 0 if self.local else int(self.socket.getsockname()[1])
+
+    @property
+    def name(self) -> str:
+        """What stands after the :// of an URL to here; of a Unix socket as nginx writes it."""
+        address = self.socket.getsockname()
+        if self.local:
+            return f"unix:{self._file or address}:"
+        host = self._host or str(address[0])
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    def close(self) -> None:
+        """Listen no more, for whoever waited in the backlog, too."""
+        self.socket.close()
+        # Another server may have taken over the path meanwhile.
+        if self._file is not None and _identity(self._file) == self._identity:
+            self._file.unlink()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+# -- Binding -------------------------------------------------------------------------------
+
+
+def bind(
+    hosts: Sequence[str], port: int, *, host_option: str, port_option: str, shared: bool = False
+) -> list[Place]:
+    """
+    Bind a TCP socket to every address of *hosts*; port 0 takes a free one, the same for all.
+
+    An address that this machine does not have is passed over where its name has others. A
+    *shared* port may be bound again, by whoever shares it, too. Raises ConfigError, which
+    names the option at fault.
+    """
+    places: list[Place] = []
+    try:
+        for host in hosts:
+            chosen = places[0].port if port == 0 and places else port
+            taken = {one.socket.getsockname()[:2] for one in places}
+            places += _bind_host(
+                host,
+                chosen,
+                taken,
+                host_option=host_option,
+                port_option=port_option,
+                shared=shared,
+            )
+    except BaseException:
+        for place in places:
+            place.close()
+        raise
+    return places
+
+
+def _bind_host(
+    host: str,
+    port: int,
+    taken: set[tuple[str, int]],
+    *,
+    host_option: str,
+    port_option: str,
+    shared: bool,
+) -> list[Place]:
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise ConfigError(f"{host_option}: cannot find {host!r}: {error.strerror}") from None
+    places: list[Place] = []
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        chosen = places[0].port if port == 0 and places else port
+        if (address[0], chosen) in taken:
+            continue  # 127.0.0.1 and localhost, for one
+        bound = socket.socket(family, kind, protocol)
+        try:
+            _bind(bound, (address[0], chosen, *address[2:]), shared=shared)
+            places.append(Place(bound, host=host))
+        except OSError as error:
+            bound.close()
+            problem = error
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break
+    else:
+        if places or problem is None:
+            return places
+    for place in places:
+        place.close()
+    option = host_option if problem.errno == errno.EADDRNOTAVAIL else port_option
+    raise ConfigError(f"{option}: cannot listen on {host}:{port}: {problem.strerror}")
+
+
+def _bind(bound: socket.socket, address: tuple[str | int | bytes, ...], *, shared: bool) -> None:
+    # A server that was just stopped leaves connections behind that are no reason to wait.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise ConfigError("--reuse_port: this system cannot share a port")
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    bound.setblocking(False)
+    bound.bind(address)
+
+
+def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> Place:
+    """
+    Listen on a Unix socket at *path*, which those may use whom *mode* lets.
+
+    One that nobody listens on any more is replaced, and one that answers too where it is
+    *shared*: newcomers then come here. Raises ConfigError, which names the option.
+    """
+    file = Path(path)
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigError(f"{option}: this system has no Unix sockets")
+    try:
+        used = _answers(file)
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot listen on {path}: {_reason(error)}") from None
+    if used and not shared:
+        raise ConfigError(f"{option}: {path} is in use by a server that runs")
+    bound = socket.socket(socket.AF_UNIX)
+    # It takes its name when it is ready, so nobody meets one that is not, nor one with
+    # the permissions of the moment.
+    draft = Path(f"{path}.{os.getpid()}")
+    try:
+        bound.setblocking(False)
+        bound.bind(str(draft))
+        draft.chmod(mode)
+        bound.listen(BACKLOG)
+        draft.rename(file)
+    except OSError as error:
+        bound.close()
+        draft.unlink(missing_ok=True)
+        raise ConfigError(f"{option}: cannot listen on {path}: {_reason(error)}") from None
+    return Place(bound, file=file)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)  # a path that is too long has no number
+
+
+def _answers(file: Path) -> bool:
+    """Whether somebody listens at *file*. Raises OSError where that cannot be told."""
+    try:
+        if not stat.S_ISSOCK(file.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "it is there and no socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            probe.connect(str(file))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except BlockingIOError:
+        return True  # so many wait that there is no room for one more
+    return True

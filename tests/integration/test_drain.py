@@ -1,0 +1,185 @@
+"""A server that is told to end: what it says, in which order it sees its clients off."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from heliograph.config import load
+from heliograph.server import Server
+from tests import certificates
+from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Client, Engines, Rig, serving
+from tests.integration.test_http import HEALTH, UPGRADE, Wire, wire
+
+READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+SLOWLY = b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
+
+
+@asynccontextmanager
+async def stopping(rig: Rig, **how: bool) -> AsyncIterator[asyncio.Task[None]]:
+    """Have the server begin to end, and insist that it does; without a delay, it drains."""
+    task = asyncio.create_task(rig.server.stop(**how))
+    await asyncio.sleep(0)
+    waits_first = rig.server.config.shutdown_delay and not how
+    while not waits_first and rig.server.context.deserted is None:  # noqa: ASYNC110 - it is near
+        await asyncio.sleep(0)
+    try:
+        yield task
+    finally:
+        async with asyncio.timeout(PATIENCE_S * 2):
+            await task
+
+
+async def told_to_reconnect(client: Client) -> None:
+    await client.expect_error(4200, "Please reconnect immediately")
+    await client.expect_close(4200)
+
+
+async def test_a_server_is_ready_between_start_and_drain() -> None:
+    async with serving(shutdown_delay=0.4) as rig, wire(rig) as one:
+        assert (await rig.fetch("GET", "/ready")).body == b"OK\n"
+        rig.server.readiness.why_not = "starting"
+        reply = await rig.fetch("GET", "/ready")
+        assert (reply.status, reply.body) == (503, b"Not ready: starting\n")
+        async with stopping(rig):
+            reply = await rig.fetch("GET", "/ready")
+            assert (reply.status, reply.body) == (503, b"Not ready: draining\n")
+            assert (await rig.fetch("GET", "/health")).status == 200
+            await one.send(READY)
+            assert b"503" in await one.read_until(b"\r\n")
+
+
+async def test_a_server_is_not_ready_before_it_listens_everywhere() -> None:
+    config = load({"port": 0, "host": "127.0.0.1"}, {}, make_up=lambda: (APP_ID, KEY, SECRET))
+    server = Server(config)
+    assert not server.readiness.ready
+    await server.start()
+    assert server.readiness.ready
+    await server.stop()
+
+
+async def test_newcomers_are_served_during_the_delay_and_none_after_it() -> None:
+    async with serving(shutdown_delay=0.5) as rig:
+        async with stopping(rig) as ends:
+            async with rig.client() as client:
+                await client.subscribe("c")
+                await rig.publish("n", "c")
+                assert json.loads(await client.receive())["event"] == "n"
+                assert not ends.done()
+                await told_to_reconnect(client)
+        with pytest.raises(ConnectionRefusedError):
+            await rig.fetch("GET", "/health")
+
+
+async def test_clients_leave_one_after_the_other_in_the_order_of_chance() -> None:
+    """Evenly: the first at once, the last before the time is over."""
+    async with serving(shutdown_timeout=1) as rig, AsyncExitStack() as stack:
+        rig.server._shuffle = list.reverse
+        clients = [await stack.enter_async_context(rig.client()) for _ in range(5)]
+        loop = asyncio.get_running_loop()
+        left: list[tuple[int, float]] = []
+
+        async def leaves(number: int, client: Client) -> None:
+            await told_to_reconnect(client)
+            left.append((number, loop.time()))
+
+        began = loop.time()
+        async with stopping(rig):
+            await asyncio.gather(*(leaves(*one) for one in enumerate(clients)))
+        # Sessions are shuffled to 4…0, and taken from the end.
+        assert [number for number, _ in left] == [0, 1, 2, 3, 4]
+        for number, at in left:
+            assert at - began >= number * 0.2
+        assert loop.time() - began < 3
+
+
+@pytest.mark.parametrize("how", [{"at_once": True}, {}], ids=["interrupted", "no time"])
+async def test_all_leave_at_once_where_there_is_no_time(how: dict[str, bool]) -> None:
+    timeout = 30 if how else 0
+    async with serving(shutdown_timeout=timeout, shutdown_delay=timeout) as rig:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(rig.client()) for _ in range(20)]
+            async with stopping(rig, **how):
+                await asyncio.gather(*(told_to_reconnect(client) for client in clients))
+
+
+async def test_a_client_that_does_not_leave_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("heliograph.net.drain.FAREWELL_S", 0.2)
+    async with serving(shutdown_timeout=0.2) as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        await one.read_until(b"connection_established")
+        async with stopping(rig):
+            await one.read_until(b"Please reconnect immediately")
+
+
+async def test_requests_in_flight_are_finished() -> None:
+    """One whose body is on its way, one that waits for the engine, one that comes now."""
+    Engines.late = True
+    try:
+        async with serving(shutdown_timeout=3) as rig:
+            async with wire(rig) as slow, wire(rig) as waits, wire(rig) as busy:
+                await slow.send(SLOWLY)
+                await busy.send(HEALTH)
+                await busy.read_until(b"OK\n")
+                target = rig.signed("GET", f"/apps/{APP_ID}/channels")
+                await waits.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                await busy.send(HEALTH)
+                await busy.read_until(b"OK\n")
+                async with stopping(rig) as ends:
+                    await busy.send(HEALTH)
+                    assert b"Connection: close" in await busy.read_until(b"OK\n")
+                    assert b"HTTP/1.1 200" in await waits.read_all()
+                    assert not ends.done()
+                    await slow.send(b"}")
+                    assert b"HTTP/1.1 401" in await slow.read_all()
+    finally:
+        Engines.late = False
+
+
+async def test_an_idle_publisher_is_not_waited_for_long() -> None:
+    async with serving(shutdown_timeout=60) as rig, wire(rig) as idle:
+        await idle.send(HEALTH)
+        await idle.read_until(b"OK\n")
+        async with stopping(rig):
+            assert await idle.read_all() == b""
+
+
+async def test_who_waits_to_be_accepted_is_taken_on() -> None:
+    """
+    Closing a socket that listens resets whoever the kernel has let in already.
+
+    They come while the server does not look, as they do while it is busy.
+    """
+    async with serving(shutdown_timeout=3) as rig, AsyncExitStack() as stack:
+        waiting = []
+        for request in (HEALTH, UPGRADE) * 20:
+            sock = stack.enter_context(
+                socket.create_connection(("127.0.0.1", rig.server.port), timeout=PATIENCE_S)
+            )
+            sock.sendall(request)
+            waiting.append(sock)
+        async with stopping(rig):
+            for sock in waiting:
+                sock.setblocking(False)
+                reader, writer = await asyncio.open_connection(sock=sock)
+                one = Wire(reader, writer)
+                answer = await one.read_until(b"OK\n" if sock in waiting[::2] else b'"code":4200')
+                assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 101"))
+                writer.close()
+
+
+async def test_a_client_without_tls_at_the_last_moment_holds_nothing_up(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    pair = certificates.make(tmp_path_factory.mktemp("tls"), "c")
+    options: dict[str, Any] = {**pair.options, "shutdown_timeout": 60, "request_timeout": 1}
+    async with serving(**options) as rig, wire(rig) as silent:
+        async with stopping(rig):
+            pass
+        assert await silent.read_all() == b""
