@@ -52,6 +52,9 @@ COUNTED_AT_ONCE = 100
 
 COUNT_INTERVAL_S = 5.0
 
+ENGINE_AWAY = "what nodes share is away"
+"""What the log calls it."""
+
 
 class Timing(Protocol):
     """What a node needs of an event loop."""
@@ -82,11 +85,13 @@ class Tenant:
         *,
         tally: Tally,
         failures: Summary,
+        outages: Summary,
         record: Record,
         terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
         self._failures = failures
+        self._outages = outages
         self.tally = tally
         self.users: Users[Session] = Users()
         self.subscriptions = 0
@@ -308,7 +313,7 @@ class Tenant:
     def _lost(self, error: Exception) -> None:
         if not isinstance(error, EngineError):
             raise error
-        logger.warning("app %s: the engine did not take a change: %s", self.app.id, error)
+        self._outages.note(ENGINE_AWAY, f"a change was not taken ({error})")
 
 
 def _done(_nothing: object) -> None:
@@ -341,7 +346,10 @@ class Node:
     ) -> None:
         self.counters = Counters()
         self.tally = Tally()
+        # What the log tells in sums: others can do it as often as they like.
         self._failures = Summary(logger, logging.INFO, timing.later)
+        self.refusals = Summary(logger, logging.INFO, timing.later)
+        self.outages = Summary(logger, logging.WARNING, timing.later)
         self._random_bits = random_bits
         self._new_tenant = partial(
             Tenant,
@@ -350,12 +358,10 @@ class Node:
             counters=self.counters,
             tally=self.tally,
             failures=self._failures,
+            outages=self.outages,
             record=record,
             terminate_code=terminate_code,
         )
-        # What the log tells in sums: publishers can do it as often as they like.
-        self.refusals = Summary(logger, logging.INFO, timing.later)
-        self.outages = Summary(logger, logging.WARNING, timing.later)
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
         self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}

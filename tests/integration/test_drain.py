@@ -142,6 +142,23 @@ async def test_requests_in_flight_are_finished() -> None:
         Engines.late = False
 
 
+async def test_a_publisher_that_stays_busy_is_told_that_its_connection_ends() -> None:
+    """What it sends every tenth of a second is answered, and the answer says to come no more."""
+    body = b'{"name":"n","channel":"c","data":"x"}'
+    async with serving(shutdown_timeout=30) as rig, wire(rig) as one:
+        target = rig.signed("POST", f"/apps/{APP_ID}/events", body)
+        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        publish = head.encode() + body
+        for _ in range(3):
+            await one.send(publish)
+            assert b"Connection" not in await one.read_until(b"{}")
+        async with stopping(rig):
+            await asyncio.sleep(0.1)
+            await one.send(publish)
+            assert b"Connection: close" in await one.read_until(b"{}")
+            assert await one.read_all() == b""
+
+
 async def test_an_idle_publisher_is_not_waited_for_long() -> None:
     async with serving(shutdown_timeout=60) as rig, wire(rig) as idle:
         await idle.send(HEALTH)

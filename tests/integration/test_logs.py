@@ -183,7 +183,7 @@ async def test_refused_publishes_are_found_in_the_log_and_cannot_fill_it(
         reply = await rig.request("GET", "/channels/public/users")
         assert reply.status == 400
     assert said(caplog) == [
-        ("INFO", f"app {APP_ID}: a signed request was refused: 400 Invalid channel name")
+        ("INFO", f"app {APP_ID}: a signed request was refused: 400 Invalid channel name: ü")
     ]
 
 

@@ -17,7 +17,7 @@ from heliograph.api.auth import authenticate, authenticate_plain
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
-from heliograph.node import Node, Tenant
+from heliograph.node import ENGINE_AWAY, Node, Tenant
 from heliograph.protocols.pusher import endpoint
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request
@@ -29,6 +29,9 @@ Page: TypeAlias = Callable[[], Response]
 
 MAX_REMEMBERED_PATH = 256
 MAX_REMEMBERED_PATHS = 256
+
+MAX_LOGGED = 120
+"""Characters of a refusal that the log shows."""
 
 _UPGRADE_REQUIRED = text(
     426,
@@ -149,8 +152,7 @@ class Routes:
 
     def _note_refused(self, tenant: Tenant, error: ApiError) -> None:
         """Tell the operator what a publisher of ours does wrong."""
-        # The head of a text is one of a few; what follows may be anything.
-        reason = error.message.partition(":")[0]
+        reason = error.message[:MAX_LOGGED]
         self._node.refusals.note(
             f"app {tenant.app.id}", f"a signed request was refused: {error.status} {reason}"
         )
@@ -159,9 +161,7 @@ class Routes:
         if isinstance(error, ApiError):
             return text(error.status, error.message, headers=error.headers)
         if isinstance(error, EngineError):
-            self._node.outages.note(
-                "what nodes share is away", f"a request was refused with 503 ({error})"
-            )
+            self._node.outages.note(ENGINE_AWAY, f"a request was refused with 503 ({error})")
             return text(503, "The server cannot do this right now, try again later")
         logger.error("a request failed", exc_info=error)
         return text(500, "Internal server error")
