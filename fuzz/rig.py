@@ -6,6 +6,7 @@ Whatever is logged as a warning or worse is a fault here: nothing that a client 
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, cast
@@ -17,6 +18,7 @@ from heliograph.errors import ClientError
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Dates
 from heliograph.net.http import HttpConnection
+from heliograph.net.room import Room
 from heliograph.net.websocket import DeflateLane, TextLane
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth
@@ -323,5 +325,5 @@ def _context(node: FakeNode) -> Context:
         ),
         now=loop.time,
         dates=FixedDates(),
-        capacity=100,
+        room=Room(sys.maxsize),
     )

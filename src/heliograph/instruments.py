@@ -72,7 +72,7 @@ class Instruments:
         yield from self._of_webhooks()
         yield "heliograph_engine_up", {(self._engine,): int(self._context.node.engine_available)}
         yield "heliograph_event_loop_lag_seconds", self._lag.lags
-        yield "heliograph_descriptor_capacity", self._context.capacity
+        yield "heliograph_descriptor_capacity", self._context.room.capacity
         yield from _of_process()
 
     def _of_clients(self) -> Iterator[tuple[str, Values]]:

@@ -12,7 +12,6 @@ import os
 import random
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +33,7 @@ from heliograph.net.drain import FAREWELL_S, drain
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.places import Place, bind, bind_unix
+from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, TextLane
 from heliograph.node import Node
@@ -45,10 +45,6 @@ logger = logging.getLogger(__name__)
 WEBHOOKS_STOP_TIMEOUT_S = 10.0
 """How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
 
-
-RESERVED_DESCRIPTORS = 64
-"""Kept free for files, webhooks, and for telling clients that there is no room."""
-
 COLLECTED_AFTER = 20_000
 """New objects after which the garbage collector looks at the youngest."""
 
@@ -56,9 +52,6 @@ DRAINING = "draining"
 
 CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
 """Taken on while serving, where the server began with a certificate."""
-
-MOST_DESCRIPTORS = 1 << 20
-"""As many as are asked for where there is no limit."""
 
 
 class LoopTiming:
@@ -145,7 +138,7 @@ class Server:
                 max_body_bytes=config.max_request_body_bytes,
             ),
             now=loop.time,
-            capacity=_raise_descriptor_limit() - RESERVED_DESCRIPTORS,
+            room=Room(raise_descriptor_limit()),
         )
         with contextlib.ExitStack() as bound:
             main, api, metrics = self._bind_all(bound)
@@ -253,12 +246,17 @@ class Server:
 
         def connection(told_address: str | None) -> HttpConnection:
             return HttpConnection(
-                context, handler, websockets=websockets, told_address=told_address
+                context,
+                handler,
+                websockets=websockets,
+                told_address=told_address,
+                crowded=context.room.full(),
             )
 
         listener = Listener(
             places,
             connection,
+            context.room,
             tls=self._certificate.context if self._certificate else None,
             proxied=proxied,
             patience_s=self.config.request_timeout,
@@ -325,23 +323,8 @@ class Server:
         if self._instruments is not None:
             self._instruments.stop()
         context.backlog.stop()
+        context.room.close()
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
-
-
-def _raise_descriptor_limit() -> int:
-    """Allow this process as many descriptors as it may have; return their number."""
-    if sys.platform == "win32":
-        return sys.maxsize  # there is no such limit
-    import resource  # noqa: PLC0415 - it does not exist everywhere
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MOST_DESCRIPTORS)
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (OSError, ValueError):
-            return soft  # some systems allow less than they say
-    return wanted
 
 
 def run(config: Config, load: Callable[[], Config]) -> int:

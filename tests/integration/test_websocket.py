@@ -97,13 +97,13 @@ async def test_a_server_that_is_full_sends_new_clients_elsewhere(
 ) -> None:
     """And says so once for each time that it is."""
     async with serving() as rig, rig.client() as first:
-        rig.server.context.capacity = 1
+        rig.server.context.room.capacity = 0
         for _ in range(2):
             async with rig.open() as second:
                 await second.expect_error(4100, "Over capacity")
                 await second.expect_close(4100)
         await first.expect_nothing_before_pong()
-        rig.server.context.capacity = 10
+        rig.server.context.room.capacity = 1000
         async with rig.client():
             pass
     assert [record.levelname for record in caplog.records].count("WARNING") == 1

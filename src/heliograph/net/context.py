@@ -1,7 +1,6 @@
 """What all connections of one server share, so that each needs only one reference to it."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -13,6 +12,7 @@ from heliograph.config import Config
 from heliograph.net.addresses import Addresses
 from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
+from heliograph.net.room import Room
 from heliograph.node import Node
 from heliograph.reply import Reply
 from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
@@ -20,9 +20,6 @@ from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
     from heliograph.net.websocket import TextLane, WebSocketConnection
-
-
-logger = logging.getLogger(__name__)
 
 
 class Handler(Protocol):
@@ -69,8 +66,7 @@ class Context:
     http_connections: "set[HttpConnection]" = field(default_factory=set)
     sockets: int = 0  # WebSocket connections that have not ended, those being closed included
     sockets_opened: int = 0  # since the start
-    capacity: int  # sockets that may be open before new clients are sent elsewhere
-    crowded: bool = False  # whether that was said in the log, for this time
+    room: Room
     slow_readers: int = 0
     refused_over_capacity: int = 0
     rate_limited_messages: int = 0
@@ -118,15 +114,6 @@ class Context:
             )
             self._answered = (result, date, answer)
         return answer
-
-    def over_capacity(self) -> bool:
-        """Whether there is no room for the newest connection; said once for each time it is so."""
-        full = self.sockets + len(self.http_connections) > self.capacity
-        self.refused_over_capacity += full
-        if full and not self.crowded:
-            logger.warning("over capacity: %d connections, new clients get 4100", self.sockets)
-        self.crowded = full
-        return full
 
     def begin_draining(self) -> asyncio.Event:
         """From now on everybody is asked to leave; return what is set when all have."""

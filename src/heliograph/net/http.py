@@ -30,6 +30,9 @@ MAX_HELD = 16
 LINGER_S = 2.0
 """How long a client whose request was refused unread has to read why."""
 
+CROWDED_S = 5.0
+"""How long a client for whom there is no room has to ask; others wait for its descriptor."""
+
 
 class _Answer:
     """The place of an answer in its connection's order; *data* is None until it is known."""
@@ -52,7 +55,8 @@ class HttpConnection(asyncio.Protocol):
     """
     One client's requests to *handler*; WebSockets too where *websockets* says so.
 
-    *told_address* is the client's, where a proxy told it before anything else.
+    *told_address* is the client's, where a proxy told it before anything else. Where it is
+    *crowded* there was no room for it: it has one answer, and little time.
     """
 
     __slots__ = (
@@ -60,6 +64,7 @@ class HttpConnection(asyncio.Protocol):
         "_backlog",
         "_closing",
         "_context",
+        "_crowded",
         "_handler",
         "_held",
         "_last_seen",
@@ -78,8 +83,10 @@ class HttpConnection(asyncio.Protocol):
         *,
         websockets: bool,
         told_address: str | None = None,
+        crowded: bool = False,
     ) -> None:
         self.due = 0
+        self._crowded = crowded
         self.told_address = told_address
         self._context = context
         self._handler = handler
@@ -123,7 +130,7 @@ class HttpConnection(asyncio.Protocol):
         context = self._context
         self._last_seen = context.now()
         context.bytes_received += len(data)
-        if not self._answers and not self._backlog:
+        if not self._answers and not self._backlog and not self._crowded:
             request = self._reader.plain_request(data)
             if request is not None:
                 self._request_since = self._last_seen
@@ -141,7 +148,7 @@ class HttpConnection(asyncio.Protocol):
         events = self._reader.feed(data)
         if events or not was_receiving:
             self._request_since = self._last_seen
-        if len(events) == 1 and not self._answers and not self._backlog:
+        if len(events) == 1 and not self._answers and not self._backlog and not self._crowded:
             event = events[0]
             if type(event) is Request and event.keep_alive and not self._reader.upgraded:
                 self._answer_alone(event)  # nine reads in ten
@@ -191,6 +198,7 @@ class HttpConnection(asyncio.Protocol):
         answer = _Answer(event)
         self._answers.append(answer)
         if isinstance(event, Request):
+            answer.closes = answer.closes or self._crowded
             reply = self._handler.handle(event)
             if isinstance(reply, Later):
                 reply.then(partial(self._answered_late, answer), _never)
@@ -207,7 +215,12 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()  # whoever comes after us begins by reading
         try:
             websocket.accept(
-                self._context, self._transport, request, self._reader.rest, self.told_address
+                self._context,
+                self._transport,
+                request,
+                self._reader.rest,
+                self.told_address,
+                crowded=self._crowded,
             )
         except HandshakeRefused as refused:
             answer = _Answer(Refusal(refused.status, refused.text))
@@ -293,27 +306,31 @@ class HttpConnection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Look at what the time means: a slow request, an idle connection, an unread answer."""
-        config = self._context.config
-        patience_s = config.keep_alive_timeout
+        patience_s = self._context.config.keep_alive_timeout
+        request_s = self._request_timeout()
         if not self._request_since:
-            patience_s = min(patience_s, config.request_timeout)
-        if self._closing or (self._unread and now - self._last_seen >= config.request_timeout):
+            patience_s = min(patience_s, request_s)
+        if self._closing or (self._unread and now - self._last_seen >= request_s):
             self._transport.abort()
         elif self._answers:
-            self._look_again(config.request_timeout)  # it is we who are slow
-        elif self._reader.receiving and now - self._request_since >= config.request_timeout:
+            self._look_again(request_s)  # it is we who are slow
+        elif self._reader.receiving and now - self._request_since >= request_s:
             self._take(Refusal(408, "The request took too long"))
             self._write_answers()
         elif not self._reader.receiving and now - self._last_seen >= patience_s:
             self.close()
         elif self._reader.receiving:
-            self._look_again(self._request_since + config.request_timeout - now)
+            self._look_again(self._request_since + request_s - now)
         else:
             self._look_again(self._last_seen + patience_s - now)
 
     def _look_again(self, delay_s: float) -> None:
         # Never later than a request that begins now may take.
-        self._context.wheel.add(self, min(delay_s, self._context.config.request_timeout))
+        self._context.wheel.add(self, min(delay_s, self._request_timeout()))
+
+    def _request_timeout(self) -> float:
+        timeout_s = self._context.config.request_timeout
+        return min(timeout_s, CROWDED_S) if self._crowded else timeout_s
 
     def close(self, *, idle_s: float = 0.0) -> None:
         """

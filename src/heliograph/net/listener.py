@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from heliograph.net.places import BACKLOG, Place
+from heliograph.net.room import Room
 from heliograph.wire import proxy
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,11 @@ Factory = Callable[[str | None], asyncio.Protocol]
 LATE_S = 1.0
 """How long those let in at the last moment have for their TLS before they are not waited for."""
 
-FULL_PAUSE_S = 0.5
-"""How long nobody is accepted when there was no room for one more."""
+FULL_PAUSE_S = 0.1
+"""How long nobody is accepted when there is no room for one more; they wait in the kernel."""
+
+AT_ONCE = 4
+"""How many asyncio's own loop accepts before anybody can tell it that there is no room."""
 
 
 class Listener:
@@ -43,6 +47,7 @@ class Listener:
         self,
         places: Sequence[Place],
         factory: Factory,
+        room: Room,
         *,
         tls: ssl.SSLContext | None = None,
         proxied: bool = False,
@@ -50,36 +55,32 @@ class Listener:
     ) -> None:
         self._places = places
         self._factory = factory
+        self._room = room
         self._tls = tls
         self._proxied = proxied
         self._patience_s = patience_s
         self._servers: list[asyncio.Server] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._arriving: set[asyncio.Task[None]] = set()
+        self._pausing: asyncio.Task[None] | None = None
+        self._ending = False
 
     async def begin(self) -> None:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
+        if not self._proxied:
+            await self._open()
+            return
         for place in self._places:
-            if self._proxied:
-                place.socket.listen(BACKLOG)
-                self._accepting.append(loop.create_task(self._accept(place)))
-                continue
-            create: Any = loop.create_unix_server if place.local else loop.create_server
-            server = await create(
-                partial(self._factory, None),
-                # The loop closes what it is given, and some are still waiting then: see `end`.
-                sock=place.socket.dup(),
-                backlog=BACKLOG,
-                **self._security(place),
-            )
-            self._servers.append(server)
+            place.socket.listen(BACKLOG)
+            self._accepting.append(loop.create_task(self._accept(place)))
 
     async def end(self) -> None:
         """Accept no more but those who waited for it, and return when they are all there."""
-        await self._look_away()
-        for server in self._servers:
-            server.close()
+        self._ending = True
+        if self._pausing is not None:
+            await self._pausing
+        await self._close()
         for task in self._accepting:
             task.cancel()
         for place in self._places:
@@ -90,6 +91,50 @@ class Listener:
             _, unfinished = await asyncio.wait(self._arriving, timeout=LATE_S)
             for task in unfinished:
                 task.cancel()
+
+    # -- By the loop ---------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        for place in self._places:
+            create: Any = loop.create_unix_server if place.local else loop.create_server
+            # The loop closes what it is given, and some are still waiting then: see `end`.
+            waiting = place.socket.dup()
+            server = await create(
+                self._meet, sock=waiting, backlog=AT_ONCE, **self._security(place)
+            )
+            self._servers.append(server)
+            place.socket.listen(BACKLOG)  # the kernel keeps more than the loop takes at once
+
+    async def _close(self) -> None:
+        await self._look_away()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _meet(self) -> asyncio.Protocol:
+        """Make a protocol for one who was accepted, perhaps the last for now."""
+        if self._pausing is None and self._room.brimming():
+            self._pausing = asyncio.get_running_loop().create_task(self._pause())
+        return self._factory(None)
+
+    async def _pause(self) -> None:
+        """
+        Accept nobody until there is room.
+
+        A loop that has no descriptor left for one who comes would drop all who wait, unheard.
+        """
+        await self._close()
+        while not self._ending:
+            await asyncio.sleep(FULL_PAUSE_S)
+            if not self._room.brimming():
+                try:
+                    await self._open()
+                    break
+                except OSError as error:
+                    logger.warning("cannot accept connections: %s", error.strerror)
+                    await self._close()
+        self._pausing = None
 
     async def _look_away(self) -> None:
         """Let asyncio's own loop finish what it began: a closed server resets whom it accepted."""
@@ -109,6 +154,9 @@ class Listener:
 
     async def _accept(self, place: Place) -> None:
         while True:
+            if self._room.brimming():
+                await asyncio.sleep(FULL_PAUSE_S)
+                continue
             try:
                 connection, _ = await asyncio.get_running_loop().sock_accept(place.socket)
             except OSError as error:

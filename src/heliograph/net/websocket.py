@@ -101,11 +101,14 @@ def accept(
     request: Request,
     rest: bytes,
     told_address: str | None = None,
+    *,
+    crowded: bool = False,
 ) -> None:
     """
     Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
 
-    *told_address* is the client's, where a proxy told it before the request.
+    *told_address* is the client's, where a proxy told it before the request. One for whom there
+    was no room, for it is *crowded*, is told so.
 
     Raises HandshakeRefused, and then nothing was changed. Whatever else is wrong
     is told inside the WebSocket: a browser shows its page nothing of a failed handshake.
@@ -120,7 +123,7 @@ def accept(
     connection = (context.connect or WebSocketConnection)(context, transport, lane)
     transport.set_protocol(connection)
     handshake = handshake_response(key, subprotocol=subprotocol, headers=extensions)
-    connection.open(handshake, request, rest, told_address)
+    connection.open(handshake, request, rest, told_address, crowded=crowded)
 
 
 def _discard(_chunk: Any) -> None:
@@ -170,14 +173,20 @@ class WebSocketConnection(asyncio.Protocol):
     # -- Opening -------------------------------------------------------------------------
 
     def open(
-        self, handshake: bytes, request: Request, rest: bytes, told_address: str | None
+        self,
+        handshake: bytes,
+        request: Request,
+        rest: bytes,
+        told_address: str | None,
+        *,
+        crowded: bool,
     ) -> None:
         """Answer the handshake and begin the session, in one write."""
         config = self._context.config
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         self._context.wheel.add(self, config.ping_interval)
         try:
-            session = self._connect(request, told_address)
+            session = self._connect(request, told_address, crowded=crowded)
         except ClientError as error:
             self.write(handshake)
             self.close(error)
@@ -195,7 +204,7 @@ class WebSocketConnection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    def _connect(self, request: Request, told_address: str | None) -> Session:
+    def _connect(self, request: Request, told_address: str | None, *, crowded: bool) -> Session:
         context = self._context
         config = context.config
         path = unquote(request.path.decode("latin-1"))
@@ -204,7 +213,8 @@ class WebSocketConnection(asyncio.Protocol):
         endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
         if context.deserted is not None:
             raise refusals.reconnect()  # let in at the last moment, while the others leave
-        if context.over_capacity():
+        if crowded:
+            context.refused_over_capacity += 1
             raise refusals.over_capacity()
         if config.max_connections_per_ip:
             address = context.addresses.enter(self._transport, told_address, request)

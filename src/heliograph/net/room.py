@@ -1,0 +1,84 @@
+"""
+Room: whether there are file descriptors for those who come.
+
+The kernel gives out the lowest number that is free. One that was just given thus says how many
+are in use, whatever they are used for: no books are kept, and none can be wrong.
+"""
+
+import logging
+import os
+import sys
+
+logger = logging.getLogger(__name__)
+
+RESERVED = 64
+"""Descriptors that clients do not get, so that the server can work, and tell others to go."""
+
+MOST_DESCRIPTORS = 1 << 20
+"""As many as are asked for where there is no limit."""
+
+
+class Room:
+    """
+    The descriptors that one process may have: *limit*.
+
+    Beyond `capacity` clients are told to come back later; half a reserve further nobody should
+    be accepted at all, or the last descriptor would be gone and whoever comes dropped unheard.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.capacity = limit - RESERVED
+        self._was_full = False
+        self._probe = -1
+
+    def full(self) -> bool:
+        """Whether there is no room for one more client; said once for each time it is so."""
+        used = self._used()
+        if used >= self.capacity:
+            if not self._was_full:
+                self._was_full = True
+                logger.warning(
+                    "over capacity: %d of %d files open, new clients get 4100",
+                    used,
+                    self.capacity + RESERVED,
+                )
+            return True
+        if self._was_full and used < self.capacity - RESERVED // 2:
+            self._was_full = False  # they do not only take turns
+        return False
+
+    def brimming(self) -> bool:
+        """Whether there is none even for those who only hear that there is none."""
+        return self._used() >= self.capacity + RESERVED // 2
+
+    def close(self) -> None:
+        """Give back what counting takes. It may be asked again."""
+        if self._probe >= 0:
+            os.close(self._probe)
+            self._probe = -1
+
+    def _used(self) -> int:
+        try:
+            if self._probe < 0:
+                self._probe = os.open(os.devnull, os.O_RDONLY)
+            given = os.dup(self._probe)
+        except OSError:
+            return self.capacity + RESERVED
+        os.close(given)
+        return given
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as it may have; return their number."""
+    if sys.platform == "win32":
+        return sys.maxsize  # there is no such limit
+    import resource  # noqa: PLC0415 - it does not exist everywhere
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MOST_DESCRIPTORS)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            return soft  # some systems allow less than they say
+    return wanted

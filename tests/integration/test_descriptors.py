@@ -1,0 +1,129 @@
+"""A server that runs out of files says so to whoever comes, loses nobody, and does not spin."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.integration.rig import PATIENCE_S
+from tests.integration.test_http import UPGRADE
+from tests.server import ServerProcess
+
+DESCRIPTORS = 200
+ROOM = DESCRIPTORS - 64
+OWN = 25
+"""The server has some files open of its own: fewer than these."""
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+PING, PONG = b"\x89\x80\x00\x00\x00\x00", b"\x8a\x00"
+
+
+class Confined(ServerProcess):
+    """A server that may have few files open, and no more."""
+
+    def _command(self) -> list[str]:
+        return ["sh", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "sh", *super()._command()]
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def confined(request: pytest.FixtureRequest) -> Iterator[Confined]:
+    with Confined({"loop": request.param, "request_timeout": 2}) as server:
+        yield server
+
+
+def come(server: ServerProcess, stack: ExitStack) -> socket.socket:
+    one = socket.create_connection((server.host, server.port), timeout=20)
+    return stack.enter_context(one)
+
+
+def ask(server: ServerProcess, stack: ExitStack) -> socket.socket:
+    """Connect, and ask for a WebSocket."""
+    one = come(server, stack)
+    one.sendall(UPGRADE)
+    return one
+
+
+def first_words(one: socket.socket) -> bytes:
+    """Return what the server says before anybody asks it something."""
+    said = b""
+    while b"connection_established" not in said and b"Over capacity" not in said:
+        part = one.recv(4096)
+        assert part, "dropped without a word"
+        said += part
+    return said
+
+
+def is_inside(one: socket.socket) -> bool:
+    """Return whether the server let it in; one that it did not let in leaves."""
+    said = first_words(one)
+    if b"connection_established" in said:
+        return True
+    assert b'"code":4100' in said
+    one.close()
+    return False
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_everybody_beyond_the_room_is_told_4100_and_nobody_is_dropped_without_a_word(
+    confined: Confined,
+) -> None:
+    """Four times as many come at once as there is room for; one line in the log."""
+    with ExitStack() as stack:
+        came = [ask(confined, stack) for _ in range(4 * ROOM)]
+        inside = [one for one in came if is_inside(one)]
+        assert ROOM - OWN < len(inside) <= ROOM
+        for one in inside:
+            one.sendall(PING)
+        assert [one.recv(2) for one in inside] == [PONG] * len(inside)
+        # asyncio's own loop accepts a few before we count: they may have left a little room.
+        while is_inside(ask(confined, stack)):
+            pass
+        publisher = come(confined, stack)
+        publisher.sendall(HEALTH)
+        answer = b"".join(iter(lambda: publisher.recv(4096), b""))  # to the end: it may not stay
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        # Full as it is, it waits, and does not turn in circles.
+        before = cpu_s(confined.process_id)
+        time.sleep(1)
+        assert cpu_s(confined.process_id) - before < 0.3
+    assert confined.log().count("over capacity") == 1
+
+
+def test_there_is_room_again_without_a_restart(confined: Confined) -> None:
+    for _ in range(3):
+        with ExitStack() as stack:
+            came = [ask(confined, stack) for _ in range(2 * ROOM)]
+            assert sum(map(is_inside, came)) <= ROOM
+        deadline = time.monotonic() + PATIENCE_S
+        with ExitStack() as stack:
+            while not is_inside(ask(confined, stack)):
+                assert time.monotonic() < deadline
+    assert confined.log().count("over capacity") == 3
+
+
+def test_silent_clients_hold_the_last_descriptors_only_as_long_as_a_request_may_take(
+    confined: Confined,
+) -> None:
+    """Who comes after them waits for as long, and is heard."""
+    with ExitStack() as stack:
+        inside = [ask(confined, stack) for _ in range(ROOM - OWN)]
+        assert all(map(is_inside, inside))
+        for _ in range(70):
+            come(confined, stack)
+        publisher = come(confined, stack)
+        publisher.sendall(HEALTH)
+        assert publisher.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+        for one in inside:
+            one.sendall(PING)
+        assert [one.recv(2) for one in inside] == [PONG] * len(inside)
+    log = confined.log()
+    assert "cannot accept" not in log
+    assert "Traceback" not in log
