@@ -86,7 +86,7 @@ FAMILIES = (
            " server is busy where it grows by one a second."),
     Family("heliograph_resident_memory_bytes", GAUGE, "Memory that the process holds."),
     Family("heliograph_open_descriptors", GAUGE, "Files and sockets that are open."),
-    Family("heliograph_descriptor_capacity", GAUGE, "With so many open, new clients are told 4100."),
+    Family("heliograph_descriptor_capacity", GAUGE, "With so many, new clients are told 4100."),
 )  # fmt: skip
 
 BY_NAME: Mapping[str, Family] = {family.name: family for family in FAMILIES}
