@@ -19,7 +19,7 @@ from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Dates
 from heliograph.net.http import HttpConnection
 from heliograph.net.room import Room
-from heliograph.net.websocket import DeflateLane, TextLane
+from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.messages import error_message
@@ -319,6 +319,7 @@ def _context(node: FakeNode) -> Context:
         wheel=Wheel(loop),
         lane=TextLane(),
         deflate_lane=DeflateLane(config.ws_compression_threshold),
+        handshakes=HandshakeMemory(),
         http_limits=HttpLimits(
             max_head_bytes=config.max_request_head_bytes,
             max_body_bytes=config.max_request_body_bytes,

@@ -35,7 +35,7 @@ from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.watching import WatchedConnection
-from heliograph.net.websocket import DeflateLane, TextLane
+from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
@@ -133,6 +133,7 @@ class Server:
             if config.enable_ws_compression
             else None,
             connect=WatchedConnection if _at_level(config) == "debug" else None,
+            handshakes=HandshakeMemory(),
             http_limits=HttpLimits(
                 max_head_bytes=config.max_request_head_bytes,
                 max_body_bytes=config.max_request_body_bytes,

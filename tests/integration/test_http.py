@@ -1,6 +1,7 @@
 """HTTP over real sockets: order, patience, and the way from HTTP to WebSocket."""
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -349,3 +350,49 @@ async def test_a_client_that_does_not_read_its_answers_may_not_ask_for_more() ->
                         client.send(HEALTH)  # one at a time, so that each is answered alone
                     await asyncio.sleep(0)
             assert server_side.get_write_buffer_size() < 1_000_000
+
+
+WORDS = [
+    UPGRADE,
+    UPGRADE.replace(b"protocol=7", b"protocol=6"),
+    UPGRADE.replace(b"\r\n\r\n", b"\r\nOrigin: https://example.com\r\n\r\n"),
+    UPGRADE.replace(b"Key: ", b"key: "),
+    UPGRADE.replace(b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"),
+    UPGRADE.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: a, b\r\n\r\n"),
+]
+SAMPLE_KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+KEYS = [
+    SAMPLE_KEY,
+    b"x3JJHMbDL1EzLkh9GBhXDw==",
+    b"x3JJHMbDL1EzLkh9GBhXDw=",
+    b"x3JJHMbDL1EzLkh9GBhXDw==A",
+    b"x3JJHMbDL1EzLkh9GBhX\r\n==",
+    b"x3JJHMbDL1 zLkh9GBhXDw==",
+    b"x3JJHMbDL1EzLkh9GBhXDwAA",
+    b"A: b\r\nSec-WebSocket-Key: " + SAMPLE_KEY,
+    b"",
+]
+
+
+async def handshake(rig: Rig, request: bytes) -> bytes:
+    """Return the answer, and see that a client that is let in gets its id."""
+    async with wire(rig) as one:
+        await one.send(request)
+        said = await one.read_until(b"\r\n\r\n")
+        if said.startswith(b"HTTP/1.1 101 "):
+            await one.read_until(b'\\"socket_id\\"')
+            return said
+        return re.sub(rb"Date: [^\r]+", b"", said + await one.read_all())
+
+
+@pytest.mark.parametrize("words", WORDS)
+async def test_a_handshake_in_known_words_is_answered_as_the_first_one(words: bytes) -> None:
+    """The same words around another key are not read again, and the key is still judged."""
+    async with serving() as known:
+        for key in KEYS:
+            request = words.replace(SAMPLE_KEY, key)
+            async with serving() as new:
+                answer = await handshake(new, request)
+            await handshake(known, words)
+            assert await handshake(known, request) == answer
+            assert await handshake(known, request) == answer

@@ -164,7 +164,7 @@ def test_a_signed_publish(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 59 * TOLERANCE
+    assert calls(publish) <= 51 * TOLERANCE
 
 
 def test_a_delivery(counting: Counting) -> None:
@@ -207,7 +207,8 @@ def test_a_client_event(counting: Counting) -> None:
 
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
-    assert calls(counting.websocket) <= 81 * TOLERANCE
+    """In the words of those who came before, as thousands do when a server comes back."""
+    assert calls(counting.websocket) <= 45 * TOLERANCE
     connections = iter([counting.websocket() for _ in range(20)])
     frame = masked('{"event":"pusher:subscribe","data":{"channel":"c"}}')
     assert calls(lambda: next(connections).protocol.data_received(frame)) <= 32 * TOLERANCE

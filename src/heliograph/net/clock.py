@@ -40,13 +40,18 @@ class Wheel:
 
     def add(self, timed: Timed, delay_s: float) -> None:
         """Have *timed* looked at once in *delay_s* seconds, and not when it was due before."""
-        self.discard(timed)
+        if timed.due:
+            self.discard(timed)
         if self._timer is None:
             self._turned = self._tick_at(self._loop.time())
             self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
         # Two slots on: one because slots round down, one because a turn comes late.
-        timed.due = max(self._tick_at(self._loop.time() + delay_s), self._turned) + 1
-        self._slots.setdefault(timed.due, {})[timed] = None
+        tick = int((self._loop.time() + delay_s) / RESOLUTION_S)
+        timed.due = due = max(tick, self._turned) + 1
+        slot = self._slots.get(due)
+        if slot is None:
+            slot = self._slots[due] = {}
+        slot[timed] = None
 
     def discard(self, timed: Timed) -> None:
         """Forget *timed*, whether it was on the wheel or not."""

@@ -19,7 +19,7 @@ from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
 
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
-    from heliograph.net.websocket import TextLane, WebSocketConnection
+    from heliograph.net.websocket import HandshakeMemory, TextLane, WebSocketConnection
 
 
 class Handler(Protocol):
@@ -61,6 +61,7 @@ class Context:
     connect: "Callable[[Context, asyncio.Transport, TextLane], WebSocketConnection] | None" = None
     http_limits: HttpLimits
     header_memory: HeaderMemory = field(default_factory=HeaderMemory)
+    handshakes: "HandshakeMemory"
     now: Callable[[], float]  # monotonic seconds
     dates: Dates = field(default_factory=Dates)
     http_connections: "set[HttpConnection]" = field(default_factory=set)

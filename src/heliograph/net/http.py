@@ -11,8 +11,8 @@ from functools import partial
 from typing import cast
 
 from heliograph.api.response import Response, text
-from heliograph.net import websocket
 from heliograph.net.context import Context, Handler
+from heliograph.net.websocket import Handshake
 from heliograph.reply import Later
 from heliograph.wire.http import (
     CONTINUE_RESPONSE,
@@ -22,7 +22,7 @@ from heliograph.wire.http import (
     RequestReader,
     response,
 )
-from heliograph.wire.websocket import HandshakeRefused
+from heliograph.wire.websocket import HandshakeRefused, check_handshake
 
 MAX_HELD = 16
 """Requests of one connection that may wait for their answers; then reading pauses."""
@@ -72,6 +72,7 @@ class HttpConnection(asyncio.Protocol):
         "_request_since",
         "_transport",
         "_unread",
+        "_websockets",
         "due",
         "told_address",
     )
@@ -91,9 +92,8 @@ class HttpConnection(asyncio.Protocol):
         self._context = context
         self._handler = handler
         self._transport: asyncio.Transport
-        self._reader = RequestReader(
-            context.http_limits, context.header_memory, websockets=websockets
-        )
+        self._websockets = websockets
+        self._reader: RequestReader | None = None  # nothing came yet
         self._answers: deque[_Answer] = deque()
         self._backlog: deque[Request | Refusal | Continue] = deque()
         self._closing = False
@@ -119,7 +119,8 @@ class HttpConnection(asyncio.Protocol):
         self._context.http_connections.discard(self)
         self._context.wheel.discard(self)
         self._context.departed()
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
 
     # -- Reading -------------------------------------------------------------------------
 
@@ -130,13 +131,21 @@ class HttpConnection(asyncio.Protocol):
         context = self._context
         self._last_seen = context.now()
         context.bytes_received += len(data)
+        reader = self._reader
+        if reader is None:
+            if self._websockets and not self._crowded and self._asks_as_others_did(data):
+                return
+            reader = self._reader = RequestReader(
+                context.http_limits, context.header_memory, websockets=self._websockets
+            )
         if not self._answers and not self._backlog and not self._crowded:
-            request = self._reader.plain_request(data)
+            request = reader.plain_request(data)
             if request is not None:
                 self._request_since = self._last_seen
-                if self._reader.upgraded:
+                if reader.upgraded:
                     self._backlog.append(request)
-                    self._work()
+                    if not self._unread:
+                        self._upgrade(request, head=data)
                     return
                 reply = self._handler.handle(request)
                 if isinstance(reply, Later):
@@ -144,17 +153,32 @@ class HttpConnection(asyncio.Protocol):
                 else:
                     self._transport.write(context.answer(reply))
                 return
-        was_receiving = self._reader.receiving
-        events = self._reader.feed(data)
+        self._read(reader, data)
+
+    def _read(self, reader: RequestReader, data: bytes) -> None:
+        """Answer what the parser makes of *data*."""
+        was_receiving = reader.receiving
+        events = reader.feed(data)
         if events or not was_receiving:
             self._request_since = self._last_seen
         if len(events) == 1 and not self._answers and not self._backlog and not self._crowded:
             event = events[0]
-            if type(event) is Request and event.keep_alive and not self._reader.upgraded:
+            if type(event) is Request and event.keep_alive and not reader.upgraded:
                 self._answer_alone(event)  # nine reads in ten
                 return
         self._backlog.extend(events)
         self._work()
+
+    def _asks_as_others_did(self, data: bytes) -> bool:
+        """Hand the connection over if the client asks for what another was given before."""
+        known = self._context.handshakes.find(data)
+        if known is None:
+            return False
+        handshake, key = known
+        self._closing = True
+        self._leave()
+        handshake.accept(self._context, self._transport, key, told_address=self.told_address)
+        return True
 
     def _answer_alone(self, request: Request) -> None:
         """Answer a request that nothing else is under way with."""
@@ -186,13 +210,21 @@ class HttpConnection(asyncio.Protocol):
                 return
             self._backlog.popleft()
             self._take(event)
-            if not self._backlog or len(self._answers) == MAX_HELD or self._reader.upgraded:
+            if not self._backlog or len(self._answers) == MAX_HELD or self._upgraded:
                 self._write_answers()
         if not self._closing:
             self._pace()
 
     def _asks_for_websocket(self) -> bool:
-        return self._reader.upgraded and len(self._backlog) == 1
+        return self._upgraded and len(self._backlog) == 1
+
+    @property
+    def _upgraded(self) -> bool:
+        return self._reader is not None and self._reader.upgraded
+
+    @property
+    def _receiving(self) -> bool:
+        return self._reader is not None and self._reader.receiving
 
     def _take(self, event: Request | Refusal | Continue) -> None:
         answer = _Answer(event)
@@ -209,27 +241,34 @@ class HttpConnection(asyncio.Protocol):
         else:
             answer.data = CONTINUE_RESPONSE
 
-    def _upgrade(self, request: Request) -> None:
+    def _upgrade(self, request: Request, *, head: bytes = b"") -> None:
+        """Hand the connection over; *head* is the whole request, where it came in one piece."""
         if self._held:
             self._held = False
             self._transport.resume_reading()  # whoever comes after us begins by reading
         try:
-            websocket.accept(
-                self._context,
-                self._transport,
-                request,
-                self._reader.rest,
-                self.told_address,
-                crowded=self._crowded,
-            )
+            key = check_handshake(request.method, request.version, request.headers)
         except HandshakeRefused as refused:
             answer = _Answer(Refusal(refused.status, refused.text))
             self._answers.append(answer)
             self._answer(answer, text(refused.status, refused.text, headers=refused.headers))
             self._write_answers()
-        else:
-            self._closing = True
-            self._leave()
+            return
+        context = self._context
+        handshake = Handshake(context, request)
+        if head:
+            context.handshakes.remember(head, handshake)
+        rest = self._reader.rest if self._reader is not None else b""
+        self._closing = True
+        self._leave()
+        handshake.accept(
+            context,
+            self._transport,
+            key,
+            rest=rest,
+            told_address=self.told_address,
+            crowded=self._crowded,
+        )
 
     def _pace(self) -> None:
         """Read on only while there is room for more requests and the client takes its answers."""
@@ -314,12 +353,12 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
         elif self._answers:
             self._look_again(request_s)  # it is we who are slow
-        elif self._reader.receiving and now - self._request_since >= request_s:
+        elif self._receiving and now - self._request_since >= request_s:
             self._take(Refusal(408, "The request took too long"))
             self._write_answers()
-        elif not self._reader.receiving and now - self._last_seen >= patience_s:
+        elif not self._receiving and now - self._last_seen >= patience_s:
             self.close()
-        elif self._reader.receiving:
+        elif self._receiving:
             self._look_again(self._request_since + request_s - now)
         else:
             self._look_again(self._last_seen + patience_s - now)
@@ -342,7 +381,7 @@ class HttpConnection(asyncio.Protocol):
         if self._answers:
             self._answers[-1].closes = True
         elif not self._closing and not (
-            idle_s and (self._reader.receiving or self._context.now() - self._last_seen < idle_s)
+            idle_s and (self._receiving or self._context.now() - self._last_seen < idle_s)
         ):
             self._finish(lingers=False)
 

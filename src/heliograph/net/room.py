@@ -49,7 +49,8 @@ class Room:
 
     def brimming(self) -> bool:
         """Whether there is none even for those who only hear that there is none."""
-        return self._used() >= self.capacity + RESERVED // 2
+        # The reserve is only touched once somebody found it full: nobody else need ask the kernel.
+        return self._was_full and self._used() >= self.capacity + RESERVED // 2
 
     def close(self) -> None:
         """Give back what counting takes. It may be asked again."""

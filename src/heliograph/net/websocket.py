@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, cast
-from urllib.parse import unquote
 
 from heliograph import rate
 from heliograph.errors import ClientError
@@ -26,11 +25,12 @@ from heliograph.wire.websocket import (
     CloseCode,
     FrameReader,
     Opcode,
-    check_handshake,
     close_frame,
     compressed_text_frame,
+    cut_at_key,
     frame,
     handshake_response,
+    is_key,
     offered_subprotocols,
     parse_close,
     text_frame,
@@ -47,6 +47,11 @@ FAR_OVER = 4
 
 MESSAGES_BURST_S = 10.0
 """Clients subscribe to all their channels at once: so much time's messages may come together."""
+
+MAX_REMEMBERED = 256
+"""Handshakes that are remembered, of at most MAX_REMEMBERED_BYTES each."""
+
+MAX_REMEMBERED_BYTES = 1024
 
 PING = frame(Opcode.PING)
 
@@ -95,35 +100,86 @@ class State(IntEnum):
 _OPEN = State.OPEN
 
 
-def accept(
-    context: Context,
-    transport: asyncio.Transport,
-    request: Request,
-    rest: bytes,
-    told_address: str | None = None,
-    *,
-    crowded: bool = False,
-) -> None:
-    """
-    Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
+class Handshake:
+    """What a client asks for, but for its key: the same for all whose requests are the same."""
 
-    *told_address* is the client's, where a proxy told it before the request. One for whom there
-    was no room, for it is *crowded*, is told so.
+    __slots__ = ("app_key", "extensions", "lane", "origin", "refusal", "request", "subprotocol")
 
-    Raises HandshakeRefused, and then nothing was changed. Whatever else is wrong
-    is told inside the WebSocket: a browser shows its page nothing of a failed handshake.
+    def __init__(self, context: Context, request: Request) -> None:
+        headers, config = request.headers, context.config
+        self.request = request
+        self.subprotocol = endpoint.subprotocol(offered_subprotocols(headers))
+        self.lane = context.lane
+        self.extensions: Sequence[tuple[bytes, bytes]] = ()
+        deflate_lane = context.deflate_lane
+        if deflate_lane is not None and (accepted := negotiate(headers)) is not None:
+            self.lane = deflate_lane
+            self.extensions = ((b"Sec-WebSocket-Extensions", accepted),)
+        origin = request.header(b"origin")
+        self.origin = origin.decode("latin-1") if origin is not None else None
+        self.app_key = ""
+        self.refusal: ClientError | None = None
+        try:
+            self.app_key = endpoint.requested_app(
+                request.path, request.query, config.path_prefix, lenient=config.lenient_protocol
+            )
+        except ClientError as error:
+            self.refusal = error
+
+    def accept(
+        self,
+        context: Context,
+        transport: asyncio.Transport,
+        key: bytes,
+        *,
+        rest: bytes = b"",
+        told_address: str | None = None,
+        crowded: bool = False,
+    ) -> None:
+        """
+        Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
+
+        *told_address* is the client's, where a proxy told it before the request. One for whom
+        there was no room, for it is *crowded*, is told so, as is whatever else is wrong: inside
+        the WebSocket, since a browser shows its page nothing of a failed handshake.
+        """
+        connection = (context.connect or WebSocketConnection)(context, transport, self.lane)
+        transport.set_protocol(connection)
+        answer = handshake_response(key, subprotocol=self.subprotocol, headers=self.extensions)
+        connection.open(answer, self, rest, told_address, crowded=crowded)
+
+
+class HandshakeMemory:
     """
-    key = check_handshake(request.method, request.version, request.headers)
-    subprotocol = endpoint.subprotocol(offered_subprotocols(request.headers))
-    extensions: Sequence[tuple[bytes, bytes]] = ()
-    lane, deflate_lane = context.lane, context.deflate_lane
-    if deflate_lane is not None and (accepted := negotiate(request.headers)) is not None:
-        lane = deflate_lane
-        extensions = ((b"Sec-WebSocket-Extensions", accepted),)
-    connection = (context.connect or WebSocketConnection)(context, transport, lane)
-    transport.set_protocol(connection)
-    handshake = handshake_response(key, subprotocol=subprotocol, headers=extensions)
-    connection.open(handshake, request, rest, told_address, crowded=crowded)
+    Handshakes that were accepted before, by the bytes of their requests around the key.
+
+    When a server comes back, thousands of clients ask for the same, in the same words.
+    """
+
+    __slots__ = ("_handshakes",)
+
+    def __init__(self) -> None:
+        self._handshakes: dict[tuple[bytes, bytes], Handshake] = {}
+
+    def find(self, head: bytes) -> tuple[Handshake, bytes] | None:
+        """Return what *head* asks for, and its key; None says only that it must be read."""
+        parts = cut_at_key(head)
+        if parts is None:
+            return None
+        before, key, after = parts
+        handshake = self._handshakes.get((before, after))
+        return (handshake, key) if handshake is not None and is_key(key) else None
+
+    def remember(self, head: bytes, handshake: Handshake) -> None:
+        """Keep what was read from *head*, the whole of a request, if there was nothing to it."""
+        if len(head) > MAX_REMEMBERED_BYTES or handshake.refusal is not None:
+            return
+        parts = cut_at_key(head)
+        if parts is None or not is_key(parts[1]):
+            return
+        if len(self._handshakes) >= MAX_REMEMBERED:
+            self._handshakes.clear()  # cheaper than an order of use; those in use are soon back
+        self._handshakes[parts[0], parts[2]] = handshake
 
 
 def _discard(_chunk: Any) -> None:
@@ -174,8 +230,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def open(
         self,
-        handshake: bytes,
-        request: Request,
+        answer: bytes,
+        handshake: Handshake,
         rest: bytes,
         told_address: str | None,
         *,
@@ -186,9 +242,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         self._context.wheel.add(self, config.ping_interval)
         try:
-            session = self._connect(request, told_address, crowded=crowded)
+            session = self._connect(handshake, told_address, crowded=crowded)
         except ClientError as error:
-            self.write(handshake)
+            self.write(answer)
             self.close(error)
             if rest:
                 self.data_received(rest)  # its Close frame may be in it
@@ -196,7 +252,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.id = session.id
         self._session = session
         greeting = session.open(self, config.activity_timeout)
-        self.write(handshake + text_frame(greeting))
+        self.write(answer + text_frame(greeting))
         patience_s = session.app.authorized_connections_timeout
         if patience_s:
             self._identify_by = self._context.now() + patience_s
@@ -204,27 +260,25 @@ class WebSocketConnection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    def _connect(self, request: Request, told_address: str | None, *, crowded: bool) -> Session:
+    def _connect(self, handshake: Handshake, told_address: str | None, *, crowded: bool) -> Session:
         context = self._context
         config = context.config
-        path = unquote(request.path.decode("latin-1"))
-        key = endpoint.app_key(path, config.path_prefix)
-        parameters = endpoint.query_parameters(request.query)
-        endpoint.check_protocol(parameters, lenient=config.lenient_protocol)
+        if handshake.refusal is not None:
+            raise handshake.refusal
         if context.deserted is not None:
             raise refusals.reconnect()  # let in at the last moment, while the others leave
         if crowded:
             context.refused_over_capacity += 1
             raise refusals.over_capacity()
         if config.max_connections_per_ip:
+            request = handshake.request
             address = context.addresses.enter(self._transport, told_address, request)
             if address is None:
                 raise refusals.too_many_from_address()
             self._address = address
-        origin = request.header(b"origin")
         return context.node.connect(
-            key,
-            origin.decode("latin-1") if origin is not None else None,
+            handshake.app_key,
+            handshake.origin,
             subscription_errors=config.subscription_errors,
         )
 

@@ -394,6 +394,8 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION = b"13"
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEY_BYTES = 16
+_KEY_FIELD = b"\r\nSec-WebSocket-Key: "
+KEY_CHARACTERS = 24
 
 
 class HandshakeRefused(Exception):
@@ -429,12 +431,27 @@ def check_handshake(method: str, version: str, headers: Headers) -> bytes:
             426, "Unsupported WebSocket version", ((b"Sec-WebSocket-Version", VERSION),)
         )
     keys = [value for name, value in headers if name == b"sec-websocket-key"]
-    if len(keys) != 1 or not _is_key(keys[0]):
+    if len(keys) != 1 or not is_key(keys[0]):
         raise HandshakeRefused(400, "A WebSocket handshake needs one valid Sec-WebSocket-Key")
     return keys[0]
 
 
-def _is_key(key: bytes) -> bool:
+def cut_at_key(head: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """
+    Return what comes before a handshake's key, the key, and what follows; None without one.
+
+    Two requests with equal outer parts, and keys that `is_key` finds valid, say the same. Only
+    the way in which libraries write the header's name is looked for.
+    """
+    start = head.find(_KEY_FIELD) + len(_KEY_FIELD)
+    if start < len(_KEY_FIELD):
+        return None
+    end = start + KEY_CHARACTERS
+    return head[:start], head[start:end], head[end:]
+
+
+def is_key(key: bytes) -> bool:
+    """Whether *key* may be a Sec-WebSocket-Key: sixteen bytes in base64 (RFC 6455 4.1)."""
     try:
         return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
     except binascii.Error:

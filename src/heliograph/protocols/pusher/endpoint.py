@@ -7,7 +7,7 @@ The WebSocket endpoint: what a client says of itself before its first message.
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from heliograph.errors import ClientError
 from heliograph.protocols.pusher import messages, refusals
@@ -26,6 +26,17 @@ def app_key(path: str, prefix: str) -> str:
     key = path[len(prefix) + len("/app/") :].removesuffix("/")
     if not key or "/" in key:
         raise refusals.path_not_found()
+    return key
+
+
+def requested_app(path: bytes, query: bytes, prefix: str, *, lenient: bool) -> str:
+    """
+    Return the key of the app that *path* names, for a *query* in a version that we speak.
+
+    Both are as the request line has them. Raises ClientError 4005, 4007 or 4008.
+    """
+    key = app_key(unquote(path.decode("latin-1")), prefix)
+    check_protocol(query_parameters(query), lenient=lenient)
     return key
 
 

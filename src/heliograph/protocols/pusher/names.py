@@ -37,11 +37,6 @@ class Kind(Struct, frozen=True, gc=False):
         return "-".join(part for part in parts if part)
 
     @property
-    def client_events(self) -> bool:
-        """Whether subscribers may talk to each other here."""
-        return self.private
-
-    @property
     def counted(self) -> bool:
         """Whether subscribers may be told how many they are."""
         return not self.presence and not self.user
@@ -60,6 +55,7 @@ _KINDS = (
     (USER_CHANNEL_PREFIX, Kind(user=True)),
 )
 _SPECIAL = tuple(prefix for prefix, _ in _KINDS)
+_PRIVATE = ("private-", "presence-")
 
 
 def kind_of(channel: str) -> Kind:
@@ -69,6 +65,11 @@ def kind_of(channel: str) -> Kind:
             if channel.startswith(prefix):
                 return kind
     return _PUBLIC
+
+
+def takes_client_events(channel: str) -> bool:
+    """Whether clients may talk to each other on *channel*, for whom its kind must be private."""
+    return channel.startswith(_PRIVATE)
 
 
 def is_channel_name(name: str, max_length: int) -> bool:

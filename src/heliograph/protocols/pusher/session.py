@@ -34,6 +34,7 @@ from heliograph.protocols.pusher.names import (
     Kind,
     is_channel_name,
     kind_of,
+    takes_client_events,
 )
 from heliograph.reply import Later, Reply, proceed
 
@@ -369,7 +370,7 @@ class Session:
             raise refusals.client_event_incomplete()
         if not app.client_events:
             raise refusals.client_events_disabled()
-        if not kind_of(channel).private:  # that is where clients may talk to each other
+        if not takes_client_events(channel):
             raise refusals.client_event_wrong_channel()
         if type(self.channels.get(channel)) is not Subscription:
             raise refusals.client_event_not_subscribed(channel)
