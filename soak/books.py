@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from soak.ledger import LEAVING_S, Reader, Stream
+from soak.ledger import LEAVING_S, SENT_AWAY_S, Reader, Stream
 
 T = TypeVar("T")
 
@@ -96,6 +96,7 @@ class Subscription:
     user_id: str | None = None
     acknowledged: float = 0.0
     left: float = 0.0
+    owed_until: float = 0.0
     roster: set[str] = field(default_factory=set)
     _events: Reader | None = None
     _whispers: dict[str, Reader] = field(default_factory=dict)
@@ -149,9 +150,10 @@ class Subscription:
             self.faults.add("presence", text)
         self.roster.discard(user_id)
 
-    def leave(self, now: float) -> None:
-        """The client gives it up, and is not in the channel from the moment that it says so."""
+    def leave(self, now: float, *, sent_away: bool = False) -> None:
+        """The client gives it up or is *sent_away*, and is not in the channel from then on."""
         self.left = now
+        self.owed_until = now - (SENT_AWAY_S if sent_away else LEAVING_S)
         self.channel.subscriptions.discard(self)
 
     def owed(self, until: float) -> int:
@@ -161,7 +163,7 @@ class Subscription:
     def close(self) -> None:
         """Complain of what should have come while it was there."""
         for reader in self._readers():
-            reader.close(self.left - LEAVING_S)
+            reader.close(self.owed_until)
 
     def _readers(self) -> Iterable[Reader]:
         if self._events is None:

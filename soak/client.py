@@ -172,9 +172,9 @@ class Client(asyncio.Protocol):
         self._send("pusher:unsubscribe", {"channel": name})
         self._then(gone)
 
-    def _leave(self, subscription: Subscription) -> None:
+    def _leave(self, subscription: Subscription, *, sent_away: bool = False) -> None:
         now = self._now()
-        subscription.leave(now)
+        subscription.leave(now, sent_away=sent_away)
         voice = subscription.channel.whispers.get(self.socket_id)
         if voice is not None:
             voice.closed = now
@@ -202,11 +202,11 @@ class Client(asyncio.Protocol):
 
     # -- How it ends ---------------------------------------------------------------------
 
-    def _end(self) -> None:
+    def _end(self, *, sent_away: bool = False) -> None:
         self._ended_here = True
         for subscription in self.subscriptions.values():
             if not subscription.left:
-                self._leave(subscription)
+                self._leave(subscription, sent_away=sent_away)
 
     def close(self) -> None:
         """Leave as a browser does that goes to another page."""
@@ -278,7 +278,7 @@ class Client(asyncio.Protocol):
         elif opcode == CLOSE:
             self.close_code = int.from_bytes(payload[:2])
             if not self._ended_here:
-                self._end()
+                self._end(sent_away=True)
                 self._transport.write(_frame(CLOSE, payload[:2]))
 
     def _hear(self, message: Message) -> None:

@@ -16,6 +16,12 @@ What is accepted so shortly before its subscriber leaves may or may not arrive: 
 what it has not written yet. Who stays must receive it.
 """
 
+SENT_AWAY_S = 5.0
+"""
+The same where it is the server that ends it, which the subscriber knows only once it reads so: the
+soak's own process has been seen to be seconds behind on a busy machine.
+"""
+
 
 class Stream:
     """What one voice said in one place, numbered in its order, and when it was accepted."""

@@ -3,7 +3,7 @@
 import pytest
 
 from soak.books import Channel, Faults, Subscription, Webhooks, whisper
-from soak.ledger import LEAVING_S, Reader, Stream
+from soak.ledger import LEAVING_S, SENT_AWAY_S, Reader, Stream
 
 
 class Heard:
@@ -84,15 +84,20 @@ def subscription(name: str, faults: Faults, user_id: str | None = None) -> Subsc
     return one
 
 
-def test_who_leaves_owes_nothing_of_its_last_second() -> None:
-    for said, lost in ((10 - LEAVING_S + 0.1, 0), (10 - LEAVING_S - 0.1, 1)):
-        faults = Faults()
-        one = subscription("c", faults)
-        events = one.channel.events
-        events.accept(events.say(said), said)
-        one.leave(10)
-        one.close()
-        assert len(faults) == lost
+@pytest.mark.parametrize(("sent_away", "margin_s"), [(False, LEAVING_S), (True, SENT_AWAY_S)])
+@pytest.mark.parametrize(("after_s", "lost"), [(0.1, 0), (-0.1, 1)])
+def test_who_leaves_need_not_have_heard_the_last_of_it(
+    sent_away: bool, margin_s: float, after_s: float, lost: int
+) -> None:
+    """A second of it; more for one that the server closes, which it knows only afterwards."""
+    said = 10 - margin_s + after_s
+    faults = Faults()
+    one = subscription("c", faults)
+    events = one.channel.events
+    events.accept(events.say(said), said)
+    one.leave(10, sent_away=sent_away)
+    one.close()
+    assert len(faults) == lost
 
 
 def test_a_whisper_that_never_came_is_missed() -> None:
