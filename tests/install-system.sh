@@ -11,6 +11,8 @@ curl curl
 openssl openssl
 gcc cc gcc clang
 nginx nginx
+haproxy haproxy
+caddy caddy
 libc6-dev cc gcc clang
 END
 }
