@@ -121,12 +121,16 @@ class ServerProcess:
         unfinished.write_text(toml, encoding="utf-8")
         return unfinished.replace(file)
 
-    def _serves(self, said_before: int) -> bool:
+    def _announced(self, said_before: int) -> bool:
         # Only this life's words count: the port of an earlier one says nothing of this one.
         announced = ANNOUNCED.search(self._log.read_bytes()[said_before:].decode(errors="replace"))
-        if announced is None:
+        if announced is not None:
+            self.port = int(announced[1])
+        return announced is not None
+
+    def _serves(self, said_before: int) -> bool:
+        if not self._announced(said_before):
             return False
-        self.port = int(announced[1])
         connection = http.client.HTTPConnection(self.host, self.port, timeout=START_TIMEOUT_S)
         try:
             connection.request("GET", "/health")

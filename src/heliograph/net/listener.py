@@ -96,15 +96,17 @@ class Listener:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
+        # asyncio's own loop takes the backlog for the number that it accepts in one go.
+        at_once = AT_ONCE if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
         for place in self._places:
             create: Any = loop.create_unix_server if place.local else loop.create_server
             # The loop closes what it is given, and some are still waiting then: see `end`.
             waiting = place.socket.dup()
             server = await create(
-                self._meet, sock=waiting, backlog=AT_ONCE, **self._security(place)
+                self._meet, sock=waiting, backlog=at_once, **self._security(place)
             )
             self._servers.append(server)
-            place.socket.listen(BACKLOG)  # the kernel keeps more than the loop takes at once
+            place.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
 
     async def _close(self) -> None:
         await self._look_away()
@@ -154,7 +156,8 @@ class Listener:
 
     async def _accept(self, place: Place) -> None:
         while True:
-            if self._room.brimming():
+            # Who has not said yet for whom it comes has a descriptor already.
+            if self._room.full() and self._room.brimming():
                 await asyncio.sleep(FULL_PAUSE_S)
                 continue
             try:

@@ -390,6 +390,9 @@ def _is_utf8(payload: bytes) -> bool:
 
 # -- The opening handshake -----------------------------------------------------------------
 
+_HANDSHAKE_FIELDS = frozenset(
+    (b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key")
+)
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION = b"13"
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -419,18 +422,22 @@ def check_handshake(method: str, version: str, headers: Headers) -> bytes:
 
     Raises HandshakeRefused (RFC 6455 4.2.1).
     """
-    if b"websocket" not in _members(headers, b"upgrade"):
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _HANDSHAKE_FIELDS:
+            fields.setdefault(name, []).append(value)
+    if b"websocket" not in _members(fields.get(b"upgrade", [])):
         upgrade = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
         raise HandshakeRefused(426, "This endpoint speaks WebSocket", upgrade)
     if method != "GET" or version != "1.1":
         raise HandshakeRefused(400, "A WebSocket handshake is a GET of HTTP/1.1")
-    if b"upgrade" not in _members(headers, b"connection"):
+    if b"upgrade" not in _members(fields.get(b"connection", [])):
         raise HandshakeRefused(400, "A WebSocket handshake needs Connection: Upgrade")
-    if [value for name, value in headers if name == b"sec-websocket-version"] != [VERSION]:
+    if fields.get(b"sec-websocket-version") != [VERSION]:
         raise HandshakeRefused(
             426, "Unsupported WebSocket version", ((b"Sec-WebSocket-Version", VERSION),)
         )
-    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    keys = fields.get(b"sec-websocket-key", [])
     if len(keys) != 1 or not is_key(keys[0]):
         raise HandshakeRefused(400, "A WebSocket handshake needs one valid Sec-WebSocket-Key")
     return keys[0]
@@ -458,10 +465,9 @@ def is_key(key: bytes) -> bool:
         return False
 
 
-def _members(headers: Headers, name: bytes) -> list[bytes]:
-    """Return the members, in lower case, of the comma-separated lists in headers of *name*."""
-    lists = b",".join(value for key, value in headers if key == name)
-    return [member.strip().lower() for member in lists.split(b",")]
+def _members(lists: Sequence[bytes]) -> list[bytes]:
+    """Return the members, in lower case, of comma-separated lists."""
+    return [member.strip().lower() for member in b",".join(lists).split(b",")]
 
 
 def offered_subprotocols(headers: Headers) -> list[bytes]:

@@ -7,6 +7,7 @@ The WebSocket endpoint: what a client says of itself before its first message.
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
 from heliograph.errors import ClientError
@@ -29,6 +30,7 @@ def app_key(path: str, prefix: str) -> str:
     return key
 
 
+@lru_cache(maxsize=64)
 def requested_app(path: bytes, query: bytes, prefix: str, *, lenient: bool) -> str:
     """
     Return the key of the app that *path* names, for a *query* in a version that we speak.
