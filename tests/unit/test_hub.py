@@ -1,9 +1,12 @@
 """The hub: who hears what, in which order, and what it costs."""
 
+from unittest import mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.hub import channel as channel_module
 from heliograph.hub.channel import MAX_CHUNK_BYTES, Subscription
 from heliograph.hub.hub import FLUSH_BUDGET, Hub
 from tests.unit.fakes import FakeSubscriber, RecordingLane, event
@@ -274,14 +277,22 @@ steps = st.lists(
 )
 
 
+@pytest.mark.parametrize("chunk_size", [MAX_CHUNK_BYTES, 12])
 @given(steps)
 def test_everybody_hears_what_was_said_while_they_were_there(
+    chunk_size: int,
     story: list[tuple[str, int, str]],
 ) -> None:
     """
     For every order of joining, leaving, saying and partial flushing: each subscriber that stays
-    hears, channel by channel, exactly what was said since it joined, in order, once.
+    hears, channel by channel, exactly what was said since it joined, in order, once; whether it
+    fits into one chunk or not.
     """
+    with mock.patch.object(channel_module, "MAX_CHUNK_BYTES", chunk_size):
+        live_through(story)
+
+
+def live_through(story: list[tuple[str, int, str]]) -> None:
     hub, model = Hub(Wakes()), Model()
     lanes = RecordingLane(), RecordingLane()
     places: dict[tuple[int, str], Subscription] = {}
