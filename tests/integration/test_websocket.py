@@ -109,7 +109,7 @@ async def test_a_server_that_is_full_sends_new_clients_elsewhere(
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
 
 
-async def test_origins() -> None:
+async def test_pages_of_sites_that_the_app_does_not_allow_are_told_4009() -> None:
     async with serving(allowed_origins="https://*.example.com") as rig:
         async with rig.client(origin="https://www.example.com"):
             pass
