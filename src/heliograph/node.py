@@ -160,12 +160,16 @@ class Tenant:
             if not subscription.channel.subscriptions:
                 self.channels_by_kind[kind.name] -= 1
 
-        def left(departure: Departure) -> None:
-            self._tell_count(channel, kind, departure.count)
-            if self._watched(kind):
-                self._tell(departure.changes)
+        reply = self._engine.leave(self.app.id, channel, session.id)
+        if isinstance(reply, Later):
+            reply.then(partial(self._left, channel, kind), self._lost)
+        else:
+            self._left(channel, kind, reply)
 
-        proceed(self._engine.leave(self.app.id, channel, session.id), left, self._lost)
+    def _left(self, channel: str, kind: Kind, departure: Departure) -> None:
+        self._tell_count(channel, kind, departure.count)
+        if self._watched(kind):
+            self._tell(departure.changes)
 
     def client_event(self, _session: Session, event: Event) -> Reply[None]:
         """Have a client's event delivered to the others on its channel."""

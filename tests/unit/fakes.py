@@ -33,6 +33,9 @@ class RecordingLane:
         self.joined += 1
         return "".join(encoded)
 
+    def cut(self, chunk: str, parts: Sequence[tuple[int, int]], /) -> str:
+        return "".join([chunk[begin:end] for begin, end in parts])
+
 
 class FakeSubscriber:
     """Remembers what was written to it."""

@@ -164,7 +164,7 @@ def test_a_signed_publish(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 51 * TOLERANCE
+    assert calls(publish) <= 50 * TOLERANCE
 
 
 def test_a_delivery(counting: Counting) -> None:
@@ -208,10 +208,16 @@ def test_a_client_event(counting: Counting) -> None:
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
     """In the words of those who came before, as thousands do when a server comes back."""
-    assert calls(counting.websocket) <= 45 * TOLERANCE
+    assert calls(counting.websocket) <= 41 * TOLERANCE
     connections = iter([counting.websocket() for _ in range(20)])
     frame = masked('{"event":"pusher:subscribe","data":{"channel":"c"}}')
-    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 32 * TOLERANCE
+    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 31 * TOLERANCE
+
+
+def test_leaving(counting: Counting) -> None:
+    """A crowd that a network takes along leaves at once, and comes back before all have left."""
+    crowd = iter([counting.subscriber(f"channel-{number}") for number in range(20)])
+    assert calls(lambda: next(crowd).protocol.connection_lost(None)) <= 17 * TOLERANCE
 
 
 def test_the_greeting_and_the_acknowledgement_are_one_write_each(counting: Counting) -> None:

@@ -38,15 +38,18 @@ class Lane(Protocol):
     """
     How a kind of subscriber wants facts. Opaque to the hub; equal lanes are one object.
 
-    What `encode` and `join` make is bytes for sockets, and for others anything that has a length
-    and can be cut as bytes can.
+    What it makes is bytes for sockets, and for others anything that has a length; that of a
+    chunk is what its encodings' are together.
     """
 
     def encode(self, fact: Fact, /) -> Any:
         """Turn one fact into this lane's form."""
 
     def join(self, encoded: Sequence[Any], /) -> Any:
-        """Put several encodings in a row, which can be cut where one of them begins."""
+        """Make one chunk of several encodings, in order."""
+
+    def cut(self, chunk: Any, parts: Sequence[tuple[int, int]], /) -> Any:
+        """Make one chunk of *parts* of another, each from an encoding's beginning to one's end."""
 
 
 class Counters:
@@ -125,22 +128,23 @@ class Batch:
             return [], 0
         whole = self.chunks(lane, self.first)
         if self._long:
-            encoded = enumerate(self._encodings(lane))
-            kept = [one for index, one in encoded if index >= start and index not in left_out]
-            return self._joined(lane, kept), count
-        # Two cuts and a join of what is left cost less than a join of a hundred.
+            encoded = self._encodings(lane)
+            kept = sorted({*range(start, len(encoded))}.difference(left_out))
+            return self._joined(lane, [encoded[index] for index in kept]), count
+        # Subscribers are many events behind where publishers are many: to cut one out of a chunk
+        # is a copy, to join hundreds again is not.
         offsets = self._offsets.get(lane)
         if offsets is None:
             offsets = [0, *accumulate(map(len, self._encodings(lane)))]
             self._offsets[lane] = offsets
-        kept = []
+        parts = []
         begin = offsets[start]
         for index in left_out:
-            kept.append(whole[0][begin : offsets[index]])
+            parts.append((begin, offsets[index]))
             begin = offsets[index + 1]
-        kept.append(whole[0][begin:])
+        parts.append((begin, offsets[-1]))
         self._counters.joins += 1
-        return [lane.join(kept)], count
+        return [lane.cut(whole[0], parts)], count
 
     def _encodings(self, lane: Lane) -> list[Any]:
         encoded = self._encoded.get(lane)

@@ -8,7 +8,6 @@ a client asks for a WebSocket. What the requests mean is the handler's business.
 import asyncio
 from collections import deque
 from functools import partial
-from typing import cast
 
 from heliograph.api.response import Response, text
 from heliograph.net.context import Context, Handler
@@ -104,7 +103,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected: for its first request it has no longer than a request may take."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport  # type: ignore[assignment]  # a stream has one
         self._context.http_connections.add(self)
         self._look_again(self._context.config.keep_alive_timeout)
 

@@ -295,8 +295,8 @@ class RequestReader:
         ten, and one for a WebSocket with nothing unusual in it. None says only that `feed`
         must look.
         """
-        if self._parser is None or self.receiving:
-            return None
+        if self._parser is None or self._request is not None or self._head_bytes:
+            return None  # it goes on, or there will be no more
         if data.startswith(b"GET "):
             return self._plain_upgrade(data)
         if self._memory is None:

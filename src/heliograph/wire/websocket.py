@@ -5,7 +5,6 @@ Knows RFC 6455 and nothing else: no sockets, no time, no protocol above it. Whoe
 connection feeds bytes in, acts on the messages in their order, and closes after a `Failure`.
 """
 
-import base64
 import binascii
 import codecs
 import hashlib
@@ -413,7 +412,8 @@ class HandshakeRefused(Exception):
 
 def accept_key(key: bytes) -> bytes:
     """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
+    digest = hashlib.sha1(key + GUID, usedforsecurity=False).digest()
+    return binascii.b2a_base64(digest, newline=False)
 
 
 def check_handshake(method: str, version: str, headers: Headers) -> bytes:
@@ -460,7 +460,7 @@ def cut_at_key(head: bytes) -> tuple[bytes, bytes, bytes] | None:
 def is_key(key: bytes) -> bool:
     """Whether *key* may be a Sec-WebSocket-Key: sixteen bytes in base64 (RFC 6455 4.1)."""
     try:
-        return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
+        return len(binascii.a2b_base64(key, strict_mode=True)) == _KEY_BYTES
     except binascii.Error:
         return False
 

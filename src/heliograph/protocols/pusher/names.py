@@ -21,20 +21,12 @@ _SOCKET_ID = re.compile(r"[0-9]+\.[0-9]+")
 class Kind(Struct, frozen=True, gc=False):
     """What a channel does. Encrypted channels need nothing from a server but privacy."""
 
+    name: str = "public"  # what people call it
     private: bool = False  # a subscription must be signed; presence channels included
     presence: bool = False
     encrypted: bool = False
     cached: bool = False
     user: bool = False  # the channel of one signed-in user
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        if self.user:
-            return "user"
-        first = "presence" if self.presence else "private" if self.private else "public"
-        parts = (first, self.encrypted and "encrypted", self.cached and "cache")
-        return "-".join(part for part in parts if part)
 
     @property
     def counted(self) -> bool:
@@ -45,14 +37,17 @@ class Kind(Struct, frozen=True, gc=False):
 _PUBLIC = Kind()
 # Longest first: the first that fits is the kind.
 _KINDS = (
-    ("private-encrypted-cache-", Kind(private=True, encrypted=True, cached=True)),
-    ("private-encrypted-", Kind(private=True, encrypted=True)),
-    ("private-cache-", Kind(private=True, cached=True)),
-    ("private-", Kind(private=True)),
-    ("presence-cache-", Kind(private=True, presence=True, cached=True)),
-    ("presence-", Kind(private=True, presence=True)),
-    ("cache-", Kind(cached=True)),
-    (USER_CHANNEL_PREFIX, Kind(user=True)),
+    (
+        "private-encrypted-cache-",
+        Kind("private-encrypted-cache", private=True, encrypted=True, cached=True),
+    ),
+    ("private-encrypted-", Kind("private-encrypted", private=True, encrypted=True)),
+    ("private-cache-", Kind("private-cache", private=True, cached=True)),
+    ("private-", Kind("private", private=True)),
+    ("presence-cache-", Kind("presence-cache", private=True, presence=True, cached=True)),
+    ("presence-", Kind("presence", private=True, presence=True)),
+    ("cache-", Kind("public-cache", cached=True)),
+    (USER_CHANNEL_PREFIX, Kind("user", user=True)),
 )
 _SPECIAL = tuple(prefix for prefix, _ in _KINDS)
 _PRIVATE = ("private-", "presence-")
