@@ -13,12 +13,14 @@ import socket
 import ssl
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct
@@ -29,11 +31,13 @@ from heliograph.protocols.pusher import auth
 from heliograph.wire.websocket import accept_key
 
 TIMEOUT_S = 10.0
+"""How long whoever answers may take, all told."""
+
 FEW_DESCRIPTORS = 10_000
 SKEW_HINT_S = 30.0
 """A clock that is off by more may be off by ten minutes some day: then nobody can publish."""
 
-EXPIRES_SOON_S = 21 * 86400.0
+EXPIRES_SOON = timedelta(days=21)
 HELD_LINES = 65536
 
 FINE, HINT, FAULT = "ok", "hint", "fault"
@@ -97,21 +101,19 @@ def _certificate(config: Config) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding(FAULT, "certificate", str(error))
         return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(config.ssl_cert)
-    for one in context.get_ca_certs():
-        yield _dates(config.ssl_cert, one)
+    begin, end = tls.lifetime(config.ssl_cert)
+    yield _dates(config.ssl_cert, begin, end, "renew it, then send SIGHUP")
 
 
-def _dates(path: str, certificate: dict[str, Any]) -> Finding:
-    left_s = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
-    until = f"{path} is valid until {certificate['notAfter']}"
-    if ssl.cert_time_to_seconds(certificate["notBefore"]) > time.time():
-        return Finding(FAULT, "certificate", f"{path}: not valid before {certificate['notBefore']}")
-    if left_s <= 0:
-        return Finding(FAULT, "certificate", f"{path}: expired on {certificate['notAfter']}")
-    if left_s < EXPIRES_SOON_S:
-        return Finding(HINT, "certificate", f"{until}: renew it, then send SIGHUP")
+def _dates(of: str, begin: datetime, end: datetime, advice: str) -> Finding:
+    now = datetime.now(UTC)
+    if begin > now:
+        return Finding(FAULT, "certificate", f"{of}: not valid before {begin:%Y-%m-%d %H:%M} UTC")
+    if end <= now:
+        return Finding(FAULT, "certificate", f"{of}: expired on {end:%Y-%m-%d %H:%M} UTC")
+    until = f"{of} is valid until {end:%Y-%m-%d %H:%M} UTC"
+    if end - now < EXPIRES_SOON:
+        return Finding(HINT, "certificate", f"{until}: {advice}")
     return Finding(FINE, "certificate", until)
 
 
@@ -124,7 +126,7 @@ def _folder(config: Config) -> Iterator[Finding]:
             )
         return
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"heliograph")
             probe.flush()
@@ -152,7 +154,10 @@ class _Unreachable(Exception):
 
 
 def _public(config: Config, url: str) -> Iterator[Finding]:
-    address = urlsplit(url if "://" in url else f"wss://{url}")
+    try:
+        address = urlsplit(url if "://" in url else f"wss://{url}")
+    except ValueError:  # half of an IPv6 address
+        address = urlsplit("")
     if address.scheme not in ("ws", "wss", "http", "https") or not address.hostname:
         yield Finding(FAULT, "public URL", f"{url} is none such as wss://ws.example.com")
         return
@@ -160,13 +165,15 @@ def _public(config: Config, url: str) -> Iterator[Finding]:
     key = app.keys[0]
     prefix = address.path.rstrip("/") or config.path_prefix
     try:
-        yield _websocket(address, f"{prefix}/app/{quote(key.key)}")
+        yield from _websocket(address, f"{prefix}/app/{quote(key.key)}")
         yield from _api(address, prefix, app.id, key.key, key.secret.encode())
     except _Unreachable as error:
         yield Finding(FAULT, "public URL", str(error))
+    except OSError as error:
+        yield Finding(FAULT, "public URL", f"the connection broke: {error}")
 
 
-def _websocket(address: SplitResult, path: str) -> Finding:
+def _websocket(address: SplitResult, path: str) -> Iterator[Finding]:
     nonce = base64.b64encode(secrets.token_bytes(16))
     head = (
         f"GET {path}?protocol=7&client=heliograph-doctor HTTP/1.1\r\nHost: {address.netloc}\r\n"
@@ -174,25 +181,42 @@ def _websocket(address: SplitResult, path: str) -> Finding:
         f"Sec-WebSocket-Key: {nonce.decode()}\r\n\r\n"
     )
     with _connected(address) as connection:
+        yield from _shown(address, connection)
         connection.sendall(head.encode())
         lines, rest = _head_of(connection)
         status = lines[0].split(" ", 2)[1] if " " in lines[0] else "?"
         if status != "101":
-            return Finding(
+            yield Finding(
                 FAULT,
                 "WebSocket",
                 f"answered {status} instead of 101: the proxy must pass on Upgrade and Connection,"
                 " over HTTP/1.1, and leave the path as it is",
             )
+            return
         accepted = f"sec-websocket-accept: {accept_key(nonce).decode()}".lower()
         if accepted not in (line.lower() for line in lines):
-            return Finding(FAULT, "WebSocket", "whoever answered is no WebSocket server")
+            yield Finding(FAULT, "WebSocket", "whoever answered is no WebSocket server")
+            return
         while b"}" not in rest:  # the end of a greeting or of an error
             rest += _received(connection)
+            if len(rest) > HELD_LINES:
+                raise _Unreachable("whoever answered speaks, but not as this server does")
     if b"connection_established" in rest:
-        return Finding(FINE, "WebSocket", "a client gets through and is greeted")
+        yield Finding(FINE, "WebSocket", "a client gets through and is greeted")
+        return
     told = rest[rest.find(b"{") : rest.rfind(b"}") + 1].decode(errors="replace")
-    return Finding(FAULT, "WebSocket", f"a client gets through and is refused: {told}")
+    yield Finding(FAULT, "WebSocket", f"a client gets through and is refused: {told}")
+
+
+def _shown(address: SplitResult, connection: socket.socket) -> Iterator[Finding]:
+    """Look at the certificate that clients are shown, which may be a proxy's."""
+    certificate = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    if certificate:
+        begin, end = (
+            datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate[name])), UTC)
+            for name in ("notBefore", "notAfter")
+        )
+        yield _dates(f"that of {address.hostname}", begin, end, "renew it")
 
 
 def _api(
@@ -250,7 +274,24 @@ def _clock(date: str | None) -> Iterator[Finding]:
         yield Finding(FINE, "clock", "that of the server agrees with this machine's")
 
 
-def _connected(address: SplitResult) -> socket.socket:
+@contextmanager
+def _connected(address: SplitResult) -> Iterator[socket.socket]:
+    """Connect, for TIMEOUT_S at the most: one who says a byte now and then is cut off, too."""
+
+    def cut() -> None:
+        with suppress(OSError):  # it has left
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    with _connection(address) as connection:
+        timer = threading.Timer(TIMEOUT_S, cut)
+        timer.start()
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+
+
+def _connection(address: SplitResult) -> socket.socket:
     secure = address.scheme in ("wss", "https")
     host = address.hostname or ""
     try:

@@ -1,15 +1,18 @@
 """What the doctor says of healthy and of sick surroundings."""
 
 import asyncio
+import re
 import subprocess
-from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from heliograph import doctor
 from heliograph.config import Config, load
-from tests.integration.rig import APP_ID, KEY, SECRET, Rig, serving
+from heliograph.wire.websocket import accept_key
+from tests import certificates
+from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Rig, serving
 
 
 def config(**options: object) -> Config:
@@ -71,7 +74,9 @@ async def test_a_proxy_that_passes_no_upgrade_on_is_found() -> None:
     assert "answered 426 instead of 101: the proxy must pass on Upgrade" in text
 
 
-@pytest.mark.parametrize("url", ["ws://127.0.0.1:1", "ftp://a", "ws://127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "url", ["ws://127.0.0.1:1", "ftp://a", "ws://127.0.0.1:99999", "wss://[::1"]
+)
 def test_an_address_where_nobody_answers_is_a_fault(url: str) -> None:
     status, text = told(config(), url)
     assert status == 1
@@ -92,23 +97,109 @@ def test_a_folder_that_is_open_to_all_is_worth_a_hint(tmp_path: Path) -> None:
     assert "hint   --data_dir" in text
 
 
-@pytest.fixture
-def make_certificate(tmp_path: Path) -> Callable[[int], tuple[str, str]]:
-    def make(days: int) -> tuple[str, str]:
-        certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", str(days)]
-        command += ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
-        subprocess.run(command, check=True, capture_output=True)
-        return certificate, key
-
-    return make
-
-
-@pytest.mark.parametrize(("days", "state"), [(365, "ok"), (3, "hint")])
-def test_a_certificate_that_ends_soon_is_worth_a_hint(
-    make_certificate: Callable[[int], tuple[str, str]], days: int, state: str
-) -> None:
-    certificate, key = make_certificate(days)
-    status, text = told(config(ssl_cert=certificate, ssl_key=key))
+def test_a_folder_that_is_made_is_for_nobody_else(tmp_path: Path) -> None:
+    status, text = told(config(data_dir=str(tmp_path / "new")))
     assert status == 0
-    assert f"{state:5}  certificate: {certificate} is valid until" in text
+    assert "ok     --data_dir" in text
+
+
+# -- Certificates --------------------------------------------------------------------------
+
+
+def issued(folder: Path, days: int, constraint: str) -> tuple[str, str]:
+    """Return a certificate that is valid for *days*, and its key."""
+    request, certificate, key = (str(folder / name) for name in ("request", "certificate", "key"))
+    extensions = folder / "extensions"
+    extensions.write_text(f"basicConstraints = critical,{constraint}\n")
+    command = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-nodes", "-subj", "/CN=localhost", "-keyout", key, "-out", request]
+    subprocess.run(command, check=True, capture_output=True)
+    command = ["openssl", "x509", "-req", "-in", request, "-signkey", key, "-days", str(days)]
+    command += ["-extfile", str(extensions), "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+# Those that an authority issues may sign no others; the years from 2050 on are written in full.
+@pytest.mark.parametrize("constraint", ["CA:FALSE", "CA:TRUE"])
+@pytest.mark.parametrize(
+    ("days", "state", "said"),
+    [
+        (365, "ok", "is valid until 2"),
+        (20_000, "ok", "is valid until 20"),
+        (3, "hint", "is valid until 2"),
+        (-1, "fault", "expired on 2"),
+    ],
+)
+def test_a_certificate_that_ends_soon_is_worth_a_hint(
+    tmp_path: Path, days: int, state: str, said: str, constraint: str
+) -> None:
+    certificate, key = issued(tmp_path, days, constraint)
+    status, text = told(config(ssl_cert=certificate, ssl_key=key))
+    assert status == (state == "fault")
+    (line,) = [line for line in text.splitlines() if certificate in line]
+    assert line.startswith(f"{state:5}  certificate: {certificate}")
+    assert said in line
+    assert f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in line
+
+
+def test_of_a_chain_the_certificate_that_ends_first_counts(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other, _ = issued(tmp_path / "other", 3, "CA:TRUE")
+    certificate, key = issued(tmp_path, 365, "CA:FALSE")
+    with Path(certificate).open("a") as chain:
+        chain.write(Path(other).read_text())
+    _, text = told(config(ssl_cert=certificate, ssl_key=key))
+    assert f"hint   certificate: {certificate}" in text
+
+
+async def test_the_certificate_that_clients_are_shown_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy it is the proxy's, of which the configuration says nothing."""
+    pair = certificates.make(tmp_path, "pair")
+    url = "wss://localhost"
+    async with serving(**pair.options) as rig:
+        status, text = await told_of(rig, config(), f"{url}:{rig.server.port}")
+        assert status == 1
+        assert "localhost: the certificate is no good: self-signed certificate" in text
+        monkeypatch.setenv("SSL_CERT_FILE", str(pair.certificate))
+        status, text = await told_of(rig, config(), f"{url}:{rig.server.port}")
+    assert status == 0
+    assert "hint   certificate: that of localhost is valid until" in text
+    assert "ok     WebSocket" in text
+
+
+# -- Whoever answers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trickling", [False, True])
+async def test_whoever_answers_without_end_is_not_listened_to_for_ever(
+    trickling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        (nonce,) = re.findall(rb"Sec-WebSocket-Key: (\S+)", asked)
+        accepted = b"HTTP/1.1 101 X\r\nSec-WebSocket-Accept: " + accept_key(nonce) + b"\r\n\r\n"
+        writer.write(accepted)
+        try:
+            while not writer.is_closing():
+                writer.write(b"x" if trickling else b"x" * 10_000)
+                await writer.drain()
+                await asyncio.sleep(0.02 if trickling else 0)
+        except ConnectionError:
+            pass  # it has heard enough
+        finally:
+            writer.transport.abort()
+            left.set()
+
+    left = asyncio.Event()
+    if trickling:
+        monkeypatch.setattr(doctor, "TIMEOUT_S", 0.3)
+    async with serving() as rig, await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        async with asyncio.timeout(PATIENCE_S):
+            status, text = await told_of(rig, config(), f"ws://127.0.0.1:{port}")
+            await left.wait()
+    assert status == 1
+    assert "fault  public URL" in text

@@ -4,7 +4,10 @@ The server's certificate, which can be renewed while it serves.
 Knows certificates and keys in files; who is served behind them is the caller's business.
 """
 
+import re
 import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,3 +69,52 @@ def _context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+# -- How long it is good for ---------------------------------------------------------------
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+# Of DER: what RFC 5280, 4.1, has a certificate made of.
+_VERSION, _UTC_TIME = 0xA0, 0x17
+_VALIDITY = 3
+"""Its place behind the version: serial number, algorithm and issuer come before it."""
+
+
+def lifetime(path: str) -> tuple[datetime, datetime]:
+    """
+    Return from when until when all certificates of a chain that `load` has read are valid.
+
+    Read by hand: the ssl module tells of those that may sign others only, and a server's may not.
+    """
+    text = Path(path).read_text(encoding="latin-1")
+    each = [_validity(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(text)]
+    return max(begin for begin, _ in each), min(end for _, end in each)
+
+
+def _validity(certificate: bytes) -> tuple[datetime, datetime]:
+    ((_, whole),) = _elements(certificate)
+    _, signed = next(_elements(whole))
+    fields = [content for tag, content in _elements(signed) if tag != _VERSION]
+    begin, end = (_time(tag, content.decode()) for tag, content in _elements(fields[_VALIDITY]))
+    return begin, end
+
+
+def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return tag and content of each element in *content*."""
+    at = 0
+    while at < len(content):
+        tag, size = content[at], content[at + 1]
+        at += 2
+        if size & 0x80:
+            width = size & 0x7F
+            size = int.from_bytes(content[at : at + width])
+            at += width
+        yield tag, content[at : at + size]
+        at += size
+
+
+def _time(tag: int, text: str) -> datetime:
+    if tag == _UTC_TIME:  # two digits of the year; RFC 5280, 4.1.2.5.1
+        text = ("19" if text >= "50" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
