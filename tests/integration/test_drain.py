@@ -53,6 +53,21 @@ async def test_a_server_is_ready_between_start_and_drain() -> None:
             assert b"503" in await one.read_until(b"\r\n")
 
 
+async def test_a_server_is_not_ready_while_what_nodes_share_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Newcomers could not subscribe; who is there already stays, so it is healthy all the same."""
+    monkeypatch.setattr(Engines, "late", True)
+    async with serving() as rig:
+        assert Engines.made is not None
+        Engines.made.away = True
+        reply = await rig.fetch("GET", "/ready")
+        assert (reply.status, reply.body) == (503, b"Not ready: what nodes share is away\n")
+        assert (await rig.fetch("GET", "/up")).status == 200
+        Engines.made.away = False
+        assert (await rig.fetch("GET", "/ready")).status == 200
+
+
 async def test_a_server_is_not_ready_before_it_listens_everywhere() -> None:
     config = load({"port": 0, "host": "127.0.0.1"}, {}, make_up=lambda: (APP_ID, KEY, SECRET))
     server = Server(config)

@@ -1,6 +1,7 @@
 """What those who run the server ask it: whether it is there, and whether to send clients to it."""
 
 from heliograph.api.response import Response, text
+from heliograph.node import ENGINE_AWAY, Node
 
 
 class Readiness:
@@ -26,6 +27,7 @@ def health() -> Response:
     return text(200, "OK")
 
 
-def ready(readiness: Readiness) -> Response:
+def ready(readiness: Readiness, node: Node) -> Response:
     """GET /ready: 200 while new clients are welcome, else 503 and why they are not."""
-    return text(200, "OK") if readiness.ready else text(503, f"Not ready: {readiness.why_not}")
+    why_not = readiness.why_not or ("" if node.engine_available else ENGINE_AWAY)
+    return text(503, f"Not ready: {why_not}") if why_not else text(200, "OK")

@@ -68,7 +68,7 @@ class Routes:
         self._pages: Mapping[str, Page] = {
             "/health": ops.health,
             "/up": ops.health,
-            "/ready": partial(ops.ready, readiness or ops.Readiness()),
+            "/ready": partial(ops.ready, readiness or ops.Readiness(), node),
         }
 
     def handle(self, request: Request) -> Reply[Response]:
