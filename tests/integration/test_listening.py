@@ -260,7 +260,8 @@ async def test_who_does_not_begin_with_a_header_gets_no_answer(
                     assert await one.read_all() == b""
                 except ConnectionResetError:
                     pass  # closed with bytes unread
-        assert caplog.text.count("does not begin with a PROXY header") == 2
+        # However many come, they do not fill the log.
+        assert caplog.text.count("does not begin with a PROXY header") == 1
         async with wire(rig) as silent:
             assert await silent.read_all() == b""
         assert await told_address(rig, b"".join(header(OF_V4))) == "192.0.2.1"

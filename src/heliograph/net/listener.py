@@ -17,6 +17,7 @@ from typing import Any
 
 from heliograph.net.places import BACKLOG, Place
 from heliograph.net.room import Room
+from heliograph.summary import Summary
 from heliograph.wire import proxy
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Listener:
         self._arriving: set[asyncio.Task[None]] = set()
         self._pausing: asyncio.Task[None] | None = None
         self._ending = False
+        self._strangers: Summary
 
     async def begin(self) -> None:
         """Accept from now on."""
@@ -71,6 +73,7 @@ class Listener:
         if not self._proxied:
             await self._open()
             return
+        self._strangers = Summary(logger, logging.WARNING, loop.call_later)
         for place in self._places:
             place.socket.listen(BACKLOG)
             self._accepting.append(loop.create_task(self._accept(place)))
@@ -192,7 +195,7 @@ class Listener:
             async with asyncio.timeout(self._patience_s):
                 address = await _told_address(connection) if self._proxied else None
         except proxy.HeaderError as error:
-            logger.warning("--proxy_protocol: a connection was closed: %s", error)
+            self._strangers.note("--proxy_protocol: a connection was closed", str(error))
             connection.close()
             return
         except (OSError, TimeoutError, asyncio.CancelledError):
