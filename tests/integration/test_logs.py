@@ -1,9 +1,12 @@
 """What the log says, to people and to machines."""
 
+import asyncio
 import json
 import logging
+import socket
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,8 @@ from heliograph.net.websocket import DeflateLane
 from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
 from tests.conftest import StartServer
-from tests.integration.rig import APP_ID, KEY, SECRET, Engines, serving
+from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Engines, serving
+from tests.integration.test_http import UPGRADE
 from tests.server import ServerProcess
 
 Log = Callable[[], list[str]]
@@ -150,6 +154,27 @@ async def test_watched_clients_are_served_like_any_other() -> None:
         for client in (ann, bob):
             assert json.loads(await client.receive())["data"] == "x" * 9000
         assert rig.app_id == APP_ID
+
+
+@pytest.mark.parametrize("name", ["", "x", "a/longer/one", "\0abstract"])
+async def test_watched_clients_of_a_unix_socket_are_local_whatever_their_own_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "heliograph")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "longer").mkdir(parents=True)
+    async with serving(debug=True, unix_socket="server"):
+        with socket.socket(socket.AF_UNIX) as client:
+            if name:
+                client.bind(name)
+            client.connect("server")
+            client.setblocking(False)
+            async with asyncio.timeout(PATIENCE_S):
+                reader, writer = await asyncio.open_unix_connection(sock=client)
+                writer.write(UPGRADE)
+                await reader.readuntil(b"connection_established")
+            writer.transport.abort()
+    assert "a local client connected" in caplog.messages
 
 
 def test_frames_are_read_as_they_were_written() -> None:

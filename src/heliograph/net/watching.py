@@ -45,8 +45,9 @@ class WatchedConnection(WebSocketConnection):
     def __init__(self, context: Context, transport: asyncio.Transport, lane: TextLane) -> None:
         tapped = cast("asyncio.Transport", _Tapped(transport, self))
         super().__init__(context, tapped, lane)
-        host, port, *_ = transport.get_extra_info("peername") or ("a local client", 0)
-        self._came_from = f"{host}:{port}"
+        peer = transport.get_extra_info("peername")
+        # Through a Unix socket it is a path, or nothing.
+        self._came_from = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
         # Of its own: reading twice is what lets the other side be as it is.
         self._ear = FrameReader(
             context.config.max_message_bytes, compression=lane is context.deflate_lane
