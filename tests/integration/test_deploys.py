@@ -7,9 +7,8 @@ when it is told 4200: they connect again at once.
 
 import asyncio
 import bisect
-import resource
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pusher
@@ -115,15 +114,6 @@ class Member(asyncio.Protocol):
         self.crowd.members.discard(self)
         if error is not None or not self.left:
             self.crowd.problems.append(f"a connection was lost: {error!r}")
-
-
-@pytest.fixture
-def descriptors() -> Iterator[None]:
-    """Room for a crowd in this process."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2 * CLIENTS + 100), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def replace_under(

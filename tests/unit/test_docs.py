@@ -20,6 +20,9 @@ DOCUMENTS = sorted(
 )
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+OPERATIONS = [
+    path for path in DOCUMENTS if path.stem == "operations" or path.parent.stem == "operations"
+]
 SUPPORT = (ROOT / "docs" / "protocol-support.md").read_text()
 
 
@@ -178,6 +181,27 @@ def test_every_feature_that_works_names_its_test() -> None:
         else:
             assert works.startswith(("no", "not sent", "not yet")), row
             assert not test, row
+
+
+# -- Operations ----------------------------------------------------------------------------
+
+
+def promises(text: str) -> Iterator[tuple[str, str]]:
+    """Return each promise of a document's tables, and what stands where its test is named."""
+    for table in re.findall(r"^\|.*(?:\n\|.*)*", text, re.MULTILINE):
+        head, *rest = rows(table)
+        if head[0] == "promise":
+            yield from ((row[0], row[head.index("test")]) for row in rest)
+
+
+@pytest.mark.parametrize("path", OPERATIONS, ids=name_of)
+def test_every_promise_names_its_test(path: Path) -> None:
+    made = list(promises(path.read_text()))
+    assert made
+    for promise, test in made:
+        files = re.findall(r"`(tests/\S+\.py)`", test)
+        assert "`test_" in test or files, promise
+        assert all((ROOT / file).exists() for file in files), promise
 
 
 # -- The changelog -------------------------------------------------------------------------
