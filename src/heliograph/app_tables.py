@@ -119,6 +119,8 @@ def _text(table: Mapping[str, Any], name: str, where: str) -> str:
     value = table.get(name)
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}.{name}: missing; it must be a text that is not empty")
+    if "\0" in value:
+        raise ConfigError(f"{where}.{name}: holds a zero byte, which no path may")
     return value
 
 

@@ -55,6 +55,8 @@ class Option:
         """
         if isinstance(value, str) and not _is_unicode(value):
             raise ValueError(f"{value!r} is not UTF-8")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{value!r} holds a zero byte, which no path may")
         parsed = _PARSERS[self.kind](value)
         if self.choices and parsed not in self.choices:
             raise ValueError(f"{value!r} is none of {', '.join(self.choices)}")

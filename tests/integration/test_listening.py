@@ -76,6 +76,13 @@ async def test_of_several_addresses_all_or_none_are_bound() -> None:
             pass
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+async def test_an_address_that_cannot_be_is_said(host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--host \(.*\): .*'{host}'"):
+        async with serving(host=host):
+            pass
+
+
 async def test_a_port_is_shared_only_by_those_who_want_to() -> None:
     async with serving(reuse_port=True) as rig:
         port = rig.server.port

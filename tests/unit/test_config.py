@@ -206,6 +206,18 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
             "path_prefix = '/ws/'",
             "--path_prefix: '/ws/' is no path such as /realtime (from h.toml)",
         ),
+        (
+            r'data_dir = "a\u0000b"',
+            r"--data_dir: 'a\x00b' holds a zero byte, which no path may (from h.toml)",
+        ),
+        (
+            r'pusher_secret = "hidden-secret\u0000"',
+            "--pusher_secret: its value is of another kind (from h.toml)",
+        ),
+        (
+            "[[apps]]\nid='1'\n[[apps.keys]]\nkey='k'\nsecret_file=\"a\\u0000b\"",
+            "h.toml: apps[0].keys[0].secret_file: holds a zero byte, which no path may",
+        ),
         ("apps = 5", "h.toml: apps: must be tables, each under [[apps]]"),
         (
             "[[apps]]\nid='1'\nkeys=5",

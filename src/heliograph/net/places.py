@@ -124,6 +124,8 @@ def _bind_host(
         )
     except socket.gaierror as error:
         raise ConfigError(f"{host_option}: cannot find {host!r}: {error.strerror}") from None
+    except UnicodeError:  # such as a..b
+        raise ConfigError(f"{host_option}: {host!r} is no name that a host can have") from None
     places: list[Place] = []
     problem: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
