@@ -39,6 +39,7 @@ SKEW_HINT_S = 30.0
 
 EXPIRES_SOON = timedelta(days=21)
 HELD_LINES = 65536
+GATEWAY_ERRORS = ("502", "503", "504")
 
 FINE, HINT, FAULT = "ok", "hint", "fault"
 
@@ -66,7 +67,9 @@ def report(findings: Iterator[Finding], say: Callable[[str], object]) -> int:
     """Say each finding on a line; return the exit status, which is 1 where there is a fault."""
     status = 0
     for finding in findings:
-        say(f"{finding.state:5}  {finding.subject}: {finding.text}")
+        # Whoever answered may have written some of it.
+        text = "".join(one if one.isprintable() else " " for one in finding.text)
+        say(f"{finding.state:5}  {finding.subject}: {' '.join(text.split())}")
         if finding.state == FAULT:
             status = 1
     return status
@@ -186,12 +189,13 @@ def _websocket(address: SplitResult, path: str) -> Iterator[Finding]:
         lines, rest = _head_of(connection)
         status = lines[0].split(" ", 2)[1] if " " in lines[0] else "?"
         if status != "101":
-            yield Finding(
-                FAULT,
-                "WebSocket",
-                f"answered {status} instead of 101: the proxy must pass on Upgrade and Connection,"
-                " over HTTP/1.1, and leave the path as it is",
+            reason = (
+                "the proxy does not reach the server"
+                if status in GATEWAY_ERRORS
+                else "the proxy must pass on Upgrade and Connection, over HTTP/1.1, and leave the"
+                " path as it is"
             )
+            yield Finding(FAULT, "WebSocket", f"answered {status} instead of 101: {reason}")
             return
         accepted = f"sec-websocket-accept: {accept_key(nonce).decode()}".lower()
         if accepted not in (line.lower() for line in lines):

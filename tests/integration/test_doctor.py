@@ -62,16 +62,27 @@ async def test_a_wrong_secret_and_an_unknown_key_are_found() -> None:
         assert "4001" in text
 
 
-async def test_a_proxy_that_passes_no_upgrade_on_is_found() -> None:
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (b"426 Upgrade Required", "answered 426 instead of 101: the proxy must pass on Upgrade"),
+        (b"502 Bad Gateway", "answered 502 instead of 101: the proxy does not reach the server"),
+    ],
+)
+async def test_a_proxy_that_lets_no_websocket_through_is_found(status: bytes, reason: str) -> None:
+    """What it says to people is shown on one line, and nothing of it speaks to the terminal."""
+
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+        words = b"no\nway \x1b[31m"
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(words)) + words)
         writer.close()
 
     async with serving() as rig, await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
         port = proxy.sockets[0].getsockname()[1]
-        status, text = await told_of(rig, config(), f"ws://127.0.0.1:{port}")
-    assert status == 1
-    assert "answered 426 instead of 101: the proxy must pass on Upgrade" in text
+        code, text = await told_of(rig, config(), f"ws://127.0.0.1:{port}")
+    assert code == 1
+    assert reason in text
+    assert f"answered {int(status[:3])}: no way [31m" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
