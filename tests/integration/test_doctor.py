@@ -3,7 +3,10 @@
 import asyncio
 import re
 import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,39 @@ async def test_the_certificate_that_clients_are_shown_is_looked_at(
     assert status == 0
     assert "hint   certificate: that of localhost is valid until" in text
     assert "ok     WebSocket" in text
+
+
+# -- This machine --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(500, "hint   open files: at most 500, and every client is one: raise"), (10_000, "ok")],
+)
+def test_few_descriptors_are_worth_a_hint(limit: int, said: str) -> None:
+    command = f'ulimit -n {limit} && exec "$@"'
+    flags = [f"--pusher_app_id={APP_ID}", f"--pusher_app_key={KEY}", f"--pusher_secret={SECRET}"]
+    looked = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "heliograph", "doctor", *flags],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert looked.stdout.startswith(said)
+
+
+@pytest.mark.parametrize("off_s", [-300, 0, 300])
+async def test_a_clock_that_differs_is_worth_a_hint(off_s: int) -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        date = formatdate(time.time() + off_s, usegmt=True).encode()
+        writer.write(b"HTTP/1.1 404 X\r\nDate: " + date + b"\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with serving() as rig, await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        _, text = await told_of(rig, config(), f"ws://127.0.0.1:{port}")
+    (line,) = [line for line in text.splitlines() if "clock" in line]
+    assert line.startswith("hint   clock: " if off_s else "ok     clock: ")
 
 
 # -- Whoever answers -----------------------------------------------------------------------
