@@ -26,7 +26,7 @@ from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
 from heliograph.instruments import Instruments
-from heliograph.net import systemd, tls
+from heliograph.net import streams, systemd, tls
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Handler
 from heliograph.net.drain import FAREWELL_S, drain
@@ -34,6 +34,7 @@ from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.room import Room, raise_descriptor_limit
+from heliograph.net.streams import Poller
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
@@ -55,10 +56,10 @@ CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
 
 
 class LoopTiming:
-    """An event loop, as a node needs it."""
+    """An event loop, as a node needs it; with the *poller* whose turns are its ticks, if any."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.soon = loop.call_soon
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller | None) -> None:
+        self.soon = loop.call_soon if poller is None else poller.soon
         self.later = loop.call_later
         self.now = loop.time
 
@@ -99,6 +100,7 @@ class Server:
         self.context: Context
         self._listeners: list[Listener] = []
         self._certificate: tls.Certificate | None = None
+        self._poller: Poller | None = None
         self._webhooks: Webhooks
 
     async def start(self) -> None:
@@ -115,10 +117,11 @@ class Server:
             settle_s=config.webhook_settle,
         )
         self._webhooks.configure(config.apps)
+        self._poller = Poller(loop) if streams.available() else None
         self.node = Node(
             config.apps,
             self._make_engine(),
-            LoopTiming(loop),
+            LoopTiming(loop, self._poller),
             secrets.randbits,
             record=self._webhooks.record,
             terminate_code=config.terminate_code,
@@ -245,19 +248,20 @@ class Server:
     ) -> None:
         context = self.context
 
-        def connection(told_address: str | None) -> HttpConnection:
+        def connection(told_address: str | None, crowded: bool) -> HttpConnection:
             return HttpConnection(
                 context,
                 handler,
                 websockets=websockets,
                 told_address=told_address,
-                crowded=context.room.full(),
+                crowded=crowded,
             )
 
         listener = Listener(
             places,
             connection,
             context.room,
+            poller=self._poller,
             tls=self._certificate.context if self._certificate else None,
             proxied=proxied,
             patience_s=self.config.request_timeout,
@@ -325,6 +329,8 @@ class Server:
             self._instruments.stop()
         context.backlog.stop()
         context.room.close()
+        if self._poller is not None:
+            self._poller.stop()
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
 
 

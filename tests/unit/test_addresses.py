@@ -73,9 +73,9 @@ def test_a_home_is_one_client() -> None:
 
 
 class FakeTransport:
-    def __init__(self, family: int | None, peer: object) -> None:
-        sock = None if family is None else type("FakeSocket", (), {"family": family})()
-        self.known = {"socket": sock, "peername": peer}
+    def __init__(self, family: socket.AddressFamily | None, peer: object) -> None:
+        names = {socket.AF_INET: ("127.0.0.1", 8080), socket.AF_UNIX: "/run/h.sock", None: None}
+        self.known = {"sockname": names[family], "peername": peer}
 
     def get_extra_info(self, name: str) -> object:
         return self.known[name]

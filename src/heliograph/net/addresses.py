@@ -7,7 +7,6 @@ Knows what proxies say (X-Forwarded-For), and whom of them to believe.
 import asyncio
 import ipaddress
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -136,8 +135,7 @@ class Addresses:
 
 def _is_local(transport: asyncio.Transport) -> bool:
     """Whether a transport is a Unix socket's. One without a peer may also have lost it."""
-    sock = transport.get_extra_info("socket")
-    return sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
+    return isinstance(transport.get_extra_info("sockname"), str | bytes)
 
 
 def _peer(transport: asyncio.Transport) -> str:

@@ -15,15 +15,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from heliograph.net.places import BACKLOG, Place
+from heliograph.net.places import BACKLOG, INTERNET, Place
 from heliograph.net.room import Room
+from heliograph.net.streams import Poller
 from heliograph.summary import Summary
 from heliograph.wire import proxy
 
 logger = logging.getLogger(__name__)
 
-Factory = Callable[[str | None], asyncio.Protocol]
-"""Makes the protocol of a connection; given is the client's address, where a proxy told it."""
+Factory = Callable[[str | None, bool], asyncio.Protocol]
+"""
+Makes the protocol of a connection; given is the client's address, where a proxy told it, and
+whether there is no room for it.
+"""
 
 LATE_S = 1.0
 """How long those let in at the last moment have for their TLS before they are not waited for."""
@@ -34,14 +38,18 @@ FULL_PAUSE_S = 0.1
 AT_ONCE = 4
 """How many asyncio's own loop accepts before anybody can tell it that there is no room."""
 
+ARRIVALS_AT_ONCE = 128
+"""How many are accepted before the loop turns, and those who came before are served."""
+
 
 class Listener:
     """
     Has *factory* make a protocol for every connection that comes to *places*.
 
-    *tls* is for those that come from afar, not through a Unix socket. Where it is *proxied*,
-    connections must begin by saying for whom (PROXY protocol 2). *patience_s* is what they have
-    for either. A listener begins once, and ends once; what it brought stays.
+    *poller* serves those who speak plainly, where there is one. *tls* is for those that come from
+    afar, not through a Unix socket. Where it is *proxied*, connections must begin by saying for
+    whom (PROXY protocol 2). *patience_s* is what they have for either. A listener begins once, and
+    ends once; what it brought stays.
     """
 
     def __init__(
@@ -50,6 +58,7 @@ class Listener:
         factory: Factory,
         room: Room,
         *,
+        poller: Poller | None = None,
         tls: ssl.SSLContext | None = None,
         proxied: bool = False,
         patience_s: float = 60.0,
@@ -57,6 +66,7 @@ class Listener:
         self._places = places
         self._factory = factory
         self._room = room
+        self._poller = poller
         self._tls = tls
         self._proxied = proxied
         self._patience_s = patience_s
@@ -70,6 +80,12 @@ class Listener:
     async def begin(self) -> None:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
+        if self._poller is not None:
+            for place in self._places:
+                place.socket.setblocking(False)
+                if place.socket.family in INTERNET:
+                    # Those who are accepted have it from the one they came to.
+                    place.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._proxied:
             await self._open()
             return
@@ -95,13 +111,17 @@ class Listener:
             for task in unfinished:
                 task.cancel()
 
-    # -- By the loop ---------------------------------------------------------------------
+    # -- By the poller, or by the loop ---------------------------------------------------
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
         # asyncio's own loop takes the backlog for the number that it accepts in one go.
         at_once = AT_ONCE if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
         for place in self._places:
+            if self._is_plain(place):
+                place.socket.listen(BACKLOG)
+                loop.add_reader(place.socket.fileno(), self._arrivals, place)
+                continue
             create: Any = loop.create_unix_server if place.local else loop.create_server
             # The loop closes what it is given, and some are still waiting then: see `end`.
             waiting = place.socket.dup()
@@ -112,16 +132,57 @@ class Listener:
             place.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
 
     async def _close(self) -> None:
+        for place in self._places:
+            if self._is_plain(place):
+                asyncio.get_running_loop().remove_reader(place.socket.fileno())
         await self._look_away()
         for server in self._servers:
             server.close()
         self._servers.clear()
 
-    def _meet(self) -> asyncio.Protocol:
-        """Make a protocol for one who was accepted, perhaps the last for now."""
-        if self._pausing is None and self._room.brimming():
+    def _is_plain(self, place: Place) -> bool:
+        return self._poller is not None and (self._tls is None or place.local)
+
+    def _arrivals(self, place: Place) -> None:
+        """Accept who waits at *place*, as long as there is room to tell them anything."""
+        for _ in range(ARRIVALS_AT_ONCE):
+            if self._pausing is not None or self._room.brimming():
+                self._pause_soon()
+                return
+            try:
+                connection, _ = place.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:  # that one did not wait
+                    logger.warning("cannot accept connections: %s", error.strerror)
+                    self._pause_soon()
+                    return
+            else:
+                self._adopt(connection, None)
+
+    def _adopt(self, connection: socket.socket, told_address: str | None) -> None:
+        """Have the poller serve one who speaks plainly."""
+        assert self._poller is not None  # noqa: S101 - `_is_plain` said so
+        connection.setblocking(False)
+        protocol = self._factory(told_address, self._room.full(connection.fileno()))
+        try:
+            self._poller.adopt(connection.fileno(), protocol)
+        except OSError as error:
+            logger.warning("cannot serve a connection: %s", error.strerror)
+            connection.close()
+        else:
+            connection.detach()
+
+    def _pause_soon(self) -> None:
+        if self._pausing is None:
             self._pausing = asyncio.get_running_loop().create_task(self._pause())
-        return self._factory(None)
+
+    def _meet(self) -> asyncio.Protocol:
+        """Make a protocol for one whom the loop accepted, perhaps the last for now."""
+        if self._room.brimming():
+            self._pause_soon()
+        return self._factory(None, self._room.full())
 
     async def _pause(self) -> None:
         """
@@ -184,6 +245,9 @@ class Listener:
             self._welcome(connection, place)
 
     def _welcome(self, connection: socket.socket, place: Place) -> None:
+        if self._is_plain(place) and not self._proxied:
+            self._adopt(connection, None)
+            return
         connection.setblocking(False)
         arrival: Coroutine[Any, Any, None] = self._arrive(connection, place)
         task = asyncio.get_running_loop().create_task(arrival)
@@ -201,9 +265,14 @@ class Listener:
         except (OSError, TimeoutError, asyncio.CancelledError):
             connection.close()
             return
+        if self._is_plain(place):
+            self._adopt(connection, address)
+            return
         with contextlib.suppress(OSError):  # it leaves, or speaks no TLS
             await asyncio.get_running_loop().connect_accepted_socket(
-                partial(self._factory, address), connection, **self._security(place)
+                partial(self._factory, address, self._room.full()),
+                connection,
+                **self._security(place),
             )
 
 

@@ -31,8 +31,15 @@ class Room:
         self._was_full = False
         self._probe = -1
 
-    def full(self) -> bool:
-        """Whether there is no room for one more client; said once for each time it is so."""
+    def full(self, given: int | None = None) -> bool:
+        """
+        Whether there is no room for one more client; said once for each time it is so.
+
+        *given* is the descriptor that the client was just given, where that is known: while there
+        is room, nobody else need be asked.
+        """
+        if given is not None and given < self.capacity and not self._was_full:
+            return False
         used = self._used()
         if used >= self.capacity:
             if not self._was_full:

@@ -1,0 +1,417 @@
+"""
+Plain stream sockets: read, written and closed without a transport of the event loop's for each.
+
+All of them are watched through one epoll, which is a single descriptor to the loop. Knows
+descriptors and bytes; what they mean is their protocols' business. Where the kernel has no epoll,
+and for TLS, asyncio's own transports do the same: see docs/decisions/0007.
+"""
+
+import asyncio
+import os
+import select
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+AT_ONCE = 256
+"""Sockets that are read from before the event loop turns."""
+
+READ_BYTES = 64 * 1024
+"""Read from one socket at once, at the most."""
+
+PARTS_AT_ONCE = 512
+"""Chunks that are handed to the kernel in one call; POSIX promises 16, Linux takes 1024."""
+
+HIGH_BYTES = 64 * 1024
+"""With more than this unsent a protocol is told to pause, unless it sets another limit."""
+
+if hasattr(select, "epoll"):
+    READ, WRITE, BROKEN = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
+
+
+def available() -> bool:
+    """Whether the kernel has what a Poller needs."""
+    return hasattr(select, "epoll")
+
+
+class Stream(asyncio.Transport):
+    """
+    One connected socket, as its protocol sees it.
+
+    What is written while the poller is at work goes out when that is done, in one call of the
+    kernel however many writes it was; at other times at once. Nothing here raises, whatever
+    the peer does: `connection_lost` is called, once, on a later turn of the loop.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_done",
+        "_full",
+        "_high",
+        "_lost",
+        "_poller",
+        "_shuts",
+        "_size",
+        "_waiting",
+        "descriptor",
+        "protocol",
+        "watched",
+    )
+
+    def __init__(self, poller: "Poller", descriptor: int, protocol: asyncio.Protocol) -> None:
+        self.descriptor = descriptor
+        self.protocol = protocol
+        self.watched = READ
+        self._poller = poller
+        self._waiting: list[bytes | memoryview] | None = None
+        self._size = 0  # of what waits, in bytes
+        self._high = HIGH_BYTES
+        self._full = False  # the protocol was told to pause
+        self._done = False  # nothing more is taken
+        self._shuts = False  # and the peer is to be told so after what waits
+        self._closing = False
+        self._lost = False
+
+    # -- Writing -------------------------------------------------------------------------
+
+    def write(self, data: Any) -> None:
+        """Have *data* sent after what was written before; lost if the connection closes."""
+        if self._done or not data:
+            return
+        if self._waiting is None:
+            self._waiting = [data]
+            self._size = len(data)
+            if not self._poller.hold(self):
+                self.send()
+        else:
+            self._waiting.append(data)
+            self._size += len(data)
+            if self._size > self._high:
+                self.send()
+
+    def send(self) -> None:
+        """Give the kernel what waits, as much as it takes now."""
+        waiting = self._waiting
+        if waiting is None:
+            return
+        try:
+            if len(waiting) == 1:
+                sent = os.write(self.descriptor, waiting[0])
+            else:
+                sent = os.writev(self.descriptor, waiting[:PARTS_AT_ONCE])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lose(error)
+            return
+        self._size -= sent
+        if self._size:
+            self._waiting = _rest(waiting, sent)
+            self._wait()
+        else:
+            self._waiting = None
+            if self._done or self.watched & WRITE:
+                self._sent()
+
+    def _wait(self) -> None:
+        """Go on when the peer has read some of it."""
+        self._watch(self.watched | WRITE)
+        if self._size > self._high and not self._full:
+            self._full = True
+            self.protocol.pause_writing()
+        elif self._full and self._size <= self._high // 4:
+            self._full = False
+            self.protocol.resume_writing()
+
+    def _sent(self) -> None:
+        """Do what was to be done once everything is out."""
+        self._watch(self.watched & ~WRITE)
+        if self._shuts:
+            self._shut()
+        if self._closing:
+            self._lose(None)
+        elif self._full:
+            self._full = False
+            self.protocol.resume_writing()
+
+    def _shut(self) -> None:
+        self._shuts = False
+        try:
+            with _borrowed(self.descriptor) as connection:
+                connection.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._lose(error)
+
+    def write_eof(self) -> None:
+        """Say to the peer that nothing more comes, after what waits."""
+        if not self._done:
+            self._done = self._shuts = True
+            if self._waiting is None:
+                self._shut()
+
+    def can_write_eof(self) -> bool:
+        """Whether one direction can end before the other: it can."""
+        return True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Have the protocol pause with more than *high* bytes unsent, until a quarter is left."""
+        assert low is None  # noqa: S101 - nobody here asks for another
+        self._high = HIGH_BYTES if high is None else high
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of bytes that wait here, those in the kernel not counted."""
+        return self._size
+
+    # -- Reading -------------------------------------------------------------------------
+
+    def happened(self, what: int) -> None:
+        """Take note of what the kernel says of the socket, whatever it is."""
+        if what & WRITE:
+            self.send()
+        if what & self.watched & READ:
+            self._read()
+        elif what & BROKEN and not self._lost:
+            self._lose(ConnectionResetError("the peer is gone"))
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.descriptor, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        if data:
+            self.protocol.data_received(data)
+        else:
+            self.ended()
+
+    def ended(self) -> None:
+        """The peer sends no more: close, unless the protocol has something left to say."""
+        self._watch(self.watched & ~READ)
+        if not self.protocol.eof_received():
+            self.close()
+
+    def pause_reading(self) -> None:
+        """Leave what the peer sends in the kernel, so that it has to wait."""
+        if not self._closing:
+            self._watch(self.watched & ~READ)
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self._closing:
+            self._watch(self.watched | READ)
+
+    def is_reading(self) -> bool:
+        """Whether what the peer sends is read."""
+        return bool(self.watched & READ)
+
+    def _watch(self, what: int) -> None:
+        if what != self.watched and not self._lost:
+            self.watched = what
+            self._poller.watch(self.descriptor, what)
+
+    # -- Ending --------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Read no more, and end when what waits is out."""
+        if not self._closing:
+            self._watch(self.watched & ~READ)
+            self._closing = self._done = True
+            if self._waiting is None:
+                self._lose(None)
+
+    def abort(self) -> None:
+        """End now; what waits is lost."""
+        self._lose(None)
+
+    def fail(self, error: Exception) -> None:
+        """End because of a fault of ours, which is told to the loop's handler."""
+        self._poller.complain(error, self)
+        self._lose(error)
+
+    def is_closing(self) -> bool:
+        """Whether the connection is ending, or has ended."""
+        return self._closing
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self._lost:
+            self._lost = self._closing = self._done = True
+            self.watched = 0
+            self._waiting = None
+            self._size = 0
+            self._poller.lose(self, error)
+
+    # -- Who it is -----------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have *protocol* told of what comes from now on."""
+        self.protocol = protocol  # type: ignore[assignment]  # a stream's
+
+    def get_protocol(self) -> asyncio.Protocol:
+        """Return who is told of what comes."""
+        return self.protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return the socket's own name, or the peer's; *default* for all else, or once gone."""
+        try:
+            with _borrowed(self.descriptor) as connection:
+                if name == "peername":
+                    return connection.getpeername()
+                if name == "sockname":
+                    return connection.getsockname()
+        except OSError:
+            pass  # it is gone, as the answer says
+        return default
+
+
+def _rest(parts: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """Return what is left of *parts* after their first *sent* bytes."""
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            rest = parts[index:]
+            if sent:
+                rest[0] = memoryview(part)[sent:]
+            return rest
+        sent -= len(part)
+    return []
+
+
+class _borrowed:  # noqa: N801 - it reads as what it does
+    """A socket object for a descriptor that stays somebody else's to close."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.detach()
+
+
+class Poller:
+    """
+    All plain sockets of one server.
+
+    It works in turns: what has come is read and handled, then what was to be done `soon` is done,
+    then all that was written meanwhile goes out.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._streams: dict[int, Stream] = {}
+        self._held: list[Stream] = []  # those with something written during this turn
+        self._then: list[Callable[[], object]] = []
+        self._working = False  # a turn goes on
+        self._reading = False  # and has not come to its `_then`
+        loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def adopt(self, descriptor: int, protocol: asyncio.Protocol) -> None:
+        """
+        Take on a connected socket, which does not block, and have *protocol* told of it.
+
+        Raises OSError where the kernel watches as many as it will; the socket stays the caller's.
+        """
+        self._epoll.register(descriptor, READ)
+        stream = self._streams[descriptor] = Stream(self, descriptor, protocol)
+        protocol.connection_made(stream)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called at the end of this turn, in one of its own if there is none."""
+        if self._reading:
+            self._then.append(callback)
+        else:
+            self._loop.call_soon(self._do, [callback])
+
+    def stop(self) -> None:
+        """Cut off whoever is left, and watch nothing any more."""
+        for stream in list(self._streams.values()):
+            stream.abort()
+            self._end(stream, None)
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    # -- What streams ask ----------------------------------------------------------------
+
+    def hold(self, stream: Stream) -> bool:
+        """Have *stream* send at the end of this turn; False where there is none going on."""
+        if self._working:
+            self._held.append(stream)
+        return self._working
+
+    def watch(self, descriptor: int, what: int) -> None:
+        """Be told of *what* from now on; that the peer is gone is always told."""
+        self._epoll.modify(descriptor, what)
+
+    def lose(self, stream: Stream, error: Exception | None) -> None:
+        """Watch *stream* no more, and tell its protocol on the next turn."""
+        self._epoll.unregister(stream.descriptor)
+        # Not now: the number would be given to the next who comes, while this turn may still have
+        # something to say of its last bearer.
+        self._loop.call_soon(self._end, stream, error)
+
+    def complain(self, error: Exception, stream: Stream | None = None) -> None:
+        """Tell the loop's handler of a fault of ours."""
+        context: dict[str, Any] = {"message": "a fault in a protocol", "exception": error}
+        if stream is not None:
+            context |= {"protocol": stream.protocol, "transport": stream}
+        self._loop.call_exception_handler(context)
+
+    # -- Turns ---------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Read what has come, handle it, and write what came of that."""
+        self._working = self._reading = True
+        streams = self._streams
+        for descriptor, what in self._epoll.poll(0, AT_ONCE):
+            stream = streams[descriptor]
+            try:
+                if what != READ or stream.watched != READ:
+                    stream.happened(what)
+                    continue
+                # As `happened` would: nine times in ten there is something to read and no more.
+                try:
+                    data = os.read(descriptor, READ_BYTES)
+                except OSError:
+                    stream.happened(what)  # it meets the same error, and knows what to do
+                    continue
+                if data:
+                    stream.protocol.data_received(data)
+                else:
+                    stream.ended()
+            except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+                stream.fail(error)
+        self._reading = False
+        then, self._then = self._then, []
+        self._do(then)
+
+    def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
+        self._working = True
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - it is told
+                self.complain(error)
+        self._working = False
+        held, self._held = self._held, []
+        for stream in held:
+            stream.send()
+
+    def _end(self, stream: Stream, error: Exception | None) -> None:
+        if self._streams.get(stream.descriptor) is not stream:
+            return  # `stop` was here before
+        del self._streams[stream.descriptor]
+        os.close(stream.descriptor)
+        try:
+            stream.protocol.connection_lost(error)
+        except Exception as fault:  # noqa: BLE001 - it is told
+            self.complain(fault, stream)
+        # They refer to each other; nobody should wait for the collector.
+        stream.protocol = None  # type: ignore[assignment]  # nothing will be told any more
