@@ -10,8 +10,8 @@ import gc
 import logging
 import os
 import random
-import secrets
 import signal
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,6 +49,9 @@ WEBHOOKS_STOP_TIMEOUT_S = 10.0
 COLLECTED_AFTER = 20_000
 """New objects after which the garbage collector looks at the youngest."""
 
+RANDOM_NUMBERS = "64Q"
+_RANDOM_BYTES = struct.calcsize(RANDOM_NUMBERS)
+
 DRAINING = "draining"
 
 CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
@@ -62,6 +65,21 @@ class LoopTiming:
         self.soon = loop.call_soon if poller is None else poller.soon
         self.later = loop.call_later
         self.now = loop.time
+
+
+class RandomBits:
+    """Bits that nobody can guess, which the kernel is asked for many at a time."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+
+    def __call__(self, count: int) -> int:
+        """Return *count* random bits as a number, 64 at the most; none are given twice."""
+        if not self._numbers:
+            self._numbers.extend(struct.unpack(RANDOM_NUMBERS, os.urandom(_RANDOM_BYTES)))
+        return self._numbers.pop() >> 64 - count
 
 
 class Server:
@@ -122,7 +140,7 @@ class Server:
             config.apps,
             self._make_engine(),
             LoopTiming(loop, self._poller),
-            secrets.randbits,
+            RandomBits(),
             record=self._webhooks.record,
             terminate_code=config.terminate_code,
         )

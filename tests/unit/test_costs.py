@@ -179,7 +179,7 @@ def test_a_delivery(counting: Counting) -> None:
         connection.data_received(request)
         counting.flush()
 
-    assert calls(publish) <= 58 * TOLERANCE
+    assert calls(publish) <= 49 * TOLERANCE
 
 
 def test_many_publishes_in_a_tick_are_one_write_each(counting: Counting) -> None:
@@ -203,21 +203,21 @@ def test_a_client_event(counting: Counting) -> None:
         sender.protocol.data_received(frame)
         counting.flush()
 
-    assert calls(send) <= 37 * TOLERANCE
+    assert calls(send) <= 34 * TOLERANCE
 
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
     """In the words of those who came before, as thousands do when a server comes back."""
-    assert calls(counting.websocket) <= 41 * TOLERANCE
+    assert calls(counting.websocket) <= 31 * TOLERANCE
     connections = iter([counting.websocket() for _ in range(20)])
     frame = masked('{"event":"pusher:subscribe","data":{"channel":"c"}}')
-    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 31 * TOLERANCE
+    assert calls(lambda: next(connections).protocol.data_received(frame)) <= 22 * TOLERANCE
 
 
 def test_leaving(counting: Counting) -> None:
     """A crowd that a network takes along leaves at once, and comes back before all have left."""
     crowd = iter([counting.subscriber(f"channel-{number}") for number in range(20)])
-    assert calls(lambda: next(crowd).protocol.connection_lost(None)) <= 17 * TOLERANCE
+    assert calls(lambda: next(crowd).protocol.connection_lost(None)) <= 15 * TOLERANCE
 
 
 def test_the_greeting_and_the_acknowledgement_are_one_write_each(counting: Counting) -> None:

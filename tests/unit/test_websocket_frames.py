@@ -24,6 +24,7 @@ from heliograph.wire.websocket import (
     Opcode,
     close_frame,
     frame,
+    lone_text,
     parse_close,
     text_frame,
 )
@@ -247,10 +248,8 @@ def test_many_short_frames_in_one_piece_are_looked_at_once() -> None:
 
 
 def test_one_short_text_alone_takes_the_straight_way() -> None:
-    reader = CountingReader(LIMIT)
     for text in ("x" * 30, "x" * 300, "zażółć"):
-        assert reader.lone_text(masked(0x81, text.encode())) == text.encode()
-    assert reader.seen == 0
+        assert lone_text(masked(0x81, text.encode()), LIMIT) == text.encode()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +268,7 @@ def test_one_short_text_alone_takes_the_straight_way() -> None:
     ],
 )
 def test_what_is_no_short_text_alone_is_left_to_feed(data: bytes) -> None:
-    assert FrameReader(LIMIT).lone_text(data) is None
+    assert lone_text(data, LIMIT) is None
 
 
 @given(st.binary(max_size=200), st.integers(0, 11), st.binary(max_size=3))
@@ -278,16 +277,29 @@ def test_a_lone_text_is_what_feed_would_have_returned(
 ) -> None:
     data = masked(0x81, payload)
     data = data[:at] + damage + data[at + len(damage) :]
-    text = FrameReader(LIMIT).lone_text(data)
+    text = lone_text(data, LIMIT)
     if text is not None:
         assert FrameReader(LIMIT).feed(data) == [(TEXT, text)]
 
 
-def test_a_text_amid_a_frame_a_message_or_after_the_end_is_left_to_feed() -> None:
-    for before in (masked(0x81, b"abc")[:-1], masked(0x01, b"abc"), masked(0x88, b"")):
+def test_a_reader_amid_a_frame_or_a_message_or_after_the_end_is_not_idle() -> None:
+    """What comes then is not a text alone, whatever it looks like."""
+    for before in (masked(0x81, b"abc")[:-1], masked(0x01, b"abc"), masked(0x88, b""), b"xx"):
         reader = FrameReader(LIMIT)
+        assert reader.idle
         reader.feed(before)
-        assert reader.lone_text(masked(0x81, b"x")) is None
+        assert not reader.idle
+
+
+@given(st.lists(st.sampled_from([masked(0x81, b"a"), masked(0x89, b""), masked(0x01, b"b")])))
+def test_an_idle_reader_can_be_another(frames: list[bytes]) -> None:
+    """Whoever reads may put an idle one away, and take a new one when there is something again."""
+    kept = reader = FrameReader(LIMIT)
+    for one in frames:
+        if reader.idle:
+            reader = FrameReader(LIMIT)
+        assert reader.feed(one) == kept.feed(one)
+        assert reader.failure == kept.failure
 
 
 def test_an_idle_reader_is_small() -> None:

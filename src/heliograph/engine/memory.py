@@ -109,7 +109,7 @@ class MemoryEngine:
         replay: bool = False,
     ) -> Entry | Refusal:
         """Count a subscription; see the port."""
-        app = self._app(app_id)
+        app = self._apps.get(app_id) or self._app(app_id)
         changes: list[Change] = []
         roster: Sequence[Member] = ()
         before = app.subscriptions.get(channel, 0)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from heliograph.hub.event import Event, Fact
 
 GONE = 1 << 62
@@ -66,16 +68,13 @@ class Counters:
         self.deliveries = 0
 
 
-class Subscription:
+class Subscription(Struct, eq=False):
     """One subscriber's place in one channel: the handle that `subscribe` returns."""
 
-    __slots__ = ("channel", "lane", "since", "subscriber")
-
-    def __init__(self, channel: "Channel", subscriber: Subscriber, lane: Lane, since: int) -> None:
-        self.channel = channel
-        self.subscriber = subscriber
-        self.lane = lane
-        self.since = since
+    channel: "Channel"
+    subscriber: Subscriber
+    lane: Lane
+    since: int
 
 
 class Batch:

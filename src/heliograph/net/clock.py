@@ -63,6 +63,17 @@ class Wheel:
                     del self._slots[timed.due]
             timed.due = 0
 
+    def replace(self, timed: Timed, successor: Timed) -> None:
+        """Have *successor* looked at when *timed* was due, which is forgotten."""
+        slot = self._slots.get(timed.due)
+        if slot is not None and timed in slot:
+            del slot[timed]
+            slot[successor] = None
+            successor.due = timed.due
+        else:
+            self.add(successor, 0)  # it was just about to be looked at
+        timed.due = 0
+
     def stop(self) -> None:
         """Turn no more."""
         if self._timer is not None:

@@ -58,7 +58,7 @@ class Context:
     lane: "TextLane"
     deflate_lane: "TextLane | None" = None  # where compression is on
     # What a client's connection is made by, where that is not an ordinary one.
-    connect: "Callable[[Context, asyncio.Transport, TextLane], WebSocketConnection] | None" = None
+    connect: "Callable[..., WebSocketConnection] | None" = None
     http_limits: HttpLimits
     header_memory: HeaderMemory = field(default_factory=HeaderMemory)
     handshakes: "HandshakeMemory"
@@ -78,11 +78,13 @@ class Context:
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # once we drain; set when nobody is connected any more
 
+    first_look_s: float = field(init=False)  # how long a newcomer may be silent
     backlog: Backlog = field(init=False)
     addresses: Addresses = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
+        self.first_look_s = min(config.keep_alive_timeout, config.request_timeout)
         self.backlog = Backlog(
             self.loop, most_each=config.max_write_buffer, most=config.max_total_write_buffer
         )

@@ -6,7 +6,6 @@ a client asks for a WebSocket. What the requests mean is the handler's business.
 """
 
 import asyncio
-from collections import deque
 from functools import partial
 
 from heliograph.api.response import Response, text
@@ -93,19 +92,25 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._websockets = websockets
         self._reader: RequestReader | None = None  # nothing came yet
-        self._answers: deque[_Answer] = deque()
-        self._backlog: deque[Request | Refusal | Continue] = deque()
+        # Lists, since they are short where they are not empty, and an empty deque is not small.
+        self._answers: list[_Answer] = []
+        self._backlog: list[Request | Refusal | Continue] = []
         self._closing = False
         self._held = False  # we do not read
         self._unread = False  # the client does not
-        self._last_seen = context.now()
+        self._last_seen = 0.0
         self._request_since = 0.0  # nothing came yet
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected: for its first request it has no longer than a request may take."""
         self._transport = transport  # type: ignore[assignment]  # a stream has one
-        self._context.http_connections.add(self)
-        self._look_again(self._context.config.keep_alive_timeout)
+        context = self._context
+        context.http_connections.add(self)
+        self._last_seen = context.now()
+        if self._crowded:
+            self._look_again(context.config.keep_alive_timeout)
+        else:
+            context.wheel.add(self, context.first_look_s)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The client is gone, with whatever answers it waits for."""
@@ -118,6 +123,13 @@ class HttpConnection(asyncio.Protocol):
         self._context.http_connections.discard(self)
         self._context.wheel.discard(self)
         self._context.departed()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _hand_over(self) -> None:
+        """Leave the connection to a successor, which takes our place on the wheel."""
+        self._closing = True
+        self._context.http_connections.discard(self)
         if self._reader is not None:
             self._reader.close()
 
@@ -174,9 +186,15 @@ class HttpConnection(asyncio.Protocol):
         if known is None:
             return False
         handshake, key = known
-        self._closing = True
-        self._leave()
-        handshake.accept(self._context, self._transport, key, told_address=self.told_address)
+        self._hand_over()
+        handshake.accept(
+            self._context,
+            self._transport,
+            key,
+            told_address=self.told_address,
+            predecessor=self,
+            now=self._last_seen,
+        )
         return True
 
     def _answer_alone(self, request: Request) -> None:
@@ -207,7 +225,7 @@ class HttpConnection(asyncio.Protocol):
                     break  # answers come in order, and are read: this one ends the connection
                 self._upgrade(event)
                 return
-            self._backlog.popleft()
+            del self._backlog[0]
             self._take(event)
             if not self._backlog or len(self._answers) == MAX_HELD or self._upgraded:
                 self._write_answers()
@@ -258,8 +276,7 @@ class HttpConnection(asyncio.Protocol):
         if head:
             context.handshakes.remember(head, handshake)
         rest = self._reader.rest if self._reader is not None else b""
-        self._closing = True
-        self._leave()
+        self._hand_over()
         handshake.accept(
             context,
             self._transport,
@@ -267,6 +284,8 @@ class HttpConnection(asyncio.Protocol):
             rest=rest,
             told_address=self.told_address,
             crowded=self._crowded,
+            predecessor=self,
+            now=self._last_seen,
         )
 
     def _pace(self) -> None:
@@ -307,7 +326,7 @@ class HttpConnection(asyncio.Protocol):
             answer = self._answers[0]
             if answer.data is None:
                 break
-            self._answers.popleft()
+            del self._answers[0]
             ready.append(answer.data)
             closes, lingers = answer.closes, answer.unread
         if ready:

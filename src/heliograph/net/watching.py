@@ -42,9 +42,11 @@ class WatchedConnection(WebSocketConnection):
 
     __slots__ = ("_came_from", "_ear")
 
-    def __init__(self, context: Context, transport: asyncio.Transport, lane: TextLane) -> None:
+    def __init__(
+        self, context: Context, transport: asyncio.Transport, lane: TextLane, now: float
+    ) -> None:
         tapped = cast("asyncio.Transport", _Tapped(transport, self))
-        super().__init__(context, tapped, lane)
+        super().__init__(context, tapped, lane, now)
         peer = transport.get_extra_info("peername")
         # Through a Unix socket it is a path, or nothing.
         self._came_from = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"

@@ -16,21 +16,25 @@ from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Fact
 from heliograph.net.backlog import BEHIND_BYTES
+from heliograph.net.clock import Timed
 from heliograph.net.context import Context
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.wire.deflate import negotiate
 from heliograph.wire.http import Request
 from heliograph.wire.websocket import (
+    HANDSHAKE_BEGINNING,
     CloseCode,
     FrameReader,
     Opcode,
+    accept_key,
     close_frame,
     compressed_text_frame,
     cut_at_key,
     frame,
-    handshake_response,
+    handshake_end,
     is_key,
+    lone_text,
     offered_subprotocols,
     parse_close,
     text_frame,
@@ -107,18 +111,20 @@ _OPEN = State.OPEN
 class Handshake:
     """What a client asks for, but for its key: the same for all whose requests are the same."""
 
-    __slots__ = ("app_key", "extensions", "lane", "origin", "refusal", "request", "subprotocol")
+    __slots__ = ("_end", "app_key", "lane", "origin", "refusal", "request")
 
     def __init__(self, context: Context, request: Request) -> None:
         headers, config = request.headers, context.config
         self.request = request
-        self.subprotocol = endpoint.subprotocol(offered_subprotocols(headers))
         self.lane = context.lane
-        self.extensions: Sequence[tuple[bytes, bytes]] = ()
+        extensions: Sequence[tuple[bytes, bytes]] = ()
         deflate_lane = context.deflate_lane
         if deflate_lane is not None and (accepted := negotiate(headers)) is not None:
             self.lane = deflate_lane
-            self.extensions = ((b"Sec-WebSocket-Extensions", accepted),)
+            extensions = ((b"Sec-WebSocket-Extensions", accepted),)
+        self._end = handshake_end(
+            subprotocol=endpoint.subprotocol(offered_subprotocols(headers)), headers=extensions
+        )
         origin = request.header(b"origin")
         self.origin = origin.decode("latin-1") if origin is not None else None
         self.app_key = ""
@@ -139,17 +145,22 @@ class Handshake:
         rest: bytes = b"",
         told_address: str | None = None,
         crowded: bool = False,
+        predecessor: Timed,
+        now: float,
     ) -> None:
         """
         Turn an HTTP connection into a WebSocket connection; *rest* followed the request.
+
+        *predecessor* is the HTTP connection, whose place on the wheel it takes *now*.
 
         *told_address* is the client's, where a proxy told it before the request. One for whom
         there was no room, for it is *crowded*, is told so, as is whatever else is wrong: inside
         the WebSocket, since a browser shows its page nothing of a failed handshake.
         """
-        connection = (context.connect or WebSocketConnection)(context, transport, self.lane)
+        connection = (context.connect or WebSocketConnection)(context, transport, self.lane, now)
         transport.set_protocol(connection)
-        answer = handshake_response(key, subprotocol=self.subprotocol, headers=self.extensions)
+        context.wheel.replace(predecessor, connection)
+        answer = b"%b%b%b" % (HANDSHAKE_BEGINNING, accept_key(key), self._end)
         connection.open(answer, self, rest, told_address, crowded=crowded)
 
 
@@ -172,7 +183,9 @@ class HandshakeMemory:
             return None
         before, key, after = parts
         handshake = self._handshakes.get((before, after))
-        return (handshake, key) if handshake is not None and is_key(key) else None
+        if handshake is None or not is_key(key):
+            return None
+        return handshake, key
 
     def remember(self, head: bytes, handshake: Handshake) -> None:
         """Keep what was read from *head*, the whole of a request, if there was nothing to it."""
@@ -209,7 +222,9 @@ class WebSocketConnection(asyncio.Protocol):
         "write",
     )
 
-    def __init__(self, context: Context, transport: asyncio.Transport, lane: TextLane) -> None:
+    def __init__(
+        self, context: Context, transport: asyncio.Transport, lane: TextLane, now: float
+    ) -> None:
         self.id = ""
         self.lane = lane
         self.due = 0
@@ -219,13 +234,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._context = context
         self._transport = transport
         self._session: Session | None = None
-        self._reader = FrameReader(
-            context.config.max_message_bytes, compression=lane is context.deflate_lane
-        )
+        self._reader: FrameReader | None = None  # while there is more to read than whole texts
         self._state = State.OPEN
         self._address = ""  # as it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
-        self._last_seen = context.now()
+        self._last_seen = now
         self._paid_until = 0.0  # see rate.py
         context.sockets += 1
         context.sockets_opened += 1
@@ -244,9 +257,15 @@ class WebSocketConnection(asyncio.Protocol):
         """Answer the handshake and begin the session, in one write."""
         config = self._context.config
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
-        self._context.wheel.add(self, config.ping_interval)
+        if config.ping_interval < self._context.first_look_s:
+            self._context.wheel.add(self, config.ping_interval)
         try:
-            session = self._connect(handshake, told_address, crowded=crowded)
+            self._admit(handshake, told_address, crowded=crowded)
+            session = self._context.node.connect(
+                handshake.app_key,
+                handshake.origin,
+                subscription_errors=config.subscription_errors,
+            )
         except ClientError as error:
             self.write(answer)
             self.close(error)
@@ -264,9 +283,9 @@ class WebSocketConnection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    def _connect(self, handshake: Handshake, told_address: str | None, *, crowded: bool) -> Session:
+    def _admit(self, handshake: Handshake, told_address: str | None, *, crowded: bool) -> None:
+        """Raise ClientError for whom no app need be asked to refuse."""
         context = self._context
-        config = context.config
         if handshake.refusal is not None:
             raise handshake.refusal
         if context.deserted is not None:
@@ -274,17 +293,12 @@ class WebSocketConnection(asyncio.Protocol):
         if crowded:
             context.refused_over_capacity += 1
             raise refusals.over_capacity()
-        if config.max_connections_per_ip:
+        if context.config.max_connections_per_ip:
             request = handshake.request
             address = context.addresses.enter(self._transport, told_address, request)
             if address is None:
                 raise refusals.too_many_from_address()
             self._address = address
-        return context.node.connect(
-            handshake.app_key,
-            handshake.origin,
-            subscription_errors=config.subscription_errors,
-        )
 
     # -- Reading -------------------------------------------------------------------------
 
@@ -294,7 +308,11 @@ class WebSocketConnection(asyncio.Protocol):
         now = self._last_seen = context.now()
         context.bytes_received += len(data)
         session = self._session
-        if session is not None and (text := self._reader.lone_text(data)) is not None:
+        if (
+            session is not None
+            and self._reader is None
+            and (text := lone_text(data, context.config.max_message_bytes)) is not None
+        ):
             context.messages_received += 1
             if self._state is not _OPEN:
                 self._state = _OPEN  # it was asked whether it is there
@@ -305,24 +323,37 @@ class WebSocketConnection(asyncio.Protocol):
             self._take_frames(data, now)
 
     def _take_frames(self, data: bytes, now: float) -> None:
+        """Take what is more, or less, than one text: with a reader, until that holds nothing."""
         if self._state is State.PINGED:
             self._state = State.OPEN
-        limited = self._context.config.max_messages_per_second
-        for opcode, payload in self._reader.feed(data):
-            if opcode is Opcode.CLOSE:
-                self._close_received(payload)
-            elif self._session is None or (limited and not self._pays(now)):
-                continue  # we are closing, and wait for the peer's Close frame only
-            elif opcode is Opcode.TEXT:
-                self._context.messages_received += 1
-                self._session.receive(payload, now)
-            elif opcode is Opcode.PING:
-                self.write(frame(Opcode.PONG, payload))
-            elif opcode is Opcode.BINARY:
-                self._fail(CloseCode.UNSUPPORTED_DATA, "Binary messages are not supported")
-        failure = self._reader.failure
-        if failure is not None and self._state < State.CLOSING:
+        reader = self._reader
+        if reader is None:
+            limit = self._context.config.max_message_bytes
+            compression = self.lane is self._context.deflate_lane
+            reader = self._reader = FrameReader(limit, compression=compression)
+        for opcode, payload in reader.feed(data):
+            self._take(opcode, payload, now)
+        failure = reader.failure
+        if reader.idle:
+            self._reader = None
+        elif failure is not None and self._state < State.CLOSING:
             self._fail(failure.code, failure.reason)
+
+    def _take(self, opcode: Opcode, payload: bytes, now: float) -> None:
+        context = self._context
+        if opcode is Opcode.CLOSE:
+            self._close_received(payload)
+        elif self._session is None or (
+            context.config.max_messages_per_second and not self._pays(now)
+        ):
+            pass  # we are closing, and wait for the peer's Close frame only
+        elif opcode is Opcode.TEXT:
+            context.messages_received += 1
+            self._session.receive(payload, now)
+        elif opcode is Opcode.PING:
+            self.write(frame(Opcode.PONG, payload))
+        elif opcode is Opcode.BINARY:
+            self._fail(CloseCode.UNSUPPORTED_DATA, "Binary messages are not supported")
 
     def _pays(self, now: float) -> bool:
         """Return whether one more message may come now; close where it may not."""

@@ -47,6 +47,16 @@ def decode(text: bytes, shape: type[T]) -> T:
     return value
 
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder of `decoder_of` raises; `decode` says what of it is whose fault."""
+
+
+def decoder_of(shape: type[T]) -> msgspec.json.Decoder[T]:
+    """Return what reads a *shape*, for where that happens very often; see UNREADABLE."""
+    decoder: msgspec.json.Decoder[T] = _decoder(shape)  # type: ignore[arg-type]  # as above
+    return decoder
+
+
 @cache
 def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(shape)

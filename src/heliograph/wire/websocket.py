@@ -170,6 +170,37 @@ class _Fragments:
         self.decoder = codecs.getincrementaldecoder("utf-8")() if plain_text else None
 
 
+def lone_text(data: bytes, max_message_bytes: int) -> bytes | None:
+    """
+    Return the text of *data* that is one whole frame and no more, as nine in ten are.
+
+    None means only that a `FrameReader` must look, which alone says what is wrong. Where one holds
+    the beginning of a message, *data* goes on with that and is nobody else's to read.
+    """
+    size = len(data)
+    if size < _SHORTEST_FRAME or data[0] != _WHOLE_TEXT:
+        return None
+    length = data[1] - MASKED
+    payload_at = _SHORTEST_FRAME
+    if length == _LENGTH_OF_2_BYTES:
+        length = int.from_bytes(data[2:4], "big")
+        payload_at += 2
+        if length < _LENGTH_OF_2_BYTES:
+            return None
+    elif not 0 <= length <= MAX_CONTROL_PAYLOAD:
+        return None
+    if size != payload_at + length or length > max_message_bytes:
+        return None
+    key = data[payload_at - 4 : payload_at]
+    if length > _UNMASKED_AT_ONCE:
+        text = _unmask(data[payload_at:], key)
+    else:  # as there, without a call
+        keys = (key * (length // 4 + 1))[:length]
+        number = int.from_bytes(data[payload_at:], "little") ^ int.from_bytes(keys, "little")
+        text = number.to_bytes(length, "little")
+    return text if text.isascii() or _is_utf8(text) else None
+
+
 class FrameReader:
     """
     One connection's bytes in, its messages out: the same however the bytes were cut.
@@ -225,30 +256,10 @@ class FrameReader:
             self._close()
         return messages
 
-    def lone_text(self, data: bytes) -> bytes | None:
-        """
-        Return the text of *data* that is one whole frame and no more, as nine in ten are.
-
-        None means only that `feed` must look, which alone says what is wrong.
-        """
-        if self._buffer is not None or self._fragments is not None or self._closed:
-            return None
-        size = len(data)
-        if size < _SHORTEST_FRAME or data[0] != _WHOLE_TEXT:
-            return None
-        length = data[1] - MASKED
-        payload_at = _SHORTEST_FRAME
-        if length == _LENGTH_OF_2_BYTES:
-            length = int.from_bytes(data[2:4], "big")
-            payload_at += 2
-            if length < _LENGTH_OF_2_BYTES:
-                return None
-        elif not 0 <= length <= MAX_CONTROL_PAYLOAD:
-            return None
-        if size != payload_at + length or length > self._max_message_bytes:
-            return None
-        text = _unmask(data[payload_at:], data[payload_at - 4 : payload_at])
-        return text if text.isascii() or _is_utf8(text) else None
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held, and nothing is wrong: a new reader would do as well."""
+        return self._buffer is None and self._fragments is None and not self._closed
 
     def _close(self) -> None:
         self._closed = True
@@ -479,10 +490,11 @@ def offered_subprotocols(headers: Headers) -> list[bytes]:
     return [offer for offer in offers if _TOKEN.fullmatch(offer)]
 
 
-_PLAIN_HANDSHAKE = (
+HANDSHAKE_BEGINNING = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: "
 )
+"""Of every answer that accepts a handshake; the accepted key follows."""
 
 
 def handshake_response(
@@ -491,20 +503,21 @@ def handshake_response(
     subprotocol: bytes | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
+    """Return the whole answer that accepts a handshake. Raises ValueError: see `handshake_end`."""
+    end = handshake_end(subprotocol=subprotocol, headers=headers)
+    return b"%b%b%b" % (HANDSHAKE_BEGINNING, accept_key(key), end)
+
+
+def handshake_end(
+    *, subprotocol: bytes | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
     """
-    Return the whole answer that accepts a handshake.
+    Return what follows the accepted key in the answer to a handshake.
 
     Raises ValueError for a *subprotocol* that is no token, and for a header of several lines:
     nothing that a client sent can become a header of its own.
     """
-    if subprotocol is None and not headers:
-        return b"%b%b\r\n\r\n" % (_PLAIN_HANDSHAKE, accept_key(key))
-    lines = [
-        b"HTTP/1.1 101 Switching Protocols",
-        b"Upgrade: websocket",
-        b"Connection: Upgrade",
-        b"Sec-WebSocket-Accept: " + accept_key(key),
-    ]
+    lines = []
     if subprotocol is not None:
         if not _TOKEN.fullmatch(subprotocol):
             raise ValueError(f"a subprotocol is a token, unlike {subprotocol!r}")
@@ -513,4 +526,4 @@ def handshake_response(
     for line in lines:
         if b"\r" in line or b"\n" in line:
             raise ValueError(f"a header must fit on one line: {line!r}")
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    return b"".join([b"\r\n" + line for line in lines]) + b"\r\n\r\n"

@@ -15,9 +15,11 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from heliograph.errors import ClientError
 from heliograph.hub.event import Event, Fact, Member, MemberAdded, MemberRemoved
 from heliograph.protocols.json import (
+    UNREADABLE,
     InvalidJson,
     as_string_literal,
     decode,
+    decoder_of,
     encode,
     string_literal,
     string_value,
@@ -96,8 +98,19 @@ class User(Struct, frozen=True):
     truncated: bool = False  # more were asked for
 
 
+_incoming = decoder_of(Incoming)
+_subscribe = decoder_of(Subscribe)
+
+
 def read_message(text: bytes) -> Incoming:
     """Read a client's message, valid UTF-8. Raises ClientError."""
+    try:
+        return _incoming.decode(text)
+    except UNREADABLE:
+        return _read_odd_message(text)
+
+
+def _read_odd_message(text: bytes) -> Incoming:
     try:
         return decode(text, Incoming)
     except InvalidJson as error:
@@ -109,9 +122,12 @@ def read_message(text: bytes) -> Incoming:
 
 def read_subscribe(data: Raw) -> Subscribe:
     """Read the data of `pusher:subscribe`. Raises ClientError."""
-    return _read_data(
-        data, Subscribe, SUBSCRIBE, "a string channel, and strings for auth and channel_data"
-    )
+    try:
+        return _subscribe.decode(data)
+    except UNREADABLE:
+        return _read_data(
+            data, Subscribe, SUBSCRIBE, "a string channel, and strings for auth and channel_data"
+        )
 
 
 def read_unsubscribe(data: Raw) -> Unsubscribe:

@@ -50,7 +50,8 @@ _KINDS = (
     (USER_CHANNEL_PREFIX, Kind("user", user=True)),
 )
 _SPECIAL = tuple(prefix for prefix, _ in _KINDS)
-_PRIVATE = ("private-", "presence-")
+TAKES_CLIENT_EVENTS = ("private-", "presence-")
+"""Prefixes of channels on which clients may talk to each other, for whom their kind is private."""
 
 
 def kind_of(channel: str) -> Kind:
@@ -60,11 +61,6 @@ def kind_of(channel: str) -> Kind:
             if channel.startswith(prefix):
                 return kind
     return _PUBLIC
-
-
-def takes_client_events(channel: str) -> bool:
-    """Whether clients may talk to each other on *channel*, for whom its kind must be private."""
-    return channel.startswith(_PRIVATE)
 
 
 def is_channel_name(name: str, max_length: int) -> bool:

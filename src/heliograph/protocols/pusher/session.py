@@ -30,11 +30,11 @@ from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import (
     CLIENT_EVENT_PREFIX,
+    TAKES_CLIENT_EVENTS,
     USER_CHANNEL_PREFIX,
     Kind,
     is_channel_name,
     kind_of,
-    takes_client_events,
 )
 from heliograph.reply import Later, Reply, proceed
 
@@ -158,6 +158,8 @@ class Session:
             message = messages.read_message(text)
             if message.event.startswith(CLIENT_EVENT_PREFIX):
                 self._client_event(message, now)
+            elif message.event == messages.SUBSCRIBE:
+                self._subscribe(message)
             else:
                 self._handle(message)
         except ClientError as error:
@@ -186,8 +188,6 @@ class Session:
         match message.event:
             case messages.PING:
                 self.peer.send(messages.PONG_MESSAGE)
-            case messages.SUBSCRIBE:
-                self._subscribe(message)
             case messages.UNSUBSCRIBE:
                 self._unsubscribe(message)
             case messages.SIGN_IN:
@@ -370,7 +370,7 @@ class Session:
             raise refusals.client_event_incomplete()
         if not app.client_events:
             raise refusals.client_events_disabled()
-        if not takes_client_events(channel):
+        if not channel.startswith(TAKES_CLIENT_EVENTS):
             raise refusals.client_event_wrong_channel()
         if type(self.channels.get(channel)) is not Subscription:
             raise refusals.client_event_not_subscribed(channel)
