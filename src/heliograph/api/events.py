@@ -21,13 +21,15 @@ from heliograph.errors import ApiError
 from heliograph.hub.event import Counts, Event
 from heliograph.node import Tenant
 from heliograph.protocols.json import (
+    UNREADABLE,
     InvalidJson,
     as_string_literal,
     decode,
+    decoder_of,
     encode,
     string_size,
 )
-from heliograph.protocols.pusher.names import is_channel_name, is_reserved_event, kind_of
+from heliograph.protocols.pusher.names import RESERVED_EVENT_PREFIXES, is_channel_name, kind_of
 from heliograph.reply import Reply, after
 
 INFO = frozenset(("subscription_count", "user_count"))
@@ -61,7 +63,7 @@ class Publication(Struct, frozen=True):
 def publish(request: ApiRequest) -> Reply[Response]:
     """POST /events: one event to one channel or several."""
     app = request.tenant.app
-    body = _read(request.body, EventBody) if request.body else _event_of_query(request)
+    body = _read_event(request.body) if request.body else _event_of_query(request)
     publication = _checked(app, body, _channels(app, body))
     if app.max_publishes_per_second:
         _pay(request.tenant, publication.events)
@@ -163,6 +165,19 @@ def _pay(tenant: Tenant, events: Sequence[Event]) -> None:
 # -- Reading and checking ------------------------------------------------------------------
 
 
+_event_body = decoder_of(EventBody)
+
+
+def _read_event(body: bytes) -> EventBody:
+    try:
+        if body.isascii():
+            return _event_body.decode(body)
+    except UNREADABLE:
+        pass  # and said below, by whose fault
+    event: EventBody = _read(body, EventBody)
+    return event
+
+
 def _read(body: bytes, shape: Any) -> Any:
     try:
         # msgspec does not look into what it passes on unread, and browsers close on bad UTF-8.
@@ -197,7 +212,7 @@ def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
     name = body.name
     if not isinstance(name, str):
         raise ApiError(400, "Expected name parameter to be a string")
-    if is_reserved_event(name):
+    if name.startswith(RESERVED_EVENT_PREFIXES):
         raise ApiError(400, "The 'pusher' namespace is reserved for internal usage")
     if app.max_event_name_length and len(name) > app.max_event_name_length:
         raise ApiError(400, f"The event name exceeds {app.max_event_name_length} characters")

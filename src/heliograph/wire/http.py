@@ -21,6 +21,7 @@ from httptools import (
     HttpParserUpgrade,
     HttpRequestParser,
 )
+from msgspec import Struct
 
 END_OF_HEAD = b"\r\n\r\n"
 """Ends a head and a chunked body alike: llhttp takes no shorter line ends."""
@@ -58,7 +59,7 @@ class HttpLimits:
     max_body_bytes: int = 1 << 20
 
 
-class Request:
+class Request(Struct, eq=False):
     """
     One request, whole.
 
@@ -67,35 +68,14 @@ class Request:
     *keep_alive* says whether another request may follow on this connection.
     """
 
-    __slots__ = (
-        "body",
-        "headers",
-        "keep_alive",
-        "method",
-        "path",
-        "query",
-        "target",
-        "version",
-    )
-
-    def __init__(  # noqa: PLR0917 - one caller, on the hot path, where keywords cost
-        self,
-        method: str,
-        target: bytes,
-        path: bytes,
-        query: bytes,
-        version: str,
-        headers: list[tuple[bytes, bytes]],
-        keep_alive: bool,
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.path = path
-        self.query = query
-        self.version = version
-        self.headers = headers
-        self.body = b""
-        self.keep_alive = keep_alive
+    method: str
+    target: bytes
+    path: bytes
+    query: bytes
+    version: str
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    body: bytes = b""
 
     def __repr__(self) -> str:
         # Without the query: it may hold a key and a signature, and this ends up in logs.
@@ -317,9 +297,8 @@ class RequestReader:
         path, query = line.groups(b"")
         # Between the method and the version.
         target = data[5 : end_of_line - 9]
-        request = Request("POST", target, path, query, "1.1", headers, True)
-        request.body = data[start_of_body:]
-        return request
+        body = data[start_of_body:]
+        return Request("POST", target, path, query, "1.1", headers, True, body)
 
     def _plain_upgrade(self, data: bytes) -> Request | None:
         end_of_line = data.find(b"\r\n")

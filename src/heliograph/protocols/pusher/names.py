@@ -12,6 +12,8 @@ USER_CHANNEL_PREFIX = "#server-to-user-"
 
 # The two kinds of names whose spaces are reserved: Pusher refuses "pusher-notification" too.
 RESERVED_EVENT_PREFIXES = ("pusher:", "pusher_internal:", "pusher-")
+"""Of events that only servers send."""
+
 CLIENT_EVENT_PREFIX = "client-"
 
 _LEGAL = re.compile(rf"(?:{USER_CHANNEL_PREFIX})?[-A-Za-z0-9_=@,.;]+")
@@ -78,8 +80,3 @@ def is_channel_name(name: str, max_length: int) -> bool:
 def is_socket_id(text: str) -> bool:
     """Whether *text* has the form of a socket id, which every server SDK insists on."""
     return _SOCKET_ID.fullmatch(text) is not None
-
-
-def is_reserved_event(name: str) -> bool:
-    """Whether an event's *name* is in the namespace that only servers use."""
-    return name.startswith(RESERVED_EVENT_PREFIXES)
