@@ -131,7 +131,7 @@ def _read_requests(
 
 def _facts(request: Request) -> tuple[object, ...]:
     assert len(request.body) <= ROOMY.max_body_bytes
-    return tuple(getattr(request, name) for name in Request.__struct_fields__)
+    return tuple(getattr(request, name) for name in Request.__slots__)
 
 
 def _either_fault(told: list[object]) -> list[object]:

@@ -38,7 +38,7 @@ def byte_by_byte(data: bytes, limits: HttpLimits = LIMITS) -> list[Event]:
 def facts(event: Event) -> object:
     """What an event says, comparable."""
     if isinstance(event, Request):
-        return {name: getattr(event, name) for name in Request.__struct_fields__}
+        return {name: getattr(event, name) for name in Request.__slots__}
     return event
 
 

@@ -78,7 +78,7 @@ def outcome(pieces: Sequence[bytes], limits: HttpLimits) -> tuple[object, ...]:
 
 def facts(event: Request | Refusal | Continue) -> object:
     if isinstance(event, Request):
-        return {name: getattr(event, name) for name in Request.__struct_fields__}
+        return {name: getattr(event, name) for name in Request.__slots__}
     return event
 
 

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
-from msgspec import Struct
-
 from heliograph.hub.event import Event, Fact
 
 GONE = 1 << 62
@@ -68,13 +66,16 @@ class Counters:
         self.deliveries = 0
 
 
-class Subscription(Struct, eq=False):
+class Subscription:
     """One subscriber's place in one channel: the handle that `subscribe` returns."""
 
-    channel: "Channel"
-    subscriber: Subscriber
-    lane: Lane
-    since: int
+    __slots__ = ("channel", "lane", "since", "subscriber")
+
+    def __init__(self, channel: "Channel", subscriber: Subscriber, lane: Lane, since: int) -> None:
+        self.channel = channel
+        self.subscriber = subscriber
+        self.lane = lane
+        self.since = since
 
 
 class Batch:

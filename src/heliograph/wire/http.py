@@ -21,7 +21,6 @@ from httptools import (
     HttpParserUpgrade,
     HttpRequestParser,
 )
-from msgspec import Struct
 
 END_OF_HEAD = b"\r\n\r\n"
 """Ends a head and a chunked body alike: llhttp takes no shorter line ends."""
@@ -59,7 +58,7 @@ class HttpLimits:
     max_body_bytes: int = 1 << 20
 
 
-class Request(Struct, eq=False):
+class Request:
     """
     One request, whole.
 
@@ -68,14 +67,36 @@ class Request(Struct, eq=False):
     *keep_alive* says whether another request may follow on this connection.
     """
 
-    method: str
-    target: bytes
-    path: bytes
-    query: bytes
-    version: str
-    headers: list[tuple[bytes, bytes]]
-    keep_alive: bool
-    body: bytes = b""
+    __slots__ = (
+        "body",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "target",
+        "version",
+    )
+
+    def __init__(  # noqa: PLR0917 - on the hot path, where keywords cost
+        self,
+        method: str,
+        target: bytes,
+        path: bytes,
+        query: bytes,
+        version: str,
+        headers: list[tuple[bytes, bytes]],
+        keep_alive: bool,
+        body: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.version = version
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.body = body
 
     def __repr__(self) -> str:
         # Without the query: it may hold a key and a signature, and this ends up in logs.
