@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from heliograph.net import streams
 from heliograph.net.listener import Listener
 from heliograph.net.places import Place
 from heliograph.net.room import Room
@@ -397,6 +398,29 @@ async def test_below_the_limit_nobody_is_paused_though_something_waits() -> None
         told.transport.write(b"x")
         assert told.calls == [MADE, PAUSE]
         assert len(await read(peer, count * 100 + 1)) == count * 100 + 1
+
+
+async def test_the_kernel_is_not_asked_again_for_a_peer_that_is_known_not_to_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counting(Stream):
+        calls = 0
+
+        def send(self) -> None:
+            Counting.calls += 1
+            super().send()
+
+    monkeypatch.setattr(streams, "Stream", Counting)
+    async with switchboard() as board:
+        told = Told()
+        peer = board.connect(told)
+        told.transport.write(MUCH)
+        asked = Counting.calls
+        for _ in range(100):
+            told.transport.write(b"more")
+        assert Counting.calls == asked
+        told.transport.close()
+        assert await read_all(peer) == MUCH + b"more" * 100
 
 
 # -- Reading ---------------------------------------------------------------------------------

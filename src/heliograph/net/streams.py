@@ -86,7 +86,8 @@ class Stream(asyncio.Transport):
         else:
             self._waiting.append(data)
             self._size += len(data)
-            if self._size > self._high:
+            # Whoever was told to pause has a full socket, and is sent the rest as it drains.
+            if self._size > self._high and not self._full:
                 self.send()
 
     def send(self) -> None:
