@@ -1093,6 +1093,13 @@ async def end_first_and_hear_what_comes(told: Told, peer: socket.socket) -> None
     peer.shutdown(socket.SHUT_WR)
 
 
+async def close_with_much_unsent(told: Told, peer: socket.socket) -> None:
+    told.transport.write(MUCH)
+    told.transport.close()
+    assert told.transport.is_closing()
+    assert await read_all(peer) == MUCH
+
+
 async def abort_with_much_unsent(told: Told, peer: socket.socket) -> None:
     told.transport.write(MUCH)
     told.transport.abort()
@@ -1136,6 +1143,7 @@ SCRIPTS = [
     echo_until_the_peer_ends,
     answer_after_the_peer_ended,
     end_first_and_hear_what_comes,
+    close_with_much_unsent,
     abort_with_much_unsent,
     close_on_what_comes,
     be_reset,

@@ -127,13 +127,14 @@ class Stream(asyncio.Transport):
     def _sent(self) -> None:
         """Do what was to be done once everything is out."""
         self._watch(self.watched & ~WRITE)
-        if self._shuts:
-            self._shut()
-        if self._closing:
-            self._lose(None)
-        elif self._full:
+        if self._full:
             self._full = False
             self.protocol.resume_writing()
+        if self._waiting is None:  # it may have written
+            if self._shuts:
+                self._shut()
+            if self._closing:
+                self._lose(None)
 
     def _shut(self) -> None:
         self._shuts = False
