@@ -1119,6 +1119,14 @@ async def be_reset(told: Told, peer: socket.socket) -> None:
     reset(peer)
 
 
+async def be_reset_after_its_last_words(told: Told, peer: socket.socket) -> None:
+    told.transport.write(MUCH)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    peer.send(b"abc")
+    reset(peer)
+
+
 async def pause_and_read_on(told: Told, peer: socket.socket) -> None:
     told.transport.pause_reading()
     assert not told.transport.is_reading()
@@ -1147,6 +1155,7 @@ SCRIPTS = [
     abort_with_much_unsent,
     close_on_what_comes,
     be_reset,
+    be_reset_after_its_last_words,
     pause_and_read_on,
     be_told_of_a_limit,
 ]

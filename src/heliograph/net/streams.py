@@ -168,11 +168,12 @@ class Stream(asyncio.Transport):
 
     def happened(self, what: int) -> None:
         """Take note of what the kernel says of the socket, whatever it is."""
+        reads = what & self.watched & READ
+        if reads:
+            self._read()  # first: where it is gone, sending fails, and its last words were lost
         if what & WRITE:
             self.send()
-        if what & self.watched & READ:
-            self._read()
-        elif what & BROKEN and not self._lost:
+        if what & BROKEN and not reads and not self._lost:
             self._lose(ConnectionResetError("the peer is gone"))
 
     def _read(self) -> None:
