@@ -482,6 +482,23 @@ async def test_another_protocol_takes_over_in_the_middle() -> None:
         assert second.calls == [GOT, PAUSE, RESUME, ENDED, LOST]
 
 
+async def test_an_error_in_reading_is_what_the_protocol_is_told() -> None:
+    async with switchboard() as board:
+        told = Told()
+
+        def reset_the_other(_: bytes) -> None:
+            assert os.read(told.transport.descriptor, 9) == b"a"
+            reset(peer)
+
+        peer_of_first = board.connect(Told(data_received=reset_the_other))
+        peer = board.connect(told, tcp_pair())
+        peer_of_first.send(b"a")
+        peer.send(b"a")  # in the same turn
+        await told.until(LOST)
+        assert told.calls == [MADE, LOST]
+        assert [type(error) for error in told.losses] == [ConnectionResetError]
+
+
 async def test_nothing_to_read_after_all_is_no_error() -> None:
     async with switchboard() as board:
         told = Told()

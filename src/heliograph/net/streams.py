@@ -179,15 +179,18 @@ class Stream(asyncio.Transport):
     def _read(self) -> None:
         try:
             data = os.read(self.descriptor, READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
         except OSError as error:
-            self._lose(error)
+            self.unreadable(error)
             return
         if data:
             self.protocol.data_received(data)
         else:
             self.ended()
+
+    def unreadable(self, error: OSError) -> None:
+        """Reading failed: end, unless there was only nothing to read."""
+        if not isinstance(error, BlockingIOError | InterruptedError):
+            self._lose(error)
 
     def ended(self) -> None:
         """The peer sends no more: close, unless the protocol has something left to say."""
@@ -382,8 +385,8 @@ class Poller:
                 # As `happened` would: nine times in ten there is something to read and no more.
                 try:
                     data = os.read(descriptor, READ_BYTES)
-                except OSError:
-                    stream.happened(what)  # it meets the same error, and knows what to do
+                except OSError as error:
+                    stream.unreadable(error)  # the kernel says it only once
                     continue
                 if data:
                     stream.protocol.data_received(data)
