@@ -694,6 +694,23 @@ async def test_stopping_cuts_off_whoever_is_left_and_tells_each_once() -> None:
         assert {len(one.losses) for one in (alive, full, closing, aborted)} == {1}
 
 
+async def test_whoever_is_gone_has_no_address_though_its_number_is_anothers() -> None:
+    async with switchboard() as board:
+        told = Told()
+        peer = board.connect(told, tcp_pair())
+        assert told.transport.get_extra_info("peername") == peer.getsockname()
+        assert told.transport.get_extra_info("sockname") == peer.getpeername()
+        assert told.transport.get_extra_info("cipher", "none") == "none"
+        descriptor = told.transport.descriptor
+        told.transport.abort()
+        await told.until(LOST)
+        ours, peer = tcp_pair()
+        board.peers += (ours, peer)
+        assert descriptor in {ours.fileno(), peer.fileno()}
+        assert told.transport.get_extra_info("peername") is None
+        assert told.transport.get_extra_info("sockname", "gone") == "gone"
+
+
 # -- Nothing spins -----------------------------------------------------------------------------
 
 

@@ -260,6 +260,8 @@ class Stream(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return the socket's own name, or the peer's; *default* for all else, or once gone."""
+        if self.descriptor < 0:
+            return default
         try:
             with _borrowed(self.descriptor) as connection:
                 if name == "peername":
@@ -411,10 +413,12 @@ class Poller:
             stream.send()
 
     def _end(self, stream: Stream, error: Exception | None) -> None:
-        if self._streams.get(stream.descriptor) is not stream:
+        descriptor = stream.descriptor
+        if descriptor < 0:
             return  # `stop` was here before
-        del self._streams[stream.descriptor]
-        os.close(stream.descriptor)
+        del self._streams[descriptor]
+        os.close(descriptor)
+        stream.descriptor = -1  # the number is somebody else's from now on
         try:
             stream.protocol.connection_lost(error)
         except Exception as fault:  # noqa: BLE001 - it is told
