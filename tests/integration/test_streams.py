@@ -872,6 +872,26 @@ async def test_a_fault_in_what_was_to_be_done_soon_leaves_the_rest_to_be_done() 
         board.expect_faults(MistakeError)
 
 
+async def test_a_fault_in_pausing_at_the_end_of_a_turn_keeps_nothing_from_the_others() -> None:
+    async with switchboard() as board:
+        faulty, other = Told(pause_writing=mistake), Told()
+        board.connect(faulty)
+        peer = board.connect(other)
+        await board.in_a_turn(lambda: (faulty.transport.write(MUCH), other.transport.write(b"a")))
+        assert here(peer) == b"a"
+        await faulty.until(LOST)
+        board.expect_faults(MistakeError)
+
+
+async def test_a_fault_in_pausing_is_not_raised_to_whoever_writes() -> None:
+    async with switchboard() as board:
+        told = Told(pause_writing=mistake)
+        board.connect(told)
+        told.transport.write(MUCH)
+        await told.until(LOST)
+        board.expect_faults(MistakeError)
+
+
 async def test_a_fault_in_resuming_ends_the_stream() -> None:
     async with switchboard() as board:
         told = Told(resume_writing=mistake)
@@ -881,6 +901,15 @@ async def test_a_fault_in_resuming_ends_the_stream() -> None:
         await read_all(peer)
         await told.until(LOST)
         assert [type(error) for error in told.losses] == [MistakeError]
+        board.expect_faults(MistakeError)
+
+
+async def test_a_fault_in_a_protocol_that_begins_ends_its_stream() -> None:
+    async with switchboard() as board:
+        told = Told(connection_made=mistake)
+        peer = board.connect(told)
+        await told.until(LOST)
+        assert await read_all(peer) == b""
         board.expect_faults(MistakeError)
 
 

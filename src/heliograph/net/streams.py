@@ -118,18 +118,26 @@ class Stream(asyncio.Transport):
         """Go on when the peer has read some of it."""
         self._watch(self.watched | WRITE)
         if self._size > self._high and not self._full:
-            self._full = True
-            self.protocol.pause_writing()
+            self._pace(full=True)
         elif self._full and self._size <= self._high // 4:
-            self._full = False
-            self.protocol.resume_writing()
+            self._pace(full=False)
+
+    def _pace(self, *, full: bool) -> None:
+        """Have the protocol pause or resume; a fault there is not that of whoever writes."""
+        self._full = full
+        try:
+            if full:
+                self.protocol.pause_writing()
+            else:
+                self.protocol.resume_writing()
+        except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+            self.fail(error)
 
     def _sent(self) -> None:
         """Do what was to be done once everything is out."""
         self._watch(self.watched & ~WRITE)
         if self._full:
-            self._full = False
-            self.protocol.resume_writing()
+            self._pace(full=False)
         if self._waiting is None:  # it may have written
             if self._shuts:
                 self._shut()
@@ -329,7 +337,10 @@ class Poller:
         """
         self._epoll.register(descriptor, READ)
         stream = self._streams[descriptor] = Stream(self, descriptor, protocol)
-        protocol.connection_made(stream)
+        try:
+            protocol.connection_made(stream)
+        except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+            stream.fail(error)
 
     def soon(self, callback: Callable[[], object]) -> None:
         """Have *callback* called at the end of this turn, in one of its own if there is none."""
@@ -410,7 +421,10 @@ class Poller:
         self._working = False
         held, self._held = self._held, []
         for stream in held:
-            stream.send()
+            try:
+                stream.send()
+            except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+                stream.fail(error)
 
     def _end(self, stream: Stream, error: Exception | None) -> None:
         descriptor = stream.descriptor
