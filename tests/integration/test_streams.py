@@ -913,6 +913,39 @@ async def test_a_fault_in_a_protocol_that_begins_ends_its_stream() -> None:
         board.expect_faults(MistakeError)
 
 
+async def test_what_ends_a_turn_early_holds_up_nobody() -> None:
+    async with switchboard() as board:
+        done: list[bool] = []
+
+        def be_cancelled(_: bytes) -> None:
+            other.transport.write(b"a")
+            board.poller.soon(lambda: done.append(True))
+            raise asyncio.CancelledError
+
+        told, other = Told(data_received=be_cancelled), Told()
+        peers = [board.connect(one) for one in (told, other)]
+        peers[0].send(b"a")
+        assert await read(peers[1], 1) == b"a"
+        assert done == [True]
+        other.transport.write(b"b")
+        assert here(peers[1]) == b"b"
+        assert board.poller.turns == 1
+        board.expect_faults(asyncio.CancelledError)
+
+
+async def test_a_poller_can_be_stopped_by_one_of_its_protocols() -> None:
+    async with switchboard() as board:
+        poller = board.poller
+        stopping, other = Told(data_received=lambda _: poller.stop()), Told()
+        for peer in [board.connect(one) for one in (stopping, other)]:
+            peer.send(b"a")
+        await other.until(LOST)
+        board.poller = CountingPoller(asyncio.get_running_loop())
+        await board.turns_while_idle()
+        assert stopping.calls == [MADE, GOT, LOST]
+        assert other.calls == [MADE, LOST]
+
+
 # -- Arriving --------------------------------------------------------------------------------
 
 

@@ -389,42 +389,50 @@ class Poller:
         """Read what has come, handle it, and write what came of that."""
         self._working = self._reading = True
         streams = self._streams
-        for descriptor, what in self._epoll.poll(0, AT_ONCE):
-            stream = streams[descriptor]
-            try:
-                if what != READ or stream.watched != READ:
-                    stream.happened(what)
-                    continue
-                # As `happened` would: nine times in ten there is something to read and no more.
+        try:
+            for descriptor, what in self._epoll.poll(0, AT_ONCE):
                 try:
-                    data = os.read(descriptor, READ_BYTES)
-                except OSError as error:
-                    stream.unreadable(error)  # the kernel says it only once
-                    continue
-                if data:
-                    stream.protocol.data_received(data)
-                else:
-                    stream.ended()
-            except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
-                stream.fail(error)
-        self._reading = False
-        then, self._then = self._then, []
-        self._do(then)
+                    stream = streams[descriptor]
+                except KeyError:
+                    continue  # somebody called `stop` in this turn
+                try:
+                    if what != READ or stream.watched != READ:
+                        stream.happened(what)
+                        continue
+                    # As `happened` would: nine times in ten there is something to read and no more.
+                    try:
+                        data = os.read(descriptor, READ_BYTES)
+                    except OSError as error:
+                        stream.unreadable(error)  # the kernel says it only once
+                        continue
+                    if data:
+                        stream.protocol.data_received(data)
+                    else:
+                        stream.ended()
+                except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+                    stream.fail(error)
+        finally:
+            # Even where something got through that is no mere fault, nothing is held for ever.
+            self._reading = False
+            then, self._then = self._then, []
+            self._do(then)
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
         self._working = True
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - it is told
-                self.complain(error)
-        self._working = False
-        held, self._held = self._held, []
-        for stream in held:
-            try:
-                stream.send()
-            except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
-                stream.fail(error)
+        try:
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception as error:  # noqa: BLE001 - it is told
+                    self.complain(error)
+        finally:
+            self._working = False
+            held, self._held = self._held, []
+            for stream in held:
+                try:
+                    stream.send()
+                except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+                    stream.fail(error)
 
     def _end(self, stream: Stream, error: Exception | None) -> None:
         descriptor = stream.descriptor
