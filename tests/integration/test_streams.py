@@ -727,6 +727,19 @@ async def test_a_reset_is_noticed_once_though_reading_is_paused() -> None:
         assert [type(error) for error in told.losses] == [ConnectionResetError]
 
 
+async def test_a_local_peer_that_goes_is_noticed_once_though_reading_is_paused() -> None:
+    async with switchboard() as board:
+        told = Told()
+        peer = board.connect(told, unix_pair())
+        told.transport.pause_reading()
+        peer.send(b"unread")
+        peer.close()
+        await told.until(LOST)
+        assert await board.turns_while_idle() == 0
+        assert board.poller.turns == 1
+        assert told.calls == [MADE, LOST]
+
+
 async def test_a_reset_is_noticed_once_though_what_was_written_waits() -> None:
     async with switchboard() as board:
         told = Told()

@@ -207,7 +207,11 @@ class Stream(asyncio.Transport):
             self.close()
 
     def pause_reading(self) -> None:
-        """Leave what the peer sends in the kernel, so that it has to wait."""
+        """
+        Leave what the peer sends in the kernel, so that it has to wait.
+
+        Should it be gone altogether meanwhile, so is what it sent: epoll would not stop saying so.
+        """
         if not self._closing:
             self._watch(self.watched & ~READ)
 
