@@ -86,7 +86,8 @@ class Stream(asyncio.Transport):
         else:
             self._waiting.append(data)
             self._size += len(data)
-            if self._size > self._high:
+            # Whoever was told to pause has a full socket, and is sent the rest as it drains.
+            if self._size > self._high and not self._full:
                 self.send()
 
     def send(self) -> None:
@@ -117,22 +118,31 @@ class Stream(asyncio.Transport):
         """Go on when the peer has read some of it."""
         self._watch(self.watched | WRITE)
         if self._size > self._high and not self._full:
-            self._full = True
-            self.protocol.pause_writing()
+            self._pace(full=True)
         elif self._full and self._size <= self._high // 4:
-            self._full = False
-            self.protocol.resume_writing()
+            self._pace(full=False)
+
+    def _pace(self, *, full: bool) -> None:
+        """Have the protocol pause or resume; a fault there is not that of whoever writes."""
+        self._full = full
+        try:
+            if full:
+                self.protocol.pause_writing()
+            else:
+                self.protocol.resume_writing()
+        except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+            self.fail(error)
 
     def _sent(self) -> None:
         """Do what was to be done once everything is out."""
         self._watch(self.watched & ~WRITE)
-        if self._shuts:
-            self._shut()
-        if self._closing:
-            self._lose(None)
-        elif self._full:
-            self._full = False
-            self.protocol.resume_writing()
+        if self._full:
+            self._pace(full=False)
+        if self._waiting is None:  # it may have written
+            if self._shuts:
+                self._shut()
+            if self._closing:
+                self._lose(None)
 
     def _shut(self) -> None:
         self._shuts = False
@@ -166,25 +176,29 @@ class Stream(asyncio.Transport):
 
     def happened(self, what: int) -> None:
         """Take note of what the kernel says of the socket, whatever it is."""
+        reads = what & self.watched & READ
+        if reads:
+            self._read()  # first: where it is gone, sending fails, and its last words were lost
         if what & WRITE:
             self.send()
-        if what & self.watched & READ:
-            self._read()
-        elif what & BROKEN and not self._lost:
+        if what & BROKEN and not reads and not self._lost:
             self._lose(ConnectionResetError("the peer is gone"))
 
     def _read(self) -> None:
         try:
             data = os.read(self.descriptor, READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
         except OSError as error:
-            self._lose(error)
+            self.unreadable(error)
             return
         if data:
             self.protocol.data_received(data)
         else:
             self.ended()
+
+    def unreadable(self, error: OSError) -> None:
+        """Reading failed: end, unless there was only nothing to read."""
+        if not isinstance(error, BlockingIOError | InterruptedError):
+            self._lose(error)
 
     def ended(self) -> None:
         """The peer sends no more: close, unless the protocol has something left to say."""
@@ -193,7 +207,11 @@ class Stream(asyncio.Transport):
             self.close()
 
     def pause_reading(self) -> None:
-        """Leave what the peer sends in the kernel, so that it has to wait."""
+        """
+        Leave what the peer sends in the kernel, so that it has to wait.
+
+        Should it be gone altogether meanwhile, so is what it sent: epoll would not stop saying so.
+        """
         if not self._closing:
             self._watch(self.watched & ~READ)
 
@@ -254,6 +272,8 @@ class Stream(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return the socket's own name, or the peer's; *default* for all else, or once gone."""
+        if self.descriptor < 0:
+            return default
         try:
             with _borrowed(self.descriptor) as connection:
                 if name == "peername":
@@ -321,7 +341,10 @@ class Poller:
         """
         self._epoll.register(descriptor, READ)
         stream = self._streams[descriptor] = Stream(self, descriptor, protocol)
-        protocol.connection_made(stream)
+        try:
+            protocol.connection_made(stream)
+        except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+            stream.fail(error)
 
     def soon(self, callback: Callable[[], object]) -> None:
         """Have *callback* called at the end of this turn, in one of its own if there is none."""
@@ -370,45 +393,58 @@ class Poller:
         """Read what has come, handle it, and write what came of that."""
         self._working = self._reading = True
         streams = self._streams
-        for descriptor, what in self._epoll.poll(0, AT_ONCE):
-            stream = streams[descriptor]
-            try:
-                if what != READ or stream.watched != READ:
-                    stream.happened(what)
-                    continue
-                # As `happened` would: nine times in ten there is something to read and no more.
+        try:
+            for descriptor, what in self._epoll.poll(0, AT_ONCE):
                 try:
-                    data = os.read(descriptor, READ_BYTES)
-                except OSError:
-                    stream.happened(what)  # it meets the same error, and knows what to do
-                    continue
-                if data:
-                    stream.protocol.data_received(data)
-                else:
-                    stream.ended()
-            except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
-                stream.fail(error)
-        self._reading = False
-        then, self._then = self._then, []
-        self._do(then)
+                    stream = streams[descriptor]
+                except KeyError:
+                    continue  # somebody called `stop` in this turn
+                try:
+                    if what != READ or stream.watched != READ:
+                        stream.happened(what)
+                        continue
+                    # As `happened` would: nine times in ten there is something to read and no more.
+                    try:
+                        data = os.read(descriptor, READ_BYTES)
+                    except OSError as error:
+                        stream.unreadable(error)  # the kernel says it only once
+                        continue
+                    if data:
+                        stream.protocol.data_received(data)
+                    else:
+                        stream.ended()
+                except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+                    stream.fail(error)
+        finally:
+            # Even where something got through that is no mere fault, nothing is held for ever.
+            self._reading = False
+            then, self._then = self._then, []
+            self._do(then)
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
         self._working = True
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - it is told
-                self.complain(error)
-        self._working = False
-        held, self._held = self._held, []
-        for stream in held:
-            stream.send()
+        try:
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception as error:  # noqa: BLE001 - it is told
+                    self.complain(error)
+        finally:
+            self._working = False
+            held, self._held = self._held, []
+            for stream in held:
+                try:
+                    stream.send()
+                except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+                    stream.fail(error)
 
     def _end(self, stream: Stream, error: Exception | None) -> None:
-        if self._streams.get(stream.descriptor) is not stream:
+        descriptor = stream.descriptor
+        if descriptor < 0:
             return  # `stop` was here before
-        del self._streams[stream.descriptor]
-        os.close(stream.descriptor)
+        del self._streams[descriptor]
+        os.close(descriptor)
+        stream.descriptor = -1  # the number is somebody else's from now on
         try:
             stream.protocol.connection_lost(error)
         except Exception as fault:  # noqa: BLE001 - it is told
