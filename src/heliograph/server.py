@@ -163,6 +163,8 @@ class Server:
             room=Room(raise_descriptor_limit()),
         )
         with contextlib.ExitStack() as bound:
+            if self._poller is not None:
+                bound.callback(self._poller.stop)
             main, api, metrics = self._bind_all(bound)
             await self._webhooks.start()
             bound.pop_all()  # listeners close them from here on

@@ -4,7 +4,9 @@ import asyncio
 import json
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import unix_connect
@@ -79,9 +81,8 @@ async def test_through_a_unix_socket_a_proxy_is_believed(tmp_path: Path) -> None
         context = rig.server.context
         routes = Routes(rig.server.node, prefix="", now_s=lambda: 0.0)
         path = str(tmp_path / "socket")
-        server = await context.loop.create_unix_server(
-            lambda: HttpConnection(context, routes, websockets=True), path
-        )
+        make: Any = partial(HttpConnection, context, routes, websockets=True)
+        server = await context.loop.create_unix_server(make, path)
         for number in range(3):
             connection = await stack.enter_async_context(
                 unix_connect(

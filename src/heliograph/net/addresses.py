@@ -4,12 +4,12 @@ From which address a client comes, and how many come from each.
 Knows what proxies say (X-Forwarded-For), and whom of them to believe.
 """
 
-import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from heliograph.net.transport import Transport
 from heliograph.summary import Summary
 from heliograph.wire.http import Request
 
@@ -88,7 +88,7 @@ class Addresses:
         self._counts: dict[str, int] = {}
         self._summary = Summary(logger, logging.INFO, later)
 
-    def enter(self, transport: asyncio.Transport, told: str | None, request: Request) -> str | None:
+    def enter(self, transport: Transport, told: str | None, request: Request) -> str | None:
         """
         Count a client in; return what `leave` wants, None if there are as many as may be.
 
@@ -120,9 +120,7 @@ class Addresses:
             if count:
                 self._counts[key] = count
 
-    def _of(
-        self, transport: asyncio.Transport, told: str | None, request: Request
-    ) -> Address | None:
+    def _of(self, transport: Transport, told: str | None, request: Request) -> Address | None:
         if told is None and _is_local(transport):
             peer = None
         else:
@@ -133,11 +131,11 @@ class Addresses:
         return client_address(peer, forwarded, self._trusted)
 
 
-def _is_local(transport: asyncio.Transport) -> bool:
+def _is_local(transport: Transport) -> bool:
     """Whether a transport is a Unix socket's. One without a peer may also have lost it."""
     return isinstance(transport.get_extra_info("sockname"), str | bytes)
 
 
-def _peer(transport: asyncio.Transport) -> str:
+def _peer(transport: Transport) -> str:
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if isinstance(peer, tuple) else ""

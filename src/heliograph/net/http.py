@@ -5,11 +5,11 @@ Knows the socket, pipelining and time-outs; hands its socket and left-over bytes
 a client asks for a WebSocket. What the requests mean is the handler's business.
 """
 
-import asyncio
 from functools import partial
 
 from heliograph.api.response import Response, text
 from heliograph.net.context import Context, Handler
+from heliograph.net.transport import Transport
 from heliograph.net.websocket import Handshake
 from heliograph.reply import Later
 from heliograph.wire.http import (
@@ -49,7 +49,7 @@ class _Answer:
             self.version = event.version
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection:
     """
     One client's requests to *handler*; WebSockets too where *websockets* says so.
 
@@ -89,7 +89,7 @@ class HttpConnection(asyncio.Protocol):
         self.told_address = told_address
         self._context = context
         self._handler = handler
-        self._transport: asyncio.Transport
+        self._transport: Transport
         self._websockets = websockets
         self._reader: RequestReader | None = None  # nothing came yet
         # Lists, since they are short where they are not empty, and an empty deque is not small.
@@ -101,9 +101,9 @@ class HttpConnection(asyncio.Protocol):
         self._last_seen = 0.0
         self._request_since = 0.0  # nothing came yet
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         """A client connected: for its first request it has no longer than a request may take."""
-        self._transport = transport  # type: ignore[assignment]  # a stream has one
+        self._transport = transport
         context = self._context
         context.http_connections.add(self)
         self._last_seen = context.now()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,12 +19,13 @@ from typing import Any
 from heliograph.net.places import BACKLOG, INTERNET, Place
 from heliograph.net.room import Room
 from heliograph.net.streams import Poller
+from heliograph.net.transport import FirstReceiver
 from heliograph.summary import Summary
 from heliograph.wire import proxy
 
 logger = logging.getLogger(__name__)
 
-Factory = Callable[[str | None, bool], asyncio.Protocol]
+Factory = Callable[[str | None, bool], FirstReceiver]
 """
 Makes the protocol of a connection; given is the client's address, where a proxy told it, and
 whether there is no room for it.
@@ -80,6 +82,7 @@ class Listener:
     async def begin(self) -> None:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
+        self._strangers = Summary(logger, logging.WARNING, loop.call_later)
         if self._poller is not None:
             for place in self._places:
                 place.socket.setblocking(False)
@@ -89,7 +92,6 @@ class Listener:
         if not self._proxied:
             await self._open()
             return
-        self._strangers = Summary(logger, logging.WARNING, loop.call_later)
         for place in self._places:
             place.socket.listen(BACKLOG)
             self._accepting.append(loop.create_task(self._accept(place)))
@@ -150,7 +152,8 @@ class Listener:
                 self._pause_soon()
                 return
             try:
-                connection, _ = place.socket.accept()
+                # As accept() does, but for the socket object: that costs as much again.
+                descriptor, _ = place.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
                 return
             except OSError as error:
@@ -159,26 +162,23 @@ class Listener:
                     self._pause_soon()
                     return
             else:
-                self._adopt(connection, None)
+                self._adopt(descriptor, None)
 
-    def _adopt(self, connection: socket.socket, told_address: str | None) -> None:
+    def _adopt(self, descriptor: int, told_address: str | None) -> None:
         """Have the poller serve one who speaks plainly."""
         assert self._poller is not None  # noqa: S101 - `_is_plain` said so
-        connection.setblocking(False)
-        protocol = self._factory(told_address, self._room.full(connection.fileno()))
+        os.set_blocking(descriptor, False)
         try:
-            self._poller.adopt(connection.fileno(), protocol)
+            self._poller.adopt(descriptor, self._factory(told_address, self._room.full(descriptor)))
         except OSError as error:
-            logger.warning("cannot serve a connection: %s", error.strerror)
-            connection.close()
-        else:
-            connection.detach()
+            os.close(descriptor)
+            self._strangers.note("a connection was closed", error.strerror or str(error))
 
     def _pause_soon(self) -> None:
         if self._pausing is None:
             self._pausing = asyncio.get_running_loop().create_task(self._pause())
 
-    def _meet(self) -> asyncio.Protocol:
+    def _meet(self) -> Any:
         """Make a protocol for one whom the loop accepted, perhaps the last for now."""
         if self._room.brimming():
             self._pause_soon()
@@ -246,7 +246,7 @@ class Listener:
 
     def _welcome(self, connection: socket.socket, place: Place) -> None:
         if self._is_plain(place) and not self._proxied:
-            self._adopt(connection, None)
+            self._adopt(connection.detach(), None)
             return
         connection.setblocking(False)
         arrival: Coroutine[Any, Any, None] = self._arrive(connection, place)
@@ -266,13 +266,12 @@ class Listener:
             connection.close()
             return
         if self._is_plain(place):
-            self._adopt(connection, address)
+            self._adopt(connection.detach(), address)
             return
+        make: Any = partial(self._factory, address, self._room.full())
         with contextlib.suppress(OSError):  # it leaves, or speaks no TLS
             await asyncio.get_running_loop().connect_accepted_socket(
-                partial(self._factory, address, self._room.full()),
-                connection,
-                **self._security(place),
+                make, connection, **self._security(place)
             )
 
 

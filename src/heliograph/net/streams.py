@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from heliograph.net.transport import FirstReceiver, Receiver
+
 AT_ONCE = 256
 """Sockets that are read from before the event loop turns."""
 
@@ -34,7 +36,7 @@ def available() -> bool:
     return hasattr(select, "epoll")
 
 
-class Stream(asyncio.Transport):
+class Stream:
     """
     One connected socket, as its protocol sees it.
 
@@ -58,7 +60,7 @@ class Stream(asyncio.Transport):
         "watched",
     )
 
-    def __init__(self, poller: "Poller", descriptor: int, protocol: asyncio.Protocol) -> None:
+    def __init__(self, poller: "Poller", descriptor: int, protocol: Receiver) -> None:
         self.descriptor = descriptor
         self.protocol = protocol
         self.watched = READ
@@ -81,7 +83,10 @@ class Stream(asyncio.Transport):
         if self._waiting is None:
             self._waiting = [data]
             self._size = len(data)
-            if not self._poller.hold(self):
+            poller = self._poller
+            if poller.working:
+                poller.held.append(self)
+            else:
                 self.send()
         else:
             self._waiting.append(data)
@@ -262,11 +267,11 @@ class Stream(asyncio.Transport):
 
     # -- Who it is -----------------------------------------------------------------------
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+    def set_protocol(self, protocol: Receiver) -> None:
         """Have *protocol* told of what comes from now on."""
-        self.protocol = protocol  # type: ignore[assignment]  # a stream's
+        self.protocol = protocol
 
-    def get_protocol(self) -> asyncio.Protocol:
+    def get_protocol(self) -> Receiver:
         """Return who is told of what comes."""
         return self.protocol
 
@@ -324,16 +329,18 @@ class Poller:
         self._loop = loop
         self._epoll = select.epoll()
         self._streams: dict[int, Stream] = {}
-        self._held: list[Stream] = []  # those with something written during this turn
+        self.working = False
+        """Whether a turn goes on."""
+        self.held: list[Stream] = []
+        """Those with something written during this turn: they send at its end."""
         self._then: list[Callable[[], object]] = []
-        self._working = False  # a turn goes on
         self._reading = False  # and has not come to its `_then`
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def adopt(self, descriptor: int, protocol: asyncio.Protocol) -> None:
+    def adopt(self, descriptor: int, protocol: FirstReceiver) -> None:
         """
         Take on a connected socket, which does not block, and have *protocol* told of it.
 
@@ -363,12 +370,6 @@ class Poller:
 
     # -- What streams ask ----------------------------------------------------------------
 
-    def hold(self, stream: Stream) -> bool:
-        """Have *stream* send at the end of this turn; False where there is none going on."""
-        if self._working:
-            self._held.append(stream)
-        return self._working
-
     def watch(self, descriptor: int, what: int) -> None:
         """Be told of *what* from now on; that the peer is gone is always told."""
         self._epoll.modify(descriptor, what)
@@ -391,7 +392,7 @@ class Poller:
 
     def _turn(self) -> None:
         """Read what has come, handle it, and write what came of that."""
-        self._working = self._reading = True
+        self.working = self._reading = True
         streams = self._streams
         try:
             for descriptor, what in self._epoll.poll(0, AT_ONCE):
@@ -422,7 +423,7 @@ class Poller:
             self._do(then)
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
-        self._working = True
+        self.working = True
         try:
             for callback in callbacks:
                 try:
@@ -430,8 +431,8 @@ class Poller:
                 except Exception as error:  # noqa: BLE001 - it is told
                     self.complain(error)
         finally:
-            self._working = False
-            held, self._held = self._held, []
+            self.working = False
+            held, self.held = self.held, []
             for stream in held:
                 try:
                     stream.send()

@@ -5,11 +5,11 @@ For finding out what a client and the server say to each other. An ordinary conn
 nothing of it, so it costs nothing where it is not asked for.
 """
 
-import asyncio
 import logging
 from typing import Any, cast
 
 from heliograph.net.context import Context
+from heliograph.net.transport import Transport
 from heliograph.net.websocket import TextLane, WebSocketConnection
 from heliograph.protocols.pusher.shown import plain, shown
 from heliograph.wire.unmasked import spoken
@@ -23,7 +23,7 @@ class _Tapped:
 
     __slots__ = ("_connection", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, connection: "WatchedConnection") -> None:
+    def __init__(self, transport: Transport, connection: "WatchedConnection") -> None:
         self._transport = transport
         self._connection = connection
 
@@ -42,10 +42,8 @@ class WatchedConnection(WebSocketConnection):
 
     __slots__ = ("_came_from", "_ear")
 
-    def __init__(
-        self, context: Context, transport: asyncio.Transport, lane: TextLane, now: float
-    ) -> None:
-        tapped = cast("asyncio.Transport", _Tapped(transport, self))
+    def __init__(self, context: Context, transport: Transport, lane: TextLane, now: float) -> None:
+        tapped = cast("Transport", _Tapped(transport, self))
         super().__init__(context, tapped, lane, now)
         peer = transport.get_extra_info("peername")
         # Through a Unix socket it is a path, or nothing.

@@ -6,7 +6,6 @@ business. There is one object for a connection, no task, no timer of its own, no
 what a slow client has not read yet waits in the transport, up to a limit.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
@@ -18,6 +17,7 @@ from heliograph.hub.event import Fact
 from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.clock import Timed
 from heliograph.net.context import Context
+from heliograph.net.transport import Transport
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.wire.deflate import negotiate
@@ -139,7 +139,7 @@ class Handshake:
     def accept(
         self,
         context: Context,
-        transport: asyncio.Transport,
+        transport: Transport,
         key: bytes,
         *,
         rest: bytes = b"",
@@ -203,7 +203,7 @@ def _discard(_chunk: Any) -> None:
     """Where writes to a closing connection go."""
 
 
-class WebSocketConnection(asyncio.Protocol):
+class WebSocketConnection:
     """A Subscriber, and the Peer of a session, over a socket."""
 
     __slots__ = (
@@ -222,9 +222,7 @@ class WebSocketConnection(asyncio.Protocol):
         "write",
     )
 
-    def __init__(
-        self, context: Context, transport: asyncio.Transport, lane: TextLane, now: float
-    ) -> None:
+    def __init__(self, context: Context, transport: Transport, lane: TextLane, now: float) -> None:
         self.id = ""
         self.lane = lane
         self.due = 0

@@ -1,0 +1,71 @@
+"""
+What carries bytes, and what is told of them: the two sides of a connection.
+
+asyncio's transports and our own streams (streams.py) are both a Transport, and know each other no
+better than this.
+"""
+
+from typing import Any, Protocol
+
+
+class Transport(Protocol):
+    """Whoever carries a connection's bytes, as asyncio.Transport has it; no more is asked of it."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send *data* after what was written before. Never raises."""
+
+    def write_eof(self) -> None:
+        """Say to the peer that nothing more comes."""
+
+    def can_write_eof(self) -> bool:
+        """Whether it can be said."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of bytes that the peer has not taken, and that wait here."""
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Have `Receiver.pause_writing` called with more than *high* bytes waiting."""
+
+    def pause_reading(self) -> None:
+        """Leave unread what the peer sends."""
+
+    def resume_reading(self) -> None:
+        """Read on."""
+
+    def close(self) -> None:
+        """Read no more, and end when what was written is out."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+    def set_protocol(self, protocol: "Receiver", /) -> None:
+        """Have *protocol* told of what comes from now on."""
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return a `peername` or a `sockname`, None where it is not known."""
+
+
+class Receiver(Protocol):
+    """Whoever is told what happens to a connection, as asyncio.Protocol has it."""
+
+    def data_received(self, data: bytes, /) -> None:
+        """The peer sent *data*."""
+
+    def eof_received(self) -> bool | None:
+        """The peer sends no more; return whether we still do."""
+
+    def pause_writing(self) -> None:
+        """More than is good waits for the peer."""
+
+    def resume_writing(self) -> None:
+        """It does not any more."""
+
+    def connection_lost(self, error: Exception | None, /) -> None:
+        """It ended, for *error* if there was one. Nothing is told after this."""
+
+
+class FirstReceiver(Receiver, Protocol):
+    """The receiver that a connection begins with."""
+
+    def connection_made(self, transport: Any, /) -> None:
+        """It began, carried by *transport*."""
