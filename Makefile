@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .stamps
+COMPILED := .compiled
 NODE_CLIENTS := tests/clients/node
 
-.PHONY: run test bench soak fuzz check format build clean
+.PHONY: run test test-compiled bench compile soak fuzz check format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
 run: $(STAMPS)/run
@@ -13,9 +14,23 @@ run: $(STAMPS)/run
 ## test: everything, against real clients and a real browser
 test: $(STAMPS)/dev $(STAMPS)/node $(STAMPS)/system
 	$(BIN)/python -m pytest $(ARGS)
+ifndef ARGS
+	$(MAKE) test-compiled ARGS="tests/fuzz tests/unit $(SOCKETS)"
+endif
+
+## test-compiled: the same sources, compiled
+test-compiled: $(STAMPS)/compiled
+	$(COMPILED)/bin/python -m pytest -m "not interpreted" $(or $(ARGS),tests/fuzz tests/unit tests/integration)
+
+SOCKETS := $(addprefix tests/integration/test_,api.py garbage.py http.py slow_readers.py streams.py \
+	tls.py users.py websocket.py)
+
+## compile: what every event goes through, into an environment of its own (takes a C compiler)
+compile: $(STAMPS)/compiled
 
 ## bench: every workload beside the plainest server, in ten minutes (ARGS="--help" for more)
 bench: $(STAMPS)/dev
+	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench $(ARGS)
 
 ## check: lint, format, types, import directions
@@ -41,7 +56,7 @@ build: $(STAMPS)/dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(STAMPS) $(NODE_CLIENTS)/node_modules dist build
+	rm -rf $(VENV) $(COMPILED) $(STAMPS) $(NODE_CLIENTS)/node_modules dist build
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +68,14 @@ $(STAMPS)/run: pyproject.toml constraints.txt | $(BIN)/python
 $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/run
+
+$(STAMPS)/compiled: $(STAMPS)/dev $(shell find src -name '*.py')
+	@command -v cc >/dev/null || { echo "Compiling takes a C compiler, and Python's headers." >&2; exit 1; }
+	rm -rf $(COMPILED) && $(PYTHON) -m venv $(COMPILED)
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --outdir $(COMPILED)/dist . > $(STAMPS)/compiled.log \
+		|| { cat $(STAMPS)/compiled.log >&2; exit 1; }
+	$(COMPILED)/bin/pip install --quiet --constraint constraints.txt "$$(ls $(CURDIR)/$(COMPILED)/dist/*.whl)[dev]"
+	@touch $@
 
 $(STAMPS)/fuzz: $(STAMPS)/dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'

@@ -33,6 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", help=f"workloads, by comma: {', '.join(WORKLOADS)}")
     parser.add_argument("--quick", action="store_true", help="one short round: does it work?")
+    parser.add_argument("--interpreted", action="store_true", help="though it could be compiled")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for here")
     parser.add_argument("--chart", metavar="FILE", help="draw the ratios as an SVG")
     parser.add_argument(
@@ -87,8 +88,18 @@ def measure(options: argparse.Namespace) -> list[Row]:
         else:
             print("without a C compiler: no ratios, and a load that is slow", file=sys.stderr)
             names = [name for name in names if name in WITHOUT_COMPILER]
-        target = _other(options) if options.server else stack.enter_context(tools.heliograph())
-        bench = Bench(load=load, server=target, baseline=plain, ours=not options.server)
+        target = (
+            _other(options)
+            if options.server
+            else stack.enter_context(tools.heliograph(interpreted=options.interpreted))
+        )
+        bench = Bench(
+            load=load,
+            server=target,
+            baseline=plain,
+            ours=not options.server,
+            interpreted=options.interpreted,
+        )
         if options.quick:
             bench.rounds, bench.round_s, bench.clients = 1, 0.3, QUICK_CLIENTS
         rows = []
@@ -106,6 +117,14 @@ def measure(options: argparse.Namespace) -> list[Row]:
         return rows
 
 
+def _measured(options: argparse.Namespace) -> str:
+    """Say what was measured, where it is ours."""
+    if options.server:
+        return ""
+    compiled = tools.python(interpreted=options.interpreted) != sys.executable
+    return f"Heliograph {'compiled' if compiled else 'interpreted'}; "
+
+
 def _replace_table(path: Path, table: str) -> None:
     document = path.read_text()
     before, found, rest = document.partition(MARKS[0])
@@ -121,7 +140,7 @@ def main(arguments: list[str]) -> int:
     try:
         rows = measure(options)
         about = (
-            f"{report.machine()}; rounds of {ROUND_S:.0f} s, median of {ROUNDS}"
+            f"{_measured(options)}{report.machine()}; rounds of {ROUND_S:.0f} s, median of {ROUNDS}"
             f" ({REPORT_ROUNDS} where it is only reported)"
         )
         print(f"\n{about}\np50 and p99: the baseline's in brackets\n\n{report.text(rows)}")

@@ -18,7 +18,7 @@ UPGRADE = (
 ).encode()
 
 
-def tls_bytes_a_client(clients: int) -> float:
+def tls_bytes_a_client(clients: int, *, interpreted: bool) -> float:
     """Return the memory that each of *clients* idle ones costs. Raises BenchError."""
     if "ssl_cert" not in OPTIONS:
         raise BenchError("not measured: this version does not end TLS itself")
@@ -26,7 +26,9 @@ def tls_bytes_a_client(clients: int) -> float:
         certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
         _make_certificate(certificate, key)
         with (
-            tools.heliograph("--ssl_cert", str(certificate), "--ssl_key", str(key)) as target,
+            tools.heliograph(
+                *("--ssl_cert", str(certificate), "--ssl_key", str(key)), interpreted=interpreted
+            ) as target,
             contextlib.ExitStack() as stack,
         ):
             if target.pid is None:

@@ -20,6 +20,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BUILT = HERE.parent / "build" / "bench"
+COMPILED = HERE.parent / ".compiled" / "bin" / "python"
+"""Has the server compiled, after `make compile`."""
 
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -135,12 +137,25 @@ def baseline(payload_bytes: int) -> Iterator[Target]:
         yield Target(port=port, api_port=port, pid=process.pid)
 
 
+def python(*, interpreted: bool) -> str:
+    """Return the Python that the server runs in: one that has it compiled, where there is one."""
+    return str(COMPILED) if COMPILED.exists() and not interpreted else sys.executable
+
+
 @contextlib.contextmanager
-def heliograph(*flags: str) -> Iterator[Target]:
+def heliograph(*flags: str, interpreted: bool = False) -> Iterator[Target]:
     """Run Heliograph as a user would, with *flags* on top of what every workload needs."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "heliograph", "--host", "127.0.0.1", "--port", str(port)),
+        *(
+            python(interpreted=interpreted),
+            "-m",
+            "heliograph",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ),
         *("--pusher_app_id", APP, "--pusher_app_key", KEY, "--pusher_secret", SECRET),
         *("--log_level", "warning", "--max_client_events_per_second", "0"),
         *("--max_presence_members", "0", *flags),

@@ -52,6 +52,7 @@ class Bench:
     server: Target
     baseline: Target | None
     ours: bool  # the server is Heliograph, and more of them may be started
+    interpreted: bool = False  # though it could be compiled
     rounds: int = ROUNDS
     round_s: float = ROUND_S
     clients: int = IDLE_CLIENTS
@@ -339,7 +340,7 @@ def _memory(bench: Bench, where: str, channels: int, must: int, goal: int) -> Ro
     )
     if not _needs_ours(bench, row):
         return row
-    with tools.heliograph() as target:
+    with tools.heliograph(interpreted=bench.interpreted) as target:
         assert target.pid is not None  # noqa: S101 - it was started here
         # Whatever is made once, for the first client of all, is not a client's cost.
         with tools.holding(bench.load, target, subscribers=1):
@@ -360,7 +361,7 @@ def tls_memory(bench: Bench) -> Row:
     )
     if _needs_ours(bench, row):
         try:
-            row.server = f"{tls_bytes_a_client(clients):,.0f}"
+            row.server = f"{tls_bytes_a_client(clients, interpreted=bench.interpreted):,.0f}"
         except BenchError as error:
             row.note = str(error)
     return row

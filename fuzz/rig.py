@@ -77,14 +77,15 @@ def _nobody() -> tuple[str, str, str]:
     raise AssertionError("an app is configured")
 
 
-class FakeNode(Node):
-    """A Node whose ticks are ours; with *counts*, clients are told how many subscribe."""
+class Ticked:
+    """A `node` whose ticks are ours; with *counts*, clients are told how many subscribe."""
 
     def __init__(self, *, counts: bool = True) -> None:
         self._soon: list[Callable[[], object]] = []
         self._bits = 0
         self._engine = MemoryEngine(lambda: NOW, 1800)
-        super().__init__(configuration(counts=counts).apps, self._engine, self, self._next_bits)
+        apps = configuration(counts=counts).apps
+        self.node = Node(apps, self._engine, self, self._next_bits)
 
     def soon(self, callback: Callable[..., object], *arguments: Any) -> None:
         """Have it called by `tick`."""
@@ -111,9 +112,9 @@ class FakeNode(Node):
 
     def check_empty(self) -> None:
         """Insist that nobody is left, anywhere."""
-        tenant = self.tenant(APP_ID)
+        tenant = self.node.tenant(APP_ID)
         assert tenant is not None
-        assert self.connections == 0, "sessions are left"
+        assert self.node.connections == 0, "sessions are left"
         assert len(tenant.hub) == 0, "channels are left in the hub"
         assert self._engine.channels(APP_ID, "") == {}, "channels are left in the engine"
 
@@ -208,8 +209,8 @@ class FixedDates(Dates):
 class FakeLoop:
     """As much of an event loop as connections ask for."""
 
-    def __init__(self, node: FakeNode) -> None:
-        self.call_soon = node.soon
+    def __init__(self, ticked: Ticked) -> None:
+        self.call_soon = ticked.soon
 
     def time(self) -> float:
         """Return a time."""
@@ -228,11 +229,11 @@ class Wire:
 
     def __init__(self, pieces: Sequence[bytes], *, hang_up: bool) -> None:
         # What is flushed at the end of a tick comes sooner or later as the bytes are cut.
-        self._node = FakeNode(counts=False)
-        self._context = _context(self._node)
+        self._ticked = Ticked(counts=False)
+        self._context = _context(self._ticked)
         self._written = b""
         self._closed = self._finished = self._paused = False
-        routes = Routes(self._node, prefix="", now_s=lambda: NOW)
+        routes = Routes(self._ticked.node, prefix="", now_s=lambda: NOW)
         self._protocol: Any = HttpConnection(self._context, routes, websockets=True)
         self._protocol.connection_made(cast("Any", self))
         for piece in pieces:
@@ -240,17 +241,17 @@ class Wire:
         if hang_up and not self._closed:
             self._protocol.eof_received()
         self._protocol.connection_lost(None)
-        self._node.tick()
+        self._ticked.tick()
         self._check_empty()
 
     def _deliver(self, piece: bytes) -> None:
         if not self._closed:
             assert not self._paused, "reading stays paused though every answer was given"
             self._protocol.data_received(piece)
-            self._node.tick()
+            self._ticked.tick()
 
     def _check_empty(self) -> None:
-        self._node.check_empty()
+        self._ticked.check_empty()
         context = self._context
         assert context.sockets == 0, "sockets are counted that are gone"
         assert not context.http_connections, "HTTP connections are left"
@@ -309,13 +310,13 @@ class Wire:
         return default
 
 
-def _context(node: FakeNode) -> Context:
+def _context(ticked: Ticked) -> Context:
     config = configuration(counts=False)
-    loop = cast("Any", FakeLoop(node))
+    loop = cast("Any", FakeLoop(ticked))
     return Context(
         loop=loop,
         config=config,
-        node=node,
+        node=ticked.node,
         wheel=Wheel(loop),
         lane=TextLane(),
         deflate_lane=DeflateLane(config.ws_compression_threshold),

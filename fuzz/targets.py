@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import unquote, unquote_plus
 
-from fuzz.rig import APP_ID, KEY, NOW, SECRET, FakeNode, Link, Wire
+from fuzz.rig import APP_ID, KEY, NOW, SECRET, Link, Ticked, Wire
 from heliograph.api.auth import MAX_CLOCK_SKEW_S, authenticate, authenticate_plain
 from heliograph.errors import ApiError
 from heliograph.node import Node
@@ -177,16 +177,16 @@ def messages(data: bytes) -> None:
 
     One that begins with ! is signed by the rig, or nothing private could ever be reached.
     """
-    node = FakeNode()
-    links = [Link(node), Link(node)]
+    ticked = Ticked()
+    links = [Link(ticked.node), Link(ticked.node)]
     for number, line in enumerate(data[:MAX_INPUT].split(b"\n")):
         links[number % 2].say(line)
-        node.tick()
+        ticked.tick()
     for link in links:
         link.check()
         link.end()
-    node.tick()
-    node.check_empty()
+    ticked.tick()
+    ticked.check_empty()
 
 
 # -- Signatures ----------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def signatures(data: bytes) -> None:
     """
     parts = data[:MAX_INPUT].split(b"\n", 3)
     method, path, query, body = [*parts, b"", b"", b"", b""][:4]
-    ask = partial(_asks, FakeNode(), method.decode("latin-1"), path, body=body)
+    ask = partial(_asks, Ticked().node, method.decode("latin-1"), path, body=body)
     if not query.startswith(b"!"):
         ask(query)
         return

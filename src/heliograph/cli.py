@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 import click
 
-from heliograph import __version__, config, config_text, development, metrics
+from heliograph import __version__, config, config_text, development, metrics, reply
 from heliograph.errors import ConfigError, HeliographError
 from heliograph.options import Option, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Whoever reports a fault should know: what is compiled has no file that ends in .py.
+_COMPILED = "" if (reply.__file__ or "").endswith(".py") else " (compiled)"
 
 START = "serve"
 """What happens without a command."""
@@ -147,7 +150,7 @@ def _loader(values: dict[str, Any]) -> Callable[[], config.Config]:
 
 
 @click.group(cls=_Group, add_help_option=True)
-@click.version_option(__version__, message="heliograph %(version)s")
+@click.version_option(__version__, message=f"heliograph %(version)s{_COMPILED}")
 def command() -> None:
     """A realtime server that Pusher's client libraries and SDKs use unchanged."""
 

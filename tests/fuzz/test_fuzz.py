@@ -11,7 +11,7 @@ import pytest
 
 import fuzz
 from fuzz import mutations
-from fuzz.rig import FakeNode, Link, Wire, switch_the_alarm_off
+from fuzz.rig import Link, Ticked, Wire, switch_the_alarm_off
 from fuzz.targets import TARGETS
 from heliograph.wire.http import HttpLimits, Refusal, RequestReader
 from heliograph.wire.websocket import FrameReader
@@ -203,15 +203,15 @@ def test_a_refused_client_is_heard_out_for_its_close_frame() -> None:
 
 def test_half_a_character_in_what_a_member_says_harms_nobody() -> None:
     """Found by fuzzing: it ended the connection, and of all who joined that channel later."""
-    node = FakeNode()
-    first, second = Link(node), Link(node)
+    ticked = Ticked()
+    first, second = Link(ticked.node), Link(ticked.node)
     data = json.dumps({"user_id": "1", "user_info": {"\ud800": "\udfff"}}, ensure_ascii=False)
     subscribe = {"event": "pusher:subscribe", "data": {"channel": "presence-c"}}
     poisoned = {**subscribe, "data": {"channel": "presence-c", "channel_data": data}}
     first.say(b"!" + json.dumps(poisoned).encode())
     sound = {"channel": "presence-c", "channel_data": '{"user_id":"2"}'}
     second.say(b"!" + json.dumps({**subscribe, "data": sound}).encode())
-    node.tick()
+    ticked.tick()
 
     roster = json.loads(json.loads(second.said[-1])["data"])["presence"]
     assert roster["hash"] == {"1": {"\ud800": "\udfff"}, "2": None}

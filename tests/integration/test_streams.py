@@ -99,19 +99,11 @@ class Told(asyncio.Protocol):
                 await self._news.wait()
 
 
-class CountingPoller(Poller):
-    turns = 0
-
-    def _turn(self) -> None:
-        self.turns += 1
-        super()._turn()
-
-
 class Switchboard:
     """A poller, the peers of its streams, and the faults that the loop's handler heard of."""
 
     def __init__(self) -> None:
-        self.poller = CountingPoller(asyncio.get_running_loop())
+        self.poller = Poller(asyncio.get_running_loop())
         self.faults: list[BaseException] = []
         self.peers: list[socket.socket] = []
 
@@ -400,6 +392,7 @@ async def test_below_the_limit_nobody_is_paused_though_something_waits() -> None
         assert len(await read(peer, count * 100 + 1)) == count * 100 + 1
 
 
+@pytest.mark.interpreted
 async def test_the_kernel_is_not_asked_again_for_a_peer_that_is_known_not_to_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -689,7 +682,7 @@ async def test_stopping_cuts_off_whoever_is_left_and_tells_each_once() -> None:
             assert one.losses == [None]
             await read_all(peer)
         assert len(poller) == 0
-        board.poller = CountingPoller(asyncio.get_running_loop())
+        board.poller = Poller(asyncio.get_running_loop())
         await board.turns_while_idle()
         assert {len(one.losses) for one in (alive, full, closing, aborted)} == {1}
 
@@ -953,7 +946,7 @@ async def test_a_poller_can_be_stopped_by_one_of_its_protocols() -> None:
         for peer in [board.connect(one) for one in (stopping, other)]:
             peer.send(b"a")
         await other.until(LOST)
-        board.poller = CountingPoller(asyncio.get_running_loop())
+        board.poller = Poller(asyncio.get_running_loop())
         await board.turns_while_idle()
         assert stopping.calls == [MADE, GOT, LOST]
         assert other.calls == [MADE, LOST]
@@ -1134,7 +1127,7 @@ class Story:
             return
         else:
             self.board.poller.stop()
-            self.board.poller = CountingPoller(asyncio.get_running_loop())
+            self.board.poller = Poller(asyncio.get_running_loop())
         self.got += await read_all(peer)
         await told.until(LOST)
         if whole or ending == "peer's end":

@@ -219,6 +219,7 @@ class CountingReader(FrameReader):
         super()._read(data, messages)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("piece", [1, 100, 1460, 65536])
 @pytest.mark.parametrize("fragments", [1, 64])
 def test_a_large_message_in_small_pieces_is_looked_at_about_twice(
@@ -240,6 +241,7 @@ def test_a_large_message_in_small_pieces_is_looked_at_about_twice(
     assert reader.seen <= 2 * len(data) + fragments * 14 * 14
 
 
+@pytest.mark.interpreted
 def test_many_short_frames_in_one_piece_are_looked_at_once() -> None:
     data = masked(0x81, b"x") * 10_000
     reader = CountingReader(LIMIT)

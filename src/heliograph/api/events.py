@@ -12,9 +12,9 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from heliograph.api.request import ApiRequest, attributes
+from heliograph.api.request import ApiRequest, BatchBody, EventBody, Publication, attributes
 from heliograph.api.response import ACCEPTED, EMPTY, Response, ok
 from heliograph.apps import App
 from heliograph.errors import ApiError
@@ -34,30 +34,6 @@ from heliograph.reply import Reply, after
 
 INFO = frozenset(("subscription_count", "user_count"))
 NO_INFO: frozenset[str] = frozenset()
-
-
-class EventBody(Struct, gc=False):
-    """An event as it is published; whatever has a wrong type gets a text of its own."""
-
-    name: Any = None
-    data: Raw = Raw()
-    channels: Any = None
-    channel: Any = None
-    socket_id: Any = None
-    info: Any = None
-
-
-class BatchBody(Struct, gc=False):
-    """Several events at once, each for one channel."""
-
-    batch: list[EventBody]
-
-
-class Publication(Struct, frozen=True):
-    """A checked event: one for each of its channels, and what is to be told about them."""
-
-    events: Sequence[Event]
-    info: frozenset[str]
 
 
 def publish(request: ApiRequest) -> Reply[Response]:

@@ -1,11 +1,13 @@
-"""A request of the HTTP API after its signature was found right."""
+"""A request of the HTTP API whose signature was found right, and what publishers write in it."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from heliograph.api.auth import AUTH_PARAMETERS
 from heliograph.errors import ApiError
+from heliograph.hub.event import Event
 from heliograph.node import Tenant
 
 
@@ -29,6 +31,30 @@ class ApiRequest(Struct, frozen=True):
                 400,
                 "The following query string parameters are extraneous: " + ", ".join(extraneous),
             )
+
+
+class EventBody(Struct, gc=False):
+    """An event as it is published; whatever has a wrong type gets a text of its own."""
+
+    name: Any = None
+    data: Raw = Raw()
+    channels: Any = None
+    channel: Any = None
+    socket_id: Any = None
+    info: Any = None
+
+
+class BatchBody(Struct, gc=False):
+    """Several events at once, each for one channel."""
+
+    batch: list[EventBody]
+
+
+class Publication(Struct, frozen=True):
+    """A checked event: one for each of its channels, and what is to be told about them."""
+
+    events: Sequence[Event]
+    info: frozenset[str]
 
 
 def attributes(info: object, known: frozenset[str]) -> frozenset[str]:

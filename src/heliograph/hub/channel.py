@@ -197,20 +197,10 @@ class Channel:
         self.name = name
         self.next = 0  # the number that the next fact will get
         self.subscriptions: dict[Subscription, None] = {}
-        self.pending: list[Fact] | None = None
+        self.pending: list[Fact] | None = None  # those numbered last, yet to be written
         self._counters = counters
         self._batch: Batch | None = None
         self.walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
-
-    def say(self, fact: Fact) -> bool:
-        """Number *fact* and queue it; return whether the channel had nothing to flush."""
-        self.next += 1
-        self._counters.facts += 1
-        if self.pending is None:
-            self.pending = [fact]
-            return self.walk is None
-        self.pending.append(fact)
-        return False
 
     def flush(self, budget: int) -> int:
         """

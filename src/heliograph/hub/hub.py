@@ -71,7 +71,15 @@ class Hub:
     def publish(self, fact: Fact) -> None:
         """Queue *fact* for everybody subscribed to its channel now; others never get it."""
         channel = self._channels.get(fact.channel)
-        if channel is not None and channel.say(fact):
+        if channel is None:
+            return
+        channel.next += 1
+        self.counters.facts += 1
+        if channel.pending is not None:
+            channel.pending.append(fact)
+            return
+        channel.pending = [fact]
+        if channel.walk is None:
             self._dirty.append(channel)
             if len(self._dirty) == 1 and not self._walked:
                 self._wake()

@@ -78,12 +78,17 @@ class Context:
     _answered: tuple[Response | None, bytes, bytes] = (None, b"", b"")
     deserted: asyncio.Event | None = None  # once we drain; set when nobody is connected any more
 
+    # Of the configuration, where every message would look twice.
     first_look_s: float = field(init=False)  # how long a newcomer may be silent
+    max_message_bytes: int = field(init=False)
+    max_messages_per_second: int = field(init=False)  # of one client; 0 is no limit
     backlog: Backlog = field(init=False)
     addresses: Addresses = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
+        self.max_message_bytes = config.max_message_bytes
+        self.max_messages_per_second = config.max_messages_per_second
         self.first_look_s = min(config.keep_alive_timeout, config.request_timeout)
         self.backlog = Backlog(
             self.loop, most_each=config.max_write_buffer, most=config.max_total_write_buffer

@@ -329,6 +329,8 @@ class Poller:
         self._loop = loop
         self._epoll = select.epoll()
         self._streams: dict[int, Stream] = {}
+        self.turns = 0
+        """How often there was something to do."""
         self.working = False
         """Whether a turn goes on."""
         self.held: list[Stream] = []
@@ -392,6 +394,7 @@ class Poller:
 
     def _turn(self) -> None:
         """Read what has come, handle it, and write what came of that."""
+        self.turns += 1
         self.working = self._reading = True
         streams = self._streams
         try:

@@ -309,12 +309,12 @@ class WebSocketConnection:
         if (
             session is not None
             and self._reader is None
-            and (text := lone_text(data, context.config.max_message_bytes)) is not None
+            and (text := lone_text(data, context.max_message_bytes)) is not None
         ):
             context.messages_received += 1
             if self._state is not _OPEN:
                 self._state = _OPEN  # it was asked whether it is there
-            if context.config.max_messages_per_second and not self._pays(now):
+            if context.max_messages_per_second and not self._pays(now):
                 return
             session.receive(text, now)
         else:
@@ -326,7 +326,7 @@ class WebSocketConnection:
             self._state = State.OPEN
         reader = self._reader
         if reader is None:
-            limit = self._context.config.max_message_bytes
+            limit = self._context.max_message_bytes
             compression = self.lane is self._context.deflate_lane
             reader = self._reader = FrameReader(limit, compression=compression)
         for opcode, payload in reader.feed(data):
@@ -341,9 +341,7 @@ class WebSocketConnection:
         context = self._context
         if opcode is Opcode.CLOSE:
             self._close_received(payload)
-        elif self._session is None or (
-            context.config.max_messages_per_second and not self._pays(now)
-        ):
+        elif self._session is None or (context.max_messages_per_second and not self._pays(now)):
             pass  # we are closing, and wait for the peer's Close frame only
         elif opcode is Opcode.TEXT:
             context.messages_received += 1
@@ -359,7 +357,7 @@ class WebSocketConnection:
         paid_until = rate.paid_until(
             self._paid_until,
             now,
-            per_second=context.config.max_messages_per_second,
+            per_second=context.max_messages_per_second,
             burst_s=MESSAGES_BURST_S,
         )
         if paid_until is None:

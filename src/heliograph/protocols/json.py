@@ -17,7 +17,8 @@ from heliograph.errors import HeliographError
 
 T = TypeVar("T")
 
-_encoder = msgspec.json.Encoder()
+ENCODER = msgspec.json.Encoder()
+"""Writes nearly everything; what it raises UnicodeEncodeError for, `encode` writes."""
 
 
 class InvalidJson(HeliographError):
@@ -91,7 +92,7 @@ def _with_raw(value: Any, shape: Any) -> Any:
 def encode(value: Any) -> bytes:
     """Write *value* as JSON in UTF-8, or in ASCII where it holds a lone surrogate."""
     try:
-        return _encoder.encode(value)
+        return ENCODER.encode(value)
     except UnicodeEncodeError:
         return json.dumps(_plain(value), separators=(",", ":")).encode()
 

@@ -345,7 +345,8 @@ class FrameReader:
             if opcode is Opcode.CLOSE:
                 if not _is_legal_close(payload):
                     raise _Broken(CloseCode.PROTOCOL_ERROR, "Invalid close code")
-                _check_text(payload[2:])
+                if payload:
+                    _check_text(payload[2:])
         elif self._fragments is not None or first < FIN:
             return self._fragment(opcode, payload, first)
         elif first & COMPRESSED:
@@ -465,6 +466,8 @@ def cut_at_key(head: bytes) -> tuple[bytes, bytes, bytes] | None:
     if start < len(_KEY_FIELD):
         return None
     end = start + KEY_CHARACTERS
+    if end > len(head):
+        return None
     return head[:start], head[start:end], head[end:]
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from heliograph.errors import ClientError
 from heliograph.hub.event import Event, Fact, Member, MemberAdded, MemberRemoved
 from heliograph.protocols.json import (
+    ENCODER,
     UNREADABLE,
     InvalidJson,
     as_string_literal,
@@ -98,19 +99,14 @@ class User(Struct, frozen=True):
     truncated: bool = False  # more were asked for
 
 
-_incoming = decoder_of(Incoming)
+INCOMING = decoder_of(Incoming)
+"""Reads most messages; of one that it cannot, `read_message` says why."""
+
 _subscribe = decoder_of(Subscribe)
 
 
 def read_message(text: bytes) -> Incoming:
     """Read a client's message, valid UTF-8. Raises ClientError."""
-    try:
-        return _incoming.decode(text)
-    except UNREADABLE:
-        return _read_odd_message(text)
-
-
-def _read_odd_message(text: bytes) -> Incoming:
     try:
         return decode(text, Incoming)
     except InvalidJson as error:
@@ -334,7 +330,11 @@ def fact_message(fact: Fact) -> bytes:
     """What a channel's subscribers are told."""
     if isinstance(fact, Event):
         user_id = UNSET if fact.user_id is None else fact.user_id
-        return encode(ServerMessage(fact.name, fact.channel, Raw(fact.data), user_id))
+        message = ServerMessage(fact.name, fact.channel, Raw(fact.data), user_id)
+        try:
+            return ENCODER.encode(message)
+        except UnicodeEncodeError:
+            return encode(message)
     if isinstance(fact, MemberAdded):
         return encode(
             ServerMessage("pusher_internal:member_added", fact.channel, _added(fact.member))

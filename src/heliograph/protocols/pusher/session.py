@@ -25,7 +25,7 @@ from heliograph.errors import ClientError, EngineError
 from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.event import Entry, Event, Member, Refusal, SignedIn
 from heliograph.metrics import Tally
-from heliograph.protocols.json import as_string_literal, string_size
+from heliograph.protocols.json import UNREADABLE, as_string_literal, string_size
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import (
@@ -155,7 +155,10 @@ class Session:
     def receive(self, text: bytes, now: float) -> None:
         """Handle a message, valid UTF-8, that came at *now* (monotonic seconds)."""
         try:
-            message = messages.read_message(text)
+            try:
+                message = messages.INCOMING.decode(text)
+            except UNREADABLE:
+                message = messages.read_message(text)
             if message.event.startswith(CLIENT_EVENT_PREFIX):
                 self._client_event(message, now)
             elif message.event == messages.SUBSCRIBE:
