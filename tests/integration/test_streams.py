@@ -19,7 +19,7 @@ from heliograph.net import streams
 from heliograph.net.listener import Listener
 from heliograph.net.places import Place
 from heliograph.net.room import Room
-from heliograph.net.streams import HIGH_BYTES, PARTS_AT_ONCE, Poller, Stream
+from heliograph.net.streams import AT_ONCE, HIGH_BYTES, PARTS_AT_ONCE, Poller, Stream
 from tests.integration.rig import PATIENCE_S
 
 MUCH = bytes(range(256)) * 16 * 1024
@@ -803,17 +803,18 @@ async def test_both_directions_may_end_before_the_protocol_closes(pair: Any) -> 
         assert len(told.losses) == 1
 
 
+@pytest.mark.usefixtures("descriptors")
 async def test_more_peers_than_one_turn_takes_are_all_read_in_the_next() -> None:
     async with switchboard() as board:
         sent: list[bytes] = []
-        some = [Told(data_received=sent.append) for _ in range(300)]
+        some = [Told(data_received=sent.append) for _ in range(AT_ONCE + 44)]
         peers = [board.connect(one) for one in some]
         for peer in peers:
             peer.send(b"a")
         for one in some:
             await one.until(GOT)
         assert board.poller.turns == 2
-        assert len(sent) == 300
+        assert len(sent) == AT_ONCE + 44
         assert await board.turns_while_idle() == 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from heliograph.net.transport import FirstReceiver, Receiver
 
-AT_ONCE = 256
+AT_ONCE = 512
 """Sockets that are read from before the event loop turns."""
 
 READ_BYTES = 64 * 1024
@@ -82,9 +82,10 @@ class Stream:
             return
         if self._waiting is None:
             self._waiting = [data]
-            self._size = len(data)
+            self._size = size = len(data)
             poller = self._poller
-            if poller.working:
+            # What is large goes at once: there is nothing to save, and it need not be kept.
+            if poller.working and size <= self._high:
                 poller.held.append(self)
             else:
                 self.send()
