@@ -138,7 +138,11 @@ class Population:
         if name == "hop":
             self._hop(client)
             return
-        if name != "fall silent":
+        if name == "fall silent":
+            # It stays, until the server finds that it is gone. Said here and not in the task,
+            # before which somebody else might choose it.
+            client.mute = True
+        else:
             self._take_out(client)
         self._begin(self._replace(name, client))
 
@@ -171,7 +175,6 @@ class Population:
                 await client.ended
                 self._expect(client, 4009)
             case "fall silent":
-                client.mute = True  # it stays, until the server finds that it is gone
                 await client.ended
                 self._expect(client, 4201)
                 self._take_out(client)
