@@ -71,10 +71,13 @@ $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(STAMPS)/compiled: $(STAMPS)/dev $(shell find src -name '*.py')
 	@command -v cc >/dev/null || { echo "Compiling takes a C compiler, and Python's headers." >&2; exit 1; }
-	rm -rf $(COMPILED) && $(PYTHON) -m venv $(COMPILED)
-	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --outdir $(COMPILED)/dist . > $(STAMPS)/compiled.log \
+	rm -rf $(COMPILED) $(STAMPS)/dist
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --outdir $(STAMPS)/dist . >$(STAMPS)/compiled.log 2>&1 \
 		|| { cat $(STAMPS)/compiled.log >&2; exit 1; }
-	$(COMPILED)/bin/pip install --quiet --constraint constraints.txt "$$(ls $(CURDIR)/$(COMPILED)/dist/*.whl)[dev]"
+	! grep "warning: Unsupported" $(STAMPS)/compiled.log
+	$(PYTHON) -m venv $(COMPILED)
+	$(COMPILED)/bin/pip install --quiet --constraint constraints.txt \
+		"$$(ls $(CURDIR)/$(STAMPS)/dist/*.whl)[dev]" || { rm -rf $(COMPILED); exit 1; }
 	@touch $@
 
 $(STAMPS)/fuzz: $(STAMPS)/dev

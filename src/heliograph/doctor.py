@@ -101,10 +101,10 @@ def _certificate(config: Config) -> Iterator[Finding]:
 
     try:
         tls.load(config.ssl_cert, config.ssl_key)
+        begin, end = tls.lifetime(config.ssl_cert)
     except ConfigError as error:
         yield Finding(FAULT, "certificate", str(error))
         return
-    begin, end = tls.lifetime(config.ssl_cert)
     yield _dates(config.ssl_cert, begin, end, "renew it, then send SIGHUP")
 
 

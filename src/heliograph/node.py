@@ -285,10 +285,13 @@ class Tenant:
         self._timing.soon(self._flush)
 
     def _flush(self) -> None:
-        self.hub.flush()
-        if self.hub.pending:
-            # The rest of a large fan-out: the loop turns once, for everybody else.
-            self._timing.soon(self._flush)
+        try:
+            self.hub.flush()
+        finally:
+            if self.hub.pending:
+                # The rest of a large fan-out, or of one that met a fault of ours: the loop turns
+                # once, for everybody else.
+                self._timing.soon(self._flush)
 
     def _tell_count(self, channel: str, kind: Kind, count: int) -> None:
         if not kind.counted:

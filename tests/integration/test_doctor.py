@@ -167,6 +167,18 @@ def test_of_a_chain_the_certificate_that_ends_first_counts(tmp_path: Path) -> No
     assert f"hint   certificate: {certificate}" in text
 
 
+def test_a_certificate_whose_dates_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
+    """OpenSSL's own form is good enough to serve with."""
+    certificate, key = issued(tmp_path, 365, "CA:FALSE")
+    trusted = tmp_path / "trusted.pem"
+    subprocess.run(
+        ["openssl", "x509", "-trustout", "-in", certificate, "-out", str(trusted)], check=True
+    )
+    status, text = told(config(ssl_cert=str(trusted), ssl_key=key))
+    assert status == 1
+    assert f"{trusted} has no dates that can be read" in text
+
+
 async def test_the_certificate_that_clients_are_shown_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -392,6 +392,20 @@ async def test_below_the_limit_nobody_is_paused_though_something_waits() -> None
         assert len(await read(peer, count * 100 + 1)) == count * 100 + 1
 
 
+async def test_many_small_writes_to_a_peer_that_does_not_read_are_kept_in_few_pieces() -> None:
+    """A three-byte answer for each of a million pings would otherwise cost fifty bytes."""
+    async with switchboard() as board:
+        told = Told()
+        peer = board.connect(told)
+        told.transport.write(MUCH)
+        small = [b"%d," % number for number in range(20_000)]
+        for one in small:
+            told.transport.write(one)
+        assert len(told.transport._waiting) <= 3
+        told.transport.close()
+        assert await read_all(peer) == MUCH + b"".join(small)
+
+
 @pytest.mark.interpreted
 async def test_the_kernel_is_not_asked_again_for_a_peer_that_is_known_not_to_read(
     monkeypatch: pytest.MonkeyPatch,

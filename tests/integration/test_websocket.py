@@ -617,5 +617,8 @@ async def test_large_messages_are_compressed_for_those_who_can(switched_on: bool
             await rig.publish("n", "c", data)
             for client in (can, not_):
                 assert json.loads(await client.receive())["data"] == data
+        before = rig.server.context.bytes_sent
         await can.send("pusher:subscribe", {"channel": "long " * 100})
         assert "Invalid channel name" in await can.receive()
+        # What is said to one client alone, too.
+        assert (rig.server.context.bytes_sent - before < 200) is switched_on

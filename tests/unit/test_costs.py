@@ -31,6 +31,8 @@ APP = {
 }
 TOLERANCE = 1.05
 
+pytestmark = pytest.mark.interpreted  # what is compiled makes no calls to count
+
 
 class FakeTransport:
     """Counts writes, and remembers whose the connection is."""

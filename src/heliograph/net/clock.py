@@ -90,10 +90,12 @@ class Wheel:
         for turned in range(self._turned + 1, tick + 1):
             self._due.extend(self._slots.pop(turned, ()))
         self._turned = max(tick, self._turned)
-        self._look()
         self._timer = None
-        if self._slots:
-            self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
+        try:
+            self._look()
+        finally:  # a fault in one does not stop the time of all
+            if self._slots and self._timer is None:
+                self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
 
     def _look(self) -> None:
         now = self._loop.time()

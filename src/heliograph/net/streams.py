@@ -24,6 +24,10 @@ READ_BYTES = 64 * 1024
 PARTS_AT_ONCE = 512
 """Chunks that are handed to the kernel in one call; POSIX promises 16, Linux takes 1024."""
 
+SMALL_BYTES = 128
+"""Less than this is put together while it waits for a peer that does not read, or what Python needs
+to keep it would be more than itself, and what bounds it would not be a bound."""
+
 HIGH_BYTES = 64 * 1024
 """With more than this unsent a protocol is told to pause, unless it sets another limit."""
 
@@ -65,7 +69,7 @@ class Stream:
         self.protocol = protocol
         self.watched = READ
         self._poller = poller
-        self._waiting: list[bytes | memoryview] | None = None
+        self._waiting: list[bytes | bytearray | memoryview] | None = None
         self._size = 0  # of what waits, in bytes
         self._high = HIGH_BYTES
         self._full = False  # the protocol was told to pause
@@ -90,8 +94,15 @@ class Stream:
             else:
                 self.send()
         else:
-            self._waiting.append(data)
-            self._size += len(data)
+            size = len(data)
+            self._size += size
+            last = self._waiting[-1]
+            if size >= SMALL_BYTES or not self.watched & WRITE:
+                self._waiting.append(data)
+            elif type(last) is bytearray:
+                last += data
+            else:
+                self._waiting.append(bytearray(data))
             # Whoever was told to pause has a full socket, and is sent the rest as it drains.
             if self._size > self._high and not self._full:
                 self.send()
@@ -291,7 +302,9 @@ class Stream:
         return default
 
 
-def _rest(parts: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+def _rest(
+    parts: list[bytes | bytearray | memoryview], sent: int
+) -> list[bytes | bytearray | memoryview]:
     """Return what is left of *parts* after their first *sent* bytes."""
     for index, part in enumerate(parts):
         if sent < len(part):

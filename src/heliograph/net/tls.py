@@ -86,9 +86,12 @@ def lifetime(path: str) -> tuple[datetime, datetime]:
     Return from when until when all certificates of a chain that `load` has read are valid.
 
     Read by hand: the ssl module tells of those that may sign others only, and a server's may not.
+    Raises ConfigError where there are none as PEM usually has them (OpenSSL's own "trusted" ones).
     """
     text = Path(path).read_text(encoding="latin-1")
     each = [_validity(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(text)]
+    if not each:
+        raise ConfigError(f"--ssl_cert: {path} has no dates that can be read: no BEGIN CERTIFICATE")
     return max(begin for begin, _ in each), min(end for _, end in each)
 
 

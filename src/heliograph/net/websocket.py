@@ -6,7 +6,7 @@ business. There is one object for a connection, no task, no timer of its own, no
 what a slow client has not read yet waits in the transport, up to a limit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -63,8 +63,9 @@ PING = frame(Opcode.PING)
 class TextLane(Lane):
     """Text frames of Pusher's messages: the lane of every plain WebSocket connection."""
 
-    frame: Callable[[bytes], bytes] = staticmethod(text_frame)
-    """Make a frame of a message."""
+    def frame(self, text: bytes) -> bytes:
+        """Make a frame of a message."""
+        return text_frame(text)
 
     def encode(self, fact: Fact, /) -> bytes:
         """Make one frame."""
@@ -255,7 +256,7 @@ class WebSocketConnection:
         """Answer the handshake and begin the session, in one write."""
         config = self._context.config
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
-        if config.ping_interval < self._context.first_look_s:
+        if config.ping_interval < config.request_timeout:  # the latest place to inherit
             self._context.wheel.add(self, config.ping_interval)
         try:
             self._admit(handshake, told_address, crowded=crowded)

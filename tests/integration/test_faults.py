@@ -1,0 +1,57 @@
+"""A fault of ours, which nobody should be able to cause, costs what it touches and no more."""
+
+import asyncio
+from typing import Any
+
+from heliograph.net.clock import RESOLUTION_S, Wheel
+from tests.integration.rig import PATIENCE_S, serving
+
+
+async def test_a_fault_in_a_flush_does_not_end_all_deliveries(caplog: Any) -> None:
+    async with serving() as rig, rig.client() as client:
+        await client.subscribe("broken")
+        await client.subscribe("sound")
+        tenant = rig.server.node.tenant(rig.app_id)
+        assert tenant is not None
+        lane: Any = tenant.hub._channels["broken"].subscriptions
+        subscription = next(iter(lane))
+        subscription.lane, kept = Broken(), subscription.lane
+        await rig.publish("n", "broken")
+        subscription.lane = kept
+        for channel in ("sound", "broken"):
+            await rig.publish("n", channel)
+            await client.expect(f'{{"event":"n","channel":"{channel}","data":"{{}}"}}')
+    assert "a fault in a protocol" in caplog.text
+
+
+class Broken:
+    """A lane that cannot write."""
+
+    def encode(self, _fact: object) -> bytes:
+        raise ValueError("broken")
+
+
+async def test_a_fault_in_one_time_out_does_not_stop_the_wheel(caplog: Any) -> None:
+    loop = asyncio.get_running_loop()
+    wheel = Wheel(loop)
+    later = Clock()
+    wheel.add(Clock(fault=True), 0)
+    wheel.add(later, 2 * RESOLUTION_S)
+    async with asyncio.timeout(PATIENCE_S):
+        await later.expired.wait()
+    wheel.stop()
+    assert "broken" in caplog.text
+
+
+class Clock:
+    """Something that is looked at once."""
+
+    def __init__(self, *, fault: bool = False) -> None:
+        self.due = 0
+        self.expired = asyncio.Event()
+        self._fault = fault
+
+    def expire(self, _now: float) -> None:
+        if self._fault:
+            raise ValueError("broken")
+        self.expired.set()
