@@ -114,20 +114,14 @@ class HttpConnection:
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The client is gone, with whatever answers it waits for."""
-        self._leave()
-        self._closing = True
+        self._let_go()
+        self._context.wheel.discard(self)
+        self._context.departed()
         self._answers.clear()
         self._backlog.clear()
 
-    def _leave(self) -> None:
-        self._context.http_connections.discard(self)
-        self._context.wheel.discard(self)
-        self._context.departed()
-        if self._reader is not None:
-            self._reader.close()
-
-    def _hand_over(self) -> None:
-        """Leave the connection to a successor, which takes our place on the wheel."""
+    def _let_go(self) -> None:
+        """Have no more to do with the connection; a successor takes our place on the wheel."""
         self._closing = True
         self._context.http_connections.discard(self)
         if self._reader is not None:
@@ -186,7 +180,7 @@ class HttpConnection:
         if known is None:
             return False
         handshake, key = known
-        self._hand_over()
+        self._let_go()
         handshake.accept(
             self._context,
             self._transport,
@@ -276,7 +270,7 @@ class HttpConnection:
         if head:
             context.handshakes.remember(head, handshake)
         rest = self._reader.rest if self._reader is not None else b""
-        self._hand_over()
+        self._let_go()
         handshake.accept(
             context,
             self._transport,
