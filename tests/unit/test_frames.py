@@ -1,6 +1,8 @@
 """Frames, by the RFC's examples, byte by byte, and against two other implementations."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -70,6 +72,17 @@ TEXT, BINARY, CLOSE, PING, PONG = (
 
 def test_the_example_of_the_rfc() -> None:
     check(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58", [(TEXT, b"Hello")])
+
+
+def test_where_websockets_has_no_wheel_masks_come_off_all_the_same() -> None:
+    program = (
+        "import sys; sys.modules['websockets.speedups'] = None\n"
+        "from heliograph.wire.websocket import FrameReader\n"
+        "frame = bytes.fromhex('818537fa213d7f9f4d5158')\n"
+        "print(FrameReader(100).feed(frame))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert said.stdout.startswith(b"[(<Opcode.TEXT: 1>, b'Hello')]")
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 4096])
