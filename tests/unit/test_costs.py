@@ -205,7 +205,7 @@ def test_a_client_event(counting: Counting) -> None:
         sender.protocol.data_received(frame)
         counting.flush()
 
-    assert calls(send) <= 34 * TOLERANCE
+    assert calls(send) <= 32 * TOLERANCE
 
 
 def test_connecting_and_subscribing(counting: Counting) -> None:

@@ -205,12 +205,11 @@ def read_user(user_data: str, max_id_length: int) -> User:
 
 
 class ServerMessage(Struct, frozen=True, gc=False):
-    """Any message of ours but an error. *data* is a JSON string, as literal text."""
+    """Any message of ours but events and errors. *data* is a JSON string, as literal text."""
 
     event: str
     channel: str | UnsetType = UNSET
     data: Raw = Raw()
-    user_id: str | UnsetType = UNSET
 
 
 class ErrorData(Struct, frozen=True, gc=False):
@@ -226,6 +225,8 @@ class ErrorMessage(Struct, frozen=True, gc=False):
     event: str
     data: ErrorData
 
+
+_literal = ENCODER.encode  # `string_literal`, for what holds no lone surrogate
 
 _EMPTY = Raw(b'"{}"')
 PONG_MESSAGE = encode(ServerMessage(PONG, data=_EMPTY))
@@ -329,12 +330,7 @@ def cache_miss(channel: str) -> bytes:
 def fact_message(fact: Fact) -> bytes:
     """What a channel's subscribers are told."""
     if isinstance(fact, Event):
-        user_id = UNSET if fact.user_id is None else fact.user_id
-        message = ServerMessage(fact.name, fact.channel, Raw(fact.data), user_id)
-        try:
-            return ENCODER.encode(message)
-        except UnicodeEncodeError:
-            return encode(message)
+        return _event_message(fact)
     if isinstance(fact, MemberAdded):
         return encode(
             ServerMessage("pusher_internal:member_added", fact.channel, _added(fact.member))
@@ -344,6 +340,20 @@ def fact_message(fact: Fact) -> bytes:
         return encode(ServerMessage("pusher_internal:member_removed", fact.channel, data))
     data = _nested({"subscription_count": fact.count})
     return encode(ServerMessage("pusher_internal:subscription_count", fact.channel, data))
+
+
+def _event_message(event: Event) -> bytes:
+    # Nine messages in ten are such; as text, one takes half the time that a Struct would.
+    try:
+        name = _literal(event.name)
+    except UnicodeEncodeError:
+        name = string_literal(event.name)
+    channel = _literal(event.channel)
+    if event.user_id is None:
+        return b'{"event":%b,"channel":%b,"data":%b}' % (name, channel, event.data)
+    user_id = string_literal(event.user_id)
+    text = b'{"event":%b,"channel":%b,"data":%b,"user_id":%b}'
+    return text % (name, channel, event.data, user_id)
 
 
 def _added(member: Member) -> Raw:
