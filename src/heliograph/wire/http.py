@@ -454,7 +454,8 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, whole. Trailers are dropped."""
-        if self._request is None:
+        # One more than there may be says that there were too many.
+        if self._request is None and len(self._headers) <= self._limits.max_headers:
             self._headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
