@@ -1,5 +1,6 @@
 """What every test may ask for: a server, started as its users start it."""
 
+import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -29,6 +30,17 @@ def start_server() -> Iterator[StartServer]:
             return servers.enter_context(ServerProcess(options, toml=toml))
 
         yield start
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_only_logged(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Fail a test during which an event loop had to report a fault that nobody handled."""
+    yield
+    said = [one for one in caplog.get_records("call") if one.name == "asyncio"]
+    faults = [one.getMessage() for one in said if one.levelno >= logging.ERROR]
+    assert not faults or request.node.get_closest_marker("reports_faults"), faults
 
 
 @pytest.hookimpl(wrapper=True)

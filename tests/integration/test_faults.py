@@ -3,10 +3,13 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from heliograph.net.clock import RESOLUTION_S, Wheel
 from tests.integration.rig import PATIENCE_S, serving
 
 
+@pytest.mark.reports_faults
 async def test_a_fault_in_a_flush_does_not_end_all_deliveries(caplog: Any) -> None:
     async with serving() as rig, rig.client() as client:
         await client.subscribe("broken")
@@ -31,6 +34,7 @@ class Broken:
         raise ValueError("broken")
 
 
+@pytest.mark.reports_faults
 async def test_a_fault_in_one_time_out_does_not_stop_the_wheel(caplog: Any) -> None:
     loop = asyncio.get_running_loop()
     wheel = Wheel(loop)

@@ -94,8 +94,13 @@ class Wheel:
         try:
             self._look()
         finally:  # a fault in one does not stop the time of all
-            if self._slots and self._timer is None:
-                self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
+            self._turn_on()
+
+    def _turn_on(self) -> None:
+        # Not where `_timer` was just set to None: a compiler that trusts types then believes that
+        # it still is, whatever was called in between.
+        if self._slots and self._timer is None:
+            self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
 
     def _look(self) -> None:
         now = self._loop.time()
