@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bench import tools
 from bench.tools import APP, KEY, SECRET, BenchError, Load, Target
@@ -25,12 +25,16 @@ SETTLE_S = 0.5
 
 
 def counted_presence(
-    load: Sequence[str], mode: str, members: int
+    load: Sequence[str], mode: str, members: int, *, interpreted: bool = False
 ) -> tuple[Load, Mapping[str, int]]:
-    """Have *members* join one presence channel; return the load's figures and the counters."""
+    """
+    Have *members* join one presence channel; return the load's figures and the counters.
+
+    `system_calls` are all that wrote to sockets, those for connecting and acknowledging included.
+    """
     port = tools.free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.counted", str(port)],
+        [tools.python(interpreted=interpreted), "-m", "bench.counted", str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -67,19 +71,43 @@ async def _serve(port: int) -> None:
     server = Server(load_config(flags, {}, make_up=lambda: ("", "", "")))
     await server.start()
     counters = server.node.counters
+    system_calls = _count_writes()
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
     def read_input() -> None:
         while os.read(0, 1):
-            told = {name: getattr(counters, name) for name in type(counters).__slots__}
-            os.write(1, json.dumps(told).encode() + b"\n")
+            told = {
+                "encodings": counters.encodings,
+                "writes": counters.writes,
+                "system_calls": sum(system_calls.values()),
+            }
+            print(json.dumps(told), flush=True)
         loop.call_soon_threadsafe(ended.set)
 
-    os.write(1, b"listening\n")
+    print("listening", flush=True)
     threading.Thread(target=read_input, daemon=True).start()
     await ended.wait()
     await server.stop()
+
+
+def _count_writes() -> Mapping[str, int]:
+    """Have every call of the kernel that writes to sockets counted from now on, by its name."""
+    counts = {"write": 0, "writev": 0}
+
+    def counted(name: str) -> Callable[..., int]:
+        call = getattr(os, name)
+
+        def write(descriptor: int, data: object, /) -> int:
+            counts[name] += 1
+            written: int = call(descriptor, data)
+            return written
+
+        return write
+
+    for name in counts:
+        setattr(os, name, counted(name))
+    return counts
 
 
 if __name__ == "__main__":

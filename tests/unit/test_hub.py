@@ -235,6 +235,69 @@ def test_who_leaves_or_joins_during_a_walk_is_respected(hub: Hub) -> None:
     assert subscribers[300].heard == subscribers[598].heard == ["hi", "ho"]
 
 
+def test_what_is_said_during_a_walk_goes_along_to_those_it_has_yet_to_reach(hub: Hub) -> None:
+    """Everybody is written to once a round, and waits for one round at the most."""
+    lane = RecordingLane()
+    subscribers = crowd(hub, 10, lane)
+
+    hub.publish(event("a"))
+    assert hub.flush(4) == 4
+    hub.publish(event("b"))
+    assert hub.flush(4) == 4
+    hub.publish(event("c", except_id="9"))
+    assert flush_all(hub) == 2 + 8
+
+    assert {tuple(one.chunks) for one in subscribers[:4]} == {("a ", "b c ")}
+    assert {tuple(one.chunks) for one in subscribers[4:8]} == {("a b ", "c ")}
+    assert subscribers[8].chunks == ["a b c "]
+    assert subscribers[9].heard == ["a", "b"]
+    assert lane.encoded == 3
+
+
+def test_a_burst_of_joins_costs_less_than_two_writes_a_member(hub: Hub) -> None:
+    """In whatever turns of the event loop it happens to arrive; each join is told to everybody."""
+    lane = RecordingLane()
+    members: list[FakeSubscriber] = []
+    writes = 0
+    for newcomers in (7, 107, 512, 300, 74):
+        for _ in range(newcomers):
+            members.append(FakeSubscriber(f"{len(members)}"))
+            hub.publish(event(members[-1].id))
+            hub.subscribe(members[-1], "chat", lane)
+        writes += hub.flush()
+    writes += flush_all(hub)
+
+    assert lane.encoded == len(members) - 1  # the first one told nobody
+    assert writes <= 1.7 * len(members)
+    assert members[0].heard == [one.id for one in members[1:]]
+
+
+def test_a_lane_that_fails_once_holds_nobody_up_for_ever(hub: Hub) -> None:
+    class FaultyLane(RecordingLane):
+        def encode(self, fact: object, /) -> str:
+            if getattr(fact, "name", "") == "bad":
+                raise ZeroDivisionError
+            return super().encode(fact)  # type: ignore[arg-type]  # it is an event
+
+    lane = FaultyLane()
+    subscribers = crowd(hub, 10, lane)
+    hub.publish(event("a"))
+    hub.flush(4)
+    hub.publish(event("bad"))
+    failures = 0
+    while hub.pending:
+        try:
+            hub.flush(4)
+        except ZeroDivisionError:
+            failures += 1
+    subscribers += crowd(hub, 1, lane)
+    hub.publish(event("b"))
+    flush_all(hub)
+
+    assert failures
+    assert [one.heard for one in subscribers] == [["a", "b"]] * 4 + [["b"]] * 7
+
+
 def test_no_chunk_is_larger_than_a_healthy_client_takes_at_once(hub: Hub) -> None:
     class BytesLane:
         def encode(self, _fact: object, /) -> bytes:

@@ -1,8 +1,8 @@
 """
 One channel: its subscriptions, and what was said on it since the last flush.
 
-A channel numbers its facts, and a subscription remembers the number at which it began.
-A flush gives each subscription its suffix of what is pending, which is nearly always
+A channel numbers its facts, and a subscription remembers from which number on it has yet to
+be told. A flush gives each subscription its suffix of what is pending, which is nearly always
 one shared chunk; so joining and leaving force no flush, and nobody receives what was
 said before they joined.
 """
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from heliograph.hub.event import Event, Fact
 
 GONE = 1 << 62
-"""The beginning of a subscription that has ended: no fact ever gets such a number."""
+"""What a subscription that has ended is told from: no fact ever gets such a number."""
 
 MAX_CHUNK_BYTES = 256 * 1024
 """A longer write would make a transport call a healthy client slow."""
@@ -67,7 +67,11 @@ class Counters:
 
 
 class Subscription:
-    """One subscriber's place in one channel: the handle that `subscribe` returns."""
+    """
+    One subscriber's place in one channel: the handle that `subscribe` returns.
+
+    All before *since* was said before it began, or written to it in the walk of a flush.
+    """
 
     __slots__ = ("channel", "lane", "since", "subscriber")
 
@@ -94,20 +98,47 @@ class Batch:
         "_offsets",
         "excluded",
         "first",
+        "told",
     )
 
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
         self.first = first
-        self.excluded = _excluded(facts)
-        self._facts = facts
+        self.excluded: dict[str, list[int]] = {}  # whom some facts leave out, and which
+        self.told = 0  # in a walk: the number up to which the first ones reached were told
+        self._facts: list[Fact] = []
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
         self._offsets: dict[Lane, list[int]] = {}  # where in a lane's whole chunk facts begin
         self._long = False  # all of it, in one lane at least, is longer than a chunk may be
         self._chunks: dict[tuple[Lane, int], list[Any]] = {}
+        self.extend(facts)
 
-    def __len__(self) -> int:
-        return len(self._facts)
+    @property
+    def end(self) -> int:
+        """The number after the last fact's."""
+        return self.first + len(self._facts)
+
+    def extend(self, facts: list[Fact]) -> None:
+        """Take in what was said since, for those who are yet to be reached."""
+        for index, fact in enumerate(facts, len(self._facts)):
+            if type(fact) is Event and fact.except_id is not None:
+                self.excluded.setdefault(fact.except_id, []).append(index)
+        self._facts += facts
+        self._chunks.clear()
+        self._offsets.clear()
+        before, self._encoded = self._encoded, {}  # a lane that fails here is asked for all again
+        for lane, encoded in before.items():
+            self._keep(lane, encoded + self._encode(lane, facts))
+
+    def rest(self) -> "Batch | None":
+        """Return what came after those who were reached first, encoded already; None if nothing."""
+        known = self.told - self.first
+        if known == len(self._facts):
+            return None
+        rest = Batch(self.told, self._facts[known:], self._counters)
+        for lane, encoded in self._encoded.items():
+            rest._keep(lane, encoded[known:])
+        return rest
 
     def chunks(self, lane: Lane, since: int) -> list[Any]:
         """What a subscription of *lane* that began at *since* is to be written."""
@@ -149,10 +180,18 @@ class Batch:
     def _encodings(self, lane: Lane) -> list[Any]:
         encoded = self._encoded.get(lane)
         if encoded is None:
-            encoded = self._encoded[lane] = [lane.encode(fact) for fact in self._facts]
-            self._counters.encodings += len(encoded)
-            self._long |= sum(map(len, encoded)) > MAX_CHUNK_BYTES
+            encoded = self._encode(lane, self._facts)
+            self._keep(lane, encoded)
         return encoded
+
+    def _encode(self, lane: Lane, facts: list[Fact]) -> list[Any]:
+        encoded = [lane.encode(fact) for fact in facts]
+        self._counters.encodings += len(encoded)
+        return encoded
+
+    def _keep(self, lane: Lane, encoded: list[Any]) -> None:
+        self._encoded[lane] = encoded
+        self._long |= sum(map(len, encoded)) > MAX_CHUNK_BYTES
 
     def _joined(self, lane: Lane, encoded: list[Any]) -> list[Any]:
         if len(encoded) <= 1:
@@ -165,15 +204,6 @@ class Batch:
             chunks.append(lane.join(run) if len(run) > 1 else run[0])
             self._counters.joins += 1
         return chunks
-
-
-def _excluded(facts: list[Fact]) -> dict[str, list[int]]:
-    """Return whom some of *facts* leave out, and which: nearly always nobody."""
-    excluded: dict[str, list[int]] = {}
-    for index, fact in enumerate(facts):
-        if type(fact) is Event and fact.except_id is not None:
-            excluded.setdefault(fact.except_id, []).append(index)
-    return excluded
 
 
 def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
@@ -206,29 +236,46 @@ class Channel:
         """
         Write what is pending to at most *budget* subscribers; return the writes made.
 
-        One encoding a fact and lane, one join a lane, one write a subscriber. A channel with
-        more subscribers than *budget* is walked over in several calls, over a
-        snapshot and past who has left meanwhile; facts said during the walk wait for its end.
+        One encoding a fact and lane, one write a subscriber. A channel with more subscribers than
+        *budget* is walked over in several calls, over a snapshot and past who has left meanwhile.
+        What is said during the walk is written along to those that it has yet to reach, and to
+        the others in a walk of its own.
         """
+        pending, self.pending = self.pending, None
         if self.walk is None:
-            pending, self.pending = self.pending, None
             if pending is None:
                 return 0
             if len(pending) == 1 and len(self.subscriptions) <= budget:
                 return self._write_one(pending[0])
-            self._batch = Batch(self.next - len(pending), pending, self._counters)
+            batch = Batch(self.next - len(pending), pending, self._counters)
             if len(self.subscriptions) <= budget:
-                writes = self._write(self._batch, self.subscriptions)
-                self._batch = None
-                return writes
+                return self._write(batch, self.subscriptions)
+            self._set_out(batch)
+        elif pending is not None and self._batch is not None:
+            self._batch.extend(pending)
+        return self._walk_on(budget)
+
+    def _set_out(self, batch: Batch | None) -> None:
+        self._batch = batch
+        self.walk = None
+        if batch is not None:
             self.walk = list(self.subscriptions)
             self.walk.reverse()
-        assert self._batch is not None  # noqa: S101 - it lives as long as the walk
-        part = self.walk[: -budget - 1 : -1]
-        del self.walk[-budget:]
-        writes = self._write(self._batch, part)
-        if not self.walk:
-            self.walk = self._batch = None
+
+    def _walk_on(self, budget: int) -> int:
+        walk, batch = self.walk, self._batch
+        assert walk is not None  # noqa: S101 - they begin and end together
+        assert batch is not None  # noqa: S101
+        part = walk[: -budget - 1 : -1]
+        del walk[-budget:]
+        writes = self._write(batch, part)
+        end = batch.end
+        for subscription in part:
+            if subscription.since < end:  # noqa: PLR1730 - as in _write
+                subscription.since = end
+        batch.told = batch.told or end
+        if not walk:
+            self._set_out(batch.rest() if self.subscriptions else None)
         return writes
 
     def _write_one(self, fact: Fact) -> int:
@@ -259,26 +306,25 @@ class Channel:
         return writes
 
     def _write(self, batch: Batch, subscriptions: Iterable[Subscription]) -> int:
-        first = batch.first
+        first, end = batch.first, batch.end
         excluded = batch.excluded
-        end = first + len(batch)
-        writes = deliveries = size = 0
-        whole: list[Any] = []
-        lane: Lane | None = None
+        writes = deliveries = size = count = 0
+        chunks: list[Any] = []
+        since, lane = -1, None  # whose chunks these are
         for subscription in subscriptions:
             subscriber = subscription.subscriber
-            since = subscription.since
-            if since > first or subscriber.id in excluded:
-                if since >= end or (since <= first and end - first == 1):
-                    continue  # joined after all of it, or gone; or left out of the only fact
-                chunks, count = self._part(batch, subscription)
-                deliveries += count
-            else:
-                if subscription.lane is not lane:
-                    lane = subscription.lane
-                    whole = batch.chunks(lane, first)
-                chunks = whole
-                deliveries += end - first
+            begin = subscription.since
+            if begin < first:  # noqa: PLR1730 - a call would cost more than all else here
+                begin = first
+            if begin >= end:
+                continue  # joined after all of it, was told already, or is gone
+            if subscriber.id in excluded:
+                lane = None
+                chunks, count = batch.chunks_without(subscription.lane, begin, subscriber.id)
+            elif begin != since or subscription.lane is not lane:
+                since, lane = begin, subscription.lane
+                chunks, count = batch.chunks(lane, since), end - since
+            deliveries += count
             for chunk in chunks:
                 subscriber.write(chunk)
                 writes += 1
@@ -287,11 +333,3 @@ class Channel:
         self._counters.writes += writes
         self._counters.deliveries += deliveries
         return writes
-
-    @staticmethod
-    def _part(batch: Batch, subscription: Subscription) -> tuple[list[Any], int]:
-        subscriber_id = subscription.subscriber.id
-        if subscriber_id in batch.excluded:
-            return batch.chunks_without(subscription.lane, subscription.since, subscriber_id)
-        since = subscription.since
-        return batch.chunks(subscription.lane, since), batch.first + len(batch) - since

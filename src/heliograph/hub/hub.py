@@ -104,9 +104,11 @@ class Hub:
                 if writes >= limit:
                     break
                 channel = queue.popleft()
-                writes += channel.flush(budget - writes)
-                if channel.pending is not None or channel.walk is not None:
-                    self._walked.append(channel)
+                try:
+                    writes += channel.flush(budget - writes)
+                finally:
+                    if channel.pending is not None or channel.walk is not None:
+                        self._walked.append(channel)
         return writes
 
     def count(self, channel: str) -> int:
