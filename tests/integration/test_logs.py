@@ -153,6 +153,10 @@ async def test_watched_clients_are_served_like_any_other() -> None:
         await rig.publish("e", "private-a", "x" * 9000)
         for client in (ann, bob):
             assert json.loads(await client.receive())["data"] == "x" * 9000
+        batch = [{"name": str(number), "channel": "private-a", "data": "x"} for number in range(4)]
+        batch[1]["socket_id"] = bob.socket_id
+        await rig.request("POST", "/batch_events", {"batch": batch})
+        assert [json.loads(await bob.receive())["event"] for _ in range(3)] == ["0", "2", "3"]
         assert rig.app_id == APP_ID
 
 

@@ -120,6 +120,16 @@ async def test_websockets_and_api_work_through_tls(pair: Pair) -> None:
         assert json.loads(await client.receive())["data"] == "x" * 10_000
 
 
+async def test_who_is_left_out_of_one_event_hears_the_others_through_tls(pair: Pair) -> None:
+    async with serving_tls(pair) as rig, rig.secured() as client:
+        await client.subscribe("c")
+        one = {"channel": "c", "data": "x"}
+        batch = [{"name": str(number), **one} for number in range(5)]
+        batch[2]["socket_id"] = client.socket_id
+        await rig.request("POST", "/batch_events", {"batch": batch})
+        assert [json.loads(await client.receive())["event"] for _ in range(4)] == list("0134")
+
+
 async def test_pipelined_requests_are_answered_in_order_through_tls(pair: Pair) -> None:
     async with serving_tls(pair) as rig, rig.wire() as (reader, writer):
         writer.write(HEALTH * 100 + b"nonsense\r\n\r\n")

@@ -33,8 +33,8 @@ class RecordingLane:
         self.joined += 1
         return "".join(encoded)
 
-    def cut(self, chunk: str, parts: Sequence[tuple[int, int]], /) -> str:
-        return "".join([chunk[begin:end] for begin, end in parts])
+    def cut(self, chunk: str, parts: Sequence[tuple[int, int]], /) -> list[str]:
+        return ["".join([chunk[begin:end] for begin, end in parts])]
 
 
 class FakeSubscriber:

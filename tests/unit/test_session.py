@@ -31,8 +31,8 @@ class MessageLane:
     def join(self, encoded: Sequence[bytes], /) -> bytes:
         return b"".join(encoded)
 
-    def cut(self, chunk: bytes, parts: Sequence[tuple[int, int]], /) -> bytes:
-        return b"".join([chunk[begin:end] for begin, end in parts])
+    def cut(self, chunk: bytes, parts: Sequence[tuple[int, int]], /) -> list[bytes]:
+        return [chunk[begin:end] for begin, end in parts]
 
 
 class FakePeer:

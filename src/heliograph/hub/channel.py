@@ -48,8 +48,8 @@ class Lane(Protocol):
     def join(self, encoded: Sequence[Any], /) -> Any:
         """Make one chunk of several encodings, in order."""
 
-    def cut(self, chunk: Any, parts: Sequence[tuple[int, int]], /) -> Any:
-        """Make one chunk of *parts* of another, each from an encoding's beginning to one's end."""
+    def cut(self, chunk: Any, parts: Sequence[tuple[int, int]], /) -> Sequence[Any]:
+        """Make chunks of *parts* of another, each from an encoding's beginning to one's end."""
 
 
 class Counters:
@@ -150,32 +150,36 @@ class Batch:
             chunks = self._chunks[key] = self._joined(lane, encoded[start:] if start else encoded)
         return chunks
 
-    def chunks_without(self, lane: Lane, since: int, subscriber_id: str) -> tuple[list[Any], int]:
+    def chunks_without(
+        self, lane: Lane, since: int, subscriber_id: str
+    ) -> tuple[Sequence[Any], int]:
         """The same for a subscriber that some facts leave out, and the number of the others."""
         start = max(since - self.first, 0)
         left_out = [index for index in self.excluded[subscriber_id] if index >= start]
         count = len(self._facts) - start - len(left_out)
         if not count:
             return [], 0
-        whole = self.chunks(lane, self.first)
+        chunks = self.chunks(lane, since)
+        if not left_out:
+            return chunks, count
         if self._long:
             encoded = self._encodings(lane)
             kept = sorted({*range(start, len(encoded))}.difference(left_out))
             return self._joined(lane, [encoded[index] for index in kept]), count
         # Subscribers are many events behind where publishers are many: to cut one out of a chunk
-        # is a copy, to join hundreds again is not.
+        # is cheap, to join hundreds again is not.
+        return lane.cut(chunks[0], self._parts(lane, start, left_out)), count
+
+    def _parts(self, lane: Lane, start: int, left_out: list[int]) -> list[tuple[int, int]]:
+        """Say where in a chunk that begins with fact *start* those are that are not left out."""
         offsets = self._offsets.get(lane)
         if offsets is None:
             offsets = [0, *accumulate(map(len, self._encodings(lane)))]
             self._offsets[lane] = offsets
-        parts = []
-        begin = offsets[start]
-        for index in left_out:
-            parts.append((begin, offsets[index]))
-            begin = offsets[index + 1]
-        parts.append((begin, offsets[-1]))
-        self._counters.joins += 1
-        return [lane.cut(whole[0], parts)], count
+        base = offsets[start]
+        begins = [0, *[offsets[index + 1] - base for index in left_out]]
+        ends = [*[offsets[index] - base for index in left_out], offsets[-1] - base]
+        return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
 
     def _encodings(self, lane: Lane) -> list[Any]:
         encoded = self._encoded.get(lane)
@@ -309,7 +313,7 @@ class Channel:
         first, end = batch.first, batch.end
         excluded = batch.excluded
         writes = deliveries = size = count = 0
-        chunks: list[Any] = []
+        chunks: Sequence[Any] = []
         since, lane = -1, None  # whose chunks these are
         for subscription in subscriptions:
             subscriber = subscription.subscriber

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 class Transport(Protocol):
     """Whoever carries a connection's bytes, as asyncio.Transport has it; no more is asked of it."""
 
-    def write(self, data: bytes, /) -> None:
-        """Send *data* after what was written before. Never raises."""
+    def write(self, data: bytes | memoryview, /) -> None:
+        """Send *data*, which stays as it is, after what was written before. Never raises."""
 
     def write_eof(self) -> None:
         """Say to the peer that nothing more comes."""

@@ -27,9 +27,9 @@ class _Tapped:
         self._transport = transport
         self._connection = connection
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Write *chunk*, and say so."""
-        for opcode, payload in spoken(chunk):
+        for opcode, payload in spoken(bytes(chunk)):
             self._connection.say("sent", opcode, payload)
         self._transport.write(chunk)
 

@@ -57,6 +57,9 @@ MAX_REMEMBERED = 256
 
 MAX_REMEMBERED_BYTES = 1024
 
+MOST_PIECES = 4
+"""A chunk that some are left out of is written in so many pieces at the most."""
+
 PING = frame(Opcode.PING)
 
 
@@ -75,10 +78,21 @@ class TextLane(Lane):
         """Frames stand for themselves, so they are only put in a row."""
         return b"".join(encoded)
 
-    def cut(self, chunk: bytes, parts: Sequence[tuple[int, int]], /) -> bytes:
-        """Put some frames of a row in a row."""
+    def cut(
+        self, chunk: bytes, parts: Sequence[tuple[int, int]], /
+    ) -> Sequence[bytes | memoryview]:
+        """
+        Return some frames of a row: as parts of it, so that nothing is copied.
+
+        Whoever reads slowly keeps with a part the whole. So where the parts are less than half of
+        it, or many, they are put in a row of their own.
+        """
         view = memoryview(chunk)
-        return b"".join([view[begin:end] for begin, end in parts])
+        pieces = [view[begin:end] for begin, end in parts]
+        kept = sum([end - begin for begin, end in parts])
+        if len(pieces) > MOST_PIECES or 2 * kept < len(chunk):
+            return [b"".join(pieces)]
+        return pieces
 
 
 class DeflateLane(TextLane):

@@ -1,0 +1,51 @@
+"""Lanes of WebSockets: what they make of facts, and of chunks that somebody is left out of."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.net.websocket import MOST_PIECES, DeflateLane, TextLane
+from tests.unit.fakes import event
+
+LANE = TextLane()
+
+
+def row(count: int) -> tuple[bytes, list[int]]:
+    """Some frames in a row, and where each begins, and the last one ends."""
+    frames = [LANE.encode(event("e" * (1 + number % 50))) for number in range(count)]
+    ends = [sum(map(len, frames[:number])) for number in range(count + 1)]
+    return LANE.join(frames), ends
+
+
+def test_who_is_left_out_of_a_little_is_written_the_rest_without_a_copy() -> None:
+    chunk, ends = row(20)
+    pieces = LANE.cut(chunk, [(0, ends[7]), (ends[8], ends[20])])
+    assert [bytes(piece) for piece in pieces] == [chunk[: ends[7]], chunk[ends[8] :]]
+    assert all(isinstance(piece, memoryview) and piece.obj is chunk for piece in pieces)
+
+
+def test_who_gets_little_of_a_chunk_does_not_keep_all_of_it() -> None:
+    chunk, ends = row(20)
+    (piece,) = LANE.cut(chunk, [(ends[3], ends[4]), (ends[9], ends[10])])
+    assert piece == chunk[ends[3] : ends[4]] + chunk[ends[9] : ends[10]]
+    assert isinstance(piece, bytes)
+
+
+def test_what_would_be_many_pieces_is_one() -> None:
+    chunk, ends = row(100)
+    parts = [(ends[place], ends[place + 9]) for place in range(0, 100, 10)]
+    assert len(parts) > MOST_PIECES
+    assert LANE.cut(chunk, parts) == [b"".join([chunk[begin:end] for begin, end in parts])]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+@pytest.mark.parametrize("lane", [LANE, DeflateLane(1)])
+def test_the_pieces_are_the_parts_in_their_order(lane: TextLane, kept: Sequence[bool]) -> None:
+    chunk, ends = row(len(kept))
+    parts = [(ends[i], ends[i + 1]) for i, keeps in enumerate(kept) if keeps]
+    if parts:
+        pieces = lane.cut(chunk, parts)
+        assert b"".join(pieces) == b"".join([chunk[begin:end] for begin, end in parts])
+        assert len(pieces) <= MOST_PIECES
