@@ -1,5 +1,5 @@
 """
-Heliograph in a process that tells its own counters: what it encoded, joined and wrote.
+Heliograph in a process that tells what it encoded and wrote, and how often it called the kernel.
 
     python -m bench.counted PORT
 

@@ -38,8 +38,10 @@ def _nothing_is_only_logged(
 ) -> Iterator[None]:
     """Fail a test during which an event loop had to report a fault that nobody handled."""
     yield
-    said = [one for one in caplog.get_records("call") if one.name == "asyncio"]
-    faults = [one.getMessage() for one in said if one.levelno >= logging.ERROR]
+    said = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+    faults = [
+        one.getMessage() for one in said if one.name == "asyncio" and one.levelno >= logging.ERROR
+    ]
     assert not faults or request.node.get_closest_marker("reports_faults"), faults
 
 

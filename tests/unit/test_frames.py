@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from websockets.frames import Frame
 from websockets.frames import Opcode as TheirOpcode
 from websockets.protocol import CLIENT, Protocol
+from websockets.speedups import apply_mask as in_c
 
+from heliograph.wire.mask import apply_mask
 from heliograph.wire.websocket import (
     CloseCode,
     FrameReader,
@@ -83,6 +85,12 @@ def test_where_websockets_has_no_wheel_masks_come_off_all_the_same() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert said.stdout.startswith(b"[(<Opcode.TEXT: 1>, b'Hello')]")
+
+
+@given(st.binary(max_size=70), st.binary(min_size=4, max_size=4), st.sampled_from([0, 1, 1 << 15]))
+def test_masks_come_off_as_they_do_in_c(data: bytes, mask: bytes, more: int) -> None:
+    data += bytes(more)
+    assert apply_mask(data, mask) == in_c(data, mask)
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 4096])

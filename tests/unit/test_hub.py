@@ -1,9 +1,10 @@
 """The hub: who hears what, in which order, and what it costs."""
 
+from collections.abc import Sequence
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.hub import channel as channel_module
@@ -255,21 +256,108 @@ def test_what_is_said_during_a_walk_goes_along_to_those_it_has_yet_to_reach(hub:
 
 
 def test_a_burst_of_joins_costs_less_than_two_writes_a_member(hub: Hub) -> None:
-    """In whatever turns of the event loop it happens to arrive; each join is told to everybody."""
+    """In turns as they were seen; each join is told to everybody who is there."""
     lane = RecordingLane()
+    members = burst(hub, lane, (7, 107, 512, 300, 74), FLUSH_BUDGET)
+
+    assert lane.encoded == len(members) - 1  # the first one told nobody
+    assert hub.counters.writes <= 1.7 * len(members)
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 6))
+def test_every_member_hears_of_all_who_join_after_it(turns: list[int], budget: int) -> None:
+    burst(Hub(Wakes()), RecordingLane(), turns, budget)
+
+
+def burst(hub: Hub, lane: RecordingLane, turns: Sequence[int], budget: int) -> list[FakeSubscriber]:
+    """Have so many join in each turn, with a flush at its end; check what they hear."""
     members: list[FakeSubscriber] = []
-    writes = 0
-    for newcomers in (7, 107, 512, 300, 74):
+    for newcomers in turns:
         for _ in range(newcomers):
             members.append(FakeSubscriber(f"{len(members)}"))
             hub.publish(event(members[-1].id))
             hub.subscribe(members[-1], "chat", lane)
-        writes += hub.flush()
-    writes += flush_all(hub)
+        hub.flush(budget)
+    while hub.pending:
+        hub.flush(budget)
+    names = [one.id for one in members]
+    assert [one.heard for one in members] == [names[at + 1 :] for at in range(len(names))]
+    return members
 
-    assert lane.encoded == len(members) - 1  # the first one told nobody
-    assert writes <= 1.7 * len(members)
-    assert members[0].heard == [one.id for one in members[1:]]
+
+def test_who_joins_between_two_walks_hears_what_is_said_from_then_on(hub: Hub) -> None:
+    lane = RecordingLane()
+    crowd(hub, 300, lane)
+    hub.publish(event("a"))
+    assert hub.flush() == 256
+    hub.publish(event("b"))
+    assert hub.flush() == 44  # and the next walk, of b, is due
+    late = FakeSubscriber("late")
+    hub.subscribe(late, "chat", lane)
+    hub.publish(event("c"))
+    flush_all(hub)
+    assert late.heard == ["c"]
+
+
+def test_a_fault_in_one_lane_tells_nobody_anything_twice(hub: Hub) -> None:
+    class FaultyLane(RecordingLane):
+        def encode(self, _fact: object, /) -> str:
+            raise ZeroDivisionError
+
+    lane = RecordingLane()
+    before = crowd(hub, 4, lane)
+    crowd(hub, 1, FaultyLane())
+    after = crowd(hub, 1, lane)
+    hub.publish(event("a"))
+    hub.flush(3)
+    hub.publish(event("b"))
+    with pytest.raises(ZeroDivisionError):
+        hub.flush(3)
+    flush_all(hub)
+    assert [one.heard for one in before] == [["a", "b"]] * 4
+    assert len(after[0].heard) == len(set(after[0].heard))
+
+
+def test_a_lane_that_everybody_left_is_not_encoded_for(hub: Hub) -> None:
+    lane, other = RecordingLane(), RecordingLane()
+    crowd(hub, 10, lane)
+    last = hub.subscribe(FakeSubscriber("last"), "chat", other)
+    hub.publish(event("a"))
+    hub.flush(4)
+    hub.publish(event("b"))
+    hub.flush(8)
+    hub.unsubscribe(last)
+    for _ in range(20):
+        hub.publish(event("c"))
+        hub.flush(4)
+    flush_all(hub)
+    assert (lane.encoded, other.encoded) == (22, 2)
+
+
+def test_what_a_large_channel_was_told_is_not_kept_for_each_turn(hub: Hub) -> None:
+    crowd(hub, 200, RecordingLane())
+    for number in range(60):
+        hub.publish(event(f"e{number}"))
+        hub.flush(4)
+    batch = next(iter(hub._walked))._batch
+    assert batch is not None
+    assert len(batch._chunks) <= channel_module.KEPT_CHUNKS
+    flush_all(hub)
+
+
+def test_a_lane_may_cut_a_chunk_into_pieces(hub: Hub) -> None:
+    class Cutting(RecordingLane):
+        def cut(self, chunk: str, parts: Sequence[tuple[int, int]], /) -> list[str]:
+            return [chunk[begin:end] for begin, end in parts]
+
+    subscribers = crowd(hub, 3, Cutting())
+    for number in range(5):
+        hub.publish(event(f"e{number}", except_id=str(number)))
+    flush_all(hub)
+    assert subscribers[0].chunks == ["e1 e2 e3 e4 "]
+    assert subscribers[1].chunks == ["e0 ", "e2 e3 e4 "]
+    assert subscribers[2].chunks == ["e0 e1 ", "e3 e4 "]
+    assert hub.counters.deliveries == 12
 
 
 def test_a_lane_that_fails_once_holds_nobody_up_for_ever(hub: Hub) -> None:
@@ -341,6 +429,7 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("chunk_size", [MAX_CHUNK_BYTES, 12])
+@settings(max_examples=1000)
 @given(steps)
 def test_everybody_hears_what_was_said_while_they_were_there(
     chunk_size: int,

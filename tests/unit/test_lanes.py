@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.net.websocket import MOST_PIECES, DeflateLane, TextLane
+from heliograph.net.websocket import MOST_PIECES, WORTH_A_VIEW, DeflateLane, TextLane
 from tests.unit.fakes import event
 
 LANE = TextLane()
@@ -19,10 +19,11 @@ def row(count: int) -> tuple[bytes, list[int]]:
     return LANE.join(frames), ends
 
 
-def test_who_is_left_out_of_a_little_is_written_the_rest_without_a_copy() -> None:
-    chunk, ends = row(20)
-    pieces = LANE.cut(chunk, [(0, ends[7]), (ends[8], ends[20])])
-    assert [bytes(piece) for piece in pieces] == [chunk[: ends[7]], chunk[ends[8] :]]
+def test_who_is_left_out_of_a_little_is_written_the_rest_of_much_without_a_copy() -> None:
+    chunk, ends = row(200)
+    pieces = LANE.cut(chunk, [(0, ends[70]), (ends[80], ends[200])])
+    assert sum(map(len, pieces)) > WORTH_A_VIEW
+    assert [bytes(piece) for piece in pieces] == [chunk[: ends[70]], chunk[ends[80] :]]
     assert all(isinstance(piece, memoryview) and piece.obj is chunk for piece in pieces)
 
 
@@ -33,14 +34,20 @@ def test_who_gets_little_of_a_chunk_does_not_keep_all_of_it() -> None:
     assert isinstance(piece, bytes)
 
 
+def test_what_is_short_is_copied_since_views_cost_more() -> None:
+    chunk, ends = row(20)
+    (piece,) = LANE.cut(chunk, [(0, ends[7]), (ends[8], ends[20])])
+    assert piece == chunk[: ends[7]] + chunk[ends[8] :]
+
+
 def test_what_would_be_many_pieces_is_one() -> None:
-    chunk, ends = row(100)
-    parts = [(ends[place], ends[place + 9]) for place in range(0, 100, 10)]
+    chunk, ends = row(300)
+    parts = [(ends[place], ends[place + 29]) for place in range(0, 300, 30)]
     assert len(parts) > MOST_PIECES
     assert LANE.cut(chunk, parts) == [b"".join([chunk[begin:end] for begin, end in parts])]
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=40))
+@given(st.lists(st.booleans(), min_size=1, max_size=150))
 @pytest.mark.parametrize("lane", [LANE, DeflateLane(1)])
 def test_the_pieces_are_the_parts_in_their_order(lane: TextLane, kept: Sequence[bool]) -> None:
     chunk, ends = row(len(kept))

@@ -19,6 +19,9 @@ GONE = 1 << 62
 MAX_CHUNK_BYTES = 256 * 1024
 """A longer write would make a transport call a healthy client slow."""
 
+KEPT_CHUNKS = 16
+"""So many are remembered for the next subscriber, who nearly always needs the last one or two."""
+
 
 class Subscriber(Protocol):
     """
@@ -94,7 +97,6 @@ class Batch:
         "_counters",
         "_encoded",
         "_facts",
-        "_long",
         "_offsets",
         "excluded",
         "first",
@@ -104,12 +106,11 @@ class Batch:
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
         self.first = first
         self.excluded: dict[str, list[int]] = {}  # whom some facts leave out, and which
-        self.told = 0  # in a walk: the number up to which the first ones reached were told
+        self.told = 0  # in a walk: the number up to which those reached first were told
         self._facts: list[Fact] = []
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
         self._offsets: dict[Lane, list[int]] = {}  # where in a lane's whole chunk facts begin
-        self._long = False  # all of it, in one lane at least, is longer than a chunk may be
         self._chunks: dict[tuple[Lane, int], list[Any]] = {}
         self.extend(facts)
 
@@ -126,9 +127,6 @@ class Batch:
         self._facts += facts
         self._chunks.clear()
         self._offsets.clear()
-        before, self._encoded = self._encoded, {}  # a lane that fails here is asked for all again
-        for lane, encoded in before.items():
-            self._keep(lane, encoded + self._encode(lane, facts))
 
     def rest(self) -> "Batch | None":
         """Return what came after those who were reached first, encoded already; None if nothing."""
@@ -137,7 +135,8 @@ class Batch:
             return None
         rest = Batch(self.told, self._facts[known:], self._counters)
         for lane, encoded in self._encoded.items():
-            rest._keep(lane, encoded[known:])
+            if len(encoded) > known:
+                rest._encoded[lane] = encoded[known:]
         return rest
 
     def chunks(self, lane: Lane, since: int) -> list[Any]:
@@ -147,7 +146,10 @@ class Batch:
         chunks = self._chunks.get(key)
         if chunks is None:
             encoded = self._encodings(lane)
-            chunks = self._chunks[key] = self._joined(lane, encoded[start:] if start else encoded)
+            chunks = self._joined(lane, encoded[start:] if start else encoded)
+            if len(self._chunks) >= KEPT_CHUNKS:
+                self._chunks.clear()
+            self._chunks[key] = chunks
         return chunks
 
     def chunks_without(
@@ -162,7 +164,7 @@ class Batch:
         chunks = self.chunks(lane, since)
         if not left_out:
             return chunks, count
-        if self._long:
+        if len(chunks) > 1:
             encoded = self._encodings(lane)
             kept = sorted({*range(start, len(encoded))}.difference(left_out))
             return self._joined(lane, [encoded[index] for index in kept]), count
@@ -182,25 +184,17 @@ class Batch:
         return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
 
     def _encodings(self, lane: Lane) -> list[Any]:
-        encoded = self._encoded.get(lane)
-        if encoded is None:
-            encoded = self._encode(lane, self._facts)
-            self._keep(lane, encoded)
+        encoded = self._encoded.get(lane, [])
+        if len(encoded) < len(self._facts):
+            more = [lane.encode(fact) for fact in self._facts[len(encoded) :]]
+            self._counters.encodings += len(more)
+            encoded = self._encoded[lane] = encoded + more
         return encoded
-
-    def _encode(self, lane: Lane, facts: list[Fact]) -> list[Any]:
-        encoded = [lane.encode(fact) for fact in facts]
-        self._counters.encodings += len(encoded)
-        return encoded
-
-    def _keep(self, lane: Lane, encoded: list[Any]) -> None:
-        self._encoded[lane] = encoded
-        self._long |= sum(map(len, encoded)) > MAX_CHUNK_BYTES
 
     def _joined(self, lane: Lane, encoded: list[Any]) -> list[Any]:
         if len(encoded) <= 1:
             return encoded
-        if not self._long:
+        if sum(map(len, encoded)) <= MAX_CHUNK_BYTES:
             self._counters.joins += 1
             return [lane.join(encoded)]
         chunks = []
@@ -240,7 +234,8 @@ class Channel:
         """
         Write what is pending to at most *budget* subscribers; return the writes made.
 
-        One encoding a fact and lane, one write a subscriber. A channel with more subscribers than
+        One encoding a fact and lane, one write a subscriber (a few for who is left out of some, or
+        for what is longer than a chunk may be). A channel with more subscribers than
         *budget* is walked over in several calls, over a snapshot and past who has left meanwhile.
         What is said during the walk is written along to those that it has yet to reach, and to
         the others in a walk of its own.
@@ -261,23 +256,25 @@ class Channel:
 
     def _set_out(self, batch: Batch | None) -> None:
         self._batch = batch
-        self.walk = None
-        if batch is not None:
-            self.walk = list(self.subscriptions)
-            self.walk.reverse()
+        self.walk = None if batch is None else []
 
     def _walk_on(self, budget: int) -> int:
         walk, batch = self.walk, self._batch
         assert walk is not None  # noqa: S101 - they begin and end together
         assert batch is not None  # noqa: S101
+        end = batch.end
+        if not batch.told:  # it begins only now: whoever subscribes from here on is too late for it
+            walk += self.subscriptions
+            walk.reverse()
+            batch.told = end
         part = walk[: -budget - 1 : -1]
         del walk[-budget:]
-        writes = self._write(batch, part)
-        end = batch.end
-        for subscription in part:
-            if subscription.since < end:  # noqa: PLR1730 - as in _write
-                subscription.since = end
-        batch.told = batch.told or end
+        try:
+            writes = self._write(batch, part)
+        finally:  # a fault of a lane's costs nobody the same fact twice
+            for subscription in part:
+                if subscription.since < end:  # noqa: PLR1730 - as in _write
+                    subscription.since = end
         if not walk:
             self._set_out(batch.rest() if self.subscriptions else None)
         return writes

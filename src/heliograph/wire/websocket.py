@@ -17,8 +17,8 @@ from heliograph.wire.deflate import Malformed, TooLarge, deflate, inflate
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # where it has no wheel: the same in Python
-    from websockets.utils import apply_mask
+except ImportError:  # it has no wheel for this platform, or none of this any more
+    from heliograph.wire.mask import apply_mask
 
 Headers = Sequence[tuple[bytes, bytes]]
 
