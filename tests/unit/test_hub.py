@@ -33,10 +33,10 @@ def crowd(hub: Hub, size: int, lane: RecordingLane, channel: str = "chat") -> li
     return subscribers
 
 
-def flush_all(hub: Hub) -> int:
+def flush_all(hub: Hub, budget: int = FLUSH_BUDGET) -> int:
     writes = 0
     while hub.pending:
-        writes += hub.flush()
+        writes += hub.flush(budget)
     return writes
 
 
@@ -278,8 +278,7 @@ def burst(hub: Hub, lane: RecordingLane, turns: Sequence[int], budget: int) -> l
             hub.publish(event(members[-1].id))
             hub.subscribe(members[-1], "chat", lane)
         hub.flush(budget)
-    while hub.pending:
-        hub.flush(budget)
+    flush_all(hub, budget)
     names = [one.id for one in members]
     assert [one.heard for one in members] == [names[at + 1 :] for at in range(len(names))]
     return members
@@ -339,7 +338,7 @@ def test_what_a_large_channel_was_told_is_not_kept_for_each_turn(hub: Hub) -> No
     for number in range(60):
         hub.publish(event(f"e{number}"))
         hub.flush(4)
-    batch = next(iter(hub._walked))._batch
+    batch = next(iter(hub._walked)).walk
     assert batch is not None
     assert len(batch._chunks) <= channel_module.KEPT_CHUNKS
     flush_all(hub)

@@ -98,6 +98,7 @@ class Batch:
         "_encoded",
         "_facts",
         "_offsets",
+        "ahead",
         "excluded",
         "first",
         "told",
@@ -106,7 +107,9 @@ class Batch:
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
         self.first = first
         self.excluded: dict[str, list[int]] = {}  # whom some facts leave out, and which
-        self.told = 0  # in a walk: the number up to which those reached first were told
+        # In a walk: whom it has yet to reach, reversed, and up to which number the first were told.
+        self.ahead: list[Subscription] = []
+        self.told = 0
         self._facts: list[Fact] = []
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
@@ -140,8 +143,8 @@ class Batch:
         return rest
 
     def chunks(self, lane: Lane, since: int) -> list[Any]:
-        """What a subscription of *lane* that began at *since* is to be written."""
-        start = max(since - self.first, 0)
+        """What a subscription of *lane* is to be written from *since* on, a number of ours."""
+        start = since - self.first
         key = (lane, start)
         chunks = self._chunks.get(key)
         if chunks is None:
@@ -156,7 +159,7 @@ class Batch:
         self, lane: Lane, since: int, subscriber_id: str
     ) -> tuple[Sequence[Any], int]:
         """The same for a subscriber that some facts leave out, and the number of the others."""
-        start = max(since - self.first, 0)
+        start = since - self.first
         left_out = [index for index in self.excluded[subscriber_id] if index >= start]
         count = len(self._facts) - start - len(left_out)
         if not count:
@@ -219,7 +222,7 @@ def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
 class Channel:
     """A named set of subscriptions of one app on this node."""
 
-    __slots__ = ("_batch", "_counters", "name", "next", "pending", "subscriptions", "walk")
+    __slots__ = ("_counters", "name", "next", "pending", "subscriptions", "walk")
 
     def __init__(self, name: str, counters: Counters) -> None:
         self.name = name
@@ -227,8 +230,7 @@ class Channel:
         self.subscriptions: dict[Subscription, None] = {}
         self.pending: list[Fact] | None = None  # those numbered last, yet to be written
         self._counters = counters
-        self._batch: Batch | None = None
-        self.walk: list[Subscription] | None = None  # whom the batch has yet to reach, reversed
+        self.walk: Batch | None = None  # what is being written, in several calls
 
     def flush(self, budget: int) -> int:
         """
@@ -241,7 +243,8 @@ class Channel:
         the others in a walk of its own.
         """
         pending, self.pending = self.pending, None
-        if self.walk is None:
+        batch = self.walk
+        if batch is None:
             if pending is None:
                 return 0
             if len(pending) == 1 and len(self.subscriptions) <= budget:
@@ -249,34 +252,27 @@ class Channel:
             batch = Batch(self.next - len(pending), pending, self._counters)
             if len(self.subscriptions) <= budget:
                 return self._write(batch, self.subscriptions)
-            self._set_out(batch)
-        elif pending is not None and self._batch is not None:
-            self._batch.extend(pending)
-        return self._walk_on(budget)
+            self.walk = batch
+        elif pending is not None:
+            batch.extend(pending)
+        return self._walk_on(batch, budget)
 
-    def _set_out(self, batch: Batch | None) -> None:
-        self._batch = batch
-        self.walk = None if batch is None else []
-
-    def _walk_on(self, budget: int) -> int:
-        walk, batch = self.walk, self._batch
-        assert walk is not None  # noqa: S101 - they begin and end together
-        assert batch is not None  # noqa: S101
-        end = batch.end
+    def _walk_on(self, batch: Batch, budget: int) -> int:
+        ahead, end = batch.ahead, batch.end
         if not batch.told:  # it begins only now: whoever subscribes from here on is too late for it
-            walk += self.subscriptions
-            walk.reverse()
+            ahead += self.subscriptions
+            ahead.reverse()
             batch.told = end
-        part = walk[: -budget - 1 : -1]
-        del walk[-budget:]
+        part = ahead[: -budget - 1 : -1]
+        del ahead[-budget:]
         try:
             writes = self._write(batch, part)
         finally:  # a fault of a lane's costs nobody the same fact twice
             for subscription in part:
                 if subscription.since < end:  # noqa: PLR1730 - as in _write
                     subscription.since = end
-        if not walk:
-            self._set_out(batch.rest() if self.subscriptions else None)
+        if not ahead:
+            self.walk = batch.rest() if self.subscriptions else None
         return writes
 
     def _write_one(self, fact: Fact) -> int:
