@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count
 from typing import Any, cast
 
 from heliograph.api.routes import Routes
@@ -19,11 +20,12 @@ from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Dates
 from heliograph.net.http import HttpConnection
 from heliograph.net.room import Room
+from heliograph.net.turns import LoopTurns
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.messages import error_message
-from heliograph.wire.http import HttpLimits
+from heliograph.wire.http import HttpLimits, Request
 
 APP_ID, KEY, SECRET = "3", "fuzz-key", "fuzz-secret"
 NOW = 1_800_000_000.0
@@ -224,16 +226,28 @@ class FakeLoop:
         """Forget a timer."""
 
 
-class Wire:
-    """A connection to a server, and what came back over it."""
+class TakingAllBodies(Routes):
+    """As many bytes are received of a request, however they are cut."""
 
-    def __init__(self, pieces: Sequence[bytes], *, hang_up: bool) -> None:
+    def refuse_early(self, _request: Request) -> None:
+        """Wait for the body."""
+
+
+class Wire:
+    """
+    A connection to a server, and what came back over it.
+
+    One that is *hurried* has no time in a turn for more than one piece of what came.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], *, hang_up: bool, hurried: bool = False) -> None:
         # What is flushed at the end of a tick comes sooner or later as the bytes are cut.
         self._ticked = Ticked(counts=False)
         self._context = _context(self._ticked)
+        self._context.clock = count().__next__ if hurried else lambda: NOW
         self._written = b""
         self._closed = self._finished = self._paused = False
-        routes = Routes(self._ticked.node, prefix="", now_s=lambda: NOW)
+        routes = TakingAllBodies(self._ticked.node, prefix="", now_s=lambda: NOW)
         self._protocol: Any = HttpConnection(self._context, routes, websockets=True)
         self._protocol.connection_made(cast("Any", self))
         for piece in pieces:
@@ -246,9 +260,10 @@ class Wire:
 
     def _deliver(self, piece: bytes) -> None:
         if not self._closed:
-            assert not self._paused, "reading stays paused though every answer was given"
             self._protocol.data_received(piece)
             self._ticked.tick()
+            paused = self._paused and not self._closed and not self._finished
+            assert not paused, "reading stays paused though every answer was given"
 
     def _check_empty(self) -> None:
         self._ticked.check_empty()
@@ -318,6 +333,7 @@ def _context(ticked: Ticked) -> Context:
         config=config,
         node=ticked.node,
         wheel=Wheel(loop),
+        turns=LoopTurns(loop),
         lane=TextLane(),
         deflate_lane=DeflateLane(config.ws_compression_threshold),
         handshakes=HandshakeMemory(),

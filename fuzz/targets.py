@@ -164,8 +164,10 @@ def connections(data: bytes) -> None:
     if not data:
         return
     how, stream = data[0], data[1 : MAX_INPUT + 1]
-    ways = _ways(stream, how)
-    _same([Wire(pieces, hang_up=bool(how & 1)).said() for pieces in ways])
+    ways = [(pieces, False) for pieces in _ways(stream, how)]
+    ways.append(([stream], True))
+    hang_up = bool(how & 1)
+    _same([Wire(pieces, hang_up=hang_up, hurried=hurried).said() for pieces, hurried in ways])
 
 
 # -- Messages ------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.streams import Poller
+from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
@@ -149,6 +150,7 @@ class Server:
             config=config,
             node=self.node,
             wheel=Wheel(loop),
+            turns=LoopTurns(loop) if self._poller is None else self._poller,
             lane=TextLane(),
             deflate_lane=DeflateLane(config.ws_compression_threshold)
             if config.enable_ws_compression

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -102,8 +103,8 @@ class Told(asyncio.Protocol):
 class Switchboard:
     """A poller, the peers of its streams, and the faults that the loop's handler heard of."""
 
-    def __init__(self) -> None:
-        self.poller = Poller(asyncio.get_running_loop())
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.poller = Poller(asyncio.get_running_loop(), clock)
         self.faults: list[BaseException] = []
         self.peers: list[socket.socket] = []
 
@@ -151,10 +152,10 @@ def open_descriptors() -> int:
 
 
 @asynccontextmanager
-async def switchboard() -> AsyncIterator[Switchboard]:
+async def switchboard(clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Switchboard]:
     """A poller that leaves nothing behind, and no fault that nobody expected."""
     before = open_descriptors()
-    board = Switchboard()
+    board = Switchboard(clock)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(
         lambda _, context: board.faults.append(context.get("exception") or Exception(context))
@@ -819,7 +820,7 @@ async def test_both_directions_may_end_before_the_protocol_closes(pair: Any) -> 
 
 @pytest.mark.usefixtures("descriptors")
 async def test_more_peers_than_one_turn_takes_are_all_read_in_the_next() -> None:
-    async with switchboard() as board:
+    async with switchboard(clock=float) as board:  # a turn takes no time
         sent: list[bytes] = []
         some = [Told(data_received=sent.append) for _ in range(AT_ONCE + 44)]
         peers = [board.connect(one) for one in some]

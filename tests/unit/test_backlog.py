@@ -24,6 +24,10 @@ class FakeLoop:
     def __init__(self) -> None:
         self.soon: list[Callable[[], object]] = []
         self.later: list[Callable[[], object]] = []
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         self.soon.append(callback)
@@ -40,15 +44,17 @@ class FakeLoop:
         for callback in soon:
             callback()
 
-    def look(self) -> None:
+    def look(self, late_s: float = 0.0) -> None:
+        self.now += LOOK_S + late_s
         later, self.later = self.later, []
         for callback in later:
             callback()
 
 
 class FakeClient:
-    def __init__(self, size: int = 0) -> None:
+    def __init__(self, size: int = 0, *, patient: bool = False) -> None:
         self.size = size
+        self.patient = patient
         self.dropped = False
 
     def unread(self) -> int:
@@ -69,6 +75,16 @@ def noted(behind: Backlog, *sizes: int) -> list[FakeClient]:
     for client in clients:
         behind.note(client, client.size)
     return clients
+
+
+def test_after_a_stall_of_the_server_a_slow_client_has_another_look() -> None:
+    loop, behind = backlog()
+    (client,) = noted(behind, 101)
+    loop.look()
+    loop.look(late_s=4)
+    assert not client.dropped
+    loop.look()
+    assert client.dropped
 
 
 def test_one_that_stays_over_its_bound_for_a_look_is_dropped() -> None:

@@ -67,21 +67,23 @@ def authenticate(
     method: str,
     path: str,
     parameters: Parameters,
-    body: bytes,
+    body: bytes | None,
     now_s: float,
 ) -> Tenant:
     """
     Return the app that signed the request; *app_id* is the path's, None where it has none.
 
     *path* is as on the request line, *parameters* are percent-decoded, *now_s* is the wall
-    clock. There is no nonce: a request can be repeated for ten minutes, by design.
+    clock. *body* is None while there is one on its way: then all else is checked.
+    There is no nonce: a request can be repeated for ten minutes, by design.
     Raises ApiError with Pusher's statuses and texts.
     """
     given = dict(parameters)
     tenant = _signer(node, app_id, given)
     _check_freshness(given, now_s)
     _check_signature(tenant, given, method, path, parameters)
-    _check_body(given, body)
+    if body is not None:
+        _check_body(given, body)
     if not tenant.app.enabled:
         raise ApiError(403, "Application disabled")
     return tenant

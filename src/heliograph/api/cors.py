@@ -25,6 +25,9 @@ class Handler(Protocol):
     def handle(self, request: Request) -> Reply[Response]:
         """Answer *request*, now or later. Never raises."""
 
+    def refuse_early(self, request: Request) -> Response | None:
+        """Answer *request* before its body has arrived, where its head decides the answer."""
+
 
 class CrossOrigin:
     """Says of what *handler* answers under *prefix* that pages from *allowed* may read it."""
@@ -38,14 +41,31 @@ class CrossOrigin:
         """Answer *request*, now or later. Never raises."""
         if not request.path.startswith(self._paths):
             return self._handler.handle(request)
+        headers, asks = self._headers(request)
+        if asks:
+            return Response(204, b"", headers=headers + _permissions(request))
+        return after(self._handler.handle(request), lambda response: _with(response, headers))
+
+    def refuse_early(self, request: Request) -> Response | None:
+        """Answer *request* before its body has arrived, where its head decides the answer."""
+        response = self._handler.refuse_early(request)
+        if response is None or not request.path.startswith(self._paths):
+            return response
+        headers, asks = self._headers(request)
+        if asks:
+            return Response(204, b"", headers=headers + _permissions(request))
+        return _with(response, headers)
+
+    def _headers(self, request: Request) -> tuple[Headers, bool]:
+        """Return what the answer says to the page, and whether that is all that it asks."""
         # Caches keep the answer for one site apart from that for another.
         headers: Headers = ((b"Vary", b"Origin"),)
         origin = request.header(b"origin")
-        if origin is not None and self._allows(origin):
-            headers += ((b"Access-Control-Allow-Origin", origin),)
-            if request.method == "OPTIONS" and request.header(b"access-control-request-method"):
-                return Response(204, b"", headers=headers + _permissions(request))
-        return after(self._handler.handle(request), lambda response: _with(response, headers))
+        if origin is None or not self._allows(origin):
+            return headers, False
+        headers += ((b"Access-Control-Allow-Origin", origin),)
+        asks = bool(request.header(b"access-control-request-method"))
+        return headers, asks and request.method == "OPTIONS"
 
     def _allows(self, origin: bytes) -> bool:
         # It is said again in the answer, so it must be short, and plain.

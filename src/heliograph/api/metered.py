@@ -18,12 +18,17 @@ DURATIONS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 PATH = b"/metrics"
 
+_NOT_FOUND = text(404, "Not found")
+
 
 class Handler(Protocol):
     """Whoever answers HTTP requests."""
 
     def handle(self, request: Request) -> Reply[Response]:
         """Answer *request*, now or later. Never raises."""
+
+    def refuse_early(self, request: Request) -> Response | None:
+        """Answer *request* before its body has arrived, where its head decides the answer."""
 
 
 class Requests:
@@ -98,6 +103,14 @@ class Metered:
         reply.then(answered, answer.fail)
         return answer
 
+    def refuse_early(self, request: Request) -> Response | None:
+        """Answer *request* before its body has arrived, where its head decides the answer."""
+        began = self._now()
+        response = self._handler.refuse_early(request)
+        if response is not None:
+            self._count(request, response, began)
+        return response
+
     def _count(self, request: Request, response: Response, began: float) -> None:
         seconds = self._now() - began
         self._requests.count(request.path, self._prefix, response.status, seconds)
@@ -120,7 +133,16 @@ class MetricsPage:
     def handle(self, request: Request) -> Reply[Response]:
         """Answer *request*, now or later. Never raises."""
         if request.path != PATH:
-            return self._handler.handle(request) if self._handler else text(404, "Not found")
+            return self._handler.handle(request) if self._handler else _NOT_FOUND
+        return self._page(request)
+
+    def refuse_early(self, request: Request) -> Response | None:
+        """Answer *request* before its body has arrived, where its head decides the answer."""
+        if request.path != PATH:
+            return self._handler.refuse_early(request) if self._handler else _NOT_FOUND
+        return self._page(request)  # nobody wants its body
+
+    def _page(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
             return text(405, "Method not allowed", headers=((b"Allow", b"GET, HEAD"),))
         given = request.header(b"authorization") or b""

@@ -5,7 +5,7 @@ Knows paths, methods and how errors become answers; knows nothing of the endpoin
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -105,15 +105,39 @@ class Routes:
                 self._posts.clear()
             self._posts[path] = (answer, app_id, path.removeprefix(self._prefix.encode()))
 
+    def refuse_early(self, request: Request) -> Response | None:
+        """
+        Answer *request*, whose body has yet to arrive, where its head decides the answer.
+
+        Only a body that somebody signed is worth receiving: the signature is in the query.
+        """
+        try:
+            path = request.path.decode("latin-1")
+            found = self._endpoint_of(path)
+            if found is None:
+                return self._page(request, path)
+            self._authenticated(request, found, path.removeprefix(self._prefix), None)
+        except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
+            return self._failure(error)
+        return None
+
     def _route(self, request: Request) -> Reply[Response]:
         path = request.path.decode("latin-1")
-        if self._api:
-            below = path.removeprefix(self._prefix)
-            # Strangers can ask for anything: what is remembered is short as well as few.
-            find = _endpoint if len(below) <= MAX_REMEMBERED_PATH else _endpoint.__wrapped__
-            found = find(below)
-            if found is not None and path.startswith(self._prefix):
-                return self._answer_api(request, below, found)
+        found = self._endpoint_of(path)
+        if found is not None:
+            return self._answer_api(request, path.removeprefix(self._prefix), found)
+        return self._page(request, path)
+
+    def _endpoint_of(self, path: str) -> "_Found | None":
+        if not self._api or not path.startswith(self._prefix):
+            return None
+        below = path.removeprefix(self._prefix)
+        # Strangers can ask for anything: what is remembered is short as well as few.
+        find = _endpoint if len(below) <= MAX_REMEMBERED_PATH else _endpoint.__wrapped__
+        return find(below)
+
+    def _page(self, request: Request, path: str) -> Response:
+        """Return a page that is no endpoint of the API. Raises ApiError."""
         page = self._pages.get(path)
         if page is not None:
             _pick({"GET": page}, request.method)
@@ -123,6 +147,20 @@ class Routes:
         raise ApiError(404, "Not found")
 
     def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
+        answer, tenant, parameters = self._authenticated(request, found, path, request.body)
+        if request.method == "POST":
+            # Only what somebody signed is remembered, not what strangers ask for.
+            self._remember(request.path, answer, found.app_id)
+        try:
+            return answer(ApiRequest(tenant, parameters, request.body))
+        except ApiError as error:
+            self._note_refused(tenant, error)
+            raise
+
+    def _authenticated(
+        self, request: Request, found: "_Found", path: str, body: bytes | None
+    ) -> tuple[Endpoint, Tenant, Sequence[tuple[str, str]]]:
+        """Return what answers, who signed, and the query; *body* is None where it is to come."""
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
         parameters = endpoint.query_parameters(request.query)
         try:
@@ -132,7 +170,7 @@ class Routes:
                 method=request.method,
                 path=path,
                 parameters=parameters,
-                body=request.body,
+                body=body,
                 now_s=self._now_s(),
             )
         except ApiError as error:
@@ -141,14 +179,7 @@ class Routes:
                 reason = error.message.partition(":")[0]
                 self._node.request_failed(found.app_id, dict(parameters).get("auth_key"), reason)
             raise
-        if request.method == "POST":
-            # Only what somebody signed is remembered, not what strangers ask for.
-            self._remember(request.path, answer, found.app_id)
-        try:
-            return answer(ApiRequest(tenant, parameters, request.body))
-        except ApiError as error:
-            self._note_refused(tenant, error)
-            raise
+        return answer, tenant, parameters
 
     def _note_refused(self, tenant: Tenant, error: ApiError) -> None:
         """Tell the operator what a publisher of ours does wrong."""

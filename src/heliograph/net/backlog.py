@@ -23,6 +23,10 @@ LOOK_S = 0.25
 class Behind(Protocol):
     """A client that has not read what it was written."""
 
+    @property
+    def patient(self) -> bool:
+        """Whether it is dropped only for the total: what it may be written is bounded elsewhere."""
+
     def unread(self) -> int:
         """Return the number of bytes that wait for it."""
 
@@ -48,6 +52,7 @@ class Backlog:
         "_relieving",
         "_summary",
         "_unread",
+        "_wanted_at",
         "bytes",
     )
 
@@ -59,6 +64,7 @@ class Backlog:
         self._unread: dict[Behind, int] = {}
         self._over: set[Behind] = set()
         self._looking: asyncio.TimerHandle | None = None
+        self._wanted_at = 0.0  # when the next look is to be
         self._relieving = False
         self._summary = Summary(logger, logging.WARNING, loop.call_later)
 
@@ -73,6 +79,7 @@ class Backlog:
             self._relieving = True
             self._loop.call_soon(self._relieve)
         if self._looking is None:
+            self._wanted_at = self._loop.time() + LOOK_S
             self._looking = self._loop.call_later(LOOK_S, self._look)
 
     def forget(self, client: Behind) -> None:
@@ -87,10 +94,12 @@ class Backlog:
 
     def _look(self) -> None:
         self._looking = None
+        if self._loop.time() - self._wanted_at > LOOK_S:
+            self._over.clear()  # after a stall: they may have read, and we have not written
         for client in list(self._unread):
             size = client.unread()
             self.note(client, size)
-            if size <= self._most_each:
+            if size <= self._most_each or client.patient:
                 self._over.discard(client)
             elif client in self._over:
                 self._drop(client)

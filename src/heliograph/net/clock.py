@@ -34,6 +34,9 @@ class Wheel:
         self._turned = self._tick_at(loop.time())
         self._due: deque[Timed] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._wanted_at = 0.0  # when the timer is to run
+        self.late_s = 0.0
+        """How much too late the last turn came, where that is more than a slot: after a stall."""
 
     def __len__(self) -> int:
         return sum(len(slot) for slot in self._slots.values()) + len(self._due)
@@ -44,7 +47,7 @@ class Wheel:
             self.discard(timed)
         if self._timer is None:
             self._turned = self._tick_at(self._loop.time())
-            self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
+            self._turn_later()
         # Two slots on: one because slots round down, one because a turn comes late.
         tick = int((self._loop.time() + delay_s) / RESOLUTION_S)
         timed.due = due = max(tick, self._turned) + 1
@@ -52,6 +55,12 @@ class Wheel:
         if slot is None:
             slot = self._slots[due] = {}
         slot[timed] = None
+
+    def hasten(self, timed: Timed, delay_s: float) -> None:
+        """Have *timed* looked at in *delay_s* seconds at the latest."""
+        # The tick of `add` at the latest; one more or less does not matter here.
+        if not timed.due or timed.due > int((self._loop.time() + delay_s) / RESOLUTION_S) + 1:
+            self.add(timed, delay_s)
 
     def discard(self, timed: Timed) -> None:
         """Forget *timed*, whether it was on the wheel or not."""
@@ -86,7 +95,10 @@ class Wheel:
         return int(now / RESOLUTION_S)
 
     def _turn(self) -> None:
-        tick = self._tick_at(self._loop.time())
+        now = self._loop.time()
+        late_s = now - self._wanted_at
+        self.late_s = late_s if late_s > RESOLUTION_S else 0.0
+        tick = self._tick_at(now)
         for turned in range(self._turned + 1, tick + 1):
             self._due.extend(self._slots.pop(turned, ()))
         self._turned = max(tick, self._turned)
@@ -100,7 +112,11 @@ class Wheel:
         # Not where `_timer` was just set to None: a compiler that trusts types then believes that
         # it still is, whatever was called in between.
         if self._slots and self._timer is None:
-            self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
+            self._turn_later()
+
+    def _turn_later(self) -> None:
+        self._wanted_at = self._loop.time() + RESOLUTION_S
+        self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
 
     def _look(self) -> None:
         now = self._loop.time()

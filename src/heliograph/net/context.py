@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Protocol
 
 from heliograph.api.response import Response
@@ -12,7 +12,9 @@ from heliograph.config import Config
 from heliograph.net.addresses import Addresses
 from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
+from heliograph.net.intake import Intake
 from heliograph.net.room import Room
+from heliograph.net.turns import Turns
 from heliograph.node import Node
 from heliograph.reply import Reply
 from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
@@ -27,6 +29,13 @@ class Handler(Protocol):
 
     def handle(self, request: Request) -> Reply[Response]:
         """Answer *request*, now or later. Never raises."""
+
+    def refuse_early(self, request: Request) -> Response | None:
+        """
+        Answer *request*, whose body has yet to arrive, where its head decides the answer.
+
+        None where its body is wanted. The connection closes after an answer. Never raises.
+        """
 
 
 class Dates:
@@ -62,7 +71,9 @@ class Context:
     http_limits: HttpLimits
     header_memory: HeaderMemory = field(default_factory=HeaderMemory)
     handshakes: "HandshakeMemory"
-    now: Callable[[], float]  # monotonic seconds
+    now: Callable[[], float]  # monotonic seconds, as the loop has them: the same within a turn
+    clock: Callable[[], float] = monotonic  # the same, and they go on within a turn
+    turns: Turns
     dates: Dates = field(default_factory=Dates)
     http_connections: "set[HttpConnection]" = field(default_factory=set)
     sockets: int = 0  # WebSocket connections that have not ended, those being closed included
@@ -83,6 +94,7 @@ class Context:
     max_message_bytes: int = field(init=False)
     max_messages_per_second: int = field(init=False)  # of one client; 0 is no limit
     backlog: Backlog = field(init=False)
+    intake: Intake = field(init=False)
     addresses: Addresses = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +105,7 @@ class Context:
         self.backlog = Backlog(
             self.loop, most_each=config.max_write_buffer, most=config.max_total_write_buffer
         )
+        self.intake = Intake(self.loop)
         self.addresses = Addresses(
             config.max_connections_per_ip, config.trusted_proxies, self.loop.call_later
         )

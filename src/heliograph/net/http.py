@@ -6,13 +6,16 @@ a client asks for a WebSocket. What the requests mean is the handler's business.
 """
 
 from functools import partial
+from typing import ClassVar, Final, TypeAlias
 
 from heliograph.api.response import Response, text
 from heliograph.net.context import Context, Handler
-from heliograph.net.transport import Transport
+from heliograph.net.transport import Transport, has_input
+from heliograph.net.turns import SLICE_S
 from heliograph.net.websocket import Handshake
 from heliograph.reply import Later
 from heliograph.wire.http import (
+    CONTINUE,
     CONTINUE_RESPONSE,
     Continue,
     Refusal,
@@ -25,6 +28,16 @@ from heliograph.wire.websocket import HandshakeRefused, check_handshake
 MAX_HELD = 16
 """Requests of one connection that may wait for their answers; then reading pauses."""
 
+LINES_AT_ONCE: Final = 100
+"""Input with more lines than this is handled in pieces: requests, headers and chunks have lines."""
+
+PIECE_BYTES: Final = 1024
+"""So much of it at once, or of a body with a Content-Length what is missing; then the connection
+looks at the clock."""
+
+UNFINISHED_BYTES: Final = 4096
+"""With more input than this held, a connection counts against the total."""
+
 LINGER_S = 2.0
 """How long a client whose request was refused unread has to read why."""
 
@@ -32,18 +45,34 @@ CROWDED_S = 5.0
 """How long a client for whom there is no room has to ask; others wait for its descriptor."""
 
 
+class _Early:
+    """The answer to a request whose body has not arrived, and is not read."""
+
+    __slots__ = ("request", "response")
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self.request = request
+        self.response = response
+
+
+_Event: TypeAlias = Request | Refusal | Continue | _Early
+
+
 class _Answer:
     """The place of an answer in its connection's order; *data* is None until it is known."""
 
     __slots__ = ("closes", "data", "head_only", "unread", "version")
 
-    def __init__(self, event: Request | Refusal | Continue) -> None:
+    def __init__(self, event: _Event) -> None:
         self.data: bytes | None = None
-        self.unread = isinstance(event, Refusal)
+        self.unread = isinstance(event, Refusal | _Early)
         self.closes = self.unread
         self.head_only = False
         self.version = "1.1"
-        if isinstance(event, Request):
+        if isinstance(event, _Early):
+            self.head_only = event.request.method == "HEAD"
+            self.version = event.request.version
+        elif isinstance(event, Request):
             self.closes = not event.keep_alive
             self.head_only = event.method == "HEAD"
             self.version = event.version
@@ -62,10 +91,14 @@ class HttpConnection:
         "_backlog",
         "_closing",
         "_context",
+        "_counted",
         "_crowded",
         "_handler",
         "_held",
+        "_input",
+        "_judged",
         "_last_seen",
+        "_queued",
         "_reader",
         "_request_since",
         "_transport",
@@ -74,6 +107,9 @@ class HttpConnection:
         "due",
         "told_address",
     )
+
+    patient: ClassVar[bool] = True
+    """An answer may be large, and has `request_timeout` to be read."""
 
     def __init__(
         self,
@@ -94,7 +130,11 @@ class HttpConnection:
         self._reader: RequestReader | None = None  # nothing came yet
         # Lists, since they are short where they are not empty, and an empty deque is not small.
         self._answers: list[_Answer] = []
-        self._backlog: list[Request | Refusal | Continue] = []
+        self._backlog: list[_Event] = []
+        self._input = b""  # that has arrived and has yet to be parsed
+        self._queued = False  # for a turn in which more of it is
+        self._judged: Request | None = None  # whose body may be read
+        self._counted = False  # the intake knows what we hold
         self._closing = False
         self._held = False  # we do not read
         self._unread = False  # the client does not
@@ -123,9 +163,14 @@ class HttpConnection:
     def _let_go(self) -> None:
         """Have no more to do with the connection; a successor takes our place on the wheel."""
         self._closing = True
+        if self._unread:
+            self._context.backlog.forget(self)
         self._context.http_connections.discard(self)
         if self._reader is not None:
             self._reader.close()
+        if self._counted:
+            self._counted = False
+            self._context.intake.forget(self)
 
     # -- Reading -------------------------------------------------------------------------
 
@@ -143,7 +188,7 @@ class HttpConnection:
             reader = self._reader = RequestReader(
                 context.http_limits, context.header_memory, websockets=self._websockets
             )
-        if not self._answers and not self._backlog and not self._crowded:
+        if not self._answers and not self._backlog and not self._crowded and not self._input:
             request = reader.plain_request(data)
             if request is not None:
                 self._request_since = self._last_seen
@@ -161,11 +206,13 @@ class HttpConnection:
         self._read(reader, data)
 
     def _read(self, reader: RequestReader, data: bytes) -> None:
-        """Answer what the parser makes of *data*."""
-        was_receiving = reader.receiving
-        events = reader.feed(data)
-        if events or not was_receiving:
-            self._request_since = self._last_seen
+        """Answer what the parser makes of *data*: at once if it cannot be much, else in pieces."""
+        if self._input or data.count(b"\r\n") > LINES_AT_ONCE:
+            self._input += data
+            if not self._queued:
+                self._go_on()
+            return
+        events = self._feed(reader, data, more=False)
         if len(events) == 1 and not self._answers and not self._backlog and not self._crowded:
             event = events[0]
             if type(event) is Request and event.keep_alive and not reader.upgraded:
@@ -173,6 +220,80 @@ class HttpConnection:
                 return
         self._backlog.extend(events)
         self._work()
+
+    def _go_on(self) -> None:
+        """
+        Parse pieces of the input that has arrived, until this connection's slice is over.
+
+        Nothing is parsed while answers are not read, or too many are owed.
+        """
+        reader = self._reader
+        if reader is None:
+            raise AssertionError("without a reader there is no input")
+        clock = self._context.clock
+        end = clock() + SLICE_S
+        self._queued = True  # nobody else asks for another turn meanwhile
+        while self._input and not self._closing and not self._full():
+            size = max(PIECE_BYTES, reader.missing)
+            piece, self._input = self._input[:size], self._input[size:]
+            self._backlog.extend(self._feed(reader, piece, more=bool(self._input)))
+            self._work()
+            if clock() >= end:
+                break
+        self._queued = False
+        if not self._closing:
+            self._count()
+            self._pace()
+
+    def _feed(self, reader: RequestReader, data: bytes, *, more: bool) -> list[_Event]:
+        """Return what *data* completes, and what is said of what it only begins."""
+        was_receiving = reader.receiving
+        events: list[_Event] = [*reader.feed(data, more=more)]
+        if events or not was_receiving:
+            self._request_since = self._last_seen
+        unfinished = reader.unfinished
+        if unfinished is not self._judged:
+            self._judged = unfinished
+            if unfinished is not None:
+                self._judge(reader, unfinished, events)
+        if unfinished is not None or self._counted:
+            self._count()
+        return events
+
+    def _judge(self, reader: RequestReader, request: Request, events: list[_Event]) -> None:
+        """Answer a request of which the head has arrived, where that alone decides the answer."""
+        response = self._handler.refuse_early(request)
+        if response is not None:
+            reader.close()
+            self._judged = None
+            # 100 Continue, where it is due, would ask for the body.
+            events[:] = [event for event in events if event is not CONTINUE]
+            events.append(_Early(request, response))
+
+    def _count(self) -> None:
+        """Have the bytes counted that are held of what is incomplete."""
+        held = len(self._input)
+        if self._reader is not None:
+            held += self._reader.held
+        if held > UNFINISHED_BYTES:
+            self._counted = True
+            self._context.intake.note(self, held)
+        elif self._counted:
+            self._counted = False
+            self._context.intake.forget(self)
+
+    def drop_unfinished(self) -> None:
+        """Answer that the server holds too much of what is incomplete, and close."""
+        if not self._closing:
+            self._refuse(503, "Too many requests are incomplete, try again later")
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answer what is being received, and close."""
+        if self._reader is not None:
+            self._reader.close()
+        self._input = b""
+        self._take(Refusal(status, reason))
+        self._write_answers()
 
     def _asks_as_others_did(self, data: bytes) -> bool:
         """Hand the connection over if the client asks for what another was given before."""
@@ -212,7 +333,7 @@ class HttpConnection:
 
     def _work(self) -> None:
         """Take on requests until too many wait for answers, and write what is known."""
-        while self._backlog and len(self._answers) < MAX_HELD and not self._closing:
+        while self._backlog and not self._owes_enough() and not self._closing:
             event = self._backlog[0]
             if isinstance(event, Request) and self._asks_for_websocket():
                 if self._answers or self._unread:
@@ -237,7 +358,7 @@ class HttpConnection:
     def _receiving(self) -> bool:
         return self._reader is not None and self._reader.receiving
 
-    def _take(self, event: Request | Refusal | Continue) -> None:
+    def _take(self, event: _Event) -> None:
         answer = _Answer(event)
         self._answers.append(answer)
         if isinstance(event, Request):
@@ -249,6 +370,8 @@ class HttpConnection:
                 self._answer(answer, reply)
         elif isinstance(event, Refusal):
             self._answer(answer, text(event.status, event.text))
+        elif isinstance(event, _Early):
+            self._answer(answer, event.response)
         else:
             answer.data = CONTINUE_RESPONSE
 
@@ -269,7 +392,9 @@ class HttpConnection:
         handshake = Handshake(context, request)
         if head:
             context.handshakes.remember(head, handshake)
-        rest = self._reader.rest if self._reader is not None else b""
+        rest = self._input
+        if self._reader is not None:
+            rest = self._reader.rest + rest
         self._let_go()
         handshake.accept(
             context,
@@ -282,12 +407,24 @@ class HttpConnection:
             now=self._last_seen,
         )
 
+    def _owes_enough(self) -> bool:
+        """Whether no more requests are to be taken: their answers are not read, or too many."""
+        return self._unread or len(self._answers) >= MAX_HELD
+
+    def _full(self) -> bool:
+        """Whether nothing more is to be parsed."""
+        return bool(self._backlog) or self._owes_enough() or self._upgraded
+
     def _pace(self) -> None:
         """Read on only while there is room for more requests and the client takes its answers."""
-        full = self._unread or len(self._answers) >= MAX_HELD or bool(self._backlog)
-        if full is not self._held:
-            self._held = full
-            if full:
+        full = self._full()
+        if self._input and not full and not self._queued:
+            self._queued = True
+            self._context.turns.again(self._go_on, self._transport)
+        waits = full or bool(self._input)
+        if waits is not self._held:
+            self._held = waits
+            if waits:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
@@ -333,6 +470,8 @@ class HttpConnection:
         self._closing = True
         self._backlog.clear()
         self._answers.clear()
+        self._input = b""
+        self._count()
         self._context.wheel.add(self, LINGER_S)
         # Closing with bytes unread would reset the connection, and take the answer along.
         if lingers and self._transport.can_write_eof():
@@ -344,19 +483,36 @@ class HttpConnection:
     def pause_writing(self) -> None:
         """The client does not read its answers: it may not ask for more."""
         self._unread = True
+        self._context.backlog.note(self, self.unread())
         if not self._closing:
             self._pace()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._unread = False
+        self._context.backlog.forget(self)
         if not self._closing:
             self._work()
+
+    def unread(self) -> int:
+        """Return the number of bytes that wait for the client."""
+        return self._transport.get_write_buffer_size()
+
+    def drop(self) -> None:
+        """End the connection at once: too much waits for all clients, and much of it for this."""
+        self._transport.abort()
 
     # -- Time ----------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
-        """Look at what the time means: a slow request, an idle connection, an unread answer."""
+        """
+        See to what is due: a slow request, an idle connection, an unread answer.
+
+        After a stall of the server nobody is judged before what it sent meanwhile is read.
+        """
+        if self._context.wheel.late_s and not self._closing and has_input(self._transport):
+            self._look_again(0.0)
+            return
         patience_s = self._context.config.keep_alive_timeout
         request_s = self._request_timeout()
         if not self._request_since:
@@ -366,8 +522,7 @@ class HttpConnection:
         elif self._answers:
             self._look_again(request_s)  # it is we who are slow
         elif self._receiving and now - self._request_since >= request_s:
-            self._take(Refusal(408, "The request took too long"))
-            self._write_answers()
+            self._refuse(408, "The request took too long")
         elif not self._receiving and now - self._last_seen >= patience_s:
             self.close()
         elif self._receiving:

@@ -11,15 +11,20 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterable
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from heliograph.net.transport import FirstReceiver, Receiver
+from heliograph.net.turns import NEWCOMER_S, TURN_S, GoOn, Queue, charge
 
 AT_ONCE = 512
-"""Sockets that are read from before the event loop turns."""
+"""Sockets that the kernel is asked about before the event loop turns."""
 
-READ_BYTES = 64 * 1024
+READ_BYTES: Final = 64 * 1024
 """Read from one socket at once, at the most."""
+
+BUSY_READ_BYTES: Final = 8 * 1024
+"""The same while there is more to read than time: the kernel keeps what cannot be handled yet."""
 
 PARTS_AT_ONCE = 512
 """Chunks that are handed to the kernel in one call; POSIX promises 16, Linux takes 1024."""
@@ -28,7 +33,7 @@ SMALL_BYTES = 128
 """Less than this is put together while it waits for a peer that does not read, or what Python needs
 to keep it would be more than itself, and what bounds it would not be a bound."""
 
-HIGH_BYTES = 64 * 1024
+HIGH_BYTES = 16 * 1024
 """With more than this unsent a protocol is told to pause, unless it sets another limit."""
 
 if hasattr(select, "epoll"):
@@ -60,7 +65,9 @@ class Stream:
         "_size",
         "_waiting",
         "descriptor",
+        "paid_until",
         "protocol",
+        "ready",
         "watched",
     )
 
@@ -68,6 +75,8 @@ class Stream:
         self.descriptor = descriptor
         self.protocol = protocol
         self.watched = READ
+        self.paid_until = 0.0  # see turns.py
+        self.ready = 0  # what the kernel said of it, while it is queued for that
         self._poller = poller
         self._waiting: list[bytes | bytearray | memoryview] | None = None
         self._size = 0  # of what waits, in bytes
@@ -203,7 +212,7 @@ class Stream:
 
     def _read(self) -> None:
         try:
-            data = os.read(self.descriptor, READ_BYTES)
+            data = os.read(self.descriptor, self._poller.read_bytes)
         except OSError as error:
             self.unreadable(error)
             return
@@ -211,6 +220,19 @@ class Stream:
             self.protocol.data_received(data)
         else:
             self.ended()
+
+    def has_input(self) -> bool:
+        """Whether the peer has sent something that is not read yet, its end included."""
+        if self.descriptor < 0 or self._lost:
+            return False
+        try:
+            with _borrowed(self.descriptor) as connection:
+                connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass  # it is broken, which reading will find out
+        return True
 
     def unreadable(self, error: OSError) -> None:
         """Reading failed: end, unless there was only nothing to read."""
@@ -279,6 +301,11 @@ class Stream:
 
     # -- Who it is -----------------------------------------------------------------------
 
+    @property
+    def stream(self) -> "Stream":
+        """The socket's own stream, which this is; what is built upon one has the same."""
+        return self
+
     def set_protocol(self, protocol: Receiver) -> None:
         """Have *protocol* told of what comes from now on."""
         self.protocol = protocol
@@ -336,11 +363,21 @@ class Poller:
     All plain sockets of one server.
 
     It works in turns: what has come is read and handled, then what was to be done `soon` is done,
-    then all that was written meanwhile goes out.
+    then all that was written meanwhile goes out. Where more has come than a turn has time for, it
+    is queued (see turns.py). *clock* reads monotonic seconds, which must not stand still.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._loop = loop
+        self._clock = clock
+        self._queue = Queue()
+        self._serving = False  # a stream's input is being handled
+        self._again: list[tuple[Stream, GoOn]] = []  # and what of it is left for another turn
+        self._next: asyncio.Handle | None = None  # of a turn that nothing new need begin
+        self.read_bytes = READ_BYTES
+        """How much is read from one socket at once, now."""
         self._epoll = select.epoll()
         self._streams: dict[int, Stream] = {}
         self.turns = 0
@@ -364,6 +401,7 @@ class Poller:
         """
         self._epoll.register(descriptor, READ)
         stream = self._streams[descriptor] = Stream(self, descriptor, protocol)
+        stream.paid_until = self._clock() + NEWCOMER_S
         try:
             protocol.connection_made(stream)
         except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
@@ -376,8 +414,20 @@ class Poller:
         else:
             self._loop.call_soon(self._do, [callback])
 
+    def again(self, go_on: GoOn, transport: Any, /) -> None:
+        """Have *go_on* called on a later turn; see Turns."""
+        stream: Stream = transport.stream
+        if self._serving:
+            self._again.append((stream, go_on))  # its time has yet to be charged
+        else:
+            self._queue.put(stream, self._clock(), go_on)
+            self._turn_on()
+
     def stop(self) -> None:
         """Cut off whoever is left, and watch nothing any more."""
+        self._queue.clear()
+        if self._next is not None:
+            self._next.cancel()
         for stream in list(self._streams.values()):
             stream.abort()
             self._end(stream, None)
@@ -409,35 +459,110 @@ class Poller:
     def _turn(self) -> None:
         """Read what has come, handle it, and write what came of that."""
         self.turns += 1
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         self.working = self._reading = True
-        streams = self._streams
         try:
-            for descriptor, what in self._epoll.poll(0, AT_ONCE):
-                try:
-                    stream = streams[descriptor]
-                except KeyError:
-                    continue  # somebody called `stop` in this turn
-                try:
-                    if what != READ or stream.watched != READ:
-                        stream.happened(what)
-                        continue
-                    # As `happened` would: nine times in ten there is something to read and no more.
-                    try:
-                        data = os.read(descriptor, READ_BYTES)
-                    except OSError as error:
-                        stream.unreadable(error)  # the kernel says it only once
-                        continue
-                    if data:
-                        stream.protocol.data_received(data)
-                    else:
-                        stream.ended()
-                except Exception as error:  # noqa: BLE001 - it is told, and ends only this
-                    stream.fail(error)
+            events = self._epoll.poll(0, AT_ONCE)
+            now = self._clock()
+            if self._queue:
+                self._line_up(events, now)
+                self._serve_queue(now)
+            else:
+                self._serve_all(events, now)
         finally:
             # Even where something got through that is no mere fault, nothing is held for ever.
             self._reading = False
             then, self._then = self._then, []
             self._do(then)
+            self._turn_on()
+
+    def _turn_on(self) -> None:
+        """Have a turn follow where connections are queued: the kernel may have nothing to say."""
+        # Not where `_next` was just set to None: compiled, that is trusted to be so still.
+        if self._queue and self._next is None:
+            self._next = self._loop.call_soon(self._turn)
+
+    def _serve_all(self, events: list[tuple[int, int]], now: float) -> None:
+        """Serve whatever is ready, in the kernel's order; queue what there is no time for."""
+        end = now + TURN_S
+        streams = self._streams
+        for position, (descriptor, what) in enumerate(events, 1):
+            stream = streams.get(descriptor)
+            if stream is None:
+                continue  # somebody called `stop` in this turn
+            now = self._serve(stream, what, now)
+            if now >= end:
+                self._line_up(events[position:], now)
+                return
+
+    def _line_up(self, events: list[tuple[int, int]], now: float) -> None:
+        """Queue what is ready and not queued yet."""
+        streams = self._streams
+        for descriptor, what in events:
+            stream = streams.get(descriptor)
+            if stream is None:
+                continue
+            if not stream.ready:
+                self._queue.put(stream, now)
+            stream.ready |= what
+
+    def _serve_queue(self, now: float) -> None:
+        """Serve those that have used the least time, until the turn is over."""
+        end = now + TURN_S
+        self.read_bytes = BUSY_READ_BYTES
+        try:
+            while self._queue and now < end:
+                stream, go_on = self._queue.take()
+                if go_on is None:
+                    what, stream.ready = stream.ready, 0
+                    now = self._serve(stream, what, now)
+                else:
+                    now = self._resume(stream, go_on, now)
+        finally:
+            self.read_bytes = READ_BYTES
+
+    def _serve(self, stream: Stream, what: int, now: float) -> float:
+        """Handle what the kernel says of *stream*; return the time when that is done."""
+        self._serving = True
+        try:
+            if what != READ or stream.watched != READ:
+                stream.happened(what)
+            else:
+                # As `happened` would: nine times in ten there is something to read and no more.
+                try:
+                    data = os.read(stream.descriptor, self.read_bytes)
+                except OSError as error:
+                    stream.unreadable(error)  # the kernel says it only once
+                else:
+                    if data:
+                        stream.protocol.data_received(data)
+                    else:
+                        stream.ended()
+        except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+            stream.fail(error)
+        return self._settle(stream, now)
+
+    def _resume(self, stream: Stream, go_on: GoOn, now: float) -> float:
+        """Have a connection handle more of its input; return the time when that is done."""
+        self._serving = True
+        try:
+            go_on()
+        except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+            stream.fail(error)
+        return self._settle(stream, now)
+
+    def _settle(self, stream: Stream, began: float) -> float:
+        """Charge *stream* for the time since *began*, and queue what is left to do."""
+        self._serving = False
+        now = self._clock()
+        stream.paid_until = charge(stream.paid_until, began, now)
+        if self._again:
+            again, self._again = self._again, []
+            for one, go_on in again:
+                self._queue.put(one, now, go_on)
+        return now
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
         self.working = True

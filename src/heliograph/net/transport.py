@@ -5,6 +5,7 @@ asyncio's transports and our own streams (streams.py) are both a Transport, and 
 better than this.
 """
 
+import select
 from typing import Any, Protocol
 
 
@@ -69,3 +70,22 @@ class FirstReceiver(Receiver, Protocol):
 
     def connection_made(self, transport: Any, /) -> None:
         """It began, carried by *transport*."""
+
+
+def has_input(transport: Transport) -> bool:
+    """
+    Return whether the peer has sent something that its receiver has yet to be given.
+
+    The peer's end counts. For seldom: the kernel is asked.
+    """
+    own = getattr(transport, "has_input", None)
+    if own is not None:
+        return bool(own())
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return False
+    if not hasattr(select, "poll"):
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))

@@ -8,7 +8,8 @@ what a slow client has not read yet waits in the transport, up to a limit.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Final
 
 from heliograph import rate
 from heliograph.errors import ClientError
@@ -17,7 +18,8 @@ from heliograph.hub.event import Fact
 from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.clock import Timed
 from heliograph.net.context import Context
-from heliograph.net.transport import Transport
+from heliograph.net.transport import Transport, has_input
+from heliograph.net.turns import SLICE_S
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.wire.deflate import negotiate
@@ -45,6 +47,15 @@ CLOSE_TIMEOUT_S = 5.0
 
 LINGER_S = 2.0
 """How long a client that broke the framing has to read why."""
+
+PIECE_BYTES: Final = 256
+"""Input is handled in such pieces, or frames, between which a connection looks at the clock."""
+
+INFLATED_BYTES: Final = 4096
+"""For the limit on messages, each so many bytes of a compressed one are one more."""
+
+UNFINISHED_BYTES: Final = 4096
+"""With so much of a message that is not complete, a connection counts against the total."""
 
 FAR_OVER = 4
 """A client this many times over its limit is not waited for."""
@@ -217,6 +228,22 @@ class HandshakeMemory:
         self._handshakes[parts[0], parts[2]] = handshake
 
 
+class Unfinished(FrameReader):
+    """
+    The reader of a connection whose input is more, or less, than whole texts: for so long only.
+
+    *since* is when the message began that is not complete.
+    """
+
+    __slots__ = ("counted", "since", "timed")
+
+    def __init__(self, max_message_bytes: int, since: float, *, compression: bool) -> None:
+        super().__init__(max_message_bytes, compression=compression)
+        self.since = since
+        self.timed = False  # the wheel has its deadline
+        self.counted = False  # the intake has its bytes
+
+
 def _discard(_chunk: Any) -> None:
     """Where writes to a closing connection go."""
 
@@ -240,6 +267,9 @@ class WebSocketConnection:
         "write",
     )
 
+    patient: ClassVar[bool] = False
+    """One that is far behind is dropped."""
+
     def __init__(self, context: Context, transport: Transport, lane: TextLane, now: float) -> None:
         self.id = ""
         self.lane = lane
@@ -250,7 +280,7 @@ class WebSocketConnection:
         self._context = context
         self._transport = transport
         self._session: Session | None = None
-        self._reader: FrameReader | None = None  # while there is more to read than whole texts
+        self._reader: Unfinished | None = None  # while there is more to read than whole texts
         self._state = State.OPEN
         self._address = ""  # as it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
@@ -285,8 +315,6 @@ class WebSocketConnection:
         except ClientError as error:
             self.write(answer)
             self.close(error)
-            if rest:
-                self.data_received(rest)  # its Close frame may be in it
             return
         self.id = session.id
         self._session = session
@@ -320,6 +348,8 @@ class WebSocketConnection:
 
     def data_received(self, data: bytes) -> None:
         """Hand every message in *data*, and in what came before it, to the session."""
+        if self._state >= State.CLOSING:
+            return  # read so that the socket closes without a reset, no more
         context = self._context
         now = self._last_seen = context.now()
         context.bytes_received += len(data)
@@ -339,44 +369,99 @@ class WebSocketConnection:
             self._take_frames(data, now)
 
     def _take_frames(self, data: bytes, now: float) -> None:
-        """Take what is more, or less, than one text: with a reader, until that holds nothing."""
+        """
+        Take what is more, or less, than one text: with a reader, until that holds nothing.
+
+        A piece at a time, until the connection's slice of the turn is over.
+        """
         if self._state is State.PINGED:
             self._state = State.OPEN
         reader = self._reader
         if reader is None:
             limit = self._context.max_message_bytes
             compression = self.lane is self._context.deflate_lane
-            reader = self._reader = FrameReader(limit, compression=compression)
-        for opcode, payload in reader.feed(data):
+            reader = self._reader = Unfinished(limit, now, compression=compression)
+        size = len(data)
+        if size <= PIECE_BYTES:
+            self._take_piece(reader, data, now)
+        else:
+            clock = self._context.clock
+            end = clock() + SLICE_S
+            position = 0
+            while position < size and self._state < State.CLOSING:
+                if position and clock() >= end:
+                    self._put_off(data[position:])
+                    break
+                piece = data[position : position + max(PIECE_BYTES, reader.missing)]
+                position += len(piece)
+                self._take_piece(reader, piece, now)
+        if self._state < State.CLOSING:
+            self._keep_reader(reader)
+
+    def _put_off(self, data: bytes) -> None:
+        """Take *data* on a later turn, and read nothing before."""
+        self._transport.pause_reading()
+        self._context.turns.again(partial(self._go_on, data), self._transport)
+
+    def _go_on(self, data: bytes) -> None:
+        """Take what there was no time for; nothing of it once the connection closes."""
+        if self._state < State.CLOSING:
+            self._transport.resume_reading()
+            self._take_frames(data, self._context.now())
+
+    def _take_piece(self, reader: Unfinished, data: bytes, now: float) -> None:
+        messages = reader.feed(data)
+        if reader.inflated:
+            count, reader.inflated = reader.inflated // INFLATED_BYTES, 0
+            if count and self._context.max_messages_per_second and not self._pays(now, count):
+                return
+        for opcode, payload in messages:
+            if self._state >= State.CLOSING:
+                return  # what came after our Close frame, or the client's, is not looked at
+            if opcode < Opcode.CLOSE:
+                reader.since = now  # what is not complete is another message
             self._take(opcode, payload, now)
         failure = reader.failure
-        if reader.idle:
-            self._reader = None
-        elif failure is not None and self._state < State.CLOSING:
+        if failure is not None and self._state < State.CLOSING:
             self._fail(failure.code, failure.reason)
+
+    def _keep_reader(self, reader: Unfinished) -> None:
+        """Keep the reader while it holds something, which must be complete in time."""
+        if reader.idle:
+            self._forget_reader()
+            return
+        if not reader.timed:
+            reader.timed = True
+            self._context.wheel.hasten(self, self._context.config.request_timeout)
+        held = reader.held
+        if held > UNFINISHED_BYTES or reader.counted:
+            reader.counted = True
+            self._context.intake.note(self, held)
 
     def _take(self, opcode: Opcode, payload: bytes, now: float) -> None:
         context = self._context
+        session = self._session
         if opcode is Opcode.CLOSE:
             self._close_received(payload)
-        elif self._session is None or (context.max_messages_per_second and not self._pays(now)):
-            pass  # we are closing, and wait for the peer's Close frame only
+        elif session is None or (context.max_messages_per_second and not self._pays(now)):
+            pass  # it was refused at its handshake, or just now
         elif opcode is Opcode.TEXT:
             context.messages_received += 1
-            self._session.receive(payload, now)
+            session.receive(payload, now)
         elif opcode is Opcode.PING:
             self.write(frame(Opcode.PONG, payload))
         elif opcode is Opcode.BINARY:
             self._fail(CloseCode.UNSUPPORTED_DATA, "Binary messages are not supported")
 
-    def _pays(self, now: float) -> bool:
-        """Return whether one more message may come now; close where it may not."""
+    def _pays(self, now: float, count: int = 1) -> bool:
+        """Return whether *count* more messages may come now; close where they may not."""
         context = self._context
         paid_until = rate.paid_until(
             self._paid_until,
             now,
             per_second=context.max_messages_per_second,
             burst_s=MESSAGES_BURST_S,
+            count=count,
         )
         if paid_until is None:
             context.rate_limited_messages += 1
@@ -435,12 +520,19 @@ class WebSocketConnection:
     # -- Time ----------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
-        """Look at what the time means: a silent client, an unknown one, one that does not close."""
+        """
+        See to what is due: a silent client, an unknown one, an unfinished message, a slow close.
+
+        After a stall of the server nobody is judged before what it sent meanwhile is read.
+        """
         config = self._context.config
         if self._state is State.CLOSING:
             self._transport.abort()
             return
-        if self._identify_by and not self._identified(now):
+        if self._context.wheel.late_s and has_input(self._transport):
+            self._look_again(0.0, now)  # when it is read
+            return
+        if not self._identified(now) or not self._finishes(now):
             return
         silent_s = now - self._last_seen
         if silent_s < config.ping_interval:
@@ -449,12 +541,26 @@ class WebSocketConnection:
             self._state = State.PINGED
             self.write(PING)
             self._look_again(config.pong_timeout, now)
+        elif has_input(self._transport):
+            self._look_again(config.pong_timeout, now)  # it is there, and we are slow to read
         else:
             self.close(refusals.pong_not_received())
+
+    def _finishes(self, now: float) -> bool:
+        """Return whether the client may stay: no message of its has been on its way for long."""
+        reader = self._reader
+        if reader is None:
+            return True
+        if now - reader.since < self._context.config.request_timeout:
+            return True
+        self._fail(CloseCode.POLICY_VIOLATION, "A message was not complete in time")
+        return False
 
     def _identified(self, now: float) -> bool:
         """Return whether the client may stay: it proved who it is, or has time left to."""
         session = self._session
+        if not self._identify_by:
+            return True
         if session is not None and session.identified:
             self._identify_by = 0.0
         elif now >= self._identify_by:
@@ -465,12 +571,15 @@ class WebSocketConnection:
     def _look_again(self, delay_s: float, now: float) -> None:
         if self._identify_by:
             delay_s = min(delay_s, self._identify_by - now)
+        reader = self._reader
+        if reader is not None:
+            delay_s = min(delay_s, reader.since + self._context.config.request_timeout - now)
         self._context.wheel.add(self, delay_s)
 
     # -- Closing -------------------------------------------------------------------------
 
     def close(self, error: ClientError) -> None:
-        """Tell the client why and begin the closing handshake, in one write."""
+        """Send the client the reason and a Close frame, in one write, and nothing after it."""
         if self._state >= State.CLOSING:
             return
         code = error.code or CloseCode.NORMAL
@@ -479,14 +588,12 @@ class WebSocketConnection:
             text_frame(messages.error_message(error)) + close_frame(code, error.message)
         )
         self._end()
-        self._context.wheel.add(self, CLOSE_TIMEOUT_S)
+        self._finish(CLOSE_TIMEOUT_S)
 
     def _close_received(self, payload: bytes) -> None:
-        if self._state < State.CLOSING:
-            code, _ = parse_close(payload)
-            answer = close_frame(code) if payload else frame(Opcode.CLOSE)
-            self._transport.write(answer)
-            self._end()
+        code, _ = parse_close(payload)
+        self._transport.write(close_frame(code) if payload else frame(Opcode.CLOSE))
+        self._end()
         # RFC 6455 7.1.1: it is the server that closes the TCP connection. One that does not
         # read our answer is not waited for.
         self._context.wheel.add(self, LINGER_S)
@@ -496,10 +603,19 @@ class WebSocketConnection:
         """RFC 6455 7.1.7: say why and be done; what the peer still sends is not understood."""
         self._transport.write(close_frame(code, reason))
         self._end()
-        self._context.wheel.add(self, LINGER_S)
-        # Closing with bytes unread would reset the connection, and take the reason along.
+        self._finish(LINGER_S)
+
+    def _finish(self, patience_s: float) -> None:
+        """
+        End our half of the connection after what was written, and wait for the peer's end.
+
+        What it still sends is read and thrown away: its Close frame says nothing that we need,
+        and closing with bytes unread would reset the connection, and take the reason along.
+        """
+        self._context.wheel.add(self, patience_s)
         if self._transport.can_write_eof():
             self._transport.write_eof()
+            self._transport.resume_reading()
         else:
             self._transport.close()
 
@@ -507,9 +623,20 @@ class WebSocketConnection:
         """Leave the hub, and let nothing more be written."""
         self._state = State.CLOSING
         self.write = _discard
+        if self._reader is not None:
+            self._forget_reader()
         session, self._session = self._session, None
         if session is not None:
             session.end()
+
+    def _forget_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None and reader.counted:
+            self._context.intake.forget(self)
+
+    def drop_unfinished(self) -> None:
+        """Close, since the unfinished messages of all clients together are too large."""
+        self.close(refusals.too_much_unfinished())
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is gone."""

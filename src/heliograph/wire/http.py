@@ -244,6 +244,21 @@ class RequestReader:
         """The head of the request being received is complete, its body is not."""
         return self._request is not None
 
+    @property
+    def unfinished(self) -> Request | None:
+        """The request whose body is being received, its body left out; None if there is none."""
+        return self._request
+
+    @property
+    def missing(self) -> int:
+        """The bytes that a body with a Content-Length still lacks."""
+        return self._left
+
+    @property
+    def held(self) -> int:
+        """The number of bytes that are held of a request that is not complete."""
+        return self._head_bytes + len(self._body)
+
     def close(self) -> None:
         """Let go of the parser and of what is half received. Further bytes are discarded."""
         self._parser = None
@@ -253,9 +268,11 @@ class RequestReader:
         self._head_bytes = self._left = self._raw_bytes = 0
         self._expecting = False
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes, *, more: bool = False) -> list[Event]:
         """
         Return what *data* completes, in the order of its arrival. No input makes it raise.
+
+        *more* says that more has arrived, and is fed next.
 
         Nothing comes after a `Refusal`, nor after a request that is the last of its
         connection. After a request for a WebSocket, `upgraded` is True, and the bytes
@@ -279,7 +296,7 @@ class RequestReader:
             except HttpParserError as error:
                 self._refuse_syntax(error)
             if self._head_bytes or self._raw_bytes or self._expecting:
-                self._take_stock(position == len(data))
+                self._take_stock(position == len(data) and not more)
         if self.upgraded:
             self.rest += data[position:]
         # The list is not kept: an idle connection shall not hold its last request.

@@ -204,6 +204,7 @@ class FrameReader:
         "_max_message_bytes",
         "_wanted",
         "failure",
+        "inflated",
     )
 
     def __init__(
@@ -211,6 +212,8 @@ class FrameReader:
     ) -> None:
         self.failure: Failure | None = None
         """Set once the peer broke the protocol; what it sends afterwards is discarded."""
+        self.inflated = 0
+        """Bytes that compressed messages became, until the owner sets it back to 0."""
         self._max_message_bytes = max_message_bytes
         self._max_fragments = max_fragments
         self._allowed = COMPRESSED if compression else 0  # of the reserved bits
@@ -245,6 +248,21 @@ class FrameReader:
     def idle(self) -> bool:
         """Whether nothing is held, and nothing is wrong: a new reader would do as well."""
         return self._buffer is None and self._fragments is None and not self._closed
+
+    @property
+    def held(self) -> int:
+        """The number of bytes that are held of a message that is not complete."""
+        held = 0
+        if self._buffer is not None:
+            held += len(self._buffer)
+        if self._fragments is not None:
+            held += len(self._fragments.payload)
+        return held
+
+    @property
+    def missing(self) -> int:
+        """The number of bytes that the frame that has begun still lacks, as far as is known."""
+        return 0 if self._buffer is None else max(0, self._wanted - len(self._buffer))
 
     def _close(self) -> None:
         self._closed = True
@@ -366,6 +384,7 @@ class FrameReader:
             raise _Broken(CloseCode.MESSAGE_TOO_BIG, "Message too big") from None
         except Malformed:
             raise _Broken(CloseCode.INVALID_DATA, "Message is not compressed data") from None
+        self.inflated += len(message)
         if opcode is Opcode.TEXT:
             _check_text(message)
         return message

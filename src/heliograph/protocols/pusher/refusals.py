@@ -82,6 +82,12 @@ def too_many_messages() -> ClientError:
     return ClientError("Over capacity: messages come too fast", Code.OVER_CAPACITY, closes=True)
 
 
+def too_much_unfinished() -> ClientError:
+    """The server holds too much of messages that are not complete, and most of them is this one."""
+    text = "Over capacity: too many messages are incomplete"
+    return ClientError(text, Code.OVER_CAPACITY, closes=True)
+
+
 def reconnect() -> ClientError:
     """The server goes away in an orderly manner."""
     return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)

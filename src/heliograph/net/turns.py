@@ -1,0 +1,126 @@
+"""
+Turns: how long sockets are read before everybody else has a go, and which one is next.
+
+A turn of the server has a time budget, and each connection a slice of it. A connection with more
+input than its slice has time for is served again later, after those that have used less time. So
+no client, whatever it sends, delays another one by more than about a turn.
+
+Knows seconds and callbacks. What input is, and how it is read, is for streams.py and for the
+connections to know.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from heliograph.net.streams import Stream
+
+TURN_S: Final = 0.005
+"""How long sockets are read, and what came is handled, before the loop turns."""
+
+SLICE_S: Final = 0.0005
+"""How long one connection's input is handled before it is another one's turn."""
+
+EQUAL_SHARE: Final = 1000.0
+"""A connection that uses more than this part of the time gives way to those that use less."""
+
+MOST_DEBT_S: Final = 2.0
+"""However much time a connection has used, it is forgotten after so long."""
+
+NEWCOMER_S: Final = 0.05
+"""What a connection begins with: those that are there and use little time come before it."""
+
+GoOn = Callable[[], object]
+"""Handles some more of a connection's input, no longer than a slice."""
+
+
+class Turns(Protocol):
+    """Whatever can serve a connection again later."""
+
+    def again(self, go_on: GoOn, transport: Any, /) -> None:
+        """
+        Have *go_on* called on a later turn, once, for the connection that *transport* carries.
+
+        The connection has paused reading meanwhile, and finds out by itself whether it has ended.
+        """
+
+
+class LoopTurns:
+    """Turns where asyncio's transports carry the connections: in the order of asking."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._queue: deque[GoOn] = deque()
+        self._turning = False  # or about to
+
+    def again(self, go_on: GoOn, _transport: Any, /) -> None:
+        """Have *go_on* called when it is its turn."""
+        self._queue.append(go_on)
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        end = self._clock() + TURN_S
+        try:
+            while self._queue:
+                self._queue.popleft()()
+                if self._clock() >= end:
+                    break
+        finally:  # a fault in one connection does not stop the others
+            self._turning = bool(self._queue)
+            if self._turning:
+                self._loop.call_soon(self._turn)
+
+
+class Queue:
+    """
+    Streams that have something to read and connections with more of it, in the order of serving.
+
+    First comes whichever has used least of the server's time lately: each carries the moment up to
+    which what it used is paid for (see `charge`), and the earliest is served first.
+    """
+
+    __slots__ = ("_entries", "_number")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[float, int, Stream, GoOn | None]] = []
+        self._number = 0  # entries of one moment are served in the order of their coming
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
+        """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
+        self._number += 1
+        moment = stream.paid_until
+        if moment < now:  # noqa: PLR1730 - a call would cost more
+            moment = now
+        heapq.heappush(self._entries, (moment, self._number, stream, go_on))
+
+    def take(self) -> "tuple[Stream, GoOn | None]":
+        """Take out the next. Raises IndexError where there is none."""
+        _, _, stream, go_on = heapq.heappop(self._entries)
+        return stream, go_on
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._entries.clear()
+
+
+def charge(paid_until: float, began: float, ended: float) -> float:
+    """
+    Return up to when a connection has paid, that was served from *began* to *ended*.
+
+    This is GCRA, as in rate.py, with time as what is limited: nobody is refused for it, only put
+    behind others.
+    """
+    begin = max(paid_until, began)
+    return min(begin + (ended - began) * EQUAL_SHARE, ended + MOST_DEBT_S)

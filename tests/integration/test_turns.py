@@ -1,0 +1,259 @@
+"""A turn has a budget and a connection a slice of it: which is served when, by a clock of ours."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from heliograph.net.streams import BUSY_READ_BYTES
+from heliograph.net.turns import MOST_DEBT_S, NEWCOMER_S, TURN_S, LoopTurns
+from tests.integration.rig import PATIENCE_S
+from tests.integration.test_streams import GOT, Told, switchboard
+
+
+class Clock:
+    """Stands still but for what the connections of a test say that they cost."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Costly(Told):
+    """A protocol whose every read takes *cost_s*; *log* is who was served, in order."""
+
+    def __init__(self, clock: Clock, log: list[str], name: str, cost_s: float) -> None:
+        super().__init__()
+        self.clock, self.log, self.name, self.cost_s = clock, log, name, cost_s
+
+    def data_received(self, data: bytes) -> None:
+        self.log.append(self.name)
+        self.clock.now += self.cost_s
+        super().data_received(data)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the loop turn until *holds* does."""
+    for _ in range(10_000):
+        if holds():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")
+
+
+async def everybody(*some: Told) -> None:
+    for one in some:
+        await one.until(GOT)
+
+
+async def test_a_turn_ends_after_its_time_and_goes_on_in_the_next() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        some = [Costly(clock, log, str(number), TURN_S / 2) for number in range(9)]
+        for one in some:
+            board.connect(one).send(b"a")
+        await everybody(*some)
+        assert sorted(log) == sorted(one.name for one in some)
+        assert board.poller.turns >= 4, "two of them are a turn"
+        assert await board.turns_while_idle() == 0
+
+
+async def test_whoever_used_little_time_comes_before_those_that_used_much() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        greedy = [Costly(clock, log, "greedy", TURN_S) for _ in range(20)]
+        calm = Costly(clock, log, "calm", 0.0)
+        peers = [board.connect(one) for one in greedy]
+        beside = board.connect(calm)
+        clock.now += 2 * NEWCOMER_S
+        for peer in peers:
+            peer.send(b"a")
+        await everybody(*greedy)  # each has used a turn by now
+
+        log.clear()
+        for peer in peers:
+            peer.send(b"a")
+        beside.send(b"a")
+        await calm.until(GOT)
+        assert log.index("calm") <= 1, "the first turn may have begun with one of them"
+        for one in greedy:
+            await one.until(GOT, 2)
+
+
+async def test_time_that_was_used_is_forgotten() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        greedy = Costly(clock, log, "greedy", 1000 * TURN_S)
+        board.connect(greedy).send(b"a")
+        await greedy.until(GOT)
+        (stream,) = board.poller._streams.values()
+        assert stream.paid_until == pytest.approx(clock.now + MOST_DEBT_S)
+
+
+async def test_newcomers_come_after_those_that_are_there() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        there = Costly(clock, log, "there", 0.0)
+        beside = board.connect(there)
+        clock.now += 2 * NEWCOMER_S
+        some = [Costly(clock, log, "new", TURN_S) for _ in range(8)]
+        for one in some:
+            board.connect(one).send(b"a")
+        await until(lambda: bool(log))
+        beside.send(b"a")
+        await there.until(GOT)
+        assert log.count("new") <= 3, "it came before most of them"
+        await everybody(*some)
+
+
+async def test_what_is_put_off_is_done_in_slices_between_which_others_are_served() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        calm = Costly(clock, log, "calm", 0.0)
+        beside = board.connect(calm)
+        clock.now += 2 * NEWCOMER_S
+        left = 30
+
+        def go_on() -> None:
+            nonlocal left
+            left -= 1
+            log.append("slice")
+            clock.now += TURN_S
+            if left == 15:
+                beside.send(b"a")
+            if left:
+                board.poller.again(go_on, greedy.transport)
+
+        greedy = Told(data_received=lambda _: go_on())
+        board.connect(greedy).send(b"much")
+        await calm.until(GOT)
+        assert log.count("slice") in (15, 16, 17), "its turn came within two slices"
+        await until(lambda: not left)
+        assert log.count("slice") == 30
+
+
+async def test_an_answer_that_comes_late_goes_on_with_a_connection_outside_of_a_turn() -> None:
+    async with switchboard() as board:
+        told = Told()
+        board.connect(told)
+        done = asyncio.Event()
+        board.poller.again(done.set, told.transport)
+        async with asyncio.timeout(PATIENCE_S):
+            await done.wait()
+        assert await board.turns_while_idle() == 0
+
+
+async def test_one_that_ends_while_it_is_queued_is_left_out_and_harms_nobody() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        some = [Costly(clock, log, str(number), 2 * TURN_S) for number in range(6)]
+        peers = [board.connect(one) for one in some]
+        for peer in peers:
+            peer.send(b"a")
+        await until(lambda: bool(log))
+        queued = [one for one in some if not one.received]
+        assert queued
+        queued[0].transport.abort()
+        board.poller.again(queued[0].transport.abort, queued[0].transport)
+        await everybody(*[one for one in some if one is not queued[0]])
+        assert queued[0].received == b""
+
+
+async def test_a_fault_in_a_slice_ends_its_own_connection_only() -> None:
+    async with switchboard() as board:
+        told = Told()
+        board.connect(told)
+        other = Told()
+        beside = board.connect(other)
+
+        def fault() -> None:
+            raise RuntimeError("a planted fault")
+
+        board.poller.again(fault, told.transport)
+        beside.send(b"a")
+        await other.until(GOT)
+        await told.until("connection_lost")
+        (found,) = board.faults
+        assert str(found) == "a planted fault"
+        board.faults.clear()
+
+
+async def test_while_more_is_to_be_read_than_there_is_time_little_is_taken_of_each() -> None:
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        some = [Costly(clock, log, str(number), 2 * TURN_S) for number in range(4)]
+        for one in some:
+            peer = board.connect(one)
+            peer.setblocking(False)
+            peer.send(bytes(8 * BUSY_READ_BYTES))
+        for one in some:
+            await one.until_received(bytes(8 * BUSY_READ_BYTES))
+        largest = sorted(max(len(data) for what, data in one.heard if what == GOT) for one in some)
+        assert largest[:-1] == [BUSY_READ_BYTES] * 3, "all but the first, which met no queue"
+
+
+async def test_input_that_is_not_read_yet_is_seen_and_stays() -> None:
+    async with switchboard() as board:
+        told = Told()
+        peer = board.connect(told)
+        told.transport.pause_reading()
+        assert not told.transport.has_input()
+        peer.send(b"a")
+        assert told.transport.has_input()
+        told.transport.resume_reading()
+        await told.until_received(b"a")
+        assert not told.transport.has_input()
+        told.transport.pause_reading()
+        peer.shutdown(socket.SHUT_WR)
+        assert told.transport.has_input(), "its end is something to be read"
+        told.transport.abort()
+        assert not told.transport.has_input()
+
+
+# -- Where asyncio's transports carry the connections ------------------------------------------
+
+
+async def test_without_a_poller_slices_take_turns_within_the_time_of_a_turn() -> None:
+    clock = Clock()
+    turns = LoopTurns(asyncio.get_running_loop(), clock)
+    log: list[str] = []
+    left = {"a": 3, "b": 3}
+
+    def go_on(name: str) -> None:
+        log.append(name)
+        clock.now += TURN_S
+        left[name] -= 1
+        if left[name]:
+            turns.again(partial(go_on, name), None)
+
+    turns.again(partial(go_on, "a"), None)
+    turns.again(partial(go_on, "b"), None)
+    ticks = 0
+    while any(left.values()):
+        await asyncio.sleep(0)
+        ticks += 1
+    assert log == ["a", "b"] * 3
+    assert ticks >= 6, "each filled a turn of its own"
+
+
+async def test_without_a_poller_a_fault_in_a_slice_stops_nobody_else() -> None:
+    loop = asyncio.get_running_loop()
+    turns = LoopTurns(loop)
+    faults: list[Any] = []
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    done = asyncio.Event()
+
+    def fault() -> None:
+        raise RuntimeError("a planted fault")
+
+    turns.again(fault, None)
+    turns.again(done.set, None)
+    async with asyncio.timeout(PATIENCE_S):
+        await done.wait()
+    loop.set_exception_handler(None)
+    assert [str(one) for one in faults] == ["a planted fault"]
