@@ -329,7 +329,9 @@ class HttpConnection:
 
     def eof_received(self) -> bool:
         """Return whether answers are still owed to a client that sends no more."""
-        return bool(self._answers) and self._transport.can_write_eof()  # TLS has no half way
+        return (
+            bool(self._answers) and self._transport.can_write_eof()
+        )  # not through TLS of asyncio's
 
     def _work(self) -> None:
         """Take on requests until too many wait for answers, and write what is known."""

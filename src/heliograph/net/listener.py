@@ -19,6 +19,7 @@ from typing import Any
 from heliograph.net.places import BACKLOG, INTERNET, Place
 from heliograph.net.room import Room
 from heliograph.net.streams import Poller
+from heliograph.net.tls_streams import TlsStream
 from heliograph.net.transport import FirstReceiver
 from heliograph.summary import Summary
 from heliograph.wire import proxy
@@ -48,7 +49,7 @@ class Listener:
     """
     Has *factory* make a protocol for every connection that comes to *places*.
 
-    *poller* serves those who speak plainly, where there is one. *tls* is for those that come from
+    *poller* serves them, where there is one, else the event loop. *tls* is for those that come from
     afar, not through a Unix socket. Where it is *proxied*, connections must begin by saying for
     whom (PROXY protocol 2). *patience_s* is what they have for either. A listener begins once, and
     ends once; what it brought stays.
@@ -120,7 +121,7 @@ class Listener:
         # asyncio's own loop takes the backlog for the number that it accepts in one go.
         at_once = AT_ONCE if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
         for place in self._places:
-            if self._is_plain(place):
+            if self._poller is not None:
                 place.socket.listen(BACKLOG)
                 loop.add_reader(place.socket.fileno(), self._arrivals, place)
                 continue
@@ -135,15 +136,15 @@ class Listener:
 
     async def _close(self) -> None:
         for place in self._places:
-            if self._is_plain(place):
+            if self._poller is not None:
                 asyncio.get_running_loop().remove_reader(place.socket.fileno())
         await self._look_away()
         for server in self._servers:
             server.close()
         self._servers.clear()
 
-    def _is_plain(self, place: Place) -> bool:
-        return self._poller is not None and (self._tls is None or place.local)
+    def _tls_at(self, place: Place) -> ssl.SSLContext | None:
+        return None if place.local else self._tls
 
     def _arrivals(self, place: Place) -> None:
         """Accept who waits at *place*, as long as there is room to tell them anything."""
@@ -162,14 +163,18 @@ class Listener:
                     self._pause_soon()
                     return
             else:
-                self._adopt(descriptor, None)
+                self._adopt(descriptor, place, None)
 
-    def _adopt(self, descriptor: int, told_address: str | None) -> None:
-        """Have the poller serve one who speaks plainly."""
-        assert self._poller is not None  # noqa: S101 - `_is_plain` said so
+    def _adopt(self, descriptor: int, place: Place, told_address: str | None) -> None:
+        """Have the poller serve one who came to *place*."""
+        assert self._poller is not None  # noqa: S101 - its callers have looked
         os.set_blocking(descriptor, False)
+        protocol = self._factory(told_address, self._room.full(descriptor))
+        tls = self._tls_at(place)
+        if tls is not None:
+            protocol = TlsStream(tls, self._poller, protocol)
         try:
-            self._poller.adopt(descriptor, self._factory(told_address, self._room.full(descriptor)))
+            self._poller.adopt(descriptor, protocol)
         except OSError as error:
             os.close(descriptor)
             self._strangers.note("a connection was closed", error.strerror or str(error))
@@ -212,9 +217,8 @@ class Listener:
             await asyncio.sleep(0)
 
     def _security(self, place: Place) -> dict[str, Any]:
-        if self._tls is None or place.local:
-            return {}
-        return {"ssl": self._tls, "ssl_handshake_timeout": self._patience_s}
+        tls = self._tls_at(place)
+        return {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": self._patience_s}
 
     # -- By hand -------------------------------------------------------------------------
 
@@ -245,8 +249,8 @@ class Listener:
             self._welcome(connection, place)
 
     def _welcome(self, connection: socket.socket, place: Place) -> None:
-        if self._is_plain(place) and not self._proxied:
-            self._adopt(connection.detach(), None)
+        if self._poller is not None and not self._proxied:
+            self._adopt(connection.detach(), place, None)
             return
         connection.setblocking(False)
         arrival: Coroutine[Any, Any, None] = self._arrive(connection, place)
@@ -265,8 +269,8 @@ class Listener:
         except (OSError, TimeoutError, asyncio.CancelledError):
             connection.close()
             return
-        if self._is_plain(place):
-            self._adopt(connection.detach(), address)
+        if self._poller is not None:
+            self._adopt(connection.detach(), place, address)
             return
         make: Any = partial(self._factory, address, self._room.full())
         with contextlib.suppress(OSError):  # it leaves, or speaks no TLS
