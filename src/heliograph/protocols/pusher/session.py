@@ -14,7 +14,6 @@ An attempt that is no longer in its place when its answer comes is ignored: whoe
 it out has already told the application that it left, in the same order.
 """
 
-import sys
 from functools import partial
 from typing import Any, Protocol
 
@@ -204,8 +203,7 @@ class Session:
 
     def _subscribe(self, message: messages.Incoming) -> None:
         request = messages.read_subscribe(message.data)
-        # One string for all who subscribe to it: it is a key in each one's `channels`.
-        name = sys.intern(request.channel)
+        name = request.channel
         try:
             kind, member = self._admitted(name, request)
         except ClientError as error:
@@ -287,16 +285,21 @@ class Session:
             acknowledgement = messages.subscription_succeeded(name)
         else:
             acknowledgement = messages.presence_succeeded(name, entry.roster)
-            if self._members is None:
-                self._members = {}
-            self._members[name] = member
         if not kind.cached:
             self.peer.send(acknowledgement)
         elif entry.cached is None:
             self.peer.send(acknowledgement, messages.cache_miss(name))
         else:
             self.peer.send(acknowledgement, messages.fact_message(entry.cached.event))
-        self.channels[name] = self._application.subscribe(self, name, kind, entry)
+        subscription = self._application.subscribe(self, name, kind, entry)
+        # The channel's own string for all its subscribers, not one from each client's message.
+        del self.channels[name]
+        name = subscription.channel.name
+        self.channels[name] = subscription
+        if member is not None:
+            if self._members is None:
+                self._members = {}
+            self._members[name] = member
 
     def _unsubscribe(self, message: messages.Incoming) -> None:
         name = messages.read_unsubscribe(message.data).channel
