@@ -39,7 +39,7 @@ class Costly(Told):
 
 async def until(holds: Callable[[], bool]) -> None:
     """Let the loop turn until *holds* does."""
-    for _ in range(10_000):
+    for _ in range(100_000):
         if holds():
             return
         await asyncio.sleep(0)
