@@ -154,7 +154,9 @@ async def test_a_client_that_is_still_sending_reads_why_it_was_refused() -> None
 async def test_a_slow_request_is_given_up() -> None:
     async with serving(request_timeout=0.5) as rig, wire(rig) as head, wire(rig) as body:
         await head.send(b"GET /health HTTP/1.1\r\nHo")
-        await body.send(b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+        target = rig.signed("POST", f"/apps/{rig.app_id}/events", b"abcde")
+        await body.send(f"POST {target} HTTP/1.1\r\nHost: a\r\n".encode())
+        await body.send(b"Content-Length: 5\r\n\r\nab")
         for one in (head, body):
             assert (await one.read_all()).startswith(b"HTTP/1.1 408 ")
 
