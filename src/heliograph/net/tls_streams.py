@@ -31,6 +31,7 @@ class TlsStream:
     __slots__ = (
         "_clock",
         "_closing",
+        "_ended",
         "_incoming",
         "_input",
         "_object",
@@ -63,6 +64,7 @@ class TlsStream:
         self._paused = False  # by the receiver
         self._queued = False  # for a turn in which more of the input is taken
         self._shut = False  # we have said that nothing more comes, and hear nothing more
+        self._ended = False  # the peer has said so, and is heard no more
         self._closing = False
 
     # -- What the stream says ------------------------------------------------------------
@@ -75,7 +77,7 @@ class TlsStream:
 
     def data_received(self, data: bytes) -> None:
         """Take records, as many as there is time for."""
-        if self._shut:
+        if self._shut or self._ended:
             return  # read so that the socket closes without a reset, no more
         self._input = self._input + data if self._input else data
         if not self._queued and not self._paused:
@@ -83,7 +85,12 @@ class TlsStream:
 
     def eof_received(self) -> bool:
         """Return whether anything is still to be sent to a client that sends no more."""
-        return self._ready and not self._shut and bool(self._receiver.eof_received())
+        if not self._ready or self._shut:
+            return False
+        if self._ended:
+            return not self._closing  # the receiver has said that it goes on
+        self._ended = True
+        return bool(self._receiver.eof_received())
 
     def pause_writing(self) -> None:
         """The client does not read."""
@@ -125,7 +132,7 @@ class TlsStream:
                 if data is None:
                     continue
                 if not data:
-                    self._ended()
+                    self._end()
                     return
                 self._receiver.data_received(data)
             if self._clock() >= end:
@@ -159,8 +166,10 @@ class TlsStream:
         self.stream.resume_reading()
         self._take()
 
-    def _ended(self) -> None:
+    def _end(self) -> None:
         """The peer said that it sends no more."""
+        self._ended = True
+        self._input = b""
         if not self._receiver.eof_received():
             self.close()
 
