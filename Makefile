@@ -28,7 +28,8 @@ SOCKETS := $(addprefix tests/integration/test_,api.py garbage.py http.py slow_re
 ## compile: what every event goes through, into an environment of its own (takes a C compiler)
 compile: $(STAMPS)/compiled
 
-## bench: every workload beside the plainest server, in ten minutes (ARGS="--help" for more)
+## bench: every workload beside the plainest server, in ten minutes (ARGS="--help" for more);
+##        ARGS="--against REV" compares this tree with the build of a commit instead
 bench: $(STAMPS)/dev
 	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench $(ARGS)
@@ -72,7 +73,7 @@ $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 $(STAMPS)/compiled: $(STAMPS)/dev $(shell find src -name '*.py')
 	@command -v cc >/dev/null || { echo "Compiling takes a C compiler, and Python's headers." >&2; exit 1; }
 	rm -rf $(COMPILED) $(STAMPS)/dist
-	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --outdir $(STAMPS)/dist . >$(STAMPS)/compiled.log 2>&1 \
+	HATCH_BUILD_HOOKS_ENABLE=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir $(STAMPS)/dist . >$(STAMPS)/compiled.log 2>&1 \
 		|| { cat $(STAMPS)/compiled.log >&2; exit 1; }
 	! grep "warning: Unsupported" $(STAMPS)/compiled.log
 	$(PYTHON) -m venv $(COMPILED)
