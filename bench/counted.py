@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from bench import tools
-from bench.tools import APP, KEY, SECRET, BenchError, Load, Target
+from bench.tools import APP, KEY, SECRET, BenchError, Build, Load, Target
 from heliograph.config import load as load_config
 from heliograph.server import Server
 
@@ -25,26 +25,26 @@ SETTLE_S = 0.5
 
 
 def counted_presence(
-    load: Sequence[str], mode: str, members: int, *, interpreted: bool = False
+    load: Sequence[str], mode: str, members: int, build: Build
 ) -> tuple[Load, Mapping[str, int]]:
     """
     Have *members* join one presence channel; return the load's figures and the counters.
 
     `system_calls` are all that wrote to sockets, those for connecting and acknowledging included.
+    What counts inside a server reaches into its parts, so it is that of *build*'s own commit.
     """
     port = tools.free_port()
-    process = subprocess.Popen(
-        [tools.python(interpreted=interpreted), "-m", "bench.counted", str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if process.stdin is None or process.stdout is None:
-        raise AssertionError("both are pipes")
-    try:
+    command = [build.python, "-m", "bench.counted", str(port)]
+    pipe = subprocess.PIPE
+    # It ends when its input does, which is where the block ends.
+    with subprocess.Popen(
+        command, cwd=build.source, env=build.environment, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("both are pipes")
         tools.pin(process.pid, tools.SERVER_CORE)
         if not process.stdout.readline():
-            raise BenchError("the counted server did not start")
+            raise BenchError(f"the counted server of {build.name} did not start")
         target = Target(port=port, api_port=port, pid=process.pid)
         parallel = 1 if mode == "idle" else 64
         options = {"mode": mode, "subscribers": members, "parallel": parallel}
@@ -54,9 +54,6 @@ def counted_presence(
             process.stdin.flush()
             counters: Mapping[str, int] = json.loads(process.stdout.readline())
         return found, counters
-    finally:
-        process.stdin.close()
-        process.wait()
 
 
 async def _serve(port: int) -> None:

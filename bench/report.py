@@ -3,12 +3,17 @@
 import json
 import math
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from bench.against import Compared
+from bench.tools import Build
+from bench.verdict import BOUND, Ratios
 from bench.workloads import Row
 
 HEADINGS = (
@@ -67,10 +72,17 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def text(rows: Sequence[Row]) -> str:
-    """Return the table for a terminal."""
-    table = [HEADINGS, *(cells(row) for row in rows)]
-    widths = [max(len(line[at]) for line in table) for at in range(len(HEADINGS))]
+Line = Sequence[str]
+
+
+def table(rows: Sequence[Row]) -> list[Line]:
+    """Return the headings, and a line for each of *rows*."""
+    return [HEADINGS, *(cells(row) for row in rows)]
+
+
+def text(table: Sequence[Line]) -> str:
+    """Return a table for a terminal."""
+    widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
@@ -78,9 +90,10 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the table for a document."""
-    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *(cells(row) for row in rows)]
+def markdown(table: Sequence[Line]) -> str:
+    """Return a table for a document."""
+    headings, *rest = table
+    lines = [headings, tuple("---" for _ in headings), *rest]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -88,6 +101,75 @@ def as_json(rows: Sequence[Row]) -> str:
     """Return everything for machines."""
     found = {"machine": machine(), "rows": [asdict(row) for row in rows]}
     return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+# -- Two builds --------------------------------------------------------------------------------
+
+
+def _ratio(ratios: Ratios) -> str:
+    low, high = ratios.spread
+    return f"{ratios.median:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _figure(values: Sequence[float]) -> str:
+    """Return the median with three digits that mean something, or more where it is large."""
+    value = statistics.median(values)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def compared_table(rows: Sequence[Compared], new: Build, old: Build) -> list[Line]:
+    """Return the table of a comparison of two builds."""
+    headings = (
+        *("workload", "measure", old.name, new.name),
+        *("new against old (spread)", "old against itself (spread)", "rounds", "verdict"),
+    )
+    return [headings, *(_compared_cells(row) for row in rows)]
+
+
+def _compared_cells(row: Compared) -> Line:
+    ratios = row.ratios
+    if ratios is None:
+        return (row.workload, row.measure, "-", "-", "", "", "", f"not measured: {row.note}")
+    mine, control = ratios
+    return (
+        row.workload,
+        row.measure + (" (less is better)" if row.less_is_better else ""),
+        _figure([one.old for one in row.rounds]),
+        _figure([one.new for one in row.rounds]),
+        _ratio(mine),
+        _ratio(control),
+        str(len(row.rounds)),
+        str(row.verdict),
+    )
+
+
+def compared_json(rows: Sequence[Compared], new: Build, old: Build) -> str:
+    """Return a comparison for machines, each round with what was measured."""
+    found = {
+        "machine": machine(),
+        "new": new.name,
+        "old": old.name,
+        "compiled": new.compiled,
+        "bound": BOUND,
+        "rows": [_compared_object(row) for row in rows],
+    }
+    return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+def _compared_object(row: Compared) -> dict[str, Any]:
+    mine, control = row.ratios or (None, None)
+    return {
+        "workload": row.workload,
+        "measure": row.measure,
+        "less_is_better": row.less_is_better,
+        "ratio": mine and mine.median,
+        "spread": mine and mine.spread,
+        "control_ratio": control and control.median,
+        "control_spread": control and control.spread,
+        "verdict": row.verdict,
+        "note": row.note,
+        "rounds": [asdict(one) for one in row.rounds],
+    }
 
 
 # -- The picture -------------------------------------------------------------------------------

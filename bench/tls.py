@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 
 from bench import tools
-from bench.tools import KEY, BenchError, Target
-from heliograph.config import OPTIONS
+from bench.tools import KEY, BenchError, Build, Target
 
 UPGRADE = (
     f"GET /app/{KEY}?protocol=7 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
@@ -18,16 +17,14 @@ UPGRADE = (
 ).encode()
 
 
-def tls_bytes_a_client(clients: int, *, interpreted: bool) -> float:
+def tls_bytes_a_client(clients: int, build: Build) -> float:
     """Return the memory that each of *clients* idle ones costs. Raises BenchError."""
-    if "ssl_cert" not in OPTIONS:
-        raise BenchError("not measured: this version does not end TLS itself")
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
         _make_certificate(certificate, key)
         with (
             tools.heliograph(
-                *("--ssl_cert", str(certificate), "--ssl_key", str(key)), interpreted=interpreted
+                "--ssl_cert", str(certificate), "--ssl_key", str(key), build=build
             ) as target,
             contextlib.ExitStack() as stack,
         ):

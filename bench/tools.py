@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-BUILT = HERE.parent / "build" / "bench"
-COMPILED = HERE.parent / ".compiled" / "bin" / "python"
+ROOT = HERE.parent
+BUILT = ROOT / "build" / "bench"
+COMPILED = ROOT / ".compiled" / "bin" / "python"
 """Has the server compiled, after `make compile`."""
 
 SERVER_CORE = 0
@@ -58,6 +59,39 @@ class Target:
     secret: str = SECRET
     path: str = ""
     pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """One version of Heliograph that can be started: the tree's, or that of a commit."""
+
+    name: str  # what tables and messages call it
+    source: Path  # the root of its sources
+    python: str  # the interpreter with its dependencies, and the package itself where compiled
+    compiled: bool
+    options: frozenset[str] | None = None  # the flags that it knows; None where it knows all
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """
+        Return the environment in which *python* imports this build's package.
+
+        An inherited PYTHONPATH precedes what is installed, and would replace the compiled package.
+        """
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        if not self.compiled:
+            environment["PYTHONPATH"] = str(self.source / "src")
+        return environment
+
+    def knows(self, flag: str) -> bool:
+        """Return whether the server takes *flag*, as in `--port` or `--port=80`."""
+        return self.options is None or flag.partition("=")[0] in self.options
+
+
+def tree(*, interpreted: bool) -> Build:
+    """Return the build of this tree: compiled, where `make compile` was and it is wanted."""
+    found = python(interpreted=interpreted)
+    return Build(name="the tree", source=ROOT, python=found, compiled=found != sys.executable)
 
 
 # -- Compiling ---------------------------------------------------------------------------------
@@ -100,9 +134,13 @@ def pin(pid: int, core: int) -> None:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server on the servers' core until the block ends. Raises BenchError."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
     try:
         pin(process.pid, SERVER_CORE)
         _await_port(process, port)
@@ -142,25 +180,30 @@ def python(*, interpreted: bool) -> str:
     return str(COMPILED) if COMPILED.exists() and not interpreted else sys.executable
 
 
+LIFTED_LIMITS = ("--max_client_events_per_second=0", "--max_presence_members=0")
+"""With them there would be nothing to measure. A build that does not know one has no such limit."""
+
+
 @contextlib.contextmanager
-def heliograph(*flags: str, interpreted: bool = False) -> Iterator[Target]:
-    """Run Heliograph as a user would, with *flags* on top of what every workload needs."""
+def heliograph(
+    *flags: str, interpreted: bool = False, build: Build | None = None
+) -> Iterator[Target]:
+    """
+    Run Heliograph as a user would, with *flags* on top of what every workload needs.
+
+    It is *build*, or else the tree's. Raises BenchError, also where *build* does not know a flag.
+    """
+    build = build or tree(interpreted=interpreted)
+    unknown = [flag for flag in flags if flag.startswith("--") and not build.knows(flag)]
+    if unknown:
+        raise BenchError(f"{build.name} does not know {', '.join(unknown)}")
     port = free_port()
     command = [
-        *(
-            python(interpreted=interpreted),
-            "-m",
-            "heliograph",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ),
+        *(build.python, "-m", "heliograph", "--host", "127.0.0.1", "--port", str(port)),
         *("--pusher_app_id", APP, "--pusher_app_key", KEY, "--pusher_secret", SECRET),
-        *("--log_level", "warning", "--max_client_events_per_second", "0"),
-        *("--max_presence_members", "0", *flags),
+        *("--log_level", "warning", *filter(build.knows, LIFTED_LIMITS), *flags),
     ]
-    with running(command, port) as process:
+    with running(command, port, build.environment) as process:
         yield Target(port=port, api_port=port, pid=process.pid)
 
 

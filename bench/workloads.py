@@ -6,14 +6,14 @@ take turns, and the median of the rounds' ratios counts.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench import tools
 from bench.counted import counted_presence
 from bench.tls import tls_bytes_a_client
-from bench.tools import BenchError, Load, Target
+from bench.tools import BenchError, Build, Load, Target
 
 ROUNDS = 5
 REPORT_ROUNDS = 2
@@ -22,6 +22,27 @@ ROUND_S = 3.0
 IDLE_CLIENTS = 10_000
 TLS_CLIENTS = 2_000
 MOST_BURST_WRITES = 3
+DEFLATE_FLAG = "--enable_ws_compression"
+
+LOADS: Mapping[str, Mapping[str, Any]] = {
+    "fan-out-1": {},
+    "fan-out-paced": {"rate": 50, "publishers": 8},
+    "fan-out-4": {"publishers": 4},
+    "fan-out-128": {"publishers": 128},
+    "fan-out-excluding": {"publishers": 128, "exclude": 1},
+    "fan-out-channels": {"channels": 100, "publishers": 64, "all_channels": 1},
+    "fan-out-one-channel": {"channels": 100, "publishers": 64},
+    "posts-1": {"subscribers": 1},
+    "posts-32": {"subscribers": 1, "publishers": 32},
+    "batches": {"subscribers": 1, "publishers": 8, "batch": 10},
+    "client-events": {"mode": "client_events", "subscribers": 100, "prefix": "private-"},
+    "connecting-public": {"mode": "connect", "subscribers": IDLE_CLIENTS},
+    "connecting-private": {"mode": "connect", "subscribers": IDLE_CLIENTS, "prefix": "private-"},
+    "company": {"subscribers": 1, "rate": 50, "publishers": 4, "first": 1000, "calm": 1},
+    "large-payloads": {"payload": 10_000, "subscribers": 200, "publishers": 4},
+    "compressed-payloads": {"payload": 1000, "publishers": 4, "deflate": 1},
+}
+"""The options of load.c with which each workload loads a server; by default, 1,000 subscribers."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +74,7 @@ class Bench:
     server: Target
     baseline: Target | None
     ours: bool  # the server is Heliograph, and more of them may be started
-    interpreted: bool = False  # though it could be compiled
+    build: Build  # what else is started
     rounds: int = ROUNDS
     round_s: float = ROUND_S
     clients: int = IDLE_CLIENTS
@@ -143,13 +164,13 @@ def fan_out_1(bench: Bench) -> Row:
         must_ratio=0.6,
         goal_ratio=0.9,
     )
-    return _compared(row, bench.turns(), _rate)
+    return _compared(row, bench.turns(**LOADS["fan-out-1"]), _rate)
 
 
 def fan_out_paced(bench: Bench) -> Row:
     """Fifty publishes a second, whatever the answers; late ones count from when they were due."""
     row = Row(title="the same, open loop at 50 publishes/s", measure="p50, p99 of deliveries")
-    pairs = bench.turns(rate=50, publishers=8)
+    pairs = bench.turns(**LOADS["fan-out-paced"])
     row.server, row.p50_ms, row.p99_ms = (
         "50/s",
         _quantiles(pairs, "delivery_p50_ms"),
@@ -180,7 +201,7 @@ def fan_out_4(bench: Bench) -> Row:
         must_ratio=1.0,
         goal_ratio=2.5,
     )
-    return _with_calm_tail(_compared(row, bench.turns(publishers=4), _rate))
+    return _with_calm_tail(_compared(row, bench.turns(**LOADS["fan-out-4"]), _rate))
 
 
 def fan_out_128(bench: Bench) -> Row:
@@ -191,7 +212,7 @@ def fan_out_128(bench: Bench) -> Row:
         must_ratio=15,
         goal_ratio=35,
     )
-    pairs = bench.turns(publishers=128)
+    pairs = bench.turns(**LOADS["fan-out-128"])
     bench.kept["fan_out_128"] = [server for server, _ in pairs]
     return _with_calm_tail(_compared(row, pairs, _rate))
 
@@ -205,9 +226,11 @@ def fan_out_excluding(bench: Bench) -> Row:
         goal_ratio=0.95,
         baseline="the row above",
     )
-    options = {"publishers": 128}
     pairs = [
-        (bench.run(bench.server, exclude=1, **options), bench.run(bench.server, **options))
+        (
+            bench.run(bench.server, **LOADS["fan-out-excluding"]),
+            bench.run(bench.server, **LOADS["fan-out-128"]),
+        )
         for _ in range(bench.rounds)
     ]
     row = _compared(row, [*pairs], _rate)
@@ -223,7 +246,7 @@ def fan_out_channels(bench: Bench) -> Row:
         must_ratio=1.5,
         goal_ratio=4,
     )
-    return _compared(row, bench.turns(channels=100, publishers=64, all_channels=1), _rate)
+    return _compared(row, bench.turns(**LOADS["fan-out-channels"]), _rate)
 
 
 def fan_out_one_channel(bench: Bench) -> Row:
@@ -233,7 +256,7 @@ def fan_out_one_channel(bench: Bench) -> Row:
         measure="deliveries/s",
         note="reported: 64 events on 64 channels leave nothing to join",
     )
-    pairs = bench.turns(REPORT_ROUNDS, channels=100, publishers=64)
+    pairs = bench.turns(REPORT_ROUNDS, **LOADS["fan-out-one-channel"])
     return _compared(row, pairs, _rate)
 
 
@@ -248,7 +271,7 @@ def posts_1(bench: Bench) -> Row:
         must_ratio=0.5,
         goal_ratio=0.7,
     )
-    return _compared(row, bench.turns(subscribers=1), _requests, "answer")
+    return _compared(row, bench.turns(**LOADS["posts-1"]), _requests, "answer")
 
 
 def posts_32(bench: Bench) -> Row:
@@ -259,7 +282,7 @@ def posts_32(bench: Bench) -> Row:
         must_ratio=0.35,
         goal_ratio=0.5,
     )
-    return _compared(row, bench.turns(subscribers=1, publishers=32), _requests, "answer")
+    return _compared(row, bench.turns(**LOADS["posts-32"]), _requests, "answer")
 
 
 def batches(bench: Bench) -> Row:
@@ -270,9 +293,9 @@ def batches(bench: Bench) -> Row:
         goal_ratio=3,
         note="reported",
     )
-    options = {"subscribers": 1, "publishers": 8}
+    tens = LOADS["batches"]
     pairs = [
-        (bench.run(bench.server, batch=10, **options), bench.run(bench.server, **options))
+        (bench.run(bench.server, **tens), bench.run(bench.server, **{**tens, "batch": 1}))
         for _ in range(min(bench.rounds, REPORT_ROUNDS))
     ]
     row = _compared(row, [*pairs], _rate, "answer")
@@ -288,28 +311,28 @@ def client_events(bench: Bench) -> Row:
         must_ratio=0.45,
         goal_ratio=0.6,
     )
-    pairs = bench.turns(mode="client_events", subscribers=100, prefix="private-")
+    pairs = bench.turns(**LOADS["client-events"])
     return _compared(row, pairs, _rate)
 
 
 def connecting_public(bench: Bench) -> Row:
     """Clients that connect and subscribe, 64 at a time."""
-    return _connecting(bench, "public", "", 0.6, 0.85)
+    return _connecting(bench, "public", "connecting-public", 0.6, 0.85)
 
 
 def connecting_private(bench: Bench) -> Row:
     """The same with a signature each."""
-    return _connecting(bench, "private with signature", "private-", 0.5, 0.75)
+    return _connecting(bench, "private with signature", "connecting-private", 0.5, 0.75)
 
 
-def _connecting(bench: Bench, kind: str, prefix: str, must: float, goal: float) -> Row:
+def _connecting(bench: Bench, kind: str, name: str, must: float, goal: float) -> Row:
     row = Row(
         title=f"connect + subscribe, {bench.clients:,} clients, {kind}",
         measure="clients/s",
         must_ratio=must,
         goal_ratio=goal,
     )
-    pairs = bench.turns(mode="connect", subscribers=bench.clients, prefix=prefix)
+    pairs = bench.turns(**{**LOADS[name], "subscribers": bench.clients})
     return _compared(row, pairs, _rate, "answer")
 
 
@@ -341,17 +364,22 @@ def _memory(bench: Bench, where: str, channels: int, must: int, goal: int) -> Ro
     )
     if not _needs_ours(bench, row):
         return row
-    with tools.heliograph(interpreted=bench.interpreted) as target:
-        assert target.pid is not None  # noqa: S101 - it was started here
-        # Whatever is made once, for the first client of all, is not a client's cost.
-        with tools.holding(bench.load, target, subscribers=1):
-            pass
-        before = tools.resident_bytes(target.pid)
-        with tools.holding(bench.load, target, subscribers=bench.clients, channels=channels):
-            each = (tools.resident_bytes(target.pid) - before) / bench.clients
+    each = idle_bytes_a_client(bench.load, bench.build, bench.clients, channels)
     row.server = f"{each:,.0f}"
     row.met, row.reached = each <= must, each <= goal
     return row
+
+
+def idle_bytes_a_client(load: Sequence[str], build: Build, clients: int, channels: int) -> float:
+    """Return the memory that each of *clients* idle ones costs a server of its own."""
+    with tools.heliograph(build=build) as target:
+        assert target.pid is not None  # noqa: S101 - it was started here
+        # Whatever is made once, for the first client of all, is not a client's cost.
+        with tools.holding(load, target, subscribers=1):
+            pass
+        before = tools.resident_bytes(target.pid)
+        with tools.holding(load, target, subscribers=clients, channels=channels):
+            return (tools.resident_bytes(target.pid) - before) / clients
 
 
 def tls_memory(bench: Bench) -> Row:
@@ -362,7 +390,7 @@ def tls_memory(bench: Bench) -> Row:
     )
     if _needs_ours(bench, row):
         try:
-            row.server = f"{tls_bytes_a_client(clients, interpreted=bench.interpreted):,.0f}"
+            row.server = f"{tls_bytes_a_client(clients, bench.build):,.0f}"
         except BenchError as error:
             row.note = str(error)
     return row
@@ -388,14 +416,21 @@ def _presence(bench: Bench, how: str, mode: str) -> Row:
     )
     if not _needs_ours(bench, row):
         return row
-    found, counters = counted_presence(bench.load, mode, members, interpreted=bench.interpreted)
-    encodings = counters["encodings"] / members
-    writes = counters["system_calls"] / members - 1  # each had connected, which is one
+    found, encodings, writes = joining(bench.load, bench.build, mode, members)
     row.server = f"{_rounded(found.rate)}; {encodings:.2f} encodings, {writes:.1f} writes a join"
     row.p50_ms = (found.figures["answer_p50_ms"], None)
     row.p99_ms = (found.figures["answer_p99_ms"], None)
     row.met = encodings <= 1 and (mode != "burst" or writes <= MOST_BURST_WRITES)
     return row
+
+
+def joining(
+    load: Sequence[str], build: Build, mode: str, members: int
+) -> tuple[Load, float, float]:
+    """Have *members* join one channel; return what the load found, encodings and writes a join."""
+    found, counters = counted_presence(load, mode, members, build)
+    # Each had connected, which is one write.
+    return found, counters["encodings"] / members, counters["system_calls"] / members - 1
 
 
 def company(bench: Bench) -> Row:
@@ -406,11 +441,11 @@ def company(bench: Bench) -> Row:
         must="≤ 15 ms more",
         goal="≤ 5 ms more",
     )
-    small = {"subscribers": 1, "rate": 50, "publishers": 4, "first": 1000, "calm": 1}
+    small = LOADS["company"]
     alone, beside = [], []
     for _ in range(min(bench.rounds, COMPANY_ROUNDS)):
         alone.append(bench.run(bench.server, **small))
-        with _large_channel(bench):
+        with large_channel(bench.load, bench.server, bench.clients, bench.round_s):
             beside.append(bench.run(bench.server, **small))
     name = "delivery_p99_ms"
     without = _median([load.figures[name] for load in alone])
@@ -422,15 +457,12 @@ def company(bench: Bench) -> Row:
     return row
 
 
-def _large_channel(bench: Bench) -> tools.Background:
+def large_channel(
+    load: Sequence[str], target: Target, clients: int, seconds: float
+) -> tools.Background:
+    """Return the load that a small channel has beside it, for a round of *seconds*."""
     return tools.Background(
-        bench.load,
-        bench.server,
-        subscribers=bench.clients,
-        rate=5,
-        publishers=2,
-        calm=1,
-        seconds=bench.round_s + 8,
+        load, target, subscribers=clients, rate=5, publishers=2, calm=1, seconds=seconds + 8
     )
 
 
@@ -444,7 +476,7 @@ def large_payloads(bench: Bench) -> Row:
         measure="deliveries/s",
         note="reported",
     )
-    options = {"payload": 10_000, "subscribers": 200, "publishers": 4}
+    options = LOADS["large-payloads"]
     rounds = range(min(bench.rounds, REPORT_ROUNDS))
     if bench.baseline is None:
         return _compared(row, [(bench.run(bench.server, **options), None) for _ in rounds], _rate)
@@ -462,12 +494,12 @@ def compressed_payloads(bench: Bench) -> Row:
         measure="deliveries/s, beside no compression",
         note="reported",
     )
-    options = {"payload": 1000, "publishers": 4}
+    options = LOADS["compressed-payloads"]
     if not _needs_ours(bench, row):
         return row
-    with tools.heliograph("--enable_ws_compression") as target:
+    with tools.heliograph(DEFLATE_FLAG, build=bench.build) as target:
         pairs: list[tuple[Load, Load | None]] = [
-            (bench.run(target, deflate=1, **options), bench.run(target, **options))
+            (bench.run(target, **options), bench.run(target, **{**options, "deflate": 0}))
             for _ in range(min(bench.rounds, REPORT_ROUNDS))
         ]
     row = _with_bytes(_compared(row, pairs, _rate), pairs)
