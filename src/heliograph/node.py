@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from heliograph import rate
 from heliograph.apps import App, Apps
+from heliograph.counting import Counting
 from heliograph.engine.base import Engine
 from heliograph.errors import ClientError, EngineError
 from heliograph.hub.channel import Counters, Subscription
@@ -46,11 +47,6 @@ from heliograph.reply import Later, Reply, after, proceed
 from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
-
-COUNTED_AT_ONCE = 100
-"""Channels with more subscriptions than this are told their number only now and then."""
-
-COUNT_INTERVAL_S = 5.0
 
 ENGINE_AWAY = "what nodes share is away"
 """What the log calls it."""
@@ -103,8 +99,7 @@ class Tenant:
         self.sessions: dict[str, Session] = {}
         self._engine = engine
         self._timing = timing
-        # Large channels that were told their number lately, with the one to tell next, if any.
-        self._counting: dict[str, int | None] = {}
+        self._counting = Counting(timing.now, timing.later, self._send_count)
 
     # -- What sessions ask ---------------------------------------------------------------
 
@@ -145,8 +140,8 @@ class Tenant:
         if len(subscription.channel.subscriptions) == 1:
             name = kind.name
             self.channels_by_kind[name] = self.channels_by_kind.get(name, 0) + 1
-        if self.app.subscription_count:
-            self._tell_count(channel, kind, entry.count)
+        if self.app.subscription_count and kind.counted:
+            self._counting.changed(channel, entry.count)
         if kind.cached and entry.cached is None and self._watched(kind):
             self._tell((CacheMiss(channel),))
         return subscription
@@ -168,8 +163,8 @@ class Tenant:
             self._left(channel, kind, reply)
 
     def _left(self, channel: str, kind: Kind, departure: Departure) -> None:
-        if self.app.subscription_count:
-            self._tell_count(channel, kind, departure.count)
+        if self.app.subscription_count and kind.counted:
+            self._counting.changed(channel, departure.count)
         if self.app.webhooks and self._watched(kind):
             self._tell(departure.changes)
 
@@ -293,25 +288,7 @@ class Tenant:
                 # once, for everybody else.
                 self._timing.soon(self._flush)
 
-    def _tell_count(self, channel: str, kind: Kind, count: int) -> None:
-        if not kind.counted:
-            return
-        waiting = channel in self._counting
-        if count <= COUNTED_AT_ONCE:
-            if waiting:
-                self._counting[channel] = None
-            self._say_count(channel, count)
-            return
-        self._counting[channel] = count
-        if not waiting:
-            self._timing.later(COUNT_INTERVAL_S, self._say_held_count, channel)
-
-    def _say_held_count(self, channel: str) -> None:
-        count = self._counting.pop(channel)
-        if count is not None:
-            self._say_count(channel, count)
-
-    def _say_count(self, channel: str, count: int) -> None:
+    def _send_count(self, channel: str, count: int) -> None:
         fact = SubscriptionCount(channel, count)
         proceed(self._engine.publish(self.app.id, (fact,)), _done, self._lost)
         if self.app.webhooks:

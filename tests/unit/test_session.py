@@ -12,7 +12,7 @@ from heliograph.apps import App, AppKey, Apps, Webhook
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
-from heliograph.hub.event import Counts, Event, Fact, Happening
+from heliograph.hub.event import Counts, Event, Fact, Happening, SubscriptionCount
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.session import Session
@@ -76,12 +76,13 @@ class FakeTiming:
     def __init__(self) -> None:
         self.due: list[Callable[[], object]] = []
         self.delayed: list[tuple[float, Callable[[], object]]] = []
+        self.time = 0.0
 
     def soon(self, callback: Callable[[], object]) -> None:
         self.due.append(callback)
 
     def now(self) -> float:
-        return 0.0
+        return self.time
 
     def later(self, delay_s: float, callback: Callable[..., object], *arguments: Any) -> None:
         self.delayed.append((delay_s, lambda: callback(*arguments)))
@@ -93,7 +94,9 @@ class FakeTiming:
     def elapse(self) -> None:
         """Let everything that was put off happen."""
         delayed, self.delayed = self.delayed, []
-        for _, callback in delayed:
+        began = self.time
+        for delay_s, callback in sorted(delayed, key=lambda one: one[0]):
+            self.time = began + delay_s
             callback()
 
 
@@ -282,26 +285,63 @@ def test_tokens_for_client_events_come_back_evenly() -> None:
     assert accepted(200.0, 15) == 10
 
 
-def test_large_channels_are_told_their_number_at_intervals() -> None:
+def counts_sent_to(peer: FakePeer) -> list[int]:
+    told, peer.told = peer.told, []
+    return [
+        json.loads(message["data"])["subscription_count"]
+        for message in told
+        if message["event"] == "pusher_internal:subscription_count"
+    ]
+
+
+def test_one_client_in_a_loop_does_not_have_every_subscriber_written_to_each_time() -> None:
+    """The webhook of that name has the same limit."""
+    hook = Webhook(url="http://localhost/")
+    world = World(late=False, subscription_count=True, webhooks=(hook,))
+    others = [world.client() for _ in range(84)]
+    for other in others:
+        say(other, "subscribe", "c")
+    world.settle()
+    assert len(others[0].told) == 2  # it is subscribed, and alone
+    for _ in range(3):
+        world.timing.elapse()
+        world.settle()
+    assert all(counts_sent_to(other)[-1] == 84 for other in others)
+    assert [one.count for one in world.recorded if isinstance(one, SubscriptionCount)] == [1, 84]
+    assert world.timing.delayed == []
+
+    greedy = world.client()
+    for _ in range(100):
+        say(greedy, "subscribe", "c")
+        say(greedy, "unsubscribe", "c")
+        world.settle()
+    say(greedy, "subscribe", "c")
+    world.settle()
+    assert [counts_sent_to(other) for other in others] == [[85]] * 84
+    world.timing.elapse()
+    world.settle()
+    assert [counts_sent_to(other) for other in others] == [[85]] * 84
+
+
+def test_large_channels_are_sent_their_number_at_intervals() -> None:
     world = World(late=False, subscription_count=True)
     first = world.client()
-    say(first, "subscribe", "c")
-    for _ in range(99):
-        say(world.client(), "subscribe", "c")
-    world.settle()
-    counts = [json.loads(m["data"])["subscription_count"] for m in first.told[1:]]
-    assert counts == list(range(1, 101))
-    first.take()
+    for one in [first, *(world.client() for _ in range(99))]:
+        say(one, "subscribe", "c")
+        world.timing.elapse()
+        world.settle()
+    world.timing.elapse()
+    assert counts_sent_to(first) == list(range(1, 101))
 
-    clients = [world.client() for _ in range(50)]
-    for one in clients:
+    for one in [world.client() for _ in range(50)]:
         say(one, "subscribe", "c")
     world.settle()
     assert first.told == []
     assert [delay for delay, _ in world.timing.delayed] == [5.0]
     world.timing.elapse()
     world.settle()
-    assert [m["data"] for m in first.told] == ['{"subscription_count":150}']
+    assert counts_sent_to(first) == [150]
+    world.timing.elapse()
     assert world.timing.delayed == []
 
 
