@@ -108,6 +108,7 @@ class Instruments:
         yield "heliograph_refused_per_address_total", context.refused_per_address
         yield "heliograph_rate_limited_messages_total", context.rate_limited_messages
         yield "heliograph_rate_limited_publishes_total", context.node.tally.rate_limited_publishes
+        yield "heliograph_cached_events_evicted_total", context.node.tally.cached_events_evicted
 
     def _of_requests(self) -> Iterator[tuple[str, Values]]:
         tally = self._context.node.tally

@@ -69,6 +69,8 @@ FAMILIES = (
            " messages came too fast."),
     Family("heliograph_rate_limited_publishes_total", COUNTER, "Events answered with 429, one for"
            " each of their channels."),
+    Family("heliograph_cached_events_evicted_total", COUNTER, "Events of cache channels that were"
+           " not kept until they expired, because their app had too many."),
     Family("heliograph_webhook_events_queued_total", COUNTER, "Events that webhooks wait for."),
     Family("heliograph_webhook_events_dropped_total", COUNTER, "Events that no webhook will get:"
            " there was no room, or it was removed."),
@@ -111,11 +113,18 @@ class Histogram:
 class Tally:
     """What all apps of a node are counted in together, where it happens."""
 
-    __slots__ = ("auth_failures", "errors", "publishes", "rate_limited_publishes")
+    __slots__ = (
+        "auth_failures",
+        "cached_events_evicted",
+        "errors",
+        "publishes",
+        "rate_limited_publishes",
+    )
 
     def __init__(self) -> None:
         self.publishes = 0  # events, one for each of their channels
         self.rate_limited_publishes = 0  # events that an app published too fast
+        self.cached_events_evicted = 0  # for there were too many, before they expired
         self.auth_failures = 0  # signatures of clients that were wrong
         self.errors: dict[int | None, int] = {}  # told to clients, by code
 

@@ -410,6 +410,11 @@ class Node:
             reason = "its key, but the id of another app"
         self._failures.note(subject, f"an API request was refused: {reason}")
 
+    def cached_events_evicted(self, app_id: str, count: int) -> None:
+        """Take note that an app has more cached events than are kept; *count* of them are not."""
+        self.tally.cached_events_evicted += count
+        self.outages.note(f"app {app_id}", "too many cached events, the oldest are not kept")
+
     @property
     def engine_available(self) -> bool:
         """Whether what nodes share can be reached."""

@@ -232,7 +232,10 @@ class Server:
         )
 
     def _memory_engine(self) -> Engine:
-        return MemoryEngine(time.monotonic, self.config.cache_ttl)
+        return MemoryEngine(time.monotonic, self.config.cache_ttl, self._cached_events_evicted)
+
+    def _cached_events_evicted(self, app_id: str, count: int) -> None:
+        self.node.cached_events_evicted(app_id, count)
 
     def _bind(self, port: int, option: str) -> list[Place]:
         sources = self.config.sources

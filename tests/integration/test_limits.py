@@ -17,6 +17,7 @@ from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
 from tests.integration.test_http import UPGRADE, wire
 
 PATH = f"/app/{KEY}?protocol=7"
+INFO_CACHE = {"info": "cache"}
 TOO_MANY = "Over capacity: too many connections from your address"
 
 
@@ -293,3 +294,30 @@ async def test_a_message_in_endless_fragments_is_not_waited_for() -> None:
         answer = await one.read_all()
         assert answer[:1] == b"\x88"
         assert int.from_bytes(answer[2:4], "big") == 1008
+
+
+# -- Cached events of an app ---------------------------------------------------------------
+
+
+async def test_cached_events_of_an_app_are_bounded_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of 64 MiB, the oldest go; metrics count each, the log has a line a minute."""
+    large = {"max_event_bytes": 10 << 20, "max_request_body_bytes": 11 << 20}
+    async with serving(metrics=True, **large) as rig:
+        for number in range(8):
+            await rig.publish("n", f"cache-{number}", "x" * (9 << 20))
+        answers = [
+            json.loads(
+                (await rig.request("GET", f"/channels/cache-{number}", parameters=INFO_CACHE)).body
+            )["cache"]
+            for number in range(8)
+        ]
+        assert [answer is not None for answer in answers] == [False] + [True] * 7
+        page = (await rig.fetch("GET", "/metrics")).text
+        assert "\nheliograph_cached_events_evicted_total 1\n" in page
+        await rig.publish("n", "cache-8", "x" * (9 << 20))
+        page = (await rig.fetch("GET", "/metrics")).text
+        assert "\nheliograph_cached_events_evicted_total 2\n" in page
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert lines == ["app 3: too many cached events, the oldest are not kept"]

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heliograph.engine.base import Engine
-from heliograph.engine.memory import MemoryEngine
+from heliograph.engine.memory import CACHED_OVERHEAD_BYTES, MemoryEngine
 from heliograph.hub.event import (
     ChannelOccupied,
     ChannelVacated,
@@ -198,3 +200,80 @@ def test_a_user_is_online_from_the_first_session_to_the_last(bench: Bench) -> No
 def test_terminating_is_told_everywhere_even_when_nobody_is_there(bench: Bench) -> None:
     bench.answer(bench.engine.terminate("1", "ann"))
     assert bench.delivered == [("1", UserTerminated("ann"))]
+
+
+def cached(channel: str, data: bytes = b'"1"') -> Event:
+    return Event(channel, "x", data, cached=True)
+
+
+class Evictions:
+    """A memory engine with little room, and what had to go."""
+
+    def __init__(self, **bounds: int) -> None:
+        self.counts: list[tuple[str, int]] = []
+        self.clock = Clock()
+        self.engine = MemoryEngine(
+            self.clock, 1800, lambda app_id, count: self.counts.append((app_id, count)), **bounds
+        )
+        self.engine.start(lambda *_: None)
+
+    def kept(self, *channels: str, app_id: str = "1") -> str:
+        return "".join(one for one in channels if self.engine.cached(app_id, one))
+
+
+def test_too_many_cached_events_cost_those_that_expire_first() -> None:
+    world = Evictions(max_cached_events=2)
+    world.engine.publish("1", [cached("a"), cached("b"), cached("a")])
+    assert world.counts == []
+    world.engine.publish("1", [cached("c")])
+    assert world.kept(*"abc") == "ac"
+    assert world.counts == [("1", 1)]
+    world.engine.publish("2", [cached("a"), cached("b")])
+    assert world.kept(*"ab", app_id="2") == "ab"
+    assert world.kept(*"abc") == "ac"
+
+
+def test_what_has_expired_makes_room_and_counts_as_nothing_evicted() -> None:
+    world = Evictions(max_cached_events=2)
+    world.engine.publish("1", [cached("a"), cached("b")])
+    world.clock.now += 1800
+    world.engine.publish("1", [cached("c"), cached("d")])
+    assert world.kept(*"abcd") == "cd"
+    assert world.counts == []
+
+
+def test_cached_events_are_bounded_in_bytes_too() -> None:
+    text = b"x" * 1000
+    size = len(text) + len("a") + len("x") + CACHED_OVERHEAD_BYTES
+    world = Evictions(max_cached_bytes=3 * size)
+    world.engine.publish("1", [cached(one, text) for one in "abc"])
+    world.engine.publish("1", [cached("c", text), cached("b", text)])
+    assert world.counts == []
+    world.engine.publish("1", [cached("d", text * 2)])
+    assert world.kept(*"abcd") == "bd"
+    assert world.counts == [("1", 2)]
+    world.engine.publish("1", [cached("d")])
+    world.engine.publish("1", [cached("e", text)])
+    assert world.kept(*"abcde") == "bde"
+    world.engine.publish("1", [cached("f", text * 4)])
+    assert world.kept(*"abcdef") == ""
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 900), st.sampled_from([0, 700])))
+)
+def test_whatever_is_published_the_cache_is_within_its_bounds_and_keeps_the_newest(
+    story: list[tuple[str, int, int]],
+) -> None:
+    limit = 3 * CACHED_OVERHEAD_BYTES + 1500
+    world = Evictions(max_cached_events=4, max_cached_bytes=limit)
+    model: dict[str, tuple[float, int]] = {}  # channel -> when it was published, its size
+    for channel, length, pause_s in story:
+        world.clock.now += pause_s
+        world.engine.publish("1", [cached(channel, b"x" * length)])
+        model.pop(channel, None)
+        model[channel] = (world.clock.now, length + 2 + CACHED_OVERHEAD_BYTES)
+        model = {one: kept for one, kept in model.items() if kept[0] + 1800 > world.clock.now}
+        while len(model) > 4 or sum(size for _, size in model.values()) > limit:
+            del model[next(iter(model))]
+        assert world.kept(*"abcdef") == "".join(sorted(model))

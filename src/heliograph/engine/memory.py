@@ -31,32 +31,54 @@ from heliograph.hub.event import (
 )
 from heliograph.hub.presence import Presence
 
+MAX_CACHED_EVENTS = 100_000
+MAX_CACHED_BYTES = 64 << 20
+"""What the cached events of one app may hold, each with its text and CACHED_OVERHEAD_BYTES."""
+
+CACHED_OVERHEAD_BYTES = 320
+"""What a cached event takes besides its text: measured, 312."""
+
 
 class _AppState:
     """What is shared of one app."""
 
     __slots__ = ("cache", "presences", "subscriptions", "users")
 
-    def __init__(self) -> None:
+    def __init__(self, cache: "_Cache") -> None:
         self.users: dict[str, set[str]] = {}  # user id -> ids of sessions signed in
         self.subscriptions: dict[str, int] = {}
         self.presences: dict[str, Presence] = {}
-        self.cache = _Cache()
+        self.cache = cache
 
 
 class _Cache:
-    """The last event of each cache channel, in the order in which they expire."""
+    """
+    The last event of each cache channel, in the order in which they expire.
 
-    __slots__ = ("_entries",)
+    Bounded: what a new event finds no room for are those that would expire first.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_bytes", "_entries", "_max_bytes", "_max_events")
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
         self._entries: dict[str, tuple[Event, float]] = {}  # channel -> event, when it expires
+        self._bytes = 0
+        self._max_events = max_events
+        self._max_bytes = max_bytes
 
-    def put(self, event: Event, now: float, ttl_s: float) -> None:
+    def put(self, event: Event, now: float, ttl_s: float) -> int:
+        """Keep *event*; return how many had to go before their time."""
         # Taken out first: a dict keeps the old place of a key, and we count on the order.
-        self._entries.pop(event.channel, None)
+        if event.channel in self._entries:
+            self._remove(event.channel)
         self._entries[event.channel] = (event, now + ttl_s)
+        self._bytes += _size(event)
         self._expire(now)
+        evicted = 0
+        while len(self._entries) > self._max_events or self._bytes > self._max_bytes:
+            self._remove(next(iter(self._entries)))
+            evicted += 1
+        return evicted
 
     def get(self, channel: str, now: float) -> Cached | None:
         self._expire(now)
@@ -68,22 +90,43 @@ class _Cache:
             channel = next(iter(self._entries))
             if self._entries[channel][1] > now:
                 return
-            del self._entries[channel]
+            self._remove(channel)
+
+    def _remove(self, channel: str) -> None:
+        event, _ = self._entries.pop(channel)
+        self._bytes -= _size(event)
+
+
+def _size(event: Event) -> int:
+    return len(event.data) + len(event.channel) + len(event.name) + CACHED_OVERHEAD_BYTES
 
 
 class MemoryEngine:
     """
     What one process needs no other for.
 
-    *now* reads a monotonic clock in seconds; cached events are kept for *cache_ttl_s*.
+    *now* reads a monotonic clock in seconds; cached events are kept for *cache_ttl_s*, as long as
+    those of an app are no more than *max_cached_events* of *max_cached_bytes* together. Otherwise
+    those that expire first are evicted, and *evicted* is called with the app's id and their number.
     """
 
     available = True
     """It is here where we are."""
 
-    def __init__(self, now: Callable[[], float], cache_ttl_s: float) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float],
+        cache_ttl_s: float,
+        evicted: Callable[[str, int], object] | None = None,
+        *,
+        max_cached_events: int = MAX_CACHED_EVENTS,
+        max_cached_bytes: int = MAX_CACHED_BYTES,
+    ) -> None:
         self._now = now
         self._cache_ttl_s = cache_ttl_s
+        self._evicted = evicted
+        self._max_cached_events = max_cached_events
+        self._max_cached_bytes = max_cached_bytes
         self._apps: dict[str, _AppState] = {}
         self._deliver: Deliver = _not_started
 
@@ -95,7 +138,9 @@ class MemoryEngine:
         """Deliver *facts* at once, remembering those of cache channels."""
         for fact in facts:
             if isinstance(fact, Event) and fact.cached:
-                self._app(app_id).cache.put(fact, self._now(), self._cache_ttl_s)
+                evicted = self._app(app_id).cache.put(fact, self._now(), self._cache_ttl_s)
+                if evicted and self._evicted is not None:
+                    self._evicted(app_id, evicted)
             self._deliver(app_id, fact)
 
     def enter(
@@ -205,7 +250,8 @@ class MemoryEngine:
     def _app(self, app_id: str) -> _AppState:
         app = self._apps.get(app_id)
         if app is None:
-            app = self._apps[app_id] = _AppState()
+            cache = _Cache(self._max_cached_events, self._max_cached_bytes)
+            app = self._apps[app_id] = _AppState(cache)
         return app
 
 
