@@ -480,9 +480,50 @@ async def test_what_is_too_much_is_dropped_counted_and_said_once(
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     label = f"webhook {receiver.url}"
     assert [line for line in said if "trying again" not in line] == [
-        f"app 3: too much is waiting for {label}; its oldest events are dropped",
+        f"app 3: too much is waiting for {label}; events are dropped, those of public"
+        " channels first",
         f"app 3: there is room for {label} again; 15 events were dropped",
     ]
+
+
+@pytest.mark.parametrize("batching", [True, False])
+async def test_a_strangers_public_channels_evict_nothing_of_authenticated_users(
+    batching: bool,
+) -> None:
+    """However many there are, and while the webhook's server is away."""
+    limits = dataclasses.replace(QUICK, max_queued_events=720, retry_for_s=60.0)
+    async with receiving() as receiver:
+        await receiver.close()
+        async with sending(app_for(receiver, batching=batching), limits=limits) as webhooks:
+            for number in range(59):
+                record(webhooks, *(ChannelOccupied(f"c{number}-{n}") for n in range(100)))
+                record(webhooks, MemberAdded(f"presence-{number}", Member("7")))
+                await asyncio.sleep(0)  # deliveries are formed, and tried in vain
+            record(webhooks, UserOnline("7"))
+            await until(lambda: webhooks.counters.retried > 3)
+            assert webhooks.pending <= 720
+            assert webhooks.counters.dropped == 59 * 101 + 1 - webhooks.pending
+            await receiver.listen()
+            await until(lambda: webhooks.pending == 0)
+    expected = [f"member_added presence-{number} 7" for number in range(59)]
+    assert sorted(one for one in receiver.story if "occupied" not in one) == sorted(
+        [*expected, "user_online 7"]
+    )
+
+
+async def test_after_a_restart_a_queue_knows_what_strangers_caused(tmp_path: Path) -> None:
+    limits = dataclasses.replace(QUICK, max_queued_events=100, batch_s=60.0)
+    async with receiving() as receiver:
+        app = app_for(receiver, batching=True)
+        async with sending(app, limits=limits, store=SqliteStore(tmp_path)) as webhooks:
+            record(webhooks, *(ChannelOccupied(f"c{n}") for n in range(40)))
+            record(webhooks, *(MemberAdded("presence-c", Member(str(n))) for n in range(20)))
+        limits = dataclasses.replace(QUICK, max_queued_events=24)
+        async with sending(app, limits=limits, store=SqliteStore(tmp_path)) as webhooks:
+            await until(lambda: webhooks.pending == 0)
+            assert webhooks.counters.dropped == 40 + 20 - len(receiver.story)
+    # Two are reserved for each of the five other kinds.
+    assert receiver.story == [f"member_added presence-c {n}" for n in range(6, 20)]
 
 
 async def test_no_log_line_holds_a_secret(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,8 @@ from heliograph.hub.event import (
     UserOnline,
 )
 from heliograph.webhooks import payload
+from heliograph.webhooks.beliefs import belief_of
+from heliograph.webhooks.schedule import OPEN
 
 KEY = "278d425bdf160c739803"
 SECRET = "7ad3773142a6692b25b8"
@@ -70,6 +72,66 @@ SECRET = "7ad3773142a6692b25b8"
 )
 def test_every_event_is_spelled_as_pusher_spells_it(happening: Happening, text: str) -> None:
     assert payload.event(happening) == text.encode()
+    found = payload.read(text.encode())  # as after a restart
+    assert found is not None
+    assert type(found) is type(happening)
+    assert payload.event(found) == text.encode()
+    assert payload.stream_of(found) == payload.stream_of(happening)
+    assert payload.share_of(found) == payload.share_of(happening)
+    assert belief_of(found) == belief_of(happening)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b'"channel_occupied"',
+        b'{"name":"channel_occupied"}',
+        b'{"name":"channel_occupied","channel":5}',
+        b'{"name":"channel_occupied","channel":"c"}}',
+        b'{"name":"channel_occupied","channel":"c"',
+        b'{"name":"channel_occupied","channel":"\xff"}',
+        b'{"name":"channel_occupied","channel":"c","else":"\xff"}',
+        b'{"name":"of a newer version","channel":"c"}',
+        b'{"name":"member_added","channel":"presence-c"}',
+        b'{"name":"member_removed","channel":"presence-c","user_id":7}',
+        b'{"name":"subscription_count","channel":"c"}',
+        b'{"name":"subscription_count","channel":"c","subscription_count":"3"}',
+        b'{"name":"client_event","channel":"c","event":"client-e"}',
+        b'{"name":"client_event","channel":"c","data":"d"}',
+        b'{"name":"user_online","channel":""}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_event_is_not_taken_for_one(text: bytes) -> None:
+    assert payload.read(text) is None
+
+
+@pytest.mark.parametrize(
+    ("happening", "share"),
+    [
+        (ChannelOccupied("c"), OPEN),
+        (ChannelVacated("cache-c"), OPEN),
+        (CacheMiss("cache-c"), OPEN),
+        (SubscriptionCount("c", 1), OPEN),
+        (ChannelOccupied("private-c"), "channel_existence"),
+        (ChannelVacated("presence-c"), "channel_existence"),
+        (ChannelVacated("private-encrypted-c"), "channel_existence"),
+        (CacheMiss("private-cache-c"), "cache_miss"),
+        (SubscriptionCount("private-c", 1), "subscription_count"),
+        (Event("private-c", "client-e", b'""'), "client_event"),
+        (MemberAdded("presence-c", Member("7")), "presence"),
+        (MemberRemoved("presence-cache-c", "7"), "presence"),
+        (UserOnline("7"), "user_presence"),
+        (UserOffline("7"), "user_presence"),
+    ],
+)
+def test_only_what_happens_on_public_channels_is_in_the_open_share(
+    happening: Happening, share: str
+) -> None:
+    assert payload.share_of(happening) == share
 
 
 def test_the_signature_is_the_documented_one() -> None:

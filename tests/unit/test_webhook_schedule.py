@@ -1,6 +1,8 @@
 """Batches, order, retries and bounds of what one receiver is owed."""
 
-from itertools import count
+from collections import Counter
+from collections.abc import Hashable
+from itertools import chain, count
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from heliograph.webhooks.payload import body
 from heliograph.webhooks.schedule import (
     ENTRY_OVERHEAD_BYTES,
+    OPEN,
     Agenda,
     Delivery,
     Entry,
@@ -240,6 +243,119 @@ def test_what_fits_nowhere_is_dropped_itself() -> None:
     assert (post.outbox.events, post.outbox.bytes) == (0, 0)
 
 
+# -- Shares of the queue -------------------------------------------------------------------
+
+KINDS = ("presence", "client_event")
+
+
+class Crowd(Post):
+    """A receiver of two kinds, of whose queue of 12 each has 3 reserved."""
+
+    def __init__(self, **limits: float) -> None:
+        limits = {"max_queued_events": 12, **limits}
+        super().__init__(batching=True, **limits)
+        self.outbox.reserve(KINDS)
+        self.dropped: list[Entry] = []
+
+    def add(
+        self, stream: str, share: str = OPEN, subject: str | None = None, *, appears: bool = True
+    ) -> Entry:
+        number = next(self._numbers)
+        entry = Entry(number, stream, b"x", self.now, share=share, subject=subject, appears=appears)
+        self.dropped += self.outbox.put(entry)
+        return entry
+
+    def occupied(self, channel: str) -> Entry:
+        return self.add(channel, subject=channel)
+
+    def vacated(self, channel: str) -> Entry:
+        return self.add(channel, subject=channel, appears=False)
+
+
+def test_strangers_cannot_have_an_event_of_an_authenticated_user_dropped() -> None:
+    """Neither those that wait, nor those that come when deliveries hold all the rest."""
+    crowd = Crowd()
+    members = [crowd.add(f"presence-{number}", "presence") for number in range(3)]
+    for number in range(1000):
+        crowd.occupied(f"c{number}")
+        if number % 4 == 0:
+            crowd.now += 0.2
+            for delivery in crowd.begin():
+                crowd.outbox.failed(delivery, crowd.now, 0.5)
+    assert crowd.outbox.events <= 12
+    members += [crowd.add(f"private-{number}", "client_event") for number in range(3)]
+    assert all(entry.share == OPEN for entry in crowd.dropped)
+    assert len(crowd.dropped) == 1000 + 6 - crowd.outbox.events
+
+
+def test_what_strangers_can_cause_is_dropped_first() -> None:
+    crowd = Crowd()
+    strangers = [crowd.occupied(f"c{number}") for number in range(6)]
+    members = [crowd.add("presence-c", "presence") for _ in range(12)]
+    assert crowd.dropped == [*strangers, *members[:3]]
+
+
+def test_one_kind_does_not_crowd_out_another() -> None:
+    """A user with many client events has the webhook lose some of those."""
+    crowd = Crowd()
+    members = [crowd.add("presence-c", "presence") for _ in range(3)]
+    events = [crowd.add("private-c", "client_event") for _ in range(100)]
+    assert crowd.dropped == events[:91]
+    assert crowd.outbox.waiting == [*members, *events[91:]]
+    more = [crowd.add("presence-c", "presence") for _ in range(3)]
+    assert crowd.dropped == events[:94]
+    assert set(more) < set(crowd.outbox.waiting)
+
+
+def test_space_is_reserved_in_bytes_too() -> None:
+    size = ENTRY_OVERHEAD_BYTES + 1
+    crowd = Crowd(max_queued_events=1000, max_queued_bytes=12 * size)
+    members = [crowd.add("presence-c", "presence") for _ in range(3)]
+    events = [crowd.add("private-c", "client_event") for _ in range(100)]
+    assert crowd.dropped == events[:91]
+    assert crowd.outbox.waiting == [*members, *events[91:]]
+
+
+def test_an_event_and_the_one_that_cancels_it_are_dropped_together() -> None:
+    crowd = Crowd(max_queued_events=4, reserved=0.0)
+    first, second = crowd.occupied("a"), crowd.vacated("a")
+    others = [crowd.occupied("b"), crowd.occupied("c"), crowd.occupied("d")]
+    assert crowd.dropped == [second, first]
+    assert crowd.outbox.waiting == others
+
+
+def test_a_channel_that_is_occupied_again_is_not_left_vacated() -> None:
+    crowd = Crowd(max_queued_events=2, reserved=0.0)
+    gone, back = crowd.vacated("a"), crowd.occupied("a")
+    other = crowd.occupied("b")
+    assert crowd.dropped == [gone, back]
+    assert crowd.outbox.waiting == [other]
+
+
+def test_what_says_that_something_is_gone_is_dropped_last() -> None:
+    """A receiver that never hears of it would believe for ever that it is there."""
+    crowd = Crowd(max_queued_events=3, reserved=0.0)
+    gone = [crowd.vacated("a"), crowd.vacated("b")]
+    later = [crowd.occupied(name) for name in "cde"]
+    assert crowd.dropped == later[:2]
+    assert crowd.outbox.waiting == [*gone, later[2]]
+    gone += [crowd.vacated("f"), crowd.vacated("g")]
+    assert crowd.dropped == [*later, gone[0]]
+
+
+def test_a_drop_in_the_middle_of_a_stream_keeps_its_order() -> None:
+    crowd = Crowd(max_queued_events=5, reserved=0.4)
+    first = crowd.add("presence-c", "presence")
+    events = [crowd.add("presence-c", "client_event") for _ in range(4)]
+    last = crowd.add("presence-c", "presence")
+    crowd.now += 1.0
+    assert crowd.dropped == events[:1]
+    assert numbers(crowd.begin()) == [[first.number, *(e.number for e in events[1:]), last.number]]
+
+
+# -- A former life -------------------------------------------------------------------------
+
+
 def test_a_former_lifes_delivery_goes_first_and_holds_its_streams() -> None:
     post = Post()
     kept = Delivery("old", "key", 0, [Entry(1, "a", b"1", 0.0), Entry(2, "b", b"2", 0.0)])
@@ -339,3 +455,110 @@ def test_whatever_fails_each_stream_arrives_in_order_and_once(
     assert story.outbox.bytes == 0
     assert story.outbox.due() is None
     assert not list(story.outbox.waiting)
+
+
+shares = st.sampled_from([OPEN, OPEN, *KINDS])
+plots = st.lists(
+    st.one_of(
+        st.tuples(st.just("toggle"), shares, st.integers(0, 3)),
+        st.tuples(st.sampled_from(["say", "flood"]), shares, st.integers(0, 3)),
+        st.tuples(st.sampled_from(["arrive", "fail"]), st.just(""), st.integers(0, 2)),
+        st.tuples(st.just("wait"), st.just(""), st.integers(1, 5)),
+    ),
+    max_size=120,
+)
+
+
+class Picture(Story):
+    """What a receiver believes of what it gets, while more happens than its queue holds."""
+
+    def __init__(self) -> None:
+        super().__init__(batching=True)
+        self.outbox = Outbox(
+            Limits(max_queued_events=12, batch_events=4, max_tries_at_once=3, max_fresh=2),
+            batching=True,
+            reserved_for=KINDS,
+        )
+        self.truth: dict[tuple[str, int], bool] = {}
+        self.believed: dict[Hashable, bool] = {}
+        self.alone: set[Hashable] = set()  # whose last event was dropped, and nothing else
+        self.entries: dict[int, Entry] = {}
+        self.lost: list[int] = []
+
+    def happen(self, share: str, number: int, *, toggles: bool) -> None:
+        subject = (share, number)
+        if toggles:
+            self.truth[subject] = not self.truth.get(subject, False)
+            self.alone.discard(subject)
+        entry = Entry(
+            next(self._numbers),
+            f"{share}-{number}",
+            b"x",
+            self.now,
+            share=share,
+            subject=subject if toggles else None,
+            appears=self.truth.get(subject, True) if toggles else True,
+        )
+        self.entries[entry.number] = entry
+        used = dict.fromkeys(KINDS, 0)
+        for one in (*self.outbox.waiting, *chain(*map(entries_of, self.outbox.deliveries))):
+            if one.share != OPEN:
+                used[one.share] += 1
+        dropped = self.outbox.put(entry)
+        self.lost += [one.number for one in dropped]
+        for one in dropped:
+            if one.share != OPEN:
+                assert used[one.share] + (one.share == entry.share) > 3, "it was reserved"
+        if any(one.share != OPEN for one in dropped):
+            assert all(one.share != OPEN for one in self.outbox.waiting)
+        changes = Counter(one.subject for one in dropped if one.subject is not None)
+        alone = {subject for subject, count in changes.items() if count % 2}
+        assert not alone & {one.subject for one in self.outbox.waiting}, "it had company"
+        self.alone |= alone
+        assert self.outbox.events <= 12
+
+    def arrive(self, which: int) -> None:
+        for entry in self.under_way[which % len(self.under_way)].entries:
+            if entry.subject is not None:
+                self.believed[entry.subject] = entry.appears
+        super().arrive(which)
+
+
+def entries_of(delivery: Delivery) -> list[Entry]:
+    return delivery.entries
+
+
+@given(plots)
+def test_whatever_is_dropped_receivers_are_left_with_a_true_picture(  # noqa: C901 - a story has many verbs
+    plot: list[tuple[str, str, int]],
+) -> None:
+    """
+    What is reserved is never dropped; what arrives is in order; and of every thing of which not
+    a single change was dropped alone, the receiver believes in the end what is true.
+    """
+    story = Picture()
+    for verb, share, number in plot:
+        match verb:
+            case "toggle" | "say":
+                story.happen(share, number, toggles=verb == "toggle")
+            case "flood":
+                for stream in range(10, 16 + number):
+                    story.happen(share, stream, toggles=False)
+            case "wait":
+                story.wait(float(number))
+            case "arrive" if story.under_way:
+                story.arrive(number)
+            case "fail" if story.under_way:
+                story.fail(number)
+        story.go_on()
+    story.finish()
+    arrived = [number for stream in story.arrived.values() for number in stream]
+    assert sorted([*arrived, *story.given_up, *story.lost]) == sorted(story.entries)
+    assert all(stream == sorted(stream) for stream in story.arrived.values())
+    if not story.given_up:
+        for subject, true in story.truth.items():
+            if subject not in story.alone:
+                assert story.believed.get(subject, False) == true
+    assert (story.outbox.events, story.outbox.bytes, story.outbox.waiting) == (0, 0, [])
+    assert not story.outbox._subjects
+    assert not story.outbox._streams

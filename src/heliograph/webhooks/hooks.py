@@ -57,7 +57,9 @@ class _Receiver:
         self.app = app
         self.webhook = webhook
         self.label = payload.label(webhook)
-        self.outbox = Outbox(limits, batching=app.webhook_batching)
+        self.outbox = Outbox(
+            limits, batching=app.webhook_batching, reserved_for=payload.reserved_for(webhook)
+        )
         self.failing = False
         self.lost = 0  # events dropped in this episode
 
@@ -65,6 +67,7 @@ class _Receiver:
         self.app = app
         self.webhook = webhook
         self.outbox.batching = app.webhook_batching
+        self.outbox.reserve(payload.reserved_for(webhook))
 
     def wants(self, kind: str, channel: str | None) -> bool:
         webhook = self.webhook
@@ -243,23 +246,29 @@ class Webhooks:
             self._look_at(self._audiences[app_id])
 
     def _take_up_deliveries(self, kept: Kept, now: float) -> None:
-        lost = 0
-        formed: dict[str, list[Entry]] = {one.id: [] for one in kept.deliveries}
+        lost, unreadable = [], []
+        formed: dict[tuple[str | None, str], list[Entry]] = {
+            (one.id, one.receiver): [] for one in kept.deliveries
+        }
         waiting: list[tuple[_Receiver, Entry]] = []
         for one in kept.events:
             self._next_number = one.number + 1
-            entry = Entry(one.number, one.stream, one.text, now)
             receiver = self._receivers.get(one.receiver)
+            happening = payload.read(one.text)
             if receiver is None:
-                lost += 1
-                self._store.drop([one.number])
-            elif one.delivery in formed:
-                formed[one.delivery].append(entry)
+                lost.append(one.number)
+            elif happening is None:
+                unreadable.append(one.number)
             else:
-                waiting.append((receiver, entry))
+                stream = payload.stream_of(happening)  # what order is kept in must not be damaged
+                entry = _entry(one.number, happening, stream, one.text, now)
+                if (one.delivery, one.receiver) in formed:
+                    formed[one.delivery, one.receiver].append(entry)
+                else:
+                    waiting.append((receiver, entry))
         for kept_delivery in kept.deliveries:
             receiver = self._receivers.get(kept_delivery.receiver)
-            entries = formed[kept_delivery.id]
+            entries = formed[kept_delivery.id, kept_delivery.receiver]
             if receiver is None or not entries:
                 self._store.finish(kept_delivery.id, [])
                 continue
@@ -268,9 +277,12 @@ class Webhooks:
         # Only now: what waits behind a delivery must find it there.
         for receiver, entry in waiting:
             self._queue(receiver, entry)
-        self.counters.dropped += lost
+        self.counters.dropped += len(lost) + len(unreadable)
+        self._store.drop(lost + unreadable)
         if lost:
-            logger.warning("%d events were kept for webhooks that are no more; not sent", lost)
+            logger.warning("%d events were kept for webhooks that are no more; not sent", len(lost))
+        if unreadable:
+            logger.error("%d events that were kept cannot be read; not sent", len(unreadable))
 
     async def stop(self, timeout_s: float) -> None:
         """
@@ -371,7 +383,7 @@ class Webhooks:
             number, self._next_number = self._next_number, self._next_number + 1
             self._store.queue(number, receiver.id, stream, text)
             self.counters.queued += 1
-            self._queue(receiver, Entry(number, stream, text, now))
+            self._queue(receiver, _entry(number, happening, stream, text, now))
         self._wake()
 
     def _keep_belief(self, app_id: str, happening: Happening) -> None:
@@ -392,7 +404,8 @@ class Webhooks:
             self.counters.dropped += len(dropped)
             if not receiver.lost:
                 logger.error(
-                    "app %s: too much is waiting for webhook %s; its oldest events are dropped",
+                    "app %s: too much is waiting for webhook %s; events are dropped, those of"
+                    " public channels first",
                     receiver.app.id,
                     receiver.label,
                 )
@@ -571,6 +584,19 @@ class Webhooks:
             for one in deliveries:
                 numbers = [entry.number for entry in one.entries]
                 self._store.deliver(one.id, receiver.id, one.key, one.time_ms, numbers)
+
+
+def _entry(number: int, happening: Happening, stream: str, text: bytes, now: float) -> Entry:
+    concerned = belief_of(happening)
+    return Entry(
+        number,
+        stream,
+        text,
+        now,
+        share=payload.share_of(happening),
+        subject=None if concerned is None else concerned[0],
+        appears=concerned is None or concerned[1],
+    )
 
 
 def _receiver_id(app: App, webhook: Webhook, number: int) -> str:

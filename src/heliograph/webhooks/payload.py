@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from heliograph.apps import App, Webhook
 from heliograph.errors import ConfigError
@@ -22,6 +22,7 @@ from heliograph.hub.event import (
     ChannelVacated,
     Event,
     Happening,
+    Member,
     MemberAdded,
     MemberRemoved,
     SubscriptionCount,
@@ -30,6 +31,8 @@ from heliograph.hub.event import (
 )
 from heliograph.protocols import json
 from heliograph.protocols.pusher import auth
+from heliograph.protocols.pusher.names import kind_of
+from heliograph.webhooks.schedule import OPEN
 
 # The kinds of `apps.WEBHOOK_KINDS`, one of which each happening is of.
 KINDS: dict[type[Happening], str] = {
@@ -86,6 +89,24 @@ def stream_of(happening: Happening) -> str:
     return happening.channel
 
 
+def share_of(happening: Happening) -> str:
+    """
+    Return what share of a receiver's queue it counts against: its kind, or OPEN.
+
+    OPEN is all that happens on public channels, for anybody may subscribe to any number of them.
+    Private and presence channels, client events, which only those have, and users take a signature.
+    """
+    channel = channel_of(happening)
+    if channel is not None and not kind_of(channel).private:
+        return OPEN
+    return KINDS[type(happening)]
+
+
+def reserved_for(webhook: Webhook) -> list[str]:
+    """Return the shares of the queue of *webhook* for which space is reserved."""
+    return sorted(set(webhook.events))
+
+
 def event(happening: Happening) -> bytes:
     """Return the JSON of one event of a webhook."""
     return json.encode(_fields(happening))
@@ -127,6 +148,47 @@ def _client_event(sent: Event) -> dict[str, Any]:
     if sent.user_id is not None:
         fields["user_id"] = sent.user_id
     return fields
+
+
+class _Fields(Struct):
+    name: str
+    channel: str
+    user_id: str | None = None
+    subscription_count: int | None = None
+    event: str | None = None
+    data: str | None = None
+    socket_id: str | None = None
+
+
+def read(text: bytes) -> Happening | None:  # noqa: C901 - a return for each kind
+    """Return what *text* says, as `event` wrote it, None where it says nothing of that kind."""
+    try:
+        text.decode()  # fields that are not looked at are sent, too
+        fields = json.decode(text, _Fields)
+    except (UnicodeDecodeError, json.InvalidJson):
+        return None
+    channel, user_id = fields.channel, fields.user_id
+    match fields.name:
+        case "channel_occupied":
+            return ChannelOccupied(channel)
+        case "channel_vacated":
+            return ChannelVacated(channel)
+        case "member_added" if user_id is not None:
+            return MemberAdded(channel, Member(user_id))
+        case "member_removed" if user_id is not None:
+            return MemberRemoved(channel, user_id)
+        case "subscription_count" if fields.subscription_count is not None:
+            return SubscriptionCount(channel, fields.subscription_count)
+        case "cache_miss":
+            return CacheMiss(channel)
+        case "client_event" if fields.event is not None and fields.data is not None:
+            data = json.string_literal(fields.data)
+            return Event(channel, fields.event, data, fields.socket_id, user_id)
+        case "user_online" if user_id is not None:
+            return UserOnline(user_id)
+        case "user_offline" if user_id is not None:
+            return UserOffline(user_id)
+    return None
 
 
 def body(time_ms: int, events: Iterable[bytes]) -> bytes:

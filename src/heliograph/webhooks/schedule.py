@@ -7,12 +7,12 @@ chance only what it is given, and nothing of how anything is sent or kept.
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-ENTRY_OVERHEAD_BYTES = 500
-"""What an event in memory costs besides its text, about."""
+ENTRY_OVERHEAD_BYTES = 600
+"""What an event in memory costs besides its text: measured, 570 where its stream is its own."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -36,23 +36,62 @@ class Limits:
     max_fresh: int = 32  # deliveries made up ahead of their first try
     max_queued_events: int = 100_000
     max_queued_bytes: int = 64 << 20
+    reserved: float = (
+        0.5  # of a queue, in equal parts, for the kinds of events of authenticated users
+    )
+
+
+OPEN = "open"
+"""The share of a queue that unauthenticated clients can fill; nothing is reserved for it."""
 
 
 class Entry:
     """
-    An event that one receiver is to be told.
+    An event that is to be sent to one receiver.
 
-    *number* is unique, and grows; *at* is when it was put here.
+    *number* is unique, and grows; *at* is when it was put here. *share* is the part of the queue
+    that it counts against: OPEN, or a kind of event that only authenticated users can cause. Of an
+    event by which receivers know that something exists (*appears*), or does no longer, *subject*
+    is that thing.
     """
 
-    __slots__ = ("at", "next", "number", "stream", "text")
+    __slots__ = (
+        "appears",
+        "at",
+        "later",
+        "next",
+        "number",
+        "previous",
+        "share",
+        "sooner",
+        "stream",
+        "subject",
+        "text",
+    )
 
-    def __init__(self, number: int, stream: str, text: bytes, at: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        stream: str,
+        text: bytes,
+        at: float,
+        *,
+        share: str = OPEN,
+        subject: Hashable = None,
+        appears: bool = True,
+    ) -> None:
         self.number = number
         self.stream = stream
         self.text = text
         self.at = at
-        self.next: Entry | None = None  # of its stream, while it waits
+        self.share = share
+        self.subject = subject
+        self.appears = appears
+        # Its neighbours while it waits: of its stream, and of its subject.
+        self.previous: Entry | None = None
+        self.next: Entry | None = None
+        self.sooner: Entry | None = None
+        self.later: Entry | None = None
 
     @property
     def size(self) -> int:
@@ -74,18 +113,70 @@ class _Stream:
         self.length = 1
 
     def append(self, entry: Entry) -> None:
+        entry.previous = self._last
         self._last.next = entry
         self._last = entry
         self.length += 1
 
-    def take(self) -> bool:
-        """Take the first out; return whether there is another."""
-        following, self.first.next = self.first.next, None
-        if following is None:
-            return False
-        self.first = following
+    def remove(self, entry: Entry) -> bool:
+        """Take *entry* out; return whether there is another."""
+        previous, following = entry.previous, entry.next
+        entry.previous = entry.next = None
         self.length -= 1
-        return True
+        if previous is not None:
+            previous.next = following
+        elif following is not None:
+            self.first = following
+        if following is not None:
+            following.previous = previous
+        elif previous is not None:
+            self._last = previous
+        return self.length > 0
+
+
+class _Share:
+    """
+    A part of the queue: how much of it is used, and which of its events wait.
+
+    *reserved_events* and *reserved_bytes* are kept free for it, however much the others queue.
+    """
+
+    __slots__ = ("_gone", "_others", "bytes", "events", "reserved_bytes", "reserved_events")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.bytes = 0
+        self.reserved_events = 0
+        self.reserved_bytes = 0
+        # Both the oldest first: events that say that something is gone, and all others.
+        self._gone: OrderedDict[int, Entry] = OrderedDict()
+        self._others: OrderedDict[int, Entry] = OrderedDict()
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._others or self._gone)
+
+    def entries(self) -> Iterable[Entry]:
+        yield from self._others.values()
+        yield from self._gone.values()
+
+    def wait(self, entry: Entry) -> None:
+        self._queue_of(entry)[entry.number] = entry
+
+    def wait_no_more(self, entry: Entry) -> None:
+        del self._queue_of(entry)[entry.number]
+
+    def first_to_drop(self) -> Entry:
+        """Return the oldest; what says that something is gone comes last."""
+        return next(iter((self._others or self._gone).values()))
+
+    def count(self, entry: Entry, times: int) -> None:
+        self.events += times
+        self.bytes += times * entry.size
+
+    def _queue_of(self, entry: Entry) -> OrderedDict[int, Entry]:
+        gone = entry.subject is not None and not entry.appears
+        return self._gone if gone else self._others
 
 
 class Delivery:
@@ -115,22 +206,32 @@ class Delivery:
 
 class Outbox:
     """
-    What one receiver is still to be told.
+    What one receiver is still to be sent.
 
     A stream's later events wait until its earlier ones have arrived or been given up; other
-    streams pass. What is over the bounds costs the oldest events that no delivery holds:
-    what receivers hear last is what they act upon.
+    streams pass.
+
+    Bounded in events and bytes. A kind of event that only authenticated users can cause always has
+    the space that `reserve` gave it, so no other kind, and nobody without a signature, can crowd it
+    out. What is over the bounds costs events that no delivery holds: those of the share OPEN
+    first, then those of the share that is furthest over its reserve. Within a share the oldest go,
+    for what receivers get last is what they act upon; and so that they are left with a true
+    picture, an event goes together with the one that it cancels, and events that say that something
+    is gone go after all others.
     """
 
-    def __init__(self, limits: Limits, *, batching: bool) -> None:
+    def __init__(
+        self, limits: Limits, *, batching: bool, reserved_for: Collection[str] = ()
+    ) -> None:
         self.batching = batching
         self.hurried = False
         """Batches go at once, without waiting for more."""
         self.events = 0
         self.bytes = 0
         self._limits = limits
-        self._waiting: OrderedDict[int, Entry] = OrderedDict()  # in no delivery, the oldest first
-        self._streams: dict[str, _Stream] = {}  # the same, by stream
+        self._shares: dict[str, _Share] = {OPEN: _Share()}  # of waiting events and deliveries
+        self._streams: dict[str, _Stream] = {}  # of events in no delivery, as are the next two
+        self._subjects: dict[Hashable, Entry] = {}  # the last event about each
         self._ready: OrderedDict[str, None] = OrderedDict()  # streams with a next event to send
         self._ready_events = 0
         self._busy: dict[str, Delivery] = {}
@@ -140,11 +241,14 @@ class Outbox:
         self._agenda: Agenda[Delivery] = Agenda()  # when each is to be tried
         self._deliveries: dict[str, Delivery] = {}
         self._tries = 0
+        self.reserve(reserved_for)
 
     @property
-    def waiting(self) -> Iterable[Entry]:
+    def waiting(self) -> list[Entry]:
         """The events that are in no delivery, in order."""
-        return self._waiting.values()
+        return sorted(
+            (entry for share in self._shares.values() for entry in share.entries()), key=_number
+        )
 
     @property
     def deliveries(self) -> Iterable[Delivery]:
@@ -153,23 +257,30 @@ class Outbox:
 
     @property
     def crowded(self) -> bool:
-        """Whether there is next to no room left."""
-        limits = self._limits
-        return (
-            self.events > limits.max_queued_events * 0.9
-            or self.bytes > limits.max_queued_bytes * 0.9
-        )
+        """Whether there is next to no room left for what nothing is reserved for."""
+        limits, (events, bytes_) = self._limits, self._claimed()
+        return events > limits.max_queued_events * 0.9 or bytes_ > limits.max_queued_bytes * 0.9
 
     @property
     def gated(self) -> bool:
         """Whether a delivery waits for being kept."""
         return bool(self._fresh)
 
+    def reserve(self, shares: Collection[str]) -> None:
+        """Reserve space for *shares*, equal parts, and for no others."""
+        for share in self._shares.values():
+            share.reserved_events = share.reserved_bytes = 0
+        limits = self._limits
+        for name in shares:
+            share = self._share(name)
+            share.reserved_events = int(limits.max_queued_events * limits.reserved / len(shares))
+            share.reserved_bytes = int(limits.max_queued_bytes * limits.reserved / len(shares))
+
     def put(self, entry: Entry) -> list[Entry]:
         """Queue an event; return those that had to go for it."""
-        self.events += 1
-        self.bytes += entry.size
-        self._waiting[entry.number] = entry
+        self._count(entry, 1)
+        self._share(entry.share).wait(entry)
+        self._link(entry)
         stream = self._streams.get(entry.stream)
         if stream is None:
             self._streams[entry.stream] = _Stream(entry)
@@ -184,8 +295,7 @@ class Outbox:
     def restore(self, delivery: Delivery, now: float) -> None:
         """Take up a delivery of a former life of the server, to be tried at once."""
         for entry in delivery.entries:
-            self.events += 1
-            self.bytes += entry.size
+            self._count(entry, 1)
             self._busy[entry.stream] = delivery
         self._deliveries[delivery.id] = delivery
         self._untried += 1
@@ -281,8 +391,9 @@ class Outbox:
             more = True
             while more and len(entries) < count and (not entries or len(stream.first.text) <= room):
                 entry = stream.first
-                more = stream.take()
-                del self._waiting[entry.number]
+                more = stream.remove(entry)
+                self._share(entry.share).wait_no_more(entry)
+                self._unlink(entry)
                 entries.append(entry)
                 room -= len(entry.text)
             if not more:
@@ -295,8 +406,7 @@ class Outbox:
     def _finish(self, delivery: Delivery, now: float) -> None:
         del self._deliveries[delivery.id]
         for entry in delivery.entries:
-            self.events -= 1
-            self.bytes -= entry.size
+            self._count(entry, -1)
             if self._busy.pop(entry.stream, None) is not None and entry.stream in self._streams:
                 waiting = self._streams[entry.stream]
                 self._ready[entry.stream] = None
@@ -305,21 +415,81 @@ class Outbox:
 
     def _overflow(self) -> list[Entry]:
         dropped: list[Entry] = []
-        limits = self._limits
-        while self._waiting and (
-            self.events > limits.max_queued_events or self.bytes > limits.max_queued_bytes
-        ):
-            _, entry = self._waiting.popitem(last=False)
-            self.events -= 1
-            self.bytes -= entry.size
-            # The oldest of all is the oldest of its stream.
-            if entry.stream in self._ready:
-                self._ready_events -= 1
-            if not self._streams[entry.stream].take():
-                del self._streams[entry.stream]
-                self._ready.pop(entry.stream, None)
+        while (share := self._over()) is not None:
+            entry = share.first_to_drop()
+            for other in (entry.sooner, entry.later):
+                if other is not None and other.appears != entry.appears:
+                    self._drop(other)
+                    dropped.append(other)
+                    break
+            self._drop(entry)
             dropped.append(entry)
         return dropped
+
+    def _over(self) -> _Share | None:
+        """Return the share that an event is to be dropped of, None if there is room."""
+        limits = self._limits
+        events, bytes_ = self._claimed()
+        if events > limits.max_queued_events:
+            excess = {one: one.events - one.reserved_events for one in self._shares.values()}
+        elif bytes_ > limits.max_queued_bytes:
+            excess = {one: one.bytes - one.reserved_bytes for one in self._shares.values()}
+        else:
+            return None
+        over = [share for share in excess if excess[share] > 0 and share.waiting]
+        if self._shares[OPEN] in over:
+            return self._shares[OPEN]
+        return max(over, key=excess.__getitem__, default=None)
+
+    def _claimed(self) -> tuple[int, int]:
+        """Return how many events and bytes are used, or reserved."""
+        events = bytes_ = 0
+        for share in self._shares.values():
+            events += max(share.events, share.reserved_events)
+            bytes_ += max(share.bytes, share.reserved_bytes)
+        return events, bytes_
+
+    def _drop(self, entry: Entry) -> None:
+        self._count(entry, -1)
+        self._share(entry.share).wait_no_more(entry)
+        self._unlink(entry)
+        if entry.stream in self._ready:
+            self._ready_events -= 1
+        if not self._streams[entry.stream].remove(entry):
+            del self._streams[entry.stream]
+            self._ready.pop(entry.stream, None)
+
+    def _share(self, name: str) -> _Share:
+        share = self._shares.get(name)
+        if share is None:
+            share = self._shares[name] = _Share()
+        return share
+
+    def _count(self, entry: Entry, times: int) -> None:
+        self.events += times
+        self.bytes += times * entry.size
+        self._share(entry.share).count(entry, times)
+
+    def _link(self, entry: Entry) -> None:
+        if entry.subject is not None:
+            entry.sooner = self._subjects.get(entry.subject)
+            if entry.sooner is not None:
+                entry.sooner.later = entry
+            self._subjects[entry.subject] = entry
+
+    def _unlink(self, entry: Entry) -> None:
+        if entry.subject is None:
+            return
+        sooner, later = entry.sooner, entry.later
+        entry.sooner = entry.later = None
+        if sooner is not None:
+            sooner.later = later
+        if later is not None:
+            later.sooner = sooner
+        elif sooner is not None:
+            self._subjects[entry.subject] = sooner
+        else:
+            del self._subjects[entry.subject]
 
 
 def _number(entry: Entry) -> int:
