@@ -5,8 +5,10 @@ import dataclasses
 import json
 import logging
 import random
+import re
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -717,11 +719,110 @@ async def test_what_was_kept_for_a_webhook_that_is_no_more_is_dropped(
 
 
 async def test_a_file_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "webhooks.sqlite3").write_bytes(b"no database at all" * 100)
+    await what_is_kept(tmp_path)
+    change(tmp_path, "PRAGMA user_version = 2")
     webhooks = webhooks_of(store=SqliteStore(tmp_path))
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(ConfigError, match="of a newer version"):
         await webhooks.start()
     await webhooks.stop(0.0)
+
+
+def change(directory: Path, statement: str, *values: object) -> None:
+    connection = sqlite3.connect(directory / "webhooks.sqlite3")
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+async def left_behind(directory: Path, receiver: Receiver, count: int) -> App:
+    """Have a file keep events for a receiver that is down, the first few of them in deliveries."""
+    app = app_for(receiver, batching=True)
+    await receiver.close()
+    limits = dataclasses.replace(QUICK, batch_s=0.0, batch_events=2, max_fresh=4)
+    async with sending(app, limits=limits, store=SqliteStore(directory)) as webhooks:
+        record(webhooks, *(say(f"private-{number}", number) for number in range(count)))
+        await until(lambda: webhooks.counters.retried > 0)
+    await receiver.listen()
+    return app
+
+
+def story_of(numbers: Iterable[int]) -> list[str]:
+    return sorted(f"client_event private-{number} {number}" for number in numbers)
+
+
+async def test_of_a_damaged_file_all_that_can_be_read_is_delivered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with receiving() as receiver:
+        app = await left_behind(tmp_path, receiver, 400)
+        caplog.clear()
+        path = tmp_path / "webhooks.sqlite3"
+        content = bytearray(path.read_bytes())
+        hole = slice(6 * 4096, 7 * 4096)
+        damaged = {int(one) for one in re.findall(rb"private-(\d+)\"", content[hole])}
+        assert damaged
+        content[hole] = random.Random(5).randbytes(4096)
+        path.write_bytes(content)
+        async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
+            assert webhooks.pending == 400 - len(damaged)
+            await until(lambda: webhooks.pending == 0)
+    assert sorted(receiver.story) == story_of(set(range(400)) - damaged)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"{400 - len(damaged)} events," in line
+    assert await what_is_kept(tmp_path) == (0, 0, 0)
+
+
+async def test_an_event_that_says_nothing_is_left_out_of_its_delivery(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [b"nonsense", b"{}", b'{"name":"client_event","channel":"private-2"', b"\xff"]
+    async with receiving() as receiver:
+        app = await left_behind(tmp_path, receiver, 20)
+        caplog.clear()
+        for number, text in enumerate(texts, 2):
+            change(tmp_path, "UPDATE events SET text = ? WHERE number = ?", text, number)
+        async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
+            await until(lambda: webhooks.pending == 0)
+            assert webhooks.counters.dropped == 4
+    assert sorted(receiver.story) == story_of({0, *range(5, 20)})
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["4 events that were kept cannot be read; not sent"]
+    assert await what_is_kept(tmp_path) == (0, 0, 0)
+
+
+async def test_whatever_a_file_says_an_event_goes_to_its_own_receiver(tmp_path: Path) -> None:
+    async with receiving() as one, receiving() as other:
+        await one.close()
+        await other.close()
+        app = app_with(Webhook(url=one.url), Webhook(url=other.url, channel_prefix="private-b"))
+        async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
+            record(webhooks, say("private-a", 1), say("private-b", 2))
+            await until(lambda: webhooks.counters.retried > 3)
+        change(
+            tmp_path,
+            "UPDATE events SET delivery = (SELECT delivery FROM events WHERE number = 3)",
+        )
+        await one.listen()
+        await other.listen()
+        async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
+            await until(lambda: webhooks.pending == 0)
+    assert sorted(one.story) == ["client_event private-a 1", "client_event private-b 2"]
+    assert other.story == ["client_event private-b 2"]
+
+
+async def test_a_wrong_stream_does_not_spoil_the_order(tmp_path: Path) -> None:
+    async with receiving(BROKEN, BROKEN) as receiver:
+        app = app_for(receiver)
+        await receiver.close()
+        async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
+            record(webhooks, *(say("private-c", number) for number in range(5)))
+            await until(lambda: webhooks.counters.retried > 0)
+        change(tmp_path, "UPDATE events SET stream = CAST(number AS TEXT)")
+        await receiver.listen()
+        async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
+            await until(lambda: webhooks.pending == 0)
+    tries = [told(request.events[0]) for request in receiver.requests]
+    assert tries == [f"client_event private-c {number}" for number in (0, 0, 0, 1, 2, 3, 4)]
 
 
 # -- Killed --------------------------------------------------------------------------------

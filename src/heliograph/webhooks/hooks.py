@@ -17,8 +17,9 @@ from heliograph.apps import App, Webhook
 from heliograph.hub.event import Event, Happening
 from heliograph.webhooks import payload
 from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of
+from heliograph.webhooks.rows import Kept
 from heliograph.webhooks.schedule import Agenda, Delivery, Entry, Limits, Outbox
-from heliograph.webhooks.store import Kept, Store
+from heliograph.webhooks.store import Store
 
 logger = logging.getLogger(__name__)
 

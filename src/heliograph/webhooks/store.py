@@ -13,13 +13,15 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 from heliograph.errors import ConfigError
+from heliograph.webhooks import rows
 from heliograph.webhooks.beliefs import Belief
+from heliograph.webhooks.rows import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -30,41 +32,28 @@ SCHEMA_VERSION = 1
 # A grouped write must be over within 50 ms: this is how long it waits for company.
 LINGER_S = 0.02
 
+RECOVERED = ".recovered"
+"""What is added to the name of the file that takes the place of a damaged one."""
+
+NOT_THE_FILE = {
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+"""Errors for which a file is not to blame: the disk, its rights, another server."""
+
 RETRY_S = 5.0
 """How long to leave a disk alone that failed us."""
 
 MAX_OPERATIONS = 400_000
 """Operations that may wait for a disk that hangs before it counts as failed."""
-
-
-@dataclass(slots=True)
-class KeptEvent:
-    """An event that *receiver* is owed, perhaps as part of *delivery*."""
-
-    number: int
-    receiver: str
-    stream: str
-    text: bytes
-    delivery: str | None
-
-
-@dataclass(slots=True)
-class KeptDelivery:
-    """A delivery that was made up and not done with."""
-
-    id: str
-    receiver: str
-    key: str
-    time_ms: int
-
-
-@dataclass(slots=True)
-class Kept:
-    """What a store held when it was opened; events in order."""
-
-    beliefs: list[tuple[str, Belief]] = field(default_factory=list)
-    events: list[KeptEvent] = field(default_factory=list)
-    deliveries: list[KeptDelivery] = field(default_factory=list)
 
 
 class Store(Protocol):
@@ -345,24 +334,42 @@ class SqliteStore:
     # -- In the thread -------------------------------------------------------------------
 
     def _open(self) -> Kept:
+        recovered = self.path.with_name(FILE_NAME + RECOVERED)
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if recovered.exists() and not self.path.exists():
+                recovered.rename(self.path)  # it was ready when we were killed
+            recovered.unlink(missing_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            kept, damage = self._connect()
+            return kept if damage is None else self._recover(damage, recovered)
         except OSError as error:
             raise ConfigError(f"data_dir: {self.path}: {error.strerror}") from None
+        except rows.UNREADABLE as error:
+            raise ConfigError(f"data_dir: {self.path}: {_advice(error)}") from None
+
+    def _connect(self) -> tuple[Kept, str | None]:
+        """Return what the file keeps and, if not all of it can be used, what is wrong with it."""
         self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         try:
             self._prepare()
-            return self._load()
-        except sqlite3.Error as error:
+            kept, wrong = rows.read(self._connection)
+        except rows.UNREADABLE as error:
             self._connection.close()
-            raise ConfigError(f"data_dir: {self.path}: {_advice(error)}") from None
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_THE_FILE:
+                raise
+            return Kept(), _on_one_line(error)
         except BaseException:
             self._connection.close()
             raise
+        if wrong:
+            self._connection.close()
+            return kept, f"{wrong} rows are not what they should be"
+        return kept, None
 
     def _prepare(self) -> None:
         connection = self._connection
+        rows.prepare(connection)
         # Held until we end: two servers on one file would send everything twice.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -373,33 +380,68 @@ class SqliteStore:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             connection.executescript(_SCHEMA)
-        elif version != SCHEMA_VERSION:
+        elif version > SCHEMA_VERSION:
             raise ConfigError(
                 f"data_dir: {self.path}: is of a newer version of Heliograph (schema {version},"
                 f" not {SCHEMA_VERSION}). Run that version, or move the file away: webhooks that"
                 " it keeps are not sent then."
             )
+        elif version < 0:
+            raise sqlite3.DatabaseError(f"schema {version}")
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
 
-    def _load(self) -> Kept:
-        connection = self._connection
-        beliefs = [
-            (app_id, Belief(about, _text(channel), _text(user)))
-            for app_id, about, channel, user in connection.execute("SELECT * FROM beliefs")
-        ]
-        events = [
-            KeptEvent(number, receiver, _text(stream), text, delivery)
-            for number, receiver, stream, text, delivery in connection.execute(
-                "SELECT number, receiver, stream, text, delivery FROM events ORDER BY number"
-            )
-        ]
-        deliveries = [
-            KeptDelivery(*row)
-            for row in connection.execute("SELECT id, receiver, key, time_ms FROM deliveries")
-        ]
-        return Kept(beliefs, events, deliveries)
+    def _recover(self, damage: str, recovered: Path) -> Kept:
+        """
+        Go on with a new file that keeps what can be read of this one, which is put aside.
+
+        Killed at any moment, the next start finds one of the two.
+        """
+        kept, wrong = self._read_damaged()
+        try:
+            _write_anew(recovered, kept)
+        except rows.UNREADABLE:
+            recovered.unlink(missing_ok=True)
+            raise
+        aside = self._put_aside()
+        recovered.rename(self.path)
+        logger.error(
+            "%s: is damaged (%s); %d events, %d deliveries and %d beliefs could be read and are"
+            " kept, %d rows are left out; the damaged file is %s now",
+            self.path,
+            damage,
+            len(kept.events),
+            len(kept.deliveries),
+            len(kept.beliefs),
+            wrong,
+            aside.name,
+        )
+        kept, again = self._connect()
+        if again is not None:
+            raise sqlite3.DatabaseError(again)
+        return kept
+
+    def _read_damaged(self) -> tuple[Kept, int]:
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+        try:
+            rows.prepare(connection)
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # Without this, nothing is read of a file that is shorter than it once was.
+            connection.execute("PRAGMA writable_schema = ON")
+            return rows.read_damaged(connection)
+        finally:
+            connection.close()
+
+    def _put_aside(self) -> Path:
+        names = (self.path.with_name(f"{FILE_NAME}.damaged-{number}") for number in count(1))
+        aside = next(name for name in names if not name.exists())
+        self.path.rename(aside)
+        for suffix in ("-wal", "-shm"):  # they are of that file, and would spoil the new one
+            beside = self.path.with_name(FILE_NAME + suffix)
+            if beside.exists():
+                beside.rename(aside.with_name(aside.name + suffix))
+        return aside
 
     def _commit(self, operations: Iterable[_Operation]) -> None:
         connection = self._connection
@@ -418,16 +460,37 @@ class SqliteStore:
             self._connection.close()
 
 
-def _advice(error: sqlite3.Error) -> str:
+def _write_anew(path: Path, kept: Kept) -> None:
+    """Make a file that keeps *kept*; it is whole, and on disk, when this returns."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+        connection.execute("BEGIN")
+        for app_id, belief in kept.beliefs:
+            connection.execute(_BELIEVE, (app_id, *_columns(belief)))
+        for one in kept.deliveries:
+            connection.execute(_DELIVER, (one.id, one.receiver, one.key, one.time_ms))
+        for event in kept.events:
+            stream = _blob(event.stream)
+            connection.execute(_QUEUE, (event.number, event.receiver, stream, event.text))
+            if event.delivery is not None:
+                connection.execute(_ASSIGN, (event.delivery, event.number))
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _advice(error: Exception) -> str:
     """Say what an operator can do about a file that cannot be opened."""
-    if isinstance(error, sqlite3.OperationalError):
-        if "locked" in str(error):
-            return "another server uses it; each needs a directory of its own"
-        return str(error)
-    return (
-        f"is damaged ({error}). Move it away to start without it: webhooks that it keeps are not"
-        " sent then."
-    )
+    if "locked" in str(error):
+        return "another server uses it; each needs a directory of its own"
+    return _on_one_line(error)
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _columns(belief: Belief) -> tuple[int, bytes, bytes]:
@@ -436,7 +499,3 @@ def _columns(belief: Belief) -> tuple[int, bytes, bytes]:
 
 def _blob(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
-
-
-def _text(blob: bytes) -> str:
-    return blob.decode(errors="surrogatepass")

@@ -1,0 +1,243 @@
+"""
+The rows of a store's file, read and checked.
+
+The file outlives crashes, disks and hands that edit it, so nothing in it is trusted: a row is
+what it should be, or it is left out and counted. Knows tables and how SQLite fails; does not know
+when rows are written, nor what an event says.
+"""
+
+import re
+import sqlite3
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from heliograph.webhooks.beliefs import CHANNEL, MEMBER, USER, Belief
+
+MAX_NAME_BYTES = 1 << 20
+"""Of a channel, a user, a key: far above what any limit of an app would be set to."""
+
+MAX_TEXT_BYTES = 64 << 20
+"""What a whole queue may hold."""
+
+MAX_NUMBER = 1 << 62
+"""So that there are numbers left for new events."""
+
+MAX_FAILURES = 20_000
+"""Failures in the middle of the table of events after which the rest of it is given up."""
+
+SINGLE_STEPS = 1000
+"""Failures in a row after which the next number to be tried is further away each time."""
+
+UNREADABLE = (sqlite3.Error, MemoryError, OverflowError, UnicodeError)
+"""What reading a damaged file may raise; the last, where SQLite's message repeats what is in it."""
+
+_DELIVERY_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # it is sent in a header
+
+T = TypeVar("T")
+Row = Sequence[Any]
+
+
+@dataclass(slots=True)
+class KeptEvent:
+    """An event that *receiver* is owed, perhaps as part of *delivery*."""
+
+    number: int
+    receiver: str
+    stream: str
+    text: bytes
+    delivery: str | None
+
+
+@dataclass(slots=True)
+class KeptDelivery:
+    """A delivery that was made up and not done with."""
+
+    id: str
+    receiver: str
+    key: str
+    time_ms: int
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a store held when it was opened; events in order."""
+
+    beliefs: list[tuple[str, Belief]] = field(default_factory=list)
+    events: list[KeptEvent] = field(default_factory=list)
+    deliveries: list[KeptDelivery] = field(default_factory=list)
+
+
+_BELIEFS = "SELECT app, about, channel, user FROM beliefs"
+_DELIVERIES = "SELECT id, receiver, key, time_ms FROM deliveries"
+_EVENTS = "SELECT number, receiver, stream, text, delivery FROM events"
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Have text read that is no UTF-8; `read` and `read_damaged` leave such rows out."""
+    connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+
+
+def read(connection: sqlite3.Connection) -> tuple[Kept, int]:
+    """Return what a sound file keeps, and how many rows are left out. Raises UNREADABLE."""
+    return _checked(
+        connection.execute(_BELIEFS),
+        connection.execute(f"{_EVENTS} ORDER BY number"),
+        connection.execute(_DELIVERIES),
+    )
+
+
+def read_damaged(connection: sqlite3.Connection) -> tuple[Kept, int]:
+    """
+    Return what can still be read of a damaged file, and how many rows are left out. Never raises.
+
+    Each table is read from both ends up to the damage; between, events are looked for by number.
+    """
+    beliefs, _ = _from_both_ends(connection, _BELIEFS, "app", "about", "channel", "user")
+    deliveries, _ = _from_both_ends(connection, _DELIVERIES, "id")
+    events, whole = _from_both_ends(connection, _EVENTS, "number")
+    if not whole:
+        _between(connection, events)
+    for row in list(events.values()):
+        if row[4] is not None and (row[4],) not in deliveries:
+            found = _one(connection, f"{_DELIVERIES} WHERE id = ?", row[4])
+            if found is not None:
+                deliveries[row[4],] = found
+    return _checked(beliefs.values(), events.values(), deliveries.values())
+
+
+def _from_both_ends(
+    connection: sqlite3.Connection, select: str, *key: str
+) -> tuple[dict[Hashable, Row], bool]:
+    """Return the rows by their *key*, and whether they are all."""
+    rows: dict[Hashable, Row] = {}
+    columns, marks = ", ".join(key), ", ".join("?" * len(key))
+    for direction, beyond in (("ASC", ">"), ("DESC", "<")):
+        seen: set[Hashable] = set()
+        last: Row = ()
+        order = "ORDER BY " + ", ".join(f"{column} {direction}" for column in key)
+        try:
+            for row in connection.execute(f"{select} {order}"):
+                last = row[: len(key)]
+                if last in seen:
+                    break  # pages that lead back to themselves
+                seen.add(last)
+                rows.setdefault(last, row)
+            else:
+                return rows, True
+        except UNREADABLE:
+            # Python asks for the next row before it hands one over: the last one is lost so far.
+            where = f"WHERE ({columns}) {beyond} ({marks})" if last else ""
+            row = _one(connection, f"{select} {where} {order} LIMIT 1", *last)
+            if row is not None:
+                rows.setdefault(row[: len(key)], row)
+    return rows, False
+
+
+def _between(connection: sqlite3.Connection, events: dict[Hashable, Row]) -> None:
+    """Look for events by number: their table leads to those on whole pages behind a damaged one."""
+    position = failures = in_a_row = 0
+    select = f"{_EVENTS} WHERE number >= ? ORDER BY number"
+    while failures < MAX_FAILURES and position < MAX_NUMBER:
+        try:
+            for row in connection.execute(select, (position,)):
+                if row[0] < position:
+                    break  # as above
+                events.setdefault((row[0],), row)
+                position, in_a_row = row[0] + 1, 0
+            else:
+                return
+        except UNREADABLE:
+            row = _one(connection, f"{select} LIMIT 1", position)  # as above
+            if row is not None and row[0] >= position:
+                events.setdefault((row[0],), row)
+                position, in_a_row = row[0], 0
+        failures += 1
+        in_a_row += 1
+        position += 1 if in_a_row < SINGLE_STEPS else 1 << (in_a_row - SINGLE_STEPS)
+
+
+def _one(connection: sqlite3.Connection, select: str, *values: Any) -> Row | None:
+    try:
+        row: Row | None = connection.execute(select, values).fetchone()
+    except UNREADABLE:
+        return None
+    return row
+
+
+def _checked(
+    beliefs: Iterable[Row], events: Iterable[Row], deliveries: Iterable[Row]
+) -> tuple[Kept, int]:
+    kept = Kept()
+    wrong = _sort_out(beliefs, _belief, kept.beliefs)
+    wrong += _sort_out(events, _event, kept.events)
+    wrong += _sort_out(deliveries, _delivery, kept.deliveries)
+    kept.events.sort(key=lambda event: event.number)
+    return kept, wrong
+
+
+def _sort_out(rows: Iterable[Row], check: Callable[[Row], T | None], right: list[T]) -> int:
+    """Put the *rows* that are right into *right*; return how many are not."""
+    wrong = 0
+    for row in rows:
+        one = check(row)
+        if one is None:
+            wrong += 1
+        else:
+            right.append(one)
+    return wrong
+
+
+def _belief(row: Row) -> tuple[str, Belief] | None:
+    app_id, about, channel, user_id = row[0], row[1], _text(row[2]), _text(row[3])
+    if not _is_name(app_id) or type(about) is not int or channel is None or user_id is None:
+        return None
+    named = {CHANNEL: channel and not user_id, MEMBER: channel, USER: not channel}
+    return (app_id, Belief(about, channel, user_id)) if named.get(about) else None
+
+
+def _event(row: Row) -> KeptEvent | None:
+    number, receiver, text, delivery = row[0], row[1], _bytes(row[3], MAX_TEXT_BYTES), row[4]
+    if type(number) is not int or not 0 < number <= MAX_NUMBER:
+        return None
+    if not _is_name(receiver) or text is None:
+        return None
+    # Without these two the event can be sent all the same.
+    return KeptEvent(
+        number, receiver, _text(row[2]) or "", text, delivery if _is_name(delivery) else None
+    )
+
+
+def _delivery(row: Row) -> KeptDelivery | None:
+    delivery_id, receiver, key, time_ms = row
+    if not isinstance(delivery_id, str) or not _DELIVERY_ID.fullmatch(delivery_id):
+        return None
+    if not _is_name(receiver) or not _is_name(key) or type(time_ms) is not int or time_ms < 0:
+        return None
+    return KeptDelivery(delivery_id, receiver, key, time_ms)
+
+
+def _is_name(value: Any) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_BYTES:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bytes(value: Any, most: int) -> bytes | None:
+    """Return a blob; what was put in as text by hand is one, too."""
+    if isinstance(value, str):
+        value = value.encode(errors="surrogateescape")
+    return value if isinstance(value, bytes) and len(value) <= most else None
+
+
+def _text(value: Any) -> str | None:
+    """Return a name that is kept as a blob, for it may hold lone surrogates."""
+    blob = _bytes(value, MAX_NAME_BYTES)
+    try:
+        return None if blob is None else blob.decode(errors="surrogatepass")
+    except UnicodeDecodeError:
+        return None
