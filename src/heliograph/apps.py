@@ -60,7 +60,7 @@ class App:
         (), "Sites whose pages may connect, * for anything; all when empty."
     )
     max_connections: int = option(0, "Connections at a time, on this server.")
-    max_subscriptions: int = option(10_000, "Channels that one connection may subscribe to.")
+    max_subscriptions: int = option(1000, "Channels that one connection may subscribe to.")
     max_presence_members: int = option(100, "Users in a presence channel.")
     max_presence_user_bytes: int = option(1024, "Size of what a member says of itself.")
     max_presence_user_id_length: int = option(128, "Characters of a user's id.")

@@ -1,6 +1,8 @@
 """A client's session and its node, over an engine that answers at once and one that does not."""
 
+import gc
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.apps import App, AppKey, Apps, Webhook
+from heliograph.config import Settings
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
@@ -343,6 +346,27 @@ def test_large_channels_are_sent_their_number_at_intervals() -> None:
     assert counts_sent_to(first) == [150]
     world.timing.elapse()
     assert world.timing.delayed == []
+
+
+def test_what_one_connection_subscribes_to_by_default_holds_less_than_its_write_buffer() -> None:
+    """With the longest names, and nobody else in any of the channels."""
+    world = World(late=False, subscription_count=True)
+    client = world.client()
+    tracemalloc.start()
+    try:
+        number = 0
+        while client.closed is None and "error" not in str(client.told[-1:]):
+            client.take()
+            world.recorded.clear()
+            say(client, "subscribe", f"{number:0200d}")
+            number += 1
+        client.take()
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 1000 < number < 2000
+    assert held < Settings().max_write_buffer
 
 
 channels = st.sampled_from(["c", "private-c", "presence-c", "cache-c"])
