@@ -1,6 +1,8 @@
 """Signatures, by the vectors of Pusher's documentation and of its libraries."""
 
+import hashlib
 import hmac
+from collections.abc import Callable
 
 import pytest
 
@@ -104,3 +106,61 @@ def test_a_prepared_signer_signs_as_hmac_does(length: int) -> None:
         assert signer.sign(message) == hmac.new(secret, message, "sha256").hexdigest()
         assert signer.signed(message, signer.sign(message).encode())
         assert not signer.signed(message + b"x", signer.sign(message).encode())
+
+
+# -- In constant time ------------------------------------------------------------------------
+
+MD5_OF_BODY = hashlib.md5(b"body", usedforsecurity=False).hexdigest().encode()
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("compares", "expected", "received"),
+    [
+        (lambda: auth.matches("right", "given"), b"right", b"given"),
+        (lambda: auth.matches("same", "same"), b"same", b"same"),
+        (lambda: auth.matches("right", "\udfff"), b"right", b"\xed\xbf\xbf"),
+        (
+            lambda: auth.Signer(SECRET).signed(b"message", b"given"),
+            hmac.new(SECRET, b"message", "sha256").hexdigest().encode(),
+            b"given",
+        ),
+        (lambda: auth.is_checksum(b"given", b"body"), MD5_OF_BODY, b"given"),
+        (lambda: auth.is_checksum(MD5_OF_BODY, b"body"), MD5_OF_BODY, MD5_OF_BODY),
+    ],
+)
+def test_what_is_secret_is_compared_in_constant_time(
+    compares: Callable[[], bool], expected: bytes, received: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `hmac.compare_digest`, which is given both whole, and whose answer is the answer."""
+    compared: list[tuple[bytes, bytes]] = []
+    answers = iter([True, False])
+
+    def compare_digest(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return next(answers)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
+    assert [compares(), compares()] == [True, False]
+    assert [set(pair) for pair in compared] == [{expected, received}] * 2
+
+
+@pytest.mark.parametrize("wrong", [b"", b"0" * 32, MD5_OF_BODY.upper(), MD5_OF_BODY + b"0"])
+def test_a_checksum_is_that_of_the_body_in_lower_case(wrong: bytes) -> None:
+    assert auth.is_checksum(MD5_OF_BODY, b"body")
+    assert auth.body_md5(b"body").encode() == MD5_OF_BODY
+    assert not auth.is_checksum(wrong, b"body")
+    assert not auth.is_checksum(MD5_OF_BODY, b"body ")
+
+
+def test_a_signature_is_whole_and_in_lower_case() -> None:
+    right = auth.sign(SECRET, "text")
+    assert auth.matches(right, right)
+    for wrong in ("", right[:-1], right + "0", right.upper(), "0" * 64):
+        assert not auth.matches(right, wrong)
+        assert not auth.Signer(SECRET).signed(b"text", wrong.encode())
+
+
+def test_the_method_of_a_request_is_signed_in_capitals_and_names_are_not() -> None:
+    text = auth.request_string("post", "/p", [("B", "X"), ("a", "Y")])
+    assert text == "POST\n/p\na=Y&b=X"
