@@ -10,7 +10,10 @@ import pytest
 from heliograph.wire.http import (
     CONTINUE,
     CONTINUE_RESPONSE,
+    MAX_REMEMBERED_BYTES,
+    MAX_REMEMBERED_HEADERS,
     Continue,
+    HeaderMemory,
     HttpLimits,
     Refusal,
     Request,
@@ -881,3 +884,196 @@ def test_a_header_cannot_smuggle_another(bad: bytes) -> None:
 
 def test_the_interim_response_ends_with_its_head() -> None:
     assert CONTINUE_RESPONSE == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+# -- What was read before --------------------------------------------------------------------
+
+BLOCK = b"\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+
+
+def after_reading(*requests: bytes, limits: HttpLimits | None = None) -> HeaderMemory:
+    """What is remembered of *requests*, each of which came on a connection of its own."""
+    memory = HeaderMemory()
+    for data in requests:
+        RequestReader(limits or HttpLimits(), memory).feed(data)
+    return memory
+
+
+def test_headers_that_were_read_before_are_plain_to_see() -> None:
+    memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}")
+    request = RequestReader(HttpLimits(), memory).plain_request(
+        b"POST /b?c HTTP/1.1" + BLOCK + b"[]"
+    )
+    assert request is not None
+    assert (request.method, request.target, request.path) == ("POST", b"/b?c", b"/b")
+    assert (request.query, request.version, request.body) == (b"c", "1.1", b"[]")
+    assert request.headers == [(b"host", b"a"), (b"content-length", b"2")]
+    assert request.keep_alive
+
+
+def test_a_request_of_http_1_1_has_a_host_though_one_of_1_0_had_the_same_headers() -> None:
+    block = b"\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\n{}"
+    memory = HeaderMemory()
+    (old,) = RequestReader(HttpLimits(), memory).feed(b"POST /a HTTP/1.0" + block)
+    assert isinstance(old, Request)
+    assert old.keep_alive
+    assert memory.blocks == {}
+    reader = RequestReader(HttpLimits(), memory)
+    assert reader.plain_request(b"POST /a HTTP/1.1" + block) is None
+    assert reader.feed(b"POST /a HTTP/1.1" + block) == [
+        Refusal(400, "Exactly one Host header is required")
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /a HTTP/1.0" + BLOCK + b"{}",
+        b"POST /a HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
+        b"PUT /a HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\n\r\n{}",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nUpgrade: h2c\r\n\r\n{}",
+        b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /a HTTP/1.1" + BLOCK + b"{}POST /a HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a HTTP/1.1" + BLOCK + b"{}\r\n",
+        b"\r\nPOST /a HTTP/1.1" + BLOCK + b"{}",
+    ],
+)
+def test_headers_that_leave_something_to_judge_are_not_remembered(data: bytes) -> None:
+    assert after_reading(data).blocks == {}
+
+
+def test_headers_are_not_remembered_of_requests_that_came_in_pieces() -> None:
+    memory = HeaderMemory()
+    data = b"POST /a HTTP/1.1" + BLOCK + b"{}"
+    reader = RequestReader(HttpLimits(), memory)
+    for piece in (data[:20], data[20:]):
+        reader.feed(piece)
+    assert memory.blocks == {}
+
+
+def test_few_and_short_blocks_of_headers_are_remembered() -> None:
+    def sent(number: int, length: int) -> tuple[bytes, bytes]:
+        block = b"\r\nHost: a\r\nContent-Length: 2\r\nX: %d" % number
+        block = block.ljust(length - 4, b"x") + b"\r\n\r\n"
+        return b"POST /a HTTP/1.1" + block + b"{}", block
+
+    memory = HeaderMemory()
+    for number in range(MAX_REMEMBERED_HEADERS + 3):
+        data, block = sent(number, 100)
+        RequestReader(HttpLimits(), memory).feed(data)
+        assert block in memory.blocks
+        assert len(memory.blocks) <= MAX_REMEMBERED_HEADERS
+    for length, kept in ((MAX_REMEMBERED_BYTES, True), (MAX_REMEMBERED_BYTES + 1, False)):
+        data, block = sent(0, length)
+        assert len(block) == length
+        RequestReader(HttpLimits(), memory).feed(data)
+        assert (block in memory.blocks) is kept
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /a HTTP/1.0" + BLOCK + b"{}",
+        b"PUT /a HTTP/1.1" + BLOCK + b"{}",
+        b"POST a HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a#b HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a b HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a\xff HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a\x00 HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a\n HTTP/1.1" + BLOCK + b"{}",
+        b"POST http://a/ HTTP/1.1" + BLOCK + b"{}",
+        b"POST /a HTTP/1.1" + BLOCK + b"{",
+        b"POST /a HTTP/1.1" + BLOCK + b"{} ",
+        b"POST /a HTTP/1.1" + BLOCK.replace(b"Host", b"host") + b"{}",
+    ],
+)
+def test_another_request_with_known_headers_is_read_with_care(data: bytes) -> None:
+    memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}")
+    assert RequestReader(HttpLimits(), memory).plain_request(data) is None
+
+
+def test_the_head_of_a_request_with_known_headers_is_as_long_as_the_limit_and_no_longer() -> None:
+    limits = HttpLimits(max_head_bytes=100)
+    memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}", limits=limits)
+    path = b"/" + b"x" * (100 - len(b"POST / HTTP/1.1" + BLOCK))
+    assert RequestReader(limits, memory).plain_request(b"POST %b HTTP/1.1%b{}" % (path, BLOCK))
+    longer = b"POST %bx HTTP/1.1%b{}" % (path, BLOCK)
+    assert RequestReader(limits, memory).plain_request(longer) is None
+    (refusal,) = RequestReader(limits, memory).feed(longer)
+    assert isinstance(refusal, Refusal)
+
+
+def test_an_upgrade_that_is_plain_to_see_is_within_the_limits() -> None:
+    def upgrade(*fields: bytes) -> bytes:
+        first = b"GET /app/k HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        return first + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+    limits = HttpLimits(max_head_bytes=120, max_headers=4)
+    room = 120 - len(upgrade(b"X:"))
+    assert RequestReader(limits).plain_request(upgrade(b"X:" + b"x" * room))
+    for data in (upgrade(b"X:" + b"x" * (room + 1)), upgrade(b"X:1", b"Y:1")):
+        assert RequestReader(limits).plain_request(data) is None
+        (refusal,) = RequestReader(limits).feed(data)
+        assert isinstance(refusal, Refusal)
+        assert refusal.status == 431
+
+
+def test_nothing_is_plain_to_see_in_the_middle_of_a_request_nor_after_the_last() -> None:
+    memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}")
+    data = b"POST /a HTTP/1.1" + BLOCK + b"{}"
+    reader = RequestReader(HttpLimits(), memory)
+    for begun in (b"POST /b HTTP/1.1\r\n", b"Content-Length: 1000\r\nHost: a\r\n\r\n"):
+        reader.feed(begun)
+        assert reader.plain_request(data) is None
+        assert reader.plain_request(WEBSOCKET) is None
+    reader.close()
+    assert reader.plain_request(data) is None
+    assert reader.plain_request(WEBSOCKET) is None
+
+
+def test_nobody_puts_headers_of_its_own_into_what_is_remembered() -> None:
+    """The rest of a head may look like a request, but what came before it belongs to it."""
+    memory = HeaderMemory()
+    reader = RequestReader(HttpLimits(), memory)
+    assert reader.feed(b"POST /b HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1\r\nX: ") == []
+    (request,) = reader.feed(b"POST /a HTTP/1.1" + BLOCK + b"{}")
+    assert isinstance(request, Request)
+    assert request.header(b"x-forwarded-for") == b"192.0.2.1"
+    assert memory.blocks == {}
+
+
+UNUSUAL_UPGRADES = {
+    "no host": (b"Host: a\r\n", b""),
+    "two hosts": (b"Host: a\r\n", b"Host: a\r\nHost: b\r\n"),
+    "an empty body": (b"Host: a\r\n", b"Host: a\r\nContent-Length: 0\r\n"),
+    "a body": (b"Host: a\r\n", b"Host: a\r\nContent-Length: 1\r\n"),
+    "chunks": (b"Host: a\r\n", b"Host: a\r\nTransfer-Encoding: chunked\r\n"),
+    "an expectation": (b"Host: a\r\n", b"Host: a\r\nExpect: 100-continue\r\n"),
+    "a connection that closes": (b"Host: a\r\n", b"Host: a\r\nConnection: close\r\n"),
+    "another upgrade": (b"Upgrade: websocket", b"Upgrade: h2c"),
+    "no upgrade": (b"Upgrade: websocket\r\n", b""),
+    "a connection that is kept": (b"Connection: Upgrade", b"Connection: keep-alive"),
+    "a line that goes on": (b"Host: a\r\n", b"Host: a\r\n b\r\n"),
+    "a name with a space": (b"Host: a\r\n", b"Host: a\r\nX : y\r\n"),
+    "a zero": (b"Host: a\r\n", b"Host: a\r\nX: \0\r\n"),
+    "another version": (b"HTTP/1.1", b"HTTP/1.0"),
+    "another method": (b"GET ", b"PUT "),
+    "more behind it": (b"\r\n\r\n", b"\r\n\r\n\x81"),
+    "no end": (b"\r\n\r\n", b"\r\nab"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL_UPGRADES)
+def test_an_upgrade_with_something_unusual_is_read_with_care(what: str) -> None:
+    usual = b"GET /app/k HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    assert RequestReader(HttpLimits()).plain_request(usual) is not None
+    unusual = usual.replace(*UNUSUAL_UPGRADES[what])
+    assert unusual != usual
+    reader = RequestReader(HttpLimits())
+    assert reader.plain_request(unusual) is None
+    assert not reader.upgraded

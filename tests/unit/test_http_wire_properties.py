@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import h11
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heliograph.wire.http import (
@@ -136,6 +136,97 @@ def test_a_request_that_is_plain_to_see_is_the_one_that_would_have_been_read(
         assert straight.receiving == careful.receiving
 
 
+LINES = [
+    b"POST /apps/3/events?a=1 HTTP/1.1",
+    b"POST /apps/3/events?a=1 HTTP/1.1",
+    b"POST /other HTTP/1.1",
+    b"POST /other HTTP/1.0",
+    b"POST /other?a?b HTTP/1.2",
+    b"POST http://b/other HTTP/1.1",
+    b"POST * HTTP/1.1",
+    b"POST /a#b HTTP/1.1",
+    b"POST /a\xe9 HTTP/1.1",
+    b"POST /a b HTTP/1.1",
+    b"POST  /a HTTP/1.1",
+    b"post /a HTTP/1.1",
+    b"PUT /a HTTP/1.1",
+    b"GET /a HTTP/1.1",
+    b"\r\nPOST /a HTTP/1.1",
+    b"POST /" + b"x" * 150 + b" HTTP/1.1",
+]
+BLOCKS = [
+    b"Host: a\r\nContent-Length: 2",
+    b"Host: a\r\nContent-Length: 2",
+    b"Content-Length: 2",
+    b"Content-Length: 2\r\nConnection: keep-alive",
+    b"Host: a\r\nContent-Length: 2\r\nConnection: Keep-Alive",
+    b"Host: a\r\nContent-Length: 2\r\nConnection: close",
+    b"Host: a\r\nContent-Length: 2\r\nConnection: keep-alive, close",
+    b"Host: a\r\nHost: a\r\nContent-Length: 2",
+    b"Host: a\r\nContent-Length: 2\r\nContent-Length: 2",
+    b"Host: a\r\nContent-Length: 2\r\nExpect: 100-continue",
+    b"Host: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: websocket",
+    b"Host: a\r\nContent-Length: 2\r\nUpgrade: h2c\r\nConnection: Upgrade",
+    b"Host: a\r\nTransfer-Encoding: chunked",
+    b"Host: a\r\nContent-Length: 101",
+    b"Host: a\r\nContent-Length: 0",
+    b"Host: a",
+    b"Host: a\r\nContent-Length: 2" + b"\r\nX: y" * 4,
+    b"Host: a\r\nContent-Length: 2" + b"\r\nX: y" * 5,
+]
+BODIES = [b"{}", b"{}", b"[]", b"", b"{", b"{} ", b"{}" * 51, b"0\r\n\r\n", b"1\r\nx\r\n0\r\n\r\n"]
+
+posts = st.tuples(st.sampled_from(LINES), st.sampled_from(BLOCKS), st.sampled_from(BODIES)).map(
+    lambda parts: b"%b\r\n%b\r\n\r\n%b" % parts
+)
+
+
+@st.composite
+def similar_posts(draw: st.DrawFn) -> list[list[bytes]]:
+    """Requests of a few lines, headers and bodies, in every combination, on some connections."""
+    lines = draw(st.lists(st.sampled_from(LINES), min_size=1, max_size=3))
+    blocks = draw(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=2))
+    bodies = draw(st.lists(st.sampled_from(BODIES), min_size=1, max_size=2))
+    some = st.tuples(st.sampled_from(lines), st.sampled_from(blocks), st.sampled_from(bodies))
+    requests = some.map(lambda parts: b"%b\r\n%b\r\n\r\n%b" % parts)
+    return draw(st.lists(st.lists(requests, min_size=1, max_size=3), min_size=1, max_size=6))
+
+
+@given(similar_posts())
+@example(
+    [
+        [LINES[3] + b"\r\n" + BLOCKS[3] + b"\r\n\r\n{}"],
+        [LINES[2] + b"\r\n" + BLOCKS[3] + b"\r\n\r\n{}"],
+    ]
+)
+def test_a_memory_of_headers_changes_nothing_for_any_connection(
+    connections: list[list[bytes]],
+) -> None:
+    """Whatever the same headers came with before, on this connection or another."""
+    memory = HeaderMemory()
+    for requests in connections:
+        fast, full = RequestReader(LIMITS, memory), RequestReader(LIMITS)
+        for data in requests:
+            plain = fast.plain_request(data)
+            told = [plain] if plain is not None else fast.feed(data)
+            assert list(map(facts, told)) == list(map(facts, full.feed(data)))
+            assert fast.upgraded == full.upgraded
+            assert fast.receiving == full.receiving
+        fast.close()
+        full.close()
+
+
+@given(posts, posts)
+def test_what_a_memory_holds_can_be_told_again(first: bytes, second: bytes) -> None:
+    """The same request is the same the second time, if it is remembered at all."""
+    memory = HeaderMemory()
+    before = RequestReader(LIMITS, memory).feed(first)
+    RequestReader(LIMITS, memory).feed(second)
+    plain = RequestReader(LIMITS, memory).plain_request(first)
+    if plain is not None:
+        assert list(map(facts, before)) == [facts(plain)]
+
+
 UPGRADE = (
     b"GET /app/key?protocol=7 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
     b"Upgrade: websocket\r\nX: y \r\n\r\n"
@@ -153,6 +244,45 @@ def test_an_upgrade_that_is_plain_to_see_is_the_one_that_would_have_been_read(
         assert [facts(plain)] == list(map(facts, careful.feed(data)))
         assert straight.upgraded
         assert careful.upgraded
+
+
+UPGRADE_LINES = [
+    b"GET /app/key?protocol=7 HTTP/1.1",
+    b"GET /app/key?protocol=7 HTTP/1.1",
+    b"GET /app/key?protocol=7 HTTP/1.0",
+    b"GET http://a/app/key HTTP/1.1",
+    b"GET /app/key#x HTTP/1.1",
+    b"POST /app/key HTTP/1.1",
+    b"GET /app/\xff HTTP/1.1",
+]
+UPGRADE_FIELDS = [
+    *(b"Host: a", b"Host: b", b"Upgrade: websocket", b"Upgrade: WebSocket", b"Upgrade: h2c"),
+    *(b"Upgrade: websocket, h2c", b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"),
+    *(b"Connection: close", b"Connection: Upgrade, close", b"Content-Length: 0", b"X:", b"X:\ty "),
+    *(b"Content-Length: 1", b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"X y: z"),
+    *(b" folded", b"X: \x00", b"X: \xe9", b"X: \x7f", b": x", b"X : y", b"Sec-WebSocket-Key: k"),
+    b"X: " + b"x" * 120,
+]
+
+
+@given(st.sampled_from(UPGRADE_LINES), st.lists(st.sampled_from(UPGRADE_FIELDS), max_size=7))
+def test_an_upgrade_is_the_same_by_the_fast_path_whatever_its_headers(
+    line: bytes, fields: list[bytes]
+) -> None:
+    data = b"\r\n".join([line, b"Host: a", *fields, b"", b""])
+    fast, full = RequestReader(LIMITS), RequestReader(LIMITS)
+    plain = fast.plain_request(data)
+    if plain is not None:
+        assert [facts(plain)] == list(map(facts, full.feed(data)))
+        assert (fast.upgraded, fast.rest) == (full.upgraded, full.rest) == (True, b"")
+
+
+def test_an_upgrade_is_not_plain_where_websockets_are_not_served() -> None:
+    reader = RequestReader(LIMITS, websockets=False)
+    assert reader.plain_request(UPGRADE) is None
+    (request,) = reader.feed(UPGRADE)
+    assert isinstance(request, Request)
+    assert not reader.upgraded
 
 
 def test_an_upgrade_as_browsers_send_it_is_plain_to_see() -> None:

@@ -129,6 +129,8 @@ class HeaderMemory:
         """Keep the headers of *request*, which came as *block*, if there is nothing to them."""
         if len(block) > MAX_REMEMBERED_BYTES or not request.keep_alive:
             return
+        if request.version != "1.1":
+            return  # a block without Host is good there, and nowhere else
         fields = dict(request.headers)
         if b"content-length" not in fields or not _EVENTFUL.isdisjoint(fields):
             return
