@@ -1,6 +1,9 @@
 """JSON from strangers: read, or refused with one error."""
 
 import json
+import sys
+import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -42,7 +45,15 @@ class Batch(Struct):
         b'{"event":"a","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"event":"a","channel":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"event":"\\ud800","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"event":"\\ud800","data":1' + b"0" * 100_000 + b"}",
+        b'{"event":"\\ud800"',
+        b'{"event":"\\ud800","data":"\\ud8"}',
+        b'{"event":"\\ud800","data":"\\ud8zz"}',
+        b'{"event":"\\ud800","data":"\\uD8zz"}',
+        b'{"event":"\\ud800","data":"\\uezzz"}',
+        b'{"event":"\\ud800","data":\\ud800}',
+        b'{"event":"\\ud800","data":~}',
+        b'{"event":"\\ud800","data":NaN}',
+        b'{"event":"\\ud800\x00"}',
     ],
 )
 def test_what_is_not_json_is_refused(text: bytes) -> None:
@@ -67,13 +78,124 @@ def test_the_last_of_doubled_keys_wins() -> None:
 
 def test_lone_surrogates_leave_as_the_escapes_they_came_as() -> None:
     found = decode(rb'{"event":"\ud800","data":{"x":"\udfff"},"channel":"c"}', Shape)
-    assert (found.event, found.channel, bytes(found.data)) == ("\ud800", "c", rb'{"x": "\udfff"}')
+    assert (found.event, found.channel, bytes(found.data)) == ("\ud800", "c", rb'{"x":"\udfff"}')
     assert encode(found) == rb'{"event":"\ud800","channel":"c","data":{"x":"\udfff"}}'
 
 
 def test_lone_surrogates_deep_in_a_list_of_shapes() -> None:
     found = decode(rb'{"batch":[{"event":"a","data":"\ud800"}]}', Batch)
     assert bytes(found.batch[0].data) == rb'"\ud800"'
+
+
+def expected(text: str) -> dict[str, Any]:
+    """What the standard library finds in a Shape."""
+    value = json.loads(text)
+    return {name: value.get(name) for name in ("event", "channel", "data")}
+
+
+def values_of(found: Any) -> Any:
+    if isinstance(found, Raw):
+        return json.loads(bytes(found)) if bytes(found) else None
+    if isinstance(found, list):
+        return [values_of(item) for item in found]
+    if isinstance(found, Struct):
+        return {name: values_of(getattr(found, name)) for name in found.__struct_fields__}
+    return found
+
+
+literals = st.lists(
+    st.sampled_from(
+        [
+            *(r"\ud800", r"\uDBFF", r"\udfff", r"\uDc00", r"\ud83d\ude00", r"\uD83D\uDE00"),
+            *(r"\ud7ff", r"\ue000", r"\uEfff", r"\u005c", r"\\", r"\"", r"\n", r"\/"),
+            *("~", "~0", "~1", "~2", "u", "ud800", "ue000", "d", "e", "D", "E", "0", " "),
+            *("é", "😀", "\x7f", "\ue800"),
+        ]
+    ),
+    max_size=6,
+).map(lambda parts: '"' + "".join(parts) + '"')
+texts = st.recursive(
+    literals | st.sampled_from(["null", "true", "0", "1.5", "-1e9", "12345678901234567890"]),
+    lambda inner: (
+        st.lists(inner).map(lambda items: f"[{', '.join(items)}]")
+        | st.lists(st.tuples(literals, inner)).map(
+            lambda pairs: "{" + " , ".join(f"{key} :{item}" for key, item in pairs) + "}"
+        )
+    ),
+    max_leaves=5,
+)
+shaped = st.tuples(literals, texts, texts, literals, texts).map(
+    lambda five: (
+        f'{{"event":{five[0]}, {five[3]}:{five[4]},\n"channel":{five[1]},"data": {five[2]} }}'
+    )
+)
+
+
+@given(shaped, st.lists(shaped, max_size=2))
+def test_text_with_surrogates_is_read_as_the_standard_library_reads_it(
+    one: str, several: Sequence[str]
+) -> None:
+    assert values_of(decode(one.encode(), Shape)) == expected(one)
+    batch = f'{{"batch":[{",".join(several)}]}}'
+    found = decode(batch.encode(), Batch)
+    assert [values_of(item) for item in found.batch] == [expected(text) for text in several]
+
+
+@given(shaped)
+def test_what_is_passed_on_unread_stays_as_it_was_written(text: str) -> None:
+    found = decode(text.encode(), Shape)
+    assert text.endswith(f'"data": {bytes(found.data).decode()} }}')
+    written = encode(found)
+    assert bytes(found.data) in written
+    assert json.loads(written) == expected(text)
+
+
+@given(literals)
+def test_a_string_with_surrogates_comes_back(literal: str) -> None:
+    value = string_value(literal.encode())
+    assert value == json.loads(literal)
+    assert json.loads(encode({"x": [value, {value: (value,)}]})) == {"x": [value, {value: [value]}]}
+    assert string_size(literal.encode()) == len(value.encode(errors="surrogatepass"))
+
+
+LARGE = 128 * 1024
+
+
+def filled(unit: bytes, begin: bytes = b'{"event":"', end: bytes = b'"}') -> bytes:
+    return begin + unit * ((LARGE - len(begin) - len(end)) // len(unit)) + end
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        filled(rb"\ud800"),
+        filled(rb"~\\\ue000\ud800\uE000\uD800"),
+        filled(b'{"a":1},', b'{"event":"\\ud800","data":[', b"1]}"),
+        filled(b"1.5,", b'{"event":"\\ud800","data":[', b"1]}"),
+        filled(rb'"\ud800",', b'{"event":"a","data":[', b"1]}"),
+    ],
+    ids=["surrogates", "veils", "objects", "numbers", "strings"],
+)
+def test_text_with_surrogates_is_read_without_an_object_for_each_part(text: bytes) -> None:
+    """Its time depends on the machine; what it goes into, objects and calls, does not."""
+    decode(text, Shape)
+    calls = 0
+
+    def count(_frame: Any, _event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    tracemalloc.start()
+    try:
+        assert decode(text, Shape).event
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        sys.setprofile(before)
+    assert calls < 500
+    assert peak < 12 * LARGE
 
 
 @pytest.mark.parametrize(

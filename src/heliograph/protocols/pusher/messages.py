@@ -47,10 +47,22 @@ LONE_SURROGATES = "backslashreplace"
 
 
 class Incoming(Struct, gc=False):
-    """Any message of a client. *data* is unread, and empty where the client sent none."""
+    """
+    Any message of a client. *data* is unread, and empty where the client sent none.
+
+    *channel* is None where the client sent no string.
+    """
 
     event: str
-    channel: Any = None
+    channel: str | None = None
+    data: Raw = Raw()
+
+
+class _AnyChannel(Struct, gc=False):
+    """The same, with whatever the client sent for a channel: unread, since nobody asks for it."""
+
+    event: str
+    channel: Raw = Raw()
     data: Raw = Raw()
 
 
@@ -108,12 +120,15 @@ _subscribe = decoder_of(Subscribe)
 def read_message(text: bytes) -> Incoming:
     """Read a client's message, valid UTF-8. Raises ClientError."""
     try:
-        return decode(text, Incoming)
+        found = decode(text, _AnyChannel)
+        literal = bytes(found.channel)
+        channel = string_value(literal) if literal.startswith(b'"') else None
     except InvalidJson as error:
         if error.well_formed:
             message = 'Invalid message: expected a JSON object with a string "event"'
             raise ClientError(message) from None
         raise ClientError("Invalid JSON") from None
+    return Incoming(found.event, channel, found.data)
 
 
 def read_subscribe(data: Raw) -> Subscribe:
