@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    PerMessageDeflate,
+)
 
 from tests.integration.rig import KEY, SECRET, Client, serving
 
@@ -622,3 +626,22 @@ async def test_large_messages_are_compressed_for_those_who_can(switched_on: bool
         assert "Invalid channel name" in await can.receive()
         # What is said to one client alone, too.
         assert (rig.server.context.bytes_sent - before < 200) is switched_on
+
+
+@pytest.mark.parametrize("debug", [False, True])
+async def test_a_client_with_a_small_window_is_answered_it_and_understood(debug: bool) -> None:
+    async with serving(enable_ws_compression=True, debug=debug) as rig:
+        for bits in (9, 12, 15):
+            offer = ClientPerMessageDeflateFactory(
+                server_max_window_bits=bits, client_max_window_bits=bits
+            )
+            for _ in range(2):  # the second is answered from memory
+                async with rig.client(compression=None, extensions=[offer]) as client:
+                    (agreed,) = client.connection.protocol.extensions
+                    assert isinstance(agreed, PerMessageDeflate)
+                    assert agreed.remote_max_window_bits == bits
+                    await client.subscribe("c")
+                    await rig.publish("n", "c", "large " * 1000)
+                    assert json.loads(await client.receive())["data"] == "large " * 1000
+                    await client.send("pusher:subscribe", {"channel": "long " * 100})
+                    assert "Invalid channel name" in await client.receive()

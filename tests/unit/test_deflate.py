@@ -1,5 +1,8 @@
 """permessage-deflate: offers, and messages that are no larger than they say."""
 
+import random
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,16 @@ from websockets.frames import Frame
 from websockets.frames import Opcode as TheirOpcode
 from websockets.uri import parse_uri
 
-from heliograph.wire.deflate import ACCEPTED, Malformed, TooLarge, deflate, inflate, negotiate
+from heliograph.wire.deflate import (
+    ACCEPTED,
+    TAIL,
+    Agreement,
+    Malformed,
+    TooLarge,
+    deflate,
+    inflate,
+    negotiate,
+)
 from heliograph.wire.websocket import (
     FrameReader,
     Opcode,
@@ -19,7 +31,7 @@ from heliograph.wire.websocket import (
 from tests.unit.test_frames import masked
 
 
-def offer(text: str) -> bytes | None:
+def offer(text: str) -> Agreement | None:
     return negotiate([(b"sec-websocket-extensions", text.encode())])
 
 
@@ -29,12 +41,29 @@ def offer(text: str) -> bytes | None:
         "permessage-deflate",
         "permessage-deflate; client_max_window_bits",  # Chromium's
         "x, permessage-deflate; server_no_context_takeover; client_no_context_takeover",
-        "permessage-deflate; server_max_window_bits=10, permessage-deflate",
-        'permessage-deflate; client_max_window_bits="10"; server_max_window_bits=15',
+        "permessage-deflate; server_max_window_bits=8, permessage-deflate",
+        'permessage-deflate; client_max_window_bits="8"',
     ],
 )
 def test_offers_that_are_taken(text: str) -> None:
-    assert offer(text) == ACCEPTED
+    assert offer(text) == Agreement(ACCEPTED, 15)
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "permessage-deflate; server_max_window_bits={}",
+        'permessage-deflate; client_max_window_bits; server_max_window_bits="{}"',
+        "permessage-deflate; server_max_window_bits={}, permessage-deflate",
+        "x; server_max_window_bits=8, Permessage-Deflate;Server_Max_Window_Bits={}",
+    ],
+)
+def test_a_window_that_is_asked_for_is_answered(text: str, bits: int) -> None:
+    """RFC 7692 7.1.2.1; one who reads strictly fails the connection otherwise."""
+    assert offer(text.format(bits)) == Agreement(
+        ACCEPTED + f"; server_max_window_bits={bits}".encode(), bits
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,8 +71,14 @@ def test_offers_that_are_taken(text: str) -> None:
     [
         "",
         "x-webkit-deflate-frame",
-        "permessage-deflate; server_max_window_bits=10",
+        "permessage-deflate; server_max_window_bits=7",
+        "permessage-deflate; server_max_window_bits=8",  # legal, but zlib cannot
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits=09",
+        "permessage-deflate; server_max_window_bits=+9",
+        "permessage-deflate; server_max_window_bits=\u0669",
         "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9",
         "permessage-deflate; client_max_window_bits=16",
         "permessage-deflate; unknown",
         "permessage-deflate; server_no_context_takeover=1",
@@ -58,6 +93,31 @@ def test_offers_that_are_not(text: str) -> None:
 @given(st.binary(max_size=2000))
 def test_what_is_deflated_inflates(payload: bytes) -> None:
     assert inflate(deflate(payload), 2000) == payload
+
+
+def inflated_strictly(compressed: bytes, bits: int) -> bytes:
+    """Inflate as a client does that keeps no more than its window: a few bytes at a time."""
+    one = zlib.decompressobj(-bits)
+    data, parts = compressed + TAIL, []
+    while data:
+        parts.append(one.decompress(data, 16))
+        data = one.unconsumed_tail
+    return b"".join(parts)
+
+
+NOISE = random.Random(1).randbytes(400).hex().encode()
+FAR_APART = NOISE + b"x" * 3000 + NOISE
+"""Compressed best by who remembers the beginning at the end."""
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_a_message_needs_no_larger_window_than_was_agreed_upon(bits: int) -> None:
+    assert inflated_strictly(deflate(FAR_APART, bits), bits) == FAR_APART
+
+
+def test_a_message_for_a_large_window_cannot_be_read_with_a_small_one() -> None:
+    with pytest.raises(zlib.error):
+        inflated_strictly(deflate(FAR_APART), 9)
 
 
 def test_a_bomb_is_not_inflated() -> None:
@@ -110,22 +170,21 @@ def test_without_the_extension_its_bit_is_reserved() -> None:
     assert one.failure is not None
 
 
-@given(st.text(max_size=300).map(str.encode))
-def test_websockets_understands_us_and_we_understand_it(payload: bytes) -> None:
-    theirs = ClientProtocol(
-        parse_uri("ws://example.com/"), extensions=[ClientPerMessageDeflateFactory()]
-    )
+@given(st.text(max_size=300).map(str.encode), st.sampled_from([None, *range(9, 16)]))
+def test_websockets_understands_us_and_we_understand_it(payload: bytes, bits: int | None) -> None:
+    offered = ClientPerMessageDeflateFactory(server_max_window_bits=bits)
+    theirs = ClientProtocol(parse_uri("ws://example.com/"), extensions=[offered])
     request = theirs.connect()
     headers = [(name.lower().encode(), value.encode()) for name, value in request.headers.items()]
     key = dict(headers)[b"sec-websocket-key"]
-    accepted = negotiate(headers)
-    assert accepted is not None
-    extension = (b"Sec-WebSocket-Extensions", accepted)
+    agreed = negotiate(headers)
+    assert agreed is not None
+    extension = (b"Sec-WebSocket-Extensions", agreed.answer)
     theirs.receive_data(handshake_response(key, headers=[extension]))
     theirs.events_received()
     theirs.data_to_send()
     for _ in range(2):
-        theirs.receive_data(compressed_text_frame(payload))
+        theirs.receive_data(compressed_text_frame(payload, agreed.window_bits))
         (event,) = theirs.events_received()
         assert isinstance(event, Frame)
         assert (event.opcode, event.data) == (TheirOpcode.TEXT, payload)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from heliograph.net.websocket import MOST_PIECES, WORTH_A_VIEW, DeflateLane, TextLane
 from tests.unit.fakes import event
+from tests.unit.test_deflate import FAR_APART, inflated_strictly
 
 LANE = TextLane()
 
@@ -48,7 +49,7 @@ def test_what_would_be_many_pieces_is_one() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=150))
-@pytest.mark.parametrize("lane", [LANE, DeflateLane(1)])
+@pytest.mark.parametrize("lane", [LANE, DeflateLane(1), DeflateLane(1).within(9)])
 def test_the_pieces_are_the_parts_in_their_order(lane: TextLane, kept: Sequence[bool]) -> None:
     chunk, ends = row(len(kept))
     parts = [(ends[i], ends[i + 1]) for i, keeps in enumerate(kept) if keeps]
@@ -56,3 +57,18 @@ def test_the_pieces_are_the_parts_in_their_order(lane: TextLane, kept: Sequence[
         pieces = lane.cut(chunk, parts)
         assert b"".join(pieces) == b"".join([chunk[begin:end] for begin, end in parts])
         assert len(pieces) <= MOST_PIECES
+
+
+def test_clients_with_equal_windows_share_a_lane_and_those_with_small_ones_too() -> None:
+    usual = DeflateLane(10)
+    assert usual.within(15) is usual
+    small = {usual.within(bits) for bits in range(9, 15)}
+    assert len(small) == 1
+    assert usual not in small
+
+
+def test_no_frame_needs_a_larger_window_than_its_client_has() -> None:
+    for bits in range(9, 16):
+        frame = DeflateLane(10).within(bits).frame(FAR_APART)
+        assert frame[:2] == b"\xc1\x7e"
+        assert inflated_strictly(frame[4:], bits) == FAR_APART

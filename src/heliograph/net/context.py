@@ -21,7 +21,12 @@ from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
 
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
-    from heliograph.net.websocket import HandshakeMemory, TextLane, WebSocketConnection
+    from heliograph.net.websocket import (
+        DeflateLane,
+        HandshakeMemory,
+        TextLane,
+        WebSocketConnection,
+    )
 
 
 class Handler(Protocol):
@@ -65,7 +70,7 @@ class Context:
     node: Node
     wheel: Wheel
     lane: "TextLane"
-    deflate_lane: "TextLane | None" = None  # where compression is on
+    deflate_lane: "DeflateLane | None" = None  # where compression is on
     # What a client's connection is made by, where that is not an ordinary one.
     connect: "Callable[..., WebSocketConnection] | None" = None
     http_limits: HttpLimits

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from heliograph.net.context import Context
 from heliograph.net.transport import Transport
-from heliograph.net.websocket import TextLane, WebSocketConnection
+from heliograph.net.websocket import DeflateLane, TextLane, WebSocketConnection
 from heliograph.protocols.pusher.shown import plain, shown
 from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import FrameReader, Opcode, parse_close
@@ -50,7 +50,7 @@ class WatchedConnection(WebSocketConnection):
         self._came_from = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
         # Of its own: reading twice is what lets the other side be as it is.
         self._ear = FrameReader(
-            context.config.max_message_bytes, compression=lane is context.deflate_lane
+            context.config.max_message_bytes, compression=isinstance(lane, DeflateLane)
         )
         logger.debug("%s connected", self._came_from)
 

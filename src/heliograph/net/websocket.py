@@ -22,7 +22,7 @@ from heliograph.net.transport import Transport, has_input
 from heliograph.net.turns import SLICE_S
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
-from heliograph.wire.deflate import negotiate
+from heliograph.wire.deflate import SMALLEST_WINDOW_BITS, WINDOW_BITS, negotiate
 from heliograph.wire.http import Request
 from heliograph.wire.websocket import (
     HANDSHAKE_BEGINNING,
@@ -110,14 +110,32 @@ class TextLane(Lane):
 
 
 class DeflateLane(TextLane):
-    """The same, with messages of *threshold* bytes and more compressed, once for all."""
+    """
+    The same, with messages of *threshold* bytes and more compressed, once for all.
 
-    def __init__(self, threshold: int) -> None:
+    Clients whose window is smaller than usual have a lane of their own, with the smallest window:
+    it serves them all, so that a client can have each message compressed twice, and not for each
+    size of a window.
+    """
+
+    def __init__(self, threshold: int, window_bits: int = WINDOW_BITS) -> None:
         self._threshold = threshold
+        self._window_bits = window_bits
+        self._small: DeflateLane | None = None  # until a client asks for it
+
+    def within(self, window_bits: int) -> "DeflateLane":
+        """Return the lane for a client with a window of *window_bits*, 9 to 15."""
+        if window_bits >= self._window_bits:
+            return self
+        if self._small is None:
+            self._small = DeflateLane(self._threshold, SMALLEST_WINDOW_BITS)
+        return self._small
 
     def frame(self, text: bytes) -> bytes:
         """Make a frame of a message."""
-        return compressed_text_frame(text) if len(text) >= self._threshold else text_frame(text)
+        if len(text) < self._threshold:
+            return text_frame(text)
+        return compressed_text_frame(text, self._window_bits)
 
     def encode(self, fact: Fact, /) -> bytes:
         """Make one frame."""
@@ -145,12 +163,12 @@ class Handshake:
     def __init__(self, context: Context, request: Request) -> None:
         headers, config = request.headers, context.config
         self.request = request
-        self.lane = context.lane
+        self.lane: TextLane = context.lane
         extensions: Sequence[tuple[bytes, bytes]] = ()
         deflate_lane = context.deflate_lane
-        if deflate_lane is not None and (accepted := negotiate(headers)) is not None:
-            self.lane = deflate_lane
-            extensions = ((b"Sec-WebSocket-Extensions", accepted),)
+        if deflate_lane is not None and (agreed := negotiate(headers)) is not None:
+            self.lane = deflate_lane.within(agreed.window_bits)
+            extensions = ((b"Sec-WebSocket-Extensions", agreed.answer),)
         self._end = handshake_end(
             subprotocol=endpoint.subprotocol(offered_subprotocols(headers)), headers=extensions
         )
@@ -379,7 +397,7 @@ class WebSocketConnection:
         reader = self._reader
         if reader is None:
             limit = self._context.max_message_bytes
-            compression = self.lane is self._context.deflate_lane
+            compression = isinstance(self.lane, DeflateLane)
             reader = self._reader = Unfinished(limit, now, compression=compression)
         size = len(data)
         if size <= PIECE_BYTES:

@@ -7,12 +7,16 @@ negotiated it, and an idle connection costs nothing more.
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 ACCEPTED = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-"""What we answer to an offer that we can take."""
+"""What we answer to an offer that we can take; the window follows where one was asked for."""
 
 LEVEL = 6
 WINDOW_BITS = 15
+SMALLEST_WINDOW_BITS = 9
+"""RFC 7692 knows windows of 8 bits too, which zlib cannot make for raw deflate."""
+
 TAIL = b"\x00\x00\xff\xff"
 """Ends a message's last block, and is left out of it on the wire (RFC 7692 7.2.1)."""
 
@@ -27,29 +31,40 @@ class Malformed(Exception):
     """A message is not deflated data."""
 
 
-def negotiate(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-    """
-    Return the Sec-WebSocket-Extensions that accepts a client's offer, None where none fits.
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What was agreed upon: the value of our Sec-WebSocket-Extensions, and our largest window."""
 
-    The names of *headers* are in lower case. An offer that asks us for a smaller window is not
-    taken: our frames are the same for all clients.
+    answer: bytes
+    window_bits: int = WINDOW_BITS
+
+
+def negotiate(headers: Sequence[tuple[bytes, bytes]]) -> Agreement | None:
+    """
+    Accept the first of a client's offers that fits, None where none does.
+
+    The names of *headers* are in lower case. An offer that asks us for a window is answered with
+    it (RFC 7692 7.1.2.1), and declined where we cannot make one so small.
     """
     offers = b",".join(value for name, value in headers if name == b"sec-websocket-extensions")
-    if any(_acceptable(offer) for offer in offers.decode("latin-1").split(",")):
-        return ACCEPTED
+    for offer in offers.decode("latin-1").split(","):
+        agreement = _agreement(offer)
+        if agreement is not None:
+            return agreement
     return None
 
 
-def _acceptable(offer: str) -> bool:
+def _agreement(offer: str) -> Agreement | None:
     name, *parameters = (part.strip().lower() for part in offer.split(";"))
     if name != "permessage-deflate":
-        return False
+        return None
+    agreement = Agreement(ACCEPTED)
     seen = set()
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         key, value = key.strip(), value.strip().strip('"')
         if key in seen:
-            return False
+            return None
         seen.add(key)
         if key in _NO_VALUE:
             acceptable = not value
@@ -57,18 +72,22 @@ def _acceptable(offer: str) -> bool:
             # It may use less than we can inflate, whatever it says.
             acceptable = not value or value in _WINDOWS
         else:
-            acceptable = key == "server_max_window_bits" and value == str(WINDOW_BITS)
+            acceptable = key == "server_max_window_bits" and value in _OUR_WINDOWS
+            if acceptable:
+                answer = b"%b; server_max_window_bits=%b" % (ACCEPTED, value.encode())
+                agreement = Agreement(answer, int(value))
         if not acceptable:
-            return False
-    return True
+            return None
+    return agreement
 
 
-_WINDOWS = {str(bits) for bits in range(8, WINDOW_BITS + 1)}
+_OUR_WINDOWS = {str(bits) for bits in range(SMALLEST_WINDOW_BITS, WINDOW_BITS + 1)}
+_WINDOWS = _OUR_WINDOWS | {"8"}
 
 
-def deflate(payload: bytes) -> bytes:
-    """Compress a message."""
-    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS)
+def deflate(payload: bytes, window_bits: int = WINDOW_BITS) -> bytes:
+    """Compress a message for a peer with a window of *window_bits*, 9 to 15."""
+    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -window_bits)
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
 
 

@@ -79,9 +79,9 @@ def text_frame(payload: bytes) -> bytes:
     return _frame(FIN | Opcode.TEXT, payload)
 
 
-def compressed_text_frame(payload: bytes) -> bytes:
-    """Return the same, compressed: for peers with whom that was agreed upon."""
-    return _frame(FIN | COMPRESSED | Opcode.TEXT, deflate(payload))
+def compressed_text_frame(payload: bytes, window_bits: int) -> bytes:
+    """Return the same, compressed: for peers whose window is no smaller."""
+    return _frame(FIN | COMPRESSED | Opcode.TEXT, deflate(payload, window_bits))
 
 
 def frame(opcode: Opcode, payload: bytes = b"") -> bytes:
