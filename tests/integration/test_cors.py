@@ -51,6 +51,13 @@ async def test_a_page_of_a_site_on_the_list_reads_answers_and_errors(
         assert (await rig.request("POST", "/events", body)).body == b"{}"
 
 
+async def test_a_request_with_two_origins_comes_from_none() -> None:
+    async with serving(cors_allowed_origins=SITE) as rig:
+        for second in (SITE, "https://example.org"):
+            origins = (f"Origin: {SITE}", f"Origin: {second}")
+            assert permitting(await ask(rig, "GET", "/apps/3/channels", *origins)) == {}
+
+
 async def test_a_browser_that_asks_first_is_told() -> None:
     async with serving(cors_allowed_origins=SITE) as rig:
         reply = await ask(

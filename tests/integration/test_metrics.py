@@ -125,6 +125,32 @@ async def test_a_token_is_required_where_one_is_set() -> None:
         await scrape(rig, token="open sesame")
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (("Bearer t",), 200),
+        (("bearer t",), 200),  # RFC 9110 11.1
+        (("BEARER   t",), 200),
+        (("bearer T",), 401),
+        (("Bearert",), 401),
+        (("Basic t",), 401),
+        (("bearer",), 401),
+        (("bearer \xe9",), 401),
+        (("Bearer t", "Bearer t"), 401),
+        (("Bearer t", "Bearer x"), 401),
+    ],
+)
+async def test_the_scheme_of_the_token_is_the_same_in_any_case(
+    lines: tuple[str, ...], status: int
+) -> None:
+    async with serving(metrics=True, metrics_token="t") as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+        headers = "".join(f"Authorization: {line}\r\n" for line in lines)
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode("latin-1"))
+        assert (await reader.readline()).startswith(f"HTTP/1.1 {status} ".encode())
+        writer.close()
+
+
 async def test_strangers_cannot_make_labels() -> None:
     async with serving(metrics=True) as rig:
         for path in (

@@ -121,6 +121,11 @@ async def test_pages_of_sites_that_the_app_does_not_allow_are_told_4009() -> Non
             async with rig.open(origin=origin) as client:
                 await client.expect_error(4009, "Connection is unauthorized")
                 await client.expect_close(4009)
+        allowed = "https://www.example.com"
+        for second in (allowed, "https://example.org"):
+            headers = [("Origin", allowed), ("Origin", second)]
+            async with rig.open(additional_headers=headers) as client:
+                await client.expect_error(4009, "Connection is unauthorized")
 
 
 # -- Liveness ------------------------------------------------------------------------------

@@ -260,6 +260,73 @@ def test_an_unknown_coding_before_chunked_is_not_passed_off_as_the_body() -> Non
     assert refused(head + b"1\r\nx\r\n0\r\n\r\n") == 501
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ((b"gzip", b"chunked"), 501),
+        ((b"identity", b"chunked"), 501),
+        ((b"gzip, deflate", b"chunked"), 501),
+        ((b"chunked", b"gzip"), 400),  # RFC 9112 6.3: nobody knows where the body ends
+        ((b"chunked", b"chunked"), 400),
+        ((b"chunked", b""), 400),
+        ((b"", b"chunked"), 400),
+        ((b"chunked, chunked",), 400),
+        ((b"chunked, gzip",), 400),
+        ((b", chunked",), 501),
+        ((b"gzip",), 501),
+    ],
+)
+@pytest.mark.parametrize("between", [b"", b"X: y\r\n"])
+def test_transfer_codings_on_several_lines_are_one_list(
+    lines: tuple[bytes, ...], status: int, between: bytes
+) -> None:
+    headers = between.join(b"Transfer-Encoding: " + line + b"\r\n" for line in lines)
+    data = b"POST / HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n1\r\nx\r\n0\r\n\r\n"
+
+    assert refused(data) == status
+
+
+@pytest.mark.parametrize(
+    ("lines", "keeps"),
+    [
+        ((b"close", b"keep-alive"), False),
+        ((b"keep-alive", b"close"), False),
+        ((b"x", b"close"), False),
+        ((b"keep-alive", b"x"), True),
+    ],
+)
+def test_connection_options_on_several_lines_are_one_list(
+    lines: tuple[bytes, ...], keeps: bool
+) -> None:
+    headers = b"".join(b"Connection: " + line + b"\r\n" for line in lines)
+    data = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n" + headers + b"\r\n"
+    memory = HeaderMemory()
+    for _ in range(2):
+        reader = RequestReader(HttpLimits(), memory)
+        request = reader.plain_request(data)
+        (one,) = reader.feed(data) if request is None else [request]
+        assert isinstance(one, Request)
+        assert one.keep_alive is keeps
+
+
+def test_expectations_on_several_lines_are_one_list() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n"
+    for lines in ((b"x", b"100-continue"), (b"100-continue", b"x")):
+        expected = b"".join(b"Expect: " + line + b"\r\n" for line in lines)
+        assert refused(head + expected + b"\r\nx") == 417
+
+
+def test_of_a_header_that_comes_once_several_lines_are_none() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nOrigin: b\r\n"
+    (one,) = read(head + b"\r\n")
+    (two,) = read(head + b"Origin: b\r\n\r\n")
+    assert isinstance(one, Request)
+    assert isinstance(two, Request)
+    assert one.lone_header(b"origin") == b"b"
+    assert two.lone_header(b"origin") is None
+    assert one.lone_header(b"cookie") is None
+
+
 def test_a_request_of_http_1_1_has_a_host() -> None:
     assert refused(b"GET / HTTP/1.1\r\n\r\n") == 400
     assert read_one(b"GET / HTTP/1.0\r\n\r\n").version == "1.0"

@@ -60,7 +60,7 @@ class CrossOrigin:
         """Return what the answer says to the page, and whether that is all that it asks."""
         # Caches keep the answer for one site apart from that for another.
         headers: Headers = ((b"Vary", b"Origin"),)
-        origin = request.header(b"origin")
+        origin = request.lone_header(b"origin")
         if origin is None or not self._allows(origin):
             return headers, False
         headers += ((b"Access-Control-Allow-Origin", origin),)

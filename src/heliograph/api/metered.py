@@ -145,8 +145,15 @@ class MetricsPage:
     def _page(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
             return text(405, "Method not allowed", headers=((b"Allow", b"GET, HEAD"),))
-        given = request.header(b"authorization") or b""
-        if self._expected is not None and not hmac.compare_digest(given, self._expected):
+        if self._expected is not None and not hmac.compare_digest(_given(request), self._expected):
             challenge = ((b"WWW-Authenticate", b'Bearer realm="metrics"'),)
             return text(401, "The token of --metrics_token is missing or wrong", headers=challenge)
         return Response(200, self._scrape(), CONTENT_TYPE)
+
+
+def _given(request: Request) -> bytes:
+    """Return the credentials of *request*, with the name of their scheme in our spelling."""
+    given = request.lone_header(b"authorization") or b""
+    scheme, _, token = given.partition(b" ")
+    # RFC 9110 11.1: the scheme is the same in any case, and 11.4: spaces may follow it.
+    return b"Bearer " + token.lstrip(b" ") if scheme.lower() == b"bearer" else given

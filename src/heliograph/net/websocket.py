@@ -172,7 +172,7 @@ class Handshake:
         self._end = handshake_end(
             subprotocol=endpoint.subprotocol(offered_subprotocols(headers)), headers=extensions
         )
-        origin = request.header(b"origin")
+        origin = request.lone_header(b"origin")
         self.origin = origin.decode("latin-1") if origin is not None else None
         self.app_key = ""
         self.refusal: ClientError | None = None

@@ -109,6 +109,15 @@ class Request:
                 return value
         return None
 
+    def lone_header(self, name: bytes) -> bytes | None:
+        """
+        Return the value of a header that may come once; None without one, and with several.
+
+        Of several lines, a proxy before us may have read another than we would.
+        """
+        values = [value for key, value in self.headers if key == name]
+        return values[0] if len(values) == 1 else None
+
 
 class HeaderMemory:
     """
@@ -498,7 +507,7 @@ class RequestReader:
             self._stop(431, "Too many header fields")
         if len(fields) < len(headers) or b"host" not in fields:
             self._check_host(headers, version)
-        has_body = self._take_framing(fields, version)
+        has_body = self._take_framing(headers, fields, version)
         if b"expect" in fields and version == "1.1":  # RFC 9110 10.1.1: ignored in 1.0
             self._check_expect(headers, has_body)
 
@@ -554,14 +563,17 @@ class RequestReader:
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._stop(400, "Exactly one Host header is required")
 
-    def _take_framing(self, fields: dict[bytes, bytes], version: str) -> bool:
+    def _take_framing(
+        self, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes], version: str
+    ) -> bool:
         """Note how the body is delimited; return whether there is one."""
-        coding = fields.get(b"transfer-encoding")
-        if coding is not None:
+        if b"transfer-encoding" in fields:
             if version == "1.0":
                 # RFC 9112 6.1: the framing of such a message is to be treated as faulty.
                 self._stop(400, "Transfer-Encoding needs HTTP/1.1")
-            if coding.lower() != b"chunked":
+            # llhttp looks at the last line only. What it refuses itself, chunked twice or not as the
+            # last, is 400: then nobody knows where the body ends.
+            if _tokens(headers, b"transfer-encoding") != [b"chunked"]:
                 self._stop(501, "Transfer coding not supported")
             return True
         length = fields.get(b"content-length")
