@@ -151,8 +151,11 @@ def _loader(values: dict[str, Any]) -> Callable[[], config.Config]:
 
 @click.group(cls=_Group, add_help_option=True)
 @click.version_option(__version__, message=f"heliograph %(version)s{_COMPILED}")
-def command() -> None:
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """A realtime server that Pusher's client libraries and SDKs use unchanged."""
+    if ctx.obj is not None and ctx.invoked_subcommand != START:
+        ctx.obj()
 
 
 @command.command(START, epilog=EPILOG)
@@ -207,10 +210,14 @@ def options_table() -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command, and exit with its status."""
+def main(
+    arguments: list[str] | None = None, *, not_a_server: Callable[[], object] | None = None
+) -> None:
+    """Run the command, and exit with its status; *not_a_server* is called before all but one."""
     try:
-        status = command.main(arguments, prog_name="heliograph", standalone_mode=False)
+        status = command.main(
+            arguments, prog_name="heliograph", standalone_mode=False, obj=not_a_server
+        )
     except click.ClickException as error:
         status = _complain(error.format_message())
     except (ConfigError, HeliographError) as error:

@@ -428,6 +428,9 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     notifier.stopping(server.stop_s)
     # Somebody sits at a terminal and waits, or a service manager has something to replace.
     await server.stop(at_once=reason == signal.SIGINT)
+    # A loop that closes would leave the default, which ends the process before its status is ours.
+    loop.remove_signal_handler(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logger.info("stopped")
     return 0
 

@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,14 @@ APP = ["--pusher_app_id=7", "--pusher_app_key=my-key", "--pusher_secret=hidden-s
 
 
 class Running:
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def of(cls, process: subprocess.Popen[str]) -> "Running":
+        running = cls.__new__(cls)
+        running.process = process
+        return running
+
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "heliograph", *arguments],
@@ -249,3 +259,64 @@ def test_sighup_reads_the_apps_again(free_port: int, tmp_path: Path) -> None:
     running.process.terminate()
     running.process.communicate(timeout=10)
     assert running.process.returncode == 0
+
+
+HUNG_UP_AT_EACH_IMPORT = """
+import os, signal, sys
+
+def hang_up(event, arguments):
+    if event == "import" and (hang_up.begun or arguments[0] == os.environ["HUNG_UP_FROM"]):
+        hang_up.begun = True
+        os.kill(os.getpid(), signal.SIGHUP)
+
+hang_up.begun = False
+sys.addaudithook(hang_up)
+"""
+MODULE = ("-m", "heliograph")
+SCRIPT = ("-c", "import sys; from heliograph.__main__ import main; sys.exit(main())")
+
+
+def hung_up(
+    tmp_path: Path, begin: str, *arguments: str, ignored: bool = False
+) -> subprocess.Popen[str]:
+    """Start a process that gets a SIGHUP at each import, from that of *begin* on."""
+    (tmp_path / "sitecustomize.py").write_text(HUNG_UP_AT_EACH_IMPORT)
+    how = signal.SIG_IGN if ignored else signal.SIG_DFL
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HUNG_UP_FROM": begin},
+        preexec_fn=partial(signal.signal, signal.SIGHUP, how),  # noqa: PLW1509 - no more than this
+    )
+
+
+@pytest.mark.parametrize("entry", [MODULE, SCRIPT])
+def test_no_sighup_on_the_way_there_ends_a_server(
+    entry: tuple[str, ...], free_port: int, tmp_path: Path
+) -> None:
+    options = ("--port", str(free_port), *APP)
+    process = hung_up(tmp_path, "heliograph.cli", *entry, *options)
+    running = Running.of(process)
+    running.read_log_until("Handle Pusher API requests")
+    process.send_signal(signal.SIGHUP)
+    running.read_log_until("configuration reloaded: 1 apps")
+    process.terminate()
+    running.read_log_until("stopping: SIGTERM")
+    while process.poll() is None:  # nor does one on the way out
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("ignored", "status"), [(False, -signal.SIGHUP), (True, 0)])
+def test_a_command_that_is_no_server_can_be_hung_up_unless_its_parent_said_otherwise(
+    ignored: bool, status: int, tmp_path: Path
+) -> None:
+    command = ("doctor", "--port", "0", *APP)
+    process = hung_up(tmp_path, "heliograph.doctor", *MODULE, *command, ignored=ignored)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in ({status} if status else {0, 1}), errors

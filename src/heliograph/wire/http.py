@@ -571,8 +571,8 @@ class RequestReader:
             if version == "1.0":
                 # RFC 9112 6.1: the framing of such a message is to be treated as faulty.
                 self._stop(400, "Transfer-Encoding needs HTTP/1.1")
-            # llhttp looks at the last line only. What it refuses itself, chunked twice or not as the
-            # last, is 400: then nobody knows where the body ends.
+            # llhttp judges only where chunked stands: twice, or not as the last, it is 400, since
+            # nobody knows where the body ends.
             if _tokens(headers, b"transfer-encoding") != [b"chunked"]:
                 self._stop(501, "Transfer coding not supported")
             return True
