@@ -52,3 +52,12 @@ class ApiError(HeliographError):
 
 class EngineError(HeliographError):
     """What the nodes share did not answer; nothing of the operation took place."""
+
+
+MAX_ECHO = 500
+"""Characters that a text repeats of what was sent to us: more than any name, key or signature."""
+
+
+def echoed(text: str) -> str:
+    """Return as much of *text*, which a client sent, as the client is told again."""
+    return text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "..."

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from heliograph.errors import MAX_ECHO
 from tests.integration.rig import KEY, Rig, serving
 
 TOO_LARGE = (
@@ -62,6 +63,56 @@ async def test_a_wrong_signature_is_told_what_should_have_been_signed() -> None:
             ' but you sent "beef"\n'
         )
         assert rig.secret not in reply.text
+
+
+LONG = "x" * 12_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "overrides"),
+    [
+        ("GET", "/channels", None, {"auth_signature": LONG}),
+        ("GET", "/channels", None, {"auth_key": LONG}),
+        ("GET", "/channels", None, {"auth_version": LONG}),
+        ("GET", "/channels", None, {"auth_timestamp": LONG}),
+        ("GET", "/channels", None, {"body_md5": LONG}),
+        ("GET", "/channels", None, {"parameters": {LONG: "x"}}),
+        ("GET", "/channels", None, {"parameters": {"info": LONG}}),
+        (
+            "GET",
+            "/channels",
+            None,
+            {"parameters": {"x": LONG}, "auth_signature": "0"},
+        ),
+        ("GET", "/channels", None, {"parameters": {"x" * n: "" for n in range(1, 150)}}),
+        ("GET", f"/channels/{LONG}", None, {}),
+        ("GET", f"/channels/{LONG}/users", None, {}),
+        ("GET", f"/channels/{LONG}", None, {"auth_signature": "0"}),
+        ("GET", f"/{LONG}", None, {}),
+        ("POST", f"/channels/{LONG}/events", {"x": 1}, {"parameters": {"name": "x"}}),
+        ("POST", "/events", {"name": LONG, "channel": "c", "data": "x"}, {}),
+        ("POST", "/events", {"name": "n", "channel": LONG, "data": "x"}, {}),
+        ("POST", "/events", {"name": "n", "channels": ["c", LONG], "data": "x"}, {}),
+        ("POST", "/events", {"name": "n", "channel": "c", "data": "x", "info": LONG}, {}),
+        ("POST", "/events", {"name": "pusher:" + LONG, "channel": "c", "data": "x"}, {}),
+        ("POST", "/batch_events", {"batch": [{"name": "n", "channel": LONG, "data": "x"}]}, {}),
+        ("POST", "/batch_events", {"batch": LONG}, {}),
+        ("PUT", "/channels", None, {}),
+    ],
+)
+async def test_no_answer_repeats_more_than_the_beginning_of_what_was_sent(
+    method: str, path: str, body: Any, overrides: dict[str, Any]
+) -> None:
+    async with serving() as rig:
+        reply = await rig.request(method, path, body, **overrides)
+        assert 400 <= reply.status < 500
+        assert len(reply.body) <= 2 * MAX_ECHO + 300
+
+
+async def test_an_app_of_a_long_id_is_unknown_by_its_beginning() -> None:
+    async with serving() as rig:
+        reply = await rig.fetch("GET", rig.signed("GET", f"/apps/{LONG}/channels"))
+        assert (reply.status, reply.text) == (404, f"Unknown app_id {LONG[:MAX_ECHO]}...\n")
 
 
 @pytest.mark.parametrize("drift", [-600, 601])

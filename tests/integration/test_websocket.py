@@ -12,6 +12,7 @@ from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
 )
 
+from heliograph.errors import MAX_ECHO
 from tests.integration.rig import KEY, SECRET, Client, serving
 
 
@@ -46,6 +47,14 @@ async def test_refusals_are_told_inside_the_websocket(path: str, code: int, mess
         await client.expect_error(code, message)
         await client.expect_close(code)
         assert client.connection.close_reason == message
+
+
+async def test_of_a_long_key_only_the_beginning_is_repeated() -> None:
+    key = "k" * 12_000
+    async with serving() as rig, rig.open(f"/app/{key}?protocol=7") as client:
+        beginning = key[:MAX_ECHO] + "..."
+        text = f"App key {beginning} not in this cluster. Did you forget to specify the cluster?"
+        await client.expect_error(4001, text)
 
 
 @pytest.mark.parametrize("version", [4, 5, 6, 7])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import unquote
 
-from heliograph.errors import ApiError
+from heliograph.errors import ApiError, echoed
 from heliograph.node import Node, Tenant
 from heliograph.protocols.pusher import auth
 
@@ -98,7 +98,7 @@ def _signer(node: Node, app_id: str | None, given: dict[str, str]) -> Tenant:
         raise ApiError(400, "Unknown auth_key")
     if app_id is not None and signer.app.id != app_id:
         if node.tenant(app_id) is None:
-            raise ApiError(404, f"Unknown app_id {app_id}")
+            raise ApiError(404, f"Unknown app_id {echoed(app_id)}")
         raise ApiError(401, "Unknown auth_key")
     return signer
 
@@ -143,11 +143,11 @@ def _check_signature(
     plain = auth.request_string(method, unquote(path), signed)
     if plain != expected and auth.matches(auth.sign(secret, plain), received):
         return
-    shown = expected.replace("\n", "\\n")
+    shown = echoed(expected.replace("\n", "\\n"))
     raise ApiError(
         401,
         f'Invalid signature: you should have sent HmacSHA256Hex("{shown}", your_secret_key),'
-        f' but you sent "{received}"',
+        f' but you sent "{echoed(received)}"',
     )
 
 

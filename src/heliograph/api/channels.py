@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from heliograph.api.request import ApiRequest, attributes
 from heliograph.api.response import Response, ok
-from heliograph.errors import ApiError
+from heliograph.errors import ApiError, echoed
 from heliograph.hub.event import Cached, Counts
 from heliograph.protocols.pusher.names import is_channel_name, kind_of
 from heliograph.reply import Reply, after
@@ -100,7 +100,7 @@ def stats(request: ApiRequest, name: str) -> Reply[Response]:
 
 def _check_name(request: ApiRequest, name: str) -> None:
     if not is_channel_name(name, request.tenant.app.max_channel_name_length):
-        raise ApiError(400, f"Invalid channel name: {name}")
+        raise ApiError(400, f"Invalid channel name: {echoed(name)}")
 
 
 def _numbers(counts: Counts, info: frozenset[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from msgspec import Raw
 from heliograph.api.request import ApiRequest, BatchBody, EventBody, Publication, attributes
 from heliograph.api.response import ACCEPTED, EMPTY, Response, ok
 from heliograph.apps import App
-from heliograph.errors import ApiError
+from heliograph.errors import ApiError, echoed
 from heliograph.hub.event import Counts, Event
 from heliograph.node import Tenant
 from heliograph.protocols.json import (
@@ -194,7 +194,7 @@ def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
         raise ApiError(400, f"The event name exceeds {app.max_event_name_length} characters")
     for channel in channels:
         if not is_channel_name(channel, app.max_channel_name_length):
-            raise ApiError(400, f"Invalid channel name: {channel}")
+            raise ApiError(400, f"Invalid channel name: {echoed(channel)}")
     data = _checked_data(app, body.data)
     # A malformed or unknown socket id excludes nobody, on the real service too.
     except_id = body.socket_id if isinstance(body.socket_id, str) else None

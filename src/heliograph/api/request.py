@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from heliograph.api.auth import AUTH_PARAMETERS
-from heliograph.errors import ApiError
+from heliograph.errors import ApiError, echoed
 from heliograph.hub.event import Event
 from heliograph.node import Tenant
 
@@ -29,7 +29,8 @@ class ApiRequest(Struct, frozen=True):
         if extraneous:
             raise ApiError(
                 400,
-                "The following query string parameters are extraneous: " + ", ".join(extraneous),
+                "The following query string parameters are extraneous: "
+                + echoed(", ".join(extraneous)),
             )
 
 

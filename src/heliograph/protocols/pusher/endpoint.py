@@ -13,7 +13,7 @@ from urllib.parse import unquote, unquote_plus
 from heliograph.errors import ClientError
 from heliograph.protocols.pusher import messages, refusals
 
-_SUBPROTOCOL = re.compile(rb"pusher-channels-protocol-[0-9]+")
+_SUBPROTOCOL = re.compile(rb"pusher-channels-protocol-[0-9]{1,3}")
 
 
 def app_key(path: str, prefix: str) -> str:

@@ -2,14 +2,14 @@
 What a client is refused, and why: Pusher's codes, and its texts where they are known.
 
 People search for these texts, so they are Pusher's to the letter. A code of None is sent as
-`null`, and the socket stays open.
+`null`, and the socket stays open. What a client sent is in them only as `echoed`.
 
 Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/
 """
 
 from collections.abc import Sequence
 
-from heliograph.errors import ClientError
+from heliograph.errors import ClientError, echoed
 
 
 class Code:
@@ -31,7 +31,7 @@ class Code:
 
 def no_such_app(key: str) -> ClientError:
     """No app has this key."""
-    text = f"App key {key} not in this cluster. Did you forget to specify the cluster?"
+    text = f"App key {echoed(key)} not in this cluster. Did you forget to specify the cluster?"
     return ClientError(text, Code.NO_SUCH_APP, closes=True)
 
 
@@ -98,23 +98,16 @@ def pong_not_received() -> ClientError:
     return ClientError("Pong reply not received", Code.PONG_NOT_RECEIVED, closes=True)
 
 
-_MAX_ECHO = 500
-
-
 def invalid_signature(signed: str, received: str) -> ClientError:
     """The signature is not the one of *signed*, which holds no secret."""
-    signed, received = _cut(signed), _cut(received)
+    signed, received = echoed(signed), echoed(received)
     text = f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {received}"
     return ClientError(text)
 
 
 def invalid_key(key: str) -> ClientError:
     """The part before the colon is no key of this app."""
-    return ClientError(f"Invalid key in subscription auth data: '{_cut(key)}'")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "..."
+    return ClientError(f"Invalid key in subscription auth data: '{echoed(key)}'")
 
 
 def user_data_required() -> ClientError:
@@ -124,19 +117,19 @@ def user_data_required() -> ClientError:
 
 def already_signed_in(user_id: str) -> ClientError:
     """A session is one user for as long as it lasts."""
-    return ClientError(f"Connection already signed in as user {user_id}")
+    return ClientError(f"Connection already signed in as user {echoed(user_id)}")
 
 
 def not_signed_in_as(channel: str) -> ClientError:
     """A user's channel is for that user's sessions."""
-    return ClientError(f"Subscription to {channel} requires to be signed in as that user")
+    return ClientError(f"Subscription to {echoed(channel)} requires to be signed in as that user")
 
 
 def watchlist_limit(accepted: Sequence[str]) -> ClientError:
     """The sign-in succeeded, but not all of its watchlist is watched."""
     return ClientError(
         f"Watchlist limit exceeded. Only the first {len(accepted)} user IDs are accepted."
-        f" Accepted: {', '.join(accepted)}",
+        f" Accepted: {echoed(', '.join(accepted))}",
         Code.WATCHLIST_LIMIT,
     )
 
@@ -158,7 +151,7 @@ def sign_in_failed() -> ClientError:
 
 def already_subscribed(channel: str) -> ClientError:
     """The socket has a live subscription to the channel."""
-    return ClientError(f"Existing subscription to channel {channel}")
+    return ClientError(f"Existing subscription to channel {echoed(channel)}")
 
 
 def too_many_subscriptions(limit: int) -> ClientError:
@@ -168,18 +161,18 @@ def too_many_subscriptions(limit: int) -> ClientError:
 
 def not_subscribed(channel: str) -> ClientError:
     """There is nothing to unsubscribe from."""
-    text = f"No current subscription to channel {_cut(channel)}, or subscription in progress"
+    text = f"No current subscription to channel {echoed(channel)}, or subscription in progress"
     return ClientError(text)
 
 
 def invalid_channel_name(channel: str) -> ClientError:
     """The name has characters, or a length, that no channel has."""
-    return ClientError(f"Invalid channel name: {_cut(channel)}")
+    return ClientError(f"Invalid channel name: {echoed(channel)}")
 
 
 def presence_channel_full(channel: str, limit: int) -> ClientError:
     """The channel has as many members as it may have."""
-    return ClientError(f"Presence channel {channel} is full: it may have {limit} members")
+    return ClientError(f"Presence channel {echoed(channel)} is full: it may have {limit} members")
 
 
 def channel_data_required() -> ClientError:
@@ -201,7 +194,7 @@ def client_events_disabled() -> ClientError:
 def client_event_not_subscribed(channel: str) -> ClientError:
     """Only subscribers talk on a channel."""
     return ClientError(
-        f"Cannot broadcast client event (connection not subscribed to channel {_cut(channel)})"
+        f"Cannot broadcast client event (connection not subscribed to channel {echoed(channel)})"
     )
 
 
@@ -235,9 +228,9 @@ def client_event_rate() -> ClientError:
 
 def unsupported_event(event: str) -> ClientError:
     """No such event in the protocol."""
-    return ClientError(f"Unsupported event received on socket: {_cut(event)}")
+    return ClientError(f"Unsupported event received on socket: {echoed(event)}")
 
 
 def engine_away(channel: str) -> ClientError:
     """What the nodes share does not answer; the client may subscribe again."""
-    return ClientError(f"Subscription to channel {channel} failed, try again later")
+    return ClientError(f"Subscription to channel {echoed(channel)} failed, try again later")

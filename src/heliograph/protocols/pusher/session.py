@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from heliograph.apps import App
-from heliograph.errors import ClientError, EngineError
+from heliograph.errors import MAX_ECHO, ClientError, EngineError
 from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.event import Entry, Event, Member, Refusal, SignedIn
 from heliograph.metrics import Tally
@@ -257,7 +257,9 @@ class Session:
     def _subscription_refused(self, name: str, error: ClientError) -> None:
         self.refuse(error)
         # Java's client tries to decrypt whatever names an encrypted channel, and throws.
-        if self._subscription_errors and not kind_of(name).encrypted:
+        # It finds the channel by its whole name, so one that is not legal is not repeated cut.
+        whole = len(name) <= MAX_ECHO or is_channel_name(name, self.app.max_channel_name_length)
+        if self._subscription_errors and whole and not kind_of(name).encrypted:
             self.peer.send(messages.subscription_error(name, error))
 
     def _answered(self, attempt: Attempt, entry: Entry | Refusal) -> None:
