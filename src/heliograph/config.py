@@ -239,7 +239,8 @@ class Settings:
     )
     max_connections_per_ip: int = option(
         0,
-        "Clients of one address at a time, of one /64 in IPv6; 0 is no limit.",
+        "Connections of one address at a time, HTTP and WebSocket, of one /64 in IPv6;"
+        " 0 is no limit.",
         group=LIMITS,
     )
     trusted_proxies: tuple[str, ...] = option(

@@ -106,6 +106,7 @@ class Instruments:
         yield "heliograph_slow_readers_total", context.slow_readers
         yield "heliograph_refused_over_capacity_total", context.refused_over_capacity
         yield "heliograph_refused_per_address_total", context.refused_per_address
+        yield "heliograph_idle_connections_closed_total", context.idle.closed
         yield "heliograph_rate_limited_messages_total", context.rate_limited_messages
         yield "heliograph_rate_limited_publishes_total", context.node.tally.rate_limited_publishes
         yield "heliograph_cached_events_evicted_total", context.node.tally.cached_events_evicted

@@ -63,8 +63,10 @@ FAMILIES = (
     Family("heliograph_slow_readers_total", COUNTER, "Clients dropped because they did not read."),
     Family("heliograph_refused_over_capacity_total", COUNTER, "Clients told 4100 because the server"
            " was full."),
-    Family("heliograph_refused_per_address_total", COUNTER, "Clients told 4100 because their"
+    Family("heliograph_refused_per_address_total", COUNTER, "Connections refused because their"
            " address had as many connections as it may have."),
+    Family("heliograph_idle_connections_closed_total", COUNTER, "Idle HTTP connections closed"
+           " because file descriptors ran short."),
     Family("heliograph_rate_limited_messages_total", COUNTER, "Clients told 4100 because their"
            " messages came too fast."),
     Family("heliograph_rate_limited_publishes_total", COUNTER, "Events answered with 429, one for"

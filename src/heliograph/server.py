@@ -27,6 +27,7 @@ from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
 from heliograph.instruments import Instruments
 from heliograph.net import streams, systemd, tls
+from heliograph.net.addresses import Origin
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Handler
 from heliograph.net.drain import FAREWELL_S, drain
@@ -181,7 +182,9 @@ class Server:
         await self._listen(api, api=True, websockets=False)
         if metrics and self._instruments is not None:
             self.metrics_port = metrics[0].port
-            await self._serve(metrics, self._metrics_page(), websockets=False, proxied=False)
+            await self._serve(
+                metrics, self._metrics_page(), websockets=False, proxied=False, counted=False
+            )
         self.readiness.why_not = ""
 
     def _bind_all(
@@ -269,16 +272,23 @@ class Server:
         await self._serve(places, handler, websockets=websockets, proxied=proxied)
 
     async def _serve(
-        self, places: list[Place], handler: Handler, *, websockets: bool, proxied: bool
+        self,
+        places: list[Place],
+        handler: Handler,
+        *,
+        websockets: bool,
+        proxied: bool,
+        counted: bool = True,
     ) -> None:
         context = self.context
+        uncounted = None if counted else context.addresses.uncounted
 
-        def connection(told_address: str | None, crowded: bool) -> HttpConnection:
+        def connection(origin: Origin | None, crowded: bool) -> HttpConnection:
             return HttpConnection(
                 context,
                 handler,
                 websockets=websockets,
-                told_address=told_address,
+                origin=origin or uncounted,
                 crowded=crowded,
             )
 
@@ -290,6 +300,7 @@ class Server:
             tls=self._certificate.context if self._certificate else None,
             proxied=proxied,
             patience_s=self.config.request_timeout,
+            addresses=context.addresses if counted else None,
         )
         self._listeners.append(listener)
         await listener.begin()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,13 @@ import pytest
 from websockets.asyncio.client import unix_connect
 
 from heliograph.api.routes import Routes
+from heliograph.net import descriptors, listener
+from heliograph.net.addresses import MOST_OVER_EACH
 from heliograph.net.http import HttpConnection
 from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
-from tests.integration.test_http import UPGRADE, wire
+from tests.integration.test_http import HEALTH, UPGRADE, Wire, wire
+from tests.unit.test_addresses import counts
+from tests.unit.test_proxy import OF_V4, header
 
 PATH = f"/app/{KEY}?protocol=7"
 INFO_CACHE = {"info": "cache"}
@@ -31,6 +36,27 @@ async def expect_refused(rig: Rig, forwarded: str | None = None) -> None:
 async def until_left(rig: Rig, sockets: int) -> None:
     while rig.server.context.sockets > sockets:
         await rig.fetch("GET", "/health")
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Return when something is *true* that no event announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():  # noqa: ASYNC110 - there is no event to await
+            await asyncio.sleep(0.01)
+
+
+async def until_nobody_is_counted(rig: Rig) -> bool:
+    """Return when no address has a connection, which each must have given up exactly once."""
+    await until(lambda: not (rig.server.context.http_connections or rig.server.context.sockets))
+    return not counts(rig.server.context.addresses)
+
+
+async def kept_alive(rig: Rig, stack: AsyncExitStack, words: bytes = HEALTH) -> Wire:
+    """Connect, and have one request answered."""
+    one = await stack.enter_async_context(wire(rig))
+    await one.send(words)
+    await one.read_until(b"OK\n")
+    return one
 
 
 # -- Connections of an address -------------------------------------------------------------
@@ -112,7 +138,7 @@ async def test_refused_clients_that_stay_cost_the_address_no_room() -> None:
                     await client.expect_error(4100, TOO_MANY)
                 client.connection.transport.abort()
             await until_left(rig, 0)
-        assert rig.server.context.addresses._counts == {}
+        assert await until_nobody_is_counted(rig)
 
 
 async def test_connections_that_end_before_they_begin_are_counted_out() -> None:
@@ -126,7 +152,177 @@ async def test_connections_that_end_before_they_begin_are_counted_out() -> None:
             async with rig.client() as client:
                 client.connection.transport.abort()
             await until_left(rig, 0)
-        assert rig.server.context.addresses._counts == {}
+        assert await until_nobody_is_counted(rig)
+
+
+async def test_http_connections_count_towards_the_limit_of_their_address() -> None:
+    """Silent ones, too. Over the limit there is one answer and 4100; soon not even that."""
+    async with serving(max_connections_per_ip=3) as rig, AsyncExitStack() as stack:
+        await kept_alive(rig, stack)
+        silent = await stack.enter_async_context(wire(rig))
+        await stack.enter_async_context(rig.client())
+        await expect_refused(rig)
+        over = await stack.enter_async_context(wire(rig))
+        await over.send(HEALTH * 2)
+        answer = await over.read_all()
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.count(b"HTTP/1.1") == 1
+        held = [await stack.enter_async_context(wire(rig)) for _ in range(MOST_OVER_EACH)]
+        addresses = rig.server.context.addresses
+        await until(lambda: counts(addresses)["over 127.0.0.1"] == MOST_OVER_EACH)
+        for _ in range(50):
+            async with wire(rig) as unheard:
+                assert await unheard.read_all() == b""
+        assert len(rig.server.context.http_connections) == 2 + MOST_OVER_EACH
+        await silent.send(HEALTH)
+        await silent.read_until(b"OK\n")
+        for one in (silent, *held):
+            one.writer.close()
+        await until(lambda: len(rig.server.context.http_connections) == 1)
+        async with rig.client():
+            assert counts(addresses) == {"127.0.0.1": 3}
+
+
+async def test_a_connection_that_becomes_a_websocket_keeps_its_place() -> None:
+    """However it does, it counts once, and until it ends."""
+    before = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving(max_connections_per_ip=4) as rig, AsyncExitStack() as stack:
+        addresses = rig.server.context.addresses
+        for number, words in enumerate((UPGRADE, UPGRADE, before + UPGRADE, UPGRADE[:-2])):
+            one = await stack.enter_async_context(wire(rig))
+            await one.send(words)
+            if words == UPGRADE[:-2]:
+                await one.send(UPGRADE[-2:])
+            await one.read_until(b"connection_established")
+            assert counts(addresses) == {"127.0.0.1": number + 1}
+        await expect_refused(rig)
+        await stack.aclose()
+        await until_left(rig, 0)
+        assert await until_nobody_is_counted(rig)
+
+
+async def test_the_http_connections_of_a_proxy_are_its_own_and_have_no_limit() -> None:
+    """They are a pool, each for the requests of many clients; WebSockets are one client's."""
+    async with (
+        serving(max_connections_per_ip=1, trusted_proxies="127.0.0.1") as rig,
+        AsyncExitStack() as stack,
+    ):
+        spoken_for = b"GET /up HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 198.51.100.%d\r\n\r\n"
+        pool = [await kept_alive(rig, stack, spoken_for % 7) for _ in range(10)]
+        for number in range(3):
+            await pool[0].send(spoken_for % number)
+            await pool[0].read_until(b"OK\n")
+        assert counts(rig.server.context.addresses) == {"proxy 127.0.0.1": 10}
+        headers = {"X-Forwarded-For": "198.51.100.7"}
+        await stack.enter_async_context(rig.client(additional_headers=headers))
+        await expect_refused(rig, "198.51.100.7")
+        assert counts(rig.server.context.addresses)["198.51.100.7"] == 1
+
+
+async def test_a_client_far_over_its_limit_gets_no_answer_behind_a_proxy_either() -> None:
+    async with (
+        serving(max_connections_per_ip=1, trusted_proxies="127.0.0.1") as rig,
+        AsyncExitStack() as stack,
+    ):
+        ask = UPGRADE[:-2] + b"X-Forwarded-For: 198.51.100.7\r\n\r\n"
+        answers = []
+        for _ in range(MOST_OVER_EACH + 5):
+            one = await stack.enter_async_context(wire(rig))
+            await one.send(ask)
+            answers.append(await one.reader.read(100))
+        assert [bool(answer) for answer in answers] == [True] * (1 + MOST_OVER_EACH) + [False] * 4
+        await stack.aclose()
+        await until_left(rig, 0)
+        assert await until_nobody_is_counted(rig)
+
+
+async def test_connections_of_a_proxy_that_name_no_client_are_bounded_in_total(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest that has sent nothing ends for the next; where all have begun, the next ends."""
+    monkeypatch.setattr(descriptors, "UNNAMED_FLOOR", 4)
+    monkeypatch.setattr(descriptors, "UNNAMED_SHARE", 1 << 30)
+    async with (
+        serving(max_connections_per_ip=1, trusted_proxies="127.0.0.1") as rig,
+        AsyncExitStack() as stack,
+    ):
+        pool = [await kept_alive(rig, stack) for _ in range(6)]
+        silent = [await stack.enter_async_context(wire(rig)) for _ in range(5)]
+        assert await silent[0].read_all() == b""
+        # Those that have asked something are the proxy's own, and stay.
+        for one in (*pool, *silent[1:]):
+            await one.send(HEALTH[:-2])
+        begun = rig.server.context.http_connections
+        await until(lambda: all(one._receiving for one in begun))
+        async with wire(rig) as late:
+            assert await late.read_all() == b""
+        for one in (*pool, *silent[1:]):
+            await one.send(HEALTH[-2:])
+            await one.read_until(b"OK\n")
+        await kept_alive(rig, stack)
+
+
+async def test_connections_that_owe_a_proxy_header_are_bounded_in_total(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener, "ARRIVALS_AT_ONCE", 1)
+    monkeypatch.setattr(listener, "UNNAMED_SHARE", 1 << 30)
+    async with serving(proxy_protocol=True) as rig, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(wire(rig)) for _ in range(6)]
+        assert await silent[0].read_all() == b""
+        assert await silent[1].read_all() == b""
+        last = b"".join(header(OF_V4)) + HEALTH
+        for one in silent[2:]:
+            await one.send(last)
+            await one.read_until(b"OK\n")
+        assert "too many others have not yet" in caplog.text
+
+
+async def test_behind_a_balancer_an_http_connection_counts_from_its_header() -> None:
+    async with serving(proxy_protocol=True, max_connections_per_ip=1) as rig:
+        addresses = rig.server.context.addresses
+        checks = b"".join(header(b"", command=0x20, family=0x00)) + HEALTH
+        async with AsyncExitStack() as stack:
+            await kept_alive(rig, stack, b"".join(header(OF_V4)) + HEALTH)
+            over = await stack.enter_async_context(wire(rig))
+            await over.send(b"".join(header(OF_V4)))
+            await until(lambda: counts(addresses) == {"192.0.2.1": 1, "over 192.0.2.1": 1})
+            await over.send(UPGRADE)
+            await over.read_until(TOO_MANY.encode())
+            for _ in range(3):  # the balancer's own
+                await kept_alive(rig, stack, checks)
+            assert counts(addresses) == {"192.0.2.1": 1, "over 192.0.2.1": 1}
+        assert await until_nobody_is_counted(rig)
+
+
+async def test_the_page_of_metrics_has_no_limit() -> None:
+    async with serving(max_connections_per_ip=1, metrics_port=0) as rig, rig.client():
+        port = rig.server.metrics_port
+        for _ in range(20):
+            reply = await rig.fetch("GET", "/metrics", port=port)
+            assert reply.status == 200
+        assert "heliograph_refused_per_address_total 0\n" in reply.text
+
+
+async def test_where_the_event_loop_accepts_connections_count_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("heliograph.net.streams.available", lambda: False)
+    async with serving(max_connections_per_ip=2) as rig, AsyncExitStack() as stack:
+        await kept_alive(rig, stack)
+        await stack.enter_async_context(rig.client())
+        await expect_refused(rig)
+        over = await stack.enter_async_context(wire(rig))
+        await over.send(HEALTH)
+        assert b"\r\nConnection: close\r\n" in await over.read_all()
+        for _ in range(MOST_OVER_EACH):
+            await stack.enter_async_context(wire(rig))
+        async with wire(rig) as unheard:
+            assert await unheard.read_all() == b""
+        await stack.aclose()
+        await until_left(rig, 0)
+        assert await until_nobody_is_counted(rig)
 
 
 # -- Messages of a client ------------------------------------------------------------------

@@ -210,12 +210,17 @@ async def test_a_unix_socket_is_plain_where_the_port_speaks_tls(path: Path, tmp_
 # -- Behind a proxy --------------------------------------------------------------------------
 
 
-async def told_address(rig: Rig, first: bytes) -> str | None:
+COUNTING = {"proxy_protocol": True, "max_connections_per_ip": 100}
+
+
+async def told_address(rig: Rig, first: bytes) -> str:
+    """Return the address that a connection is counted by; empty where it is not."""
     async with wire(rig) as one:
         await one.send(first + HEALTH)
         await one.read_until(b"OK\n")
         (connection,) = rig.server.context.http_connections
-        address = connection.told_address
+        assert connection.origin is not None
+        address = connection.origin.key
     async with asyncio.timeout(PATIENCE_S):
         while rig.server.context.http_connections:  # noqa: ASYNC110 - it notices by itself
             await asyncio.sleep(0)
@@ -226,14 +231,12 @@ async def told_address(rig: Rig, first: bytes) -> str | None:
     ("first", "address"),
     [
         (header(OF_V4 + ADDITIONS), "192.0.2.1"),
-        (header(OF_V6, family=0x21), "2001:db8::1"),
-        (header(b"", command=0x20, family=0), None),
+        (header(OF_V6, family=0x21), "2001:db8::/64"),
+        (header(b"", command=0x20, family=0), ""),
     ],
 )
-async def test_a_proxy_says_for_whom_it_comes(
-    first: tuple[bytes, bytes], address: str | None
-) -> None:
-    async with serving(proxy_protocol=True) as rig:
+async def test_a_proxy_says_for_whom_it_comes(first: tuple[bytes, bytes], address: str) -> None:
+    async with serving(**COUNTING) as rig:
         assert await told_address(rig, b"".join(first)) == address
 
 
@@ -259,7 +262,7 @@ async def test_a_websocket_comes_through_a_proxy_byte_by_byte() -> None:
 async def test_who_does_not_begin_with_a_header_gets_no_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with serving(proxy_protocol=True, request_timeout=0.3) as rig:
+    async with serving(**COUNTING, request_timeout=0.3) as rig:
         for words in (HEALTH, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + HEALTH, header(b"")[0]):
             async with wire(rig) as one:
                 await one.send(words)
@@ -277,7 +280,7 @@ async def test_who_does_not_begin_with_a_header_gets_no_answer(
 async def test_a_proxy_may_pass_tls_on(tmp_path: Path) -> None:
     """The header comes first, in plain text; the handshake follows, maybe with the same bytes."""
     pair = certificates.make(tmp_path, "c")
-    async with serving(proxy_protocol=True, **pair.options) as rig:
+    async with serving(**COUNTING, **pair.options) as rig:
         sock = socket.socket()
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", rig.server.port))
@@ -289,7 +292,8 @@ async def test_a_proxy_may_pass_tls_on(tmp_path: Path) -> None:
             writer.write(HEALTH)
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         (connection,) = rig.server.context.http_connections
-        assert connection.told_address == "192.0.2.1"
+        assert connection.origin is not None
+        assert connection.origin.key == "192.0.2.1"
         writer.transport.abort()
 
 
@@ -298,7 +302,7 @@ async def test_a_full_process_accepts_again_when_there_is_room(
 ) -> None:
     """Behind a proxy we accept by hand: no descriptor left means a pause, not an end."""
     monkeypatch.setattr("heliograph.net.listener.FULL_PAUSE_S", 0.01)
-    async with serving(proxy_protocol=True) as rig:
+    async with serving(**COUNTING) as rig:
         loop = asyncio.get_running_loop()
         accept = loop.sock_accept
         failures = 0

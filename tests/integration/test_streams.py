@@ -981,7 +981,7 @@ async def listening(
     address = bound.getsockname()
     arrived: list[Told] = []
 
-    def make(_told_address: str | None, _crowded: bool) -> Told:
+    def make(_origin: object, _crowded: bool) -> Told:
         arrived.append(echo())
         return arrived[-1]
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.net.addresses import Addresses, client_address, read_address, shared_key
+from heliograph.net.addresses import (
+    MOST_OVER,
+    MOST_OVER_EACH,
+    Addresses,
+    Origin,
+    client_address,
+    read_address,
+    shared_key,
+)
 from heliograph.wire.http import Request
 
 LAN = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
@@ -90,47 +98,134 @@ def counting(limit: int = 2, trusted: tuple[str, ...] = ("10.0.0.0/8",)) -> Addr
     return Addresses(limit, trusted, lambda *_: None)
 
 
+def counts(addresses: Addresses) -> dict[str, int]:
+    """Return the connections of every origin there is, over its limit or not."""
+    every = (addresses._clients, addresses._over, addresses._proxies)
+    return {
+        f"{'over ' * one.over}{'proxy ' * one.proxy}{key}": one.connections
+        for origins in every
+        for key, one in origins.items()
+    }
+
+
+def arrived(addresses: Addresses, address: str) -> Origin:
+    origin = addresses.arrive(address)
+    assert origin is not None
+    return origin
+
+
 def test_as_many_as_may_be_and_no_more() -> None:
     addresses = counting()
-    transport: Any = FakeTransport(socket.AF_INET, ("203.0.113.9", 1))
-    keys = [addresses.enter(transport, None, request()) for _ in range(4)]
-    assert keys == ["203.0.113.9", "203.0.113.9", None, None]
+    origins = [addresses.arrive("203.0.113.9") for _ in range(4)]
+    assert [one is not None and one.over for one in origins] == [False, False, True, True]
     assert addresses.refused == 2
-    addresses.leave("203.0.113.9")
-    assert addresses.enter(transport, None, request()) == "203.0.113.9"
+    assert origins[0] is not None
+    addresses.leave(origins[0])
+    assert not arrived(addresses, "203.0.113.9").over
 
 
-def test_who_has_left_leaves_no_trace() -> None:
+def test_connections_of_an_address_share_one_origin() -> None:
+    """So that a connection costs no string of its own."""
+    for trusted in ((), ("10.0.0.0/8",)):
+        addresses = counting(5, trusted)
+        assert arrived(addresses, "203.0.113.9") is arrived(addresses, "203.0.113.9")
+        assert arrived(addresses, "2001:db8::1") is arrived(addresses, "2001:db8::2")
+
+
+def test_beyond_a_few_over_the_limit_a_connection_gets_no_answer() -> None:
     addresses = counting(1)
-    for number in range(1000):
-        transport: Any = FakeTransport(socket.AF_INET, (f"203.0.113.{number % 250}", 1))
-        key = addresses.enter(transport, None, request())
-        assert key
-        addresses.leave(key)
-    assert addresses._counts == {}
+    origins = [addresses.arrive("203.0.113.9") for _ in range(MOST_OVER_EACH + 3)]
+    assert [one is None for one in origins] == [False] * (MOST_OVER_EACH + 1) + [True] * 2
+    assert arrived(addresses, "203.0.113.10").over is False
+
+
+def test_those_over_the_limit_are_bounded_in_total() -> None:
+    addresses = counting(1)
+    over = []
+    for number in range(200):
+        arrived(addresses, f"203.0.113.{number}")
+        found = [addresses.arrive(f"203.0.113.{number}") for _ in range(5)]
+        over += [one for one in found if one is not None]
+    assert len(over) == MOST_OVER
+    addresses.leave(over.pop())
+    assert addresses.arrive("203.0.113.199") is not None
+    assert addresses.arrive("203.0.113.199") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=200))
+def test_the_count_is_that_of_the_connections_there_are(steps: list[tuple[int, bool]]) -> None:
+    """In whatever order they come and leave; and what has left leaves no trace."""
+    addresses = counting(3)
+    there: list[Origin] = []
+    names = ("203.0.113.9", "203.0.113.10", "2001:db8::1", "2001:db8::2", "10.0.0.1", "10.0.0.2")
+    for number, leaves in steps:
+        if leaves and there:
+            addresses.leave(there.pop(number % len(there)))
+        elif (origin := addresses.arrive(names[number])) is not None:
+            there.append(origin)
+        assert sum(counts(addresses).values()) == len(there)
+        assert all(one.connections <= 3 for one in addresses._clients.values())
+    for one in there:
+        addresses.leave(one)
+    assert counts(addresses) == {}
+    assert addresses._over_now == 0
+
+
+def test_a_proxy_has_no_limit_and_its_clients_have() -> None:
+    addresses = counting(1)
+    pool = [arrived(addresses, "10.0.0.1") for _ in range(20)]
+    assert all(one.proxy for one in pool)
+    assert counts(addresses) == {"proxy 10.0.0.1": 20}
+    client = addresses.name_client(pool[0], request(b"198.51.100.7"))
+    again = addresses.name_client(pool[1], request(b"198.51.100.7"))
+    assert client is not None
+    assert again is not None
+    assert (client.key, client.over, again.over) == ("198.51.100.7", False, True)
+    assert counts(addresses) == {"198.51.100.7": 1, "over 198.51.100.7": 1, "proxy 10.0.0.1": 18}
+    assert addresses.name_client(pool[2], request()) is pool[2]
+    assert addresses.name_client(pool[2], request(b"unknown")) is pool[2]
+
+
+def test_a_proxys_address_may_be_that_of_a_client_too() -> None:
+    addresses = counting(1)
+    client = addresses.name_client(arrived(addresses, "10.0.0.1"), request(b"10.1.1.1"))
+    assert client is not None
+    assert (client.key, client.proxy) == ("10.1.1.1", False)
+    assert arrived(addresses, "10.1.1.1").proxy
+
+
+def test_a_client_refused_without_an_answer_stays_its_proxys() -> None:
+    addresses = counting(1)
+    proxy = arrived(addresses, "10.0.0.1")
+    for _ in range(MOST_OVER_EACH + 1):
+        addresses.name_client(arrived(addresses, "10.0.0.1"), request(b"198.51.100.7"))
+    assert addresses.name_client(proxy, request(b"198.51.100.7")) is None
+    assert counts(addresses)["proxy 10.0.0.1"] == 1
 
 
 def test_a_socket_that_lost_its_peer_is_taken_for_nobody_and_not_for_a_proxy() -> None:
     """Else one that resets its connection at the right moment could say that it is anybody."""
     for peer in (None, "", b""):
         addresses = counting()
-        transport: Any = FakeTransport(socket.AF_INET, peer)
-        assert addresses.enter(transport, None, request(b"198.51.100.7")) == ""
-        transport = FakeTransport(None, peer)
-        assert addresses.enter(transport, None, request(b"198.51.100.7")) == ""
+        for family in (socket.AF_INET, None):
+            transport: Any = FakeTransport(family, peer)
+            assert addresses.arrive_by(transport) is addresses.uncounted
         transport = FakeTransport(socket.AF_UNIX, peer)
-        assert addresses.enter(transport, None, request(b"198.51.100.7")) == "198.51.100.7"
+        local = addresses.arrive_by(transport)
+        assert local is not None
+        client = addresses.name_client(local, request(b"198.51.100.7"))
+        assert client is not None
+        assert client.key == "198.51.100.7"
+    transport = FakeTransport(socket.AF_INET, ("203.0.113.9", 1))
+    origin = counting().arrive_by(transport)
+    assert origin is not None
+    assert origin.key == "203.0.113.9"
 
 
-def test_an_address_that_was_told_before_the_request_is_the_peers() -> None:
-    addresses = counting()
-    transport: Any = FakeTransport(socket.AF_INET, ("10.0.0.1", 1))
-    assert addresses.enter(transport, "203.0.113.9", request(b"1.1.1.1")) == "203.0.113.9"
-    assert addresses.enter(transport, "10.0.0.5", request(b"1.1.1.1")) == "1.1.1.1"
-    assert addresses.enter(transport, "", request(b"1.1.1.1")) == ""
-
-
-def test_without_a_limit_nothing_is_counted() -> None:
-    addresses = counting(0)
-    transport: Any = None  # is not even looked at
-    assert addresses.enter(transport, None, request()) == ""
+def test_what_a_balancer_does_for_itself_has_no_limit() -> None:
+    addresses = counting(1)
+    for _ in range(20):
+        assert addresses.arrive_unnamed("203.0.113.9") is addresses.uncounted
+        assert addresses.arrive_unnamed("10.0.0.1").proxy
+    addresses.leave(addresses.uncounted)
+    assert counts(addresses) == {"proxy 10.0.0.1": 20}

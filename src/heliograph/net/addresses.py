@@ -1,5 +1,5 @@
 """
-From which address a client comes, and how many come from each.
+From which address a connection comes, and how many come from each.
 
 Knows what proxies say (X-Forwarded-For), and whom of them to believe.
 """
@@ -20,6 +20,12 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 IPV6_HOME_BITS = 64
 """Whoever has one IPv6 address has as many as these bits leave: a home is one client."""
+
+MOST_OVER_EACH = 8
+"""Connections beyond its limit that one address may have, each to be answered once and closed."""
+
+MOST_OVER = 512
+"""As many of them at most, of all addresses together."""
 
 
 def read_address(text: str) -> Address | None:
@@ -72,63 +78,169 @@ def shared_key(address: Address) -> str:
     return str(address)
 
 
+class Origin:
+    """
+    Where connections come from, and how many there are now.
+
+    The same object for all connections of one address, so that a connection keeps a reference
+    and no address. A connection of an origin that is *over* its limit is answered once and
+    closed; *proxy* is one that connects for clients, whose own connections have no limit.
+    """
+
+    __slots__ = ("_among", "connections", "key", "over", "peer", "proxy")
+
+    def __init__(
+        self,
+        key: str,
+        among: "dict[str, Origin] | None",
+        *,
+        over: bool = False,
+        proxy: bool = False,
+        peer: Address | None = None,
+    ) -> None:
+        self.key = key
+        self.connections = 0
+        self.over = over
+        self.proxy = proxy
+        self.peer = peer  # of a proxy; None through a Unix socket
+        self._among = among  # None where nothing is counted
+
+    def enter(self) -> "Origin":
+        """Count a connection in."""
+        if self._among is not None:
+            if not self.connections:
+                self._among[self.key] = self
+            self.connections += 1
+        return self
+
+    def leave(self) -> bool:
+        """Count a connection out; return whether it was counted."""
+        if self._among is None:
+            return False
+        self.connections -= 1
+        if not self.connections:
+            del self._among[self.key]
+        return True
+
+
 class Addresses:
     """
-    How many clients each address has, of at most *limit*; 0 is no limit, and counts nothing.
+    How many connections each address has, of at most *limit*; 0 is no limit, and counts nothing.
+
+    Every connection counts from the moment when its client's address is known until its end,
+    whatever protocol it speaks meanwhile. A few more than *limit* are let in to be refused
+    (`Origin.over`); beyond them a connection is closed without an answer.
 
     *trusted* are the proxies that are believed. *later* calls a function after a delay.
     """
 
-    __slots__ = ("_counts", "_limit", "_summary", "_trusted", "refused")
+    __slots__ = (
+        "_clients",
+        "_local",
+        "_over",
+        "_over_now",
+        "_proxies",
+        "_summary",
+        "_trusted",
+        "limit",
+        "refused",
+        "uncounted",
+    )
 
     def __init__(self, limit: int, trusted: Sequence[str], later: Callable[..., object]) -> None:
         self.refused = 0
-        self._limit = limit
+        self.limit = limit
+        self.uncounted = Origin("", None)
         self._trusted = tuple(ipaddress.ip_network(one, strict=False) for one in trusted)
-        self._counts: dict[str, int] = {}
+        self._clients: dict[str, Origin] = {}
+        self._over: dict[str, Origin] = {}
+        self._over_now = 0
+        self._proxies: dict[str, Origin] = {}
+        self._local = Origin("", self._proxies, proxy=True)
         self._summary = Summary(logger, logging.INFO, later)
 
-    def enter(self, transport: Transport, told: str | None, request: Request) -> str | None:
+    # -- Counting in ---------------------------------------------------------------------
+
+    def arrive(self, address: str) -> Origin | None:
         """
-        Count a client in; return what `leave` wants, None if there are as many as may be.
+        Count in a connection from *address*, which connected or for which a balancer connected.
 
-        *told* is the address that came before the request, where a proxy told one.
+        None is for a connection that must be closed without an answer.
         """
-        if not self._limit:
-            return ""
-        address = self._of(transport, told, request)
-        if address is None:
-            return ""
-        key = shared_key(address)
-        count = self._counts.get(key, 0)
-        if count >= self._limit:
-            self.refused += 1
-            self._summary.note(
-                "a client was told 4100",
-                f"its address has --max_connections_per_ip ({self._limit}) connections; is it a"
-                f" proxy's, name that in --trusted_proxies",
-            )
-            logger.debug("%s has %d connections, no more are let in", key, count)
-            return None
-        self._counts[key] = count + 1
-        return key
+        if not self._trusted:  # a proxy's own address may be that of a client, too
+            known = self._clients.get(address)
+            if known is not None and known.connections < self.limit:
+                return known.enter()
+        read = read_address(address)
+        if read is None:
+            return self.uncounted  # it has ended already
+        if _within(read, self._trusted):
+            key = str(read)
+            proxy = self._proxies.get(key) or Origin(key, self._proxies, proxy=True, peer=read)
+            return proxy.enter()
+        return self._count(read)
 
-    def leave(self, key: str) -> None:
-        """Count a client out."""
-        if key:
-            count = self._counts.pop(key) - 1
-            if count:
-                self._counts[key] = count
+    def arrive_locally(self) -> Origin:
+        """Count in a connection through a Unix socket, where only proxies connect."""
+        return self._local.enter()
 
-    def _of(self, transport: Transport, told: str | None, request: Request) -> Address | None:
-        if told is None and _is_local(transport):
-            peer = None
-        else:
-            peer = read_address(told if told is not None else _peer(transport))
-            if peer is None:
-                return None  # it is gone already
+    def arrive_unnamed(self, balancer: str) -> Origin:
+        """
+        Count in a connection for which a *balancer* named no client.
+
+        It is the balancer's own, such as a health check, and has no limit.
+        """
+        read = read_address(balancer)
+        if read is not None and _within(read, self._trusted):
+            return self.arrive(balancer) or self.uncounted
+        return self.uncounted
+
+    def arrive_by(self, transport: Transport) -> Origin | None:
+        """Count in a connection as `arrive` does, where the event loop accepted it."""
+        if _is_local(transport):
+            return self.arrive_locally()
+        return self.arrive(_peer(transport))
+
+    def name_client(self, proxy: Origin, request: Request) -> Origin | None:
+        """
+        Move a connection from *proxy* to the client that the proxy names in *request*.
+
+        Return *proxy* where it names none. None is for a connection that must be closed without
+        an answer; it stays the proxy's.
+        """
         forwarded = [value for name, value in request.headers if name == b"x-forwarded-for"]
-        return client_address(peer, forwarded, self._trusted)
+        address = client_address(proxy.peer, forwarded, self._trusted)
+        if address is None or address == proxy.peer:
+            return proxy
+        client = self._count(address)
+        if client is not None:
+            self.leave(proxy)
+        return client
+
+    def _count(self, address: Address) -> Origin | None:
+        key = shared_key(address)
+        origin = self._clients.get(key) or Origin(key, self._clients)
+        if origin.connections < self.limit:
+            return origin.enter()
+        self.refused += 1
+        self._summary.note(
+            "a connection was refused",
+            f"its address has --max_connections_per_ip ({self.limit}) connections; is it a"
+            f" proxy's, name that in --trusted_proxies",
+        )
+        logger.debug("%s has %d connections, no more are accepted", key, origin.connections)
+        over = self._over.get(key) or Origin(key, self._over, over=True)
+        if over.connections >= MOST_OVER_EACH or self._over_now >= MOST_OVER:
+            return None
+        self._over_now += 1
+        return over.enter()
+
+    # -- Counting out --------------------------------------------------------------------
+
+    def leave(self, origin: Origin) -> None:
+        """Count a connection out."""
+        if origin.leave() and origin.over:
+            self._over_now -= 1
 
 
 def _is_local(transport: Transport) -> bool:

@@ -12,6 +12,7 @@ from heliograph.config import Config
 from heliograph.net.addresses import Addresses
 from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
+from heliograph.net.descriptors import IdleConnections, Unnamed
 from heliograph.net.intake import Intake
 from heliograph.net.room import Room
 from heliograph.net.turns import Turns
@@ -101,6 +102,8 @@ class Context:
     backlog: Backlog = field(init=False)
     intake: Intake = field(init=False)
     addresses: Addresses = field(init=False)
+    idle: IdleConnections = field(init=False)
+    unnamed: Unnamed = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -114,10 +117,13 @@ class Context:
         self.addresses = Addresses(
             config.max_connections_per_ip, config.trusted_proxies, self.loop.call_later
         )
+        self.idle = IdleConnections(self.http_connections, self.loop, self.now)
+        self.room.attend(self.idle.close_soon, self.loop.call_later)
+        self.unnamed = Unnamed(lambda: self.room.capacity)
 
     @property
     def refused_per_address(self) -> int:
-        """Clients refused because their address had as many as it may have."""
+        """Connections refused because their address had as many as it may have."""
         return self.addresses.refused
 
     def answer(self, result: Response) -> bytes:

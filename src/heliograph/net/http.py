@@ -9,6 +9,7 @@ from functools import partial
 from typing import ClassVar, Final, TypeAlias
 
 from heliograph.api.response import Response, text
+from heliograph.net.addresses import Origin
 from heliograph.net.context import Context, Handler
 from heliograph.net.transport import Transport, has_input
 from heliograph.net.turns import SLICE_S
@@ -82,8 +83,9 @@ class HttpConnection:
     """
     One client's requests to *handler*; WebSockets too where *websockets* says so.
 
-    *told_address* is the client's, where a proxy told it before anything else. Where it is
-    *crowded* there was no room for it: it has one answer, and little time.
+    *origin* is where it was counted in when it was accepted, None where that is yet to be done.
+    Where it is *crowded* there was no room for it, or its origin is over its limit: it has one
+    answer, and little time.
     """
 
     __slots__ = (
@@ -105,7 +107,7 @@ class HttpConnection:
         "_unread",
         "_websockets",
         "due",
-        "told_address",
+        "origin",
     )
 
     patient: ClassVar[bool] = True
@@ -117,12 +119,12 @@ class HttpConnection:
         handler: Handler,
         *,
         websockets: bool,
-        told_address: str | None = None,
+        origin: Origin | None = None,
         crowded: bool = False,
     ) -> None:
         self.due = 0
-        self._crowded = crowded
-        self.told_address = told_address
+        self._crowded = crowded or (origin is not None and origin.over)
+        self.origin = origin
         self._context = context
         self._handler = handler
         self._transport: Transport
@@ -147,14 +149,29 @@ class HttpConnection:
         context = self._context
         context.http_connections.add(self)
         self._last_seen = context.now()
+        if context.addresses.limit:
+            self._count_in()
         if self._crowded:
             self._look_again(context.config.keep_alive_timeout)
         else:
             context.wheel.add(self, context.first_look_s)
 
+    def _count_in(self) -> None:
+        """Begin to count where there is a limit for each address."""
+        context = self._context
+        if self.origin is None:  # the event loop accepted it
+            self.origin = context.addresses.arrive_by(self._transport)
+        origin = self.origin
+        if origin is None or (origin.proxy and not context.unnamed.add(self)):
+            self._transport.abort()
+        elif origin.over:
+            self._crowded = True
+
     def connection_lost(self, _error: Exception | None) -> None:
         """The client is gone, with whatever answers it waits for."""
         self._let_go()
+        if self.origin is not None:
+            self._context.addresses.leave(self.origin)
         self._context.wheel.discard(self)
         self._context.departed()
         self._answers.clear()
@@ -166,6 +183,8 @@ class HttpConnection:
         if self._unread:
             self._context.backlog.forget(self)
         self._context.http_connections.discard(self)
+        if self.origin is not None and self.origin.proxy:
+            self._context.unnamed.discard(self)
         if self._reader is not None:
             self._reader.close()
         if self._counted:
@@ -306,7 +325,7 @@ class HttpConnection:
             self._context,
             self._transport,
             key,
-            told_address=self.told_address,
+            origin=self.origin,
             predecessor=self,
             now=self._last_seen,
         )
@@ -403,7 +422,7 @@ class HttpConnection:
             self._transport,
             key,
             rest=rest,
-            told_address=self.told_address,
+            origin=self.origin,
             crowded=self._crowded,
             predecessor=self,
             now=self._last_seen,
@@ -500,10 +519,6 @@ class HttpConnection:
         """Return the number of bytes that wait for the client."""
         return self._transport.get_write_buffer_size()
 
-    def drop(self) -> None:
-        """End the connection at once: too much waits for all clients, and much of it for this."""
-        self._transport.abort()
-
     # -- Time ----------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
@@ -553,6 +568,25 @@ class HttpConnection:
             idle_s and (self._receiving or self._context.now() - self._last_seen < idle_s)
         ):
             self._finish(lingers=False)
+
+    # -- Room for others -----------------------------------------------------------------
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was received yet."""
+        return not self._request_since
+
+    def idle_since(self) -> float | None:
+        """Return since when nothing has been under way; None while something is."""
+        if self._closing or self._unread or self._answers or self._backlog or self._receiving:
+            return None
+        if self._input:
+            return None
+        return self._last_seen
+
+    def drop(self) -> None:
+        """End the connection at once: its descriptor, or the memory it takes, is needed."""
+        self._transport.abort()
 
 
 def _never(error: Exception) -> None:

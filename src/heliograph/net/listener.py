@@ -6,8 +6,8 @@ then is the caller's business.
 """
 
 import asyncio
-import contextlib
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from heliograph.net.addresses import Addresses, Origin
 from heliograph.net.places import BACKLOG, INTERNET, Place
 from heliograph.net.room import Room
 from heliograph.net.streams import Poller
@@ -26,10 +27,10 @@ from heliograph.wire import proxy
 
 logger = logging.getLogger(__name__)
 
-Factory = Callable[[str | None, bool], FirstReceiver]
+Factory = Callable[[Origin | None, bool], FirstReceiver]
 """
-Makes the protocol of a connection; given is the client's address, where a proxy told it, and
-whether there is no room for it.
+Makes the protocol of a connection; given is where it is counted, if it is already, and whether
+there is no room for it.
 """
 
 LATE_S = 1.0
@@ -44,6 +45,12 @@ AT_ONCE = 4
 ARRIVALS_AT_ONCE = 128
 """How many are accepted before the loop turns, and those who came before are served."""
 
+UNNAMED_SHARE = 4
+"""
+Connections that owe their PROXY header may take the capacity divided by this, or as many as are
+accepted in a few turns of the loop where that is more: beyond that the oldest is closed.
+"""
+
 
 class Listener:
     """
@@ -51,8 +58,8 @@ class Listener:
 
     *poller* serves them, where there is one, else the event loop. *tls* is for those that come from
     afar, not through a Unix socket. Where it is *proxied*, connections must begin by saying for
-    whom (PROXY protocol 2). *patience_s* is what they have for either. A listener begins once, and
-    ends once; what it brought stays.
+    whom (PROXY protocol 2). *patience_s* is what they have for either. *addresses* counts them,
+    where they are counted. A listener begins once, and ends once; what it brought stays.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         proxied: bool = False,
         patience_s: float = 60.0,
+        addresses: Addresses | None = None,
     ) -> None:
         self._places = places
         self._factory = factory
@@ -73,9 +81,10 @@ class Listener:
         self._tls = tls
         self._proxied = proxied
         self._patience_s = patience_s
+        self._addresses = addresses if addresses is not None and addresses.limit else None
         self._servers: list[asyncio.Server] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], None] = {}  # in the order in which they came
         self._pausing: asyncio.Task[None] | None = None
         self._ending = False
         self._strangers: Summary
@@ -154,7 +163,7 @@ class Listener:
                 return
             try:
                 # As accept() does, but for the socket object: that costs as much again.
-                descriptor, _ = place.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+                descriptor, peer = place.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
                 return
             except OSError as error:
@@ -163,21 +172,47 @@ class Listener:
                     self._pause_soon()
                     return
             else:
-                self._adopt(descriptor, place, None)
+                self._adopt(descriptor, place, peer, None)
 
-    def _adopt(self, descriptor: int, place: Place, told_address: str | None) -> None:
-        """Have the poller serve one who came to *place*."""
+    def _adopt(
+        self, descriptor: int, place: Place, peer: tuple[Any, ...] | str, told_address: str | None
+    ) -> None:
+        """Have the poller serve one who came to *place*; *peer* is whom accept() named."""
         assert self._poller is not None  # noqa: S101 - its callers have looked
+        origin = None
+        if self._addresses is not None:
+            origin = self._origin(self._addresses, place, peer, told_address)
+            if origin is None:
+                os.close(descriptor)
+                return
         os.set_blocking(descriptor, False)
-        protocol = self._factory(told_address, self._room.full(descriptor))
+        protocol = self._factory(origin, self._room.full(descriptor))
         tls = self._tls_at(place)
         if tls is not None:
             protocol = TlsStream(tls, self._poller, protocol)
         try:
             self._poller.adopt(descriptor, protocol)
         except OSError as error:
+            if origin is not None and self._addresses is not None:
+                self._addresses.leave(origin)
             os.close(descriptor)
             self._strangers.note("a connection was closed", error.strerror or str(error))
+
+    def _origin(
+        self,
+        addresses: Addresses,
+        place: Place,
+        peer: tuple[Any, ...] | str,
+        told_address: str | None,
+    ) -> Origin | None:
+        """Count a connection in; None says that it must be closed without an answer."""
+        if told_address is not None:
+            return addresses.arrive(told_address)
+        if place.local:
+            return addresses.arrive_locally()
+        if self._proxied:
+            return addresses.arrive_unnamed(peer[0])
+        return addresses.arrive(peer[0])
 
     def _pause_soon(self) -> None:
         if self._pausing is None:
@@ -223,42 +258,61 @@ class Listener:
     # -- By hand -------------------------------------------------------------------------
 
     async def _accept(self, place: Place) -> None:
-        while True:
+        for accepted in itertools.count(1):
+            if accepted % ARRIVALS_AT_ONCE == 0 and 2 * len(self._arriving) > self._most_unnamed:
+                await asyncio.sleep(0)  # their headers may be here, and are yet to be read
             # Who has not said yet for whom it comes has a descriptor already.
             if self._room.full() and self._room.brimming():
                 await asyncio.sleep(FULL_PAUSE_S)
                 continue
             try:
-                connection, _ = await asyncio.get_running_loop().sock_accept(place.socket)
+                connection, peer = await asyncio.get_running_loop().sock_accept(place.socket)
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:  # that one did not wait
                     logger.warning("cannot accept connections: %s", error.strerror)
                     await asyncio.sleep(FULL_PAUSE_S)
             else:
-                self._welcome(connection, place)
+                self._welcome(connection, place, peer)
 
     def _empty(self, place: Place) -> None:
         """Accept whoever is connected as far as the kernel is concerned: closing resets them."""
         while True:
             try:
-                connection, _ = place.socket.accept()
+                connection, peer = place.socket.accept()
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:
                     continue
                 return  # nobody waits, or there is no room for them
-            self._welcome(connection, place)
+            self._welcome(connection, place, peer)
 
-    def _welcome(self, connection: socket.socket, place: Place) -> None:
+    def _welcome(self, connection: socket.socket, place: Place, peer: Any) -> None:
         if self._poller is not None and not self._proxied:
-            self._adopt(connection.detach(), place, None)
+            self._adopt(connection.detach(), place, peer, None)
             return
         connection.setblocking(False)
-        arrival: Coroutine[Any, Any, None] = self._arrive(connection, place)
+        if len(self._arriving) >= self._most_unnamed and not self._ending:
+            oldest = next(iter(self._arriving))
+            del self._arriving[oldest]
+            oldest.cancel()
+            self._strangers.note(
+                "--proxy_protocol: a connection was closed",
+                "it sent no header, and too many others have not yet",
+            )
+        arrival: Coroutine[Any, Any, None] = self._arrive(connection, place, peer)
         task = asyncio.get_running_loop().create_task(arrival)
-        self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
+        self._arriving[task] = None
+        task.add_done_callback(partial(self._arrived, connection))
 
-    async def _arrive(self, connection: socket.socket, place: Place) -> None:
+    @property
+    def _most_unnamed(self) -> int:
+        return max(self._room.capacity // UNNAMED_SHARE, 4 * ARRIVALS_AT_ONCE)
+
+    def _arrived(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._arriving.pop(task, None)
+        if task.cancelled():
+            connection.close()  # before it began
+
+    async def _arrive(self, connection: socket.socket, place: Place, peer: Any) -> None:
         try:
             async with asyncio.timeout(self._patience_s):
                 address = await _told_address(connection) if self._proxied else None
@@ -270,13 +324,22 @@ class Listener:
             connection.close()
             return
         if self._poller is not None:
-            self._adopt(connection.detach(), place, address)
+            self._adopt(connection.detach(), place, peer, address)
             return
-        make: Any = partial(self._factory, address, self._room.full())
-        with contextlib.suppress(OSError):  # it leaves, or speaks no TLS
+        origin = None
+        if self._addresses is not None:
+            origin = self._origin(self._addresses, place, peer, address)
+            if origin is None:
+                connection.close()
+                return
+        make: Any = partial(self._factory, origin, self._room.full())
+        try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, connection, **self._security(place)
             )
+        except OSError:  # it leaves, or speaks no TLS: no protocol was given it
+            if origin is not None and self._addresses is not None:
+                self._addresses.leave(origin)
 
 
 async def _told_address(connection: socket.socket) -> str | None:

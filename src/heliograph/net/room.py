@@ -8,11 +8,20 @@ are in use, whatever they are used for: no books are kept, and none can be wrong
 import logging
 import os
 import sys
+from collections.abc import Callable
+
+from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
 
 RESERVED = 64
 """Descriptors that clients do not get, so that the server can work, and tell others to go."""
+
+SHORT = 256
+"""
+With so many left, or an eighth of the capacity where that is less, descriptors run short: as many
+as are accepted in two turns of the loop, since it takes one to make room.
+"""
 
 MOST_DESCRIPTORS = 1 << 20
 """As many as are asked for where there is no limit."""
@@ -24,31 +33,41 @@ class Room:
 
     Beyond `capacity` clients are told to come back later; half a reserve further nobody should
     be accepted at all, or the last descriptor would be gone and whoever comes dropped unheard.
+
     """
 
     def __init__(self, limit: int) -> None:
         self.capacity = limit - RESERVED
+        self._relief: Callable[[int], object] | None = None
+        self._summary: Summary | None = None
         self._was_full = False
         self._probe = -1
 
+    def attend(self, relief: Callable[[int], object], later: Callable[..., object]) -> None:
+        """
+        From now on ask *relief* for descriptors before there are none, as many as have run short.
+
+        *later* calls a function after a delay; with it, the log has a sum a minute.
+        """
+        self._relief = relief
+        self._summary = Summary(logger, logging.WARNING, later)
+
     def full(self, given: int | None = None) -> bool:
         """
-        Whether there is no room for one more client; said once for each time it is so.
+        Whether there is no room for one more client; noted once for each time it is so.
 
         *given* is the descriptor that the client was just given, where that is known: while there
         is room, nobody else need be asked.
         """
         if given is not None and given < self.capacity and not self._was_full:
+            self._relieve(given)
             return False
         used = self._used()
+        self._relieve(used)
         if used >= self.capacity:
             if not self._was_full:
                 self._was_full = True
-                logger.warning(
-                    "over capacity: %d of %d files open, new clients get 4100",
-                    used,
-                    self.capacity + RESERVED,
-                )
+                self._note()
             return True
         if self._was_full and used < self.capacity - RESERVED // 2:
             self._was_full = False  # they do not only take turns
@@ -57,13 +76,28 @@ class Room:
     def brimming(self) -> bool:
         """Whether there is none even for those who only hear that there is none."""
         # The reserve is only touched once somebody found it full: nobody else need ask the kernel.
-        return self._was_full and self._used() >= self.capacity + RESERVED // 2
+        if not self._was_full or (used := self._used()) < self.capacity + RESERVED // 2:
+            return False
+        self._relieve(used)
+        return True
 
     def close(self) -> None:
         """Give back what counting takes. It may be asked again."""
         if self._probe >= 0:
             os.close(self._probe)
             self._probe = -1
+
+    def _note(self) -> None:
+        reason = f"all {self.capacity} files for clients are open, new ones get 4100"
+        if self._summary is None:
+            logger.warning("over capacity: %s", reason)
+        else:
+            self._summary.note("over capacity", reason)
+
+    def _relieve(self, used: int) -> None:
+        short = used - (self.capacity - min(SHORT, self.capacity // 8))
+        if short >= 0 and self._relief is not None:
+            self._relief(short + 1)
 
     def _used(self) -> int:
         try:

@@ -15,6 +15,7 @@ from heliograph import rate
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
 from heliograph.hub.event import Fact
+from heliograph.net.addresses import Origin
 from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.clock import Timed
 from heliograph.net.context import Context
@@ -190,7 +191,7 @@ class Handshake:
         key: bytes,
         *,
         rest: bytes = b"",
-        told_address: str | None = None,
+        origin: Origin | None = None,
         crowded: bool = False,
         predecessor: Timed,
         now: float,
@@ -200,15 +201,15 @@ class Handshake:
 
         *predecessor* is the HTTP connection, whose place on the wheel it takes *now*.
 
-        *told_address* is the client's, where a proxy told it before the request. One for whom
-        there was no room, for it is *crowded*, is told so, as is whatever else is wrong: inside
-        the WebSocket, since a browser shows its page nothing of a failed handshake.
+        *origin* is where the connection is counted, if it is; it keeps its place there. One for
+        whom there was no room, for it is *crowded*, is told so, as is whatever else is wrong:
+        inside the WebSocket, since a browser shows its page nothing of a failed handshake.
         """
         connection = (context.connect or WebSocketConnection)(context, transport, self.lane, now)
         transport.set_protocol(connection)
         context.wheel.replace(predecessor, connection)
         answer = b"%b%b%b" % (HANDSHAKE_BEGINNING, accept_key(key), self._end)
-        connection.open(answer, self, rest, told_address, crowded=crowded)
+        connection.open(answer, self, rest, origin, crowded=crowded)
 
 
 class HandshakeMemory:
@@ -270,10 +271,10 @@ class WebSocketConnection:
     """A Subscriber, and the Peer of a session, over a socket."""
 
     __slots__ = (
-        "_address",
         "_context",
         "_identify_by",
         "_last_seen",
+        "_origin",
         "_paid_until",
         "_reader",
         "_session",
@@ -300,7 +301,7 @@ class WebSocketConnection:
         self._session: Session | None = None
         self._reader: Unfinished | None = None  # while there is more to read than whole texts
         self._state = State.OPEN
-        self._address = ""  # as it is counted, if it is
+        self._origin: Origin | None = None  # where it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
         self._last_seen = now
         self._paid_until = 0.0  # see rate.py
@@ -314,17 +315,18 @@ class WebSocketConnection:
         answer: bytes,
         handshake: Handshake,
         rest: bytes,
-        told_address: str | None,
+        origin: Origin | None,
         *,
         crowded: bool,
     ) -> None:
         """Answer the handshake and begin the session, in one write."""
+        self._origin = origin
         config = self._context.config
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         if config.ping_interval < config.request_timeout:  # the latest place to inherit
             self._context.wheel.add(self, config.ping_interval)
         try:
-            self._admit(handshake, told_address, crowded=crowded)
+            self._admit(handshake, crowded=crowded)
             session = self._context.node.connect(
                 handshake.app_key,
                 handshake.origin,
@@ -345,22 +347,27 @@ class WebSocketConnection:
         if rest:
             self.data_received(rest)
 
-    def _admit(self, handshake: Handshake, told_address: str | None, *, crowded: bool) -> None:
+    def _admit(self, handshake: Handshake, *, crowded: bool) -> None:
         """Raise ClientError for whom no app need be asked to refuse."""
         context = self._context
         if handshake.refusal is not None:
             raise handshake.refusal
         if context.deserted is not None:
             raise refusals.reconnect()  # let in at the last moment, while the others leave
+        origin = self._origin
+        if origin is not None and origin.over:
+            raise refusals.too_many_from_address()
         if crowded:
             context.refused_over_capacity += 1
             raise refusals.over_capacity()
-        if context.config.max_connections_per_ip:
-            request = handshake.request
-            address = context.addresses.enter(self._transport, told_address, request)
-            if address is None:
+        if origin is not None and origin.proxy:
+            client = context.addresses.name_client(origin, handshake.request)
+            if client is None:
+                self._transport.abort()
                 raise refusals.too_many_from_address()
-            self._address = address
+            self._origin = client
+            if client.over:
+                raise refusals.too_many_from_address()
 
     # -- Reading -------------------------------------------------------------------------
 
@@ -662,8 +669,8 @@ class WebSocketConnection:
             self._end()
         self._state = State.CLOSED
         self._context.sockets -= 1
-        if self._address:
-            self._context.addresses.leave(self._address)
+        if self._origin is not None:
+            self._context.addresses.leave(self._origin)
         self._context.backlog.forget(self)
         self._context.wheel.discard(self)
         self._context.departed()
