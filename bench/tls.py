@@ -21,7 +21,7 @@ def tls_bytes_a_client(clients: int, build: Build) -> float:
     """Return the memory that each of *clients* idle ones costs. Raises BenchError."""
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
-        _make_certificate(certificate, key)
+        make_certificate(certificate, key)
         with (
             tools.heliograph(
                 "--ssl_cert", str(certificate), "--ssl_key", str(key), build=build
@@ -40,7 +40,8 @@ def tls_bytes_a_client(clients: int, build: Build) -> float:
             return (tools.resident_bytes(target.pid) - before) / clients
 
 
-def _make_certificate(certificate: Path, key: Path) -> None:
+def make_certificate(certificate: Path, key: Path) -> None:
+    """Write a certificate for localhost and its *key*. Raises BenchError."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
     command += ["-subj", "/CN=localhost", "-out", str(certificate), "-keyout", str(key)]
     try:
