@@ -5,7 +5,7 @@ STAMPS := .stamps
 COMPILED := .compiled
 NODE_CLIENTS := tests/clients/node
 
-.PHONY: run test test-compiled bench compile soak fuzz check format build clean
+.PHONY: run test test-compiled bench fairness compile soak fuzz check format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
 run: $(STAMPS)/run
@@ -33,6 +33,11 @@ compile: $(STAMPS)/compiled
 bench: $(STAMPS)/dev
 	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench $(ARGS)
+
+## fairness: how long a client waits beside attackers, in seven minutes (ARGS="--help" for more)
+fairness: $(STAMPS)/dev
+	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
+	$(BIN)/python -m bench.fairness $(ARGS)
 
 ## check: lint, format, types, import directions
 check: $(STAMPS)/dev

@@ -1,0 +1,1 @@
+"""How long a client waits while others attack the server: `make fairness`."""

@@ -1,0 +1,530 @@
+"""
+One cell of the table: a server, an attacker, and a bystander that waits.
+
+Knows processes, cores and files; knows nothing of what an attack is made of, nor of bounds.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench import tools
+from bench.fairness.attacks import Attack
+from bench.fairness.messages import message
+from bench.tools import APP, KEY, LOAD_CORE, SECRET, SERVER_CORE, BenchError
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 5.0
+INTERVAL_US = 5_000
+"""Between two messages of the bystander: a ping and a request, each a hundred times a second."""
+
+FRESH_MS = 200
+"""Between two new connections of the bystander."""
+
+GRACE_S = 20.0
+"""How long answers are waited for when the attack is over."""
+
+ATTACK_START_S = 16.0
+"""In which an attacker must be connected; attack.c gives up by itself a little earlier."""
+
+RECOVERY_TIMEOUT_S = 30.0
+RECOVERED_ANSWERS, RECOVERED_S, RECOVERED_SHARE = 5, 0.02, 0.3
+PROOF_TIMEOUT_S = 5.0
+
+
+@cache
+def program(name: str) -> str:
+    """Compile one of the C programs, once for all cells. Raises BenchError."""
+    return str(tools.build(name))
+
+
+# -- Arithmetic ------------------------------------------------------------------------------------
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the smallest of *values* that *share* of them do not exceed (the nearest rank)."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long the answers of a kind took."""
+
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    count: int
+
+    @classmethod
+    def of(cls, microseconds: Sequence[float]) -> "Times | None":
+        """Sum up *microseconds*; None where there are none."""
+        if not microseconds:
+            return None
+        p50, p99, most = (quantile(microseconds, share) / 1e3 for share in (0.5, 0.99, 1.0))
+        return cls(p50, p99, most, len(microseconds))
+
+
+# -- The server ------------------------------------------------------------------------------------
+
+
+class ServerEnded(BenchError):
+    """The server under attack has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under attack. *bystander* is the address that a harmless client uses."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    bystander: str
+    clients: "Holders | None" = None
+    """Others that have to stay connected."""
+
+    def processor(self) -> "Processor":
+        """Return what it has had of its core. Raises ServerEnded."""
+        if self.process.poll() is not None:
+            raise ServerEnded(f"the server has ended with status {self.process.returncode}")
+        return Processor.of(self.process.pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Seconds since a process began."""
+
+    used_s: float
+    starved_s: float  # it could have run, but others had the core
+
+    @classmethod
+    def of(cls, pid: int) -> "Processor":
+        """Sum up what the threads of a process have had. Raises BenchError."""
+        used = starved = 0
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                times = (task / "schedstat").read_text().split()
+                used += int(times[0])
+                starved += int(times[1])
+        except OSError:
+            raise BenchError(f"the times of process {pid} cannot be read") from None
+        return cls(used / 1e9, starved / 1e9)
+
+
+@contextlib.contextmanager
+def heliograph(
+    flags: Mapping[str, str], folder: Path, *, tls: bool = False, interpreted: bool = False
+) -> Iterator[Server]:
+    """
+    Run Heliograph as a user does: the options are the defaults, but for *flags*.
+
+    With *tls* its port speaks TLS only, and a bystander uses its Unix socket. Raises BenchError.
+    """
+    python, port = tools.python(interpreted=interpreted), tools.free_port()
+    options = {"host": "127.0.0.1", "port": str(port), "log_level": "warning", **flags}
+    options |= {"pusher_app_id": APP, "pusher_app_key": KEY, "pusher_secret": SECRET}
+    bystander = f"127.0.0.1:{port}"
+    if tls:
+        bystander = str(folder / "server.sock")
+        options |= {"unix_socket": bystander, **certificate(folder)}
+    command = [
+        python,
+        "-m",
+        "heliograph",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
+    environ = dict(os.environ)
+    if python != sys.executable:
+        environ.pop("PYTHONPATH", None)  # would have it run the sources
+    with _running(command, folder / "log", port, environ) as process:
+        yield Server(process, port, bystander)
+
+
+@contextlib.contextmanager
+def baseline(folder: Path) -> Iterator[Server]:
+    """Run the plainest server. Raises BenchError."""
+    port = tools.free_port()
+    command = [program("baseline"), str(port), "100"]
+    with _running(command, folder / "log", port, dict(os.environ)) as process:
+        yield Server(process, port, f"127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], log: Path, port: int, environ: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    # A file: a pipe that nobody empties would stop a server that complains a lot.
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environ
+        )
+    try:
+        tools.pin(process.pid, SERVER_CORE)
+        given_up = time.monotonic() + START_TIMEOUT_S
+        while True:
+            if process.poll() is not None or time.monotonic() > given_up:
+                raise BenchError(
+                    f"a server did not start: {log.read_text(errors='replace')[-500:]}"
+                )
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def certificate(folder: Path) -> dict[str, str]:
+    """
+    Make a certificate that signed itself; return the server's options for it. Raises BenchError.
+
+    The key is RSA's: what the server pays for a handshake is most with it.
+    """
+    crt, key = folder / "certificate.pem", folder / "key.pem"
+    if not crt.exists():
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", "/CN=localhost", "-out", str(crt), "-keyout", str(key)]
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise BenchError("openssl cannot make a certificate here") from None
+    return {"ssl_cert": str(crt), "ssl_key": str(key)}
+
+
+def recovered(server: Server) -> bool:
+    """Wait until *server* answers as one with nothing to do; False where it does not in time."""
+    given_up, good = time.monotonic() + RECOVERY_TIMEOUT_S, 0
+    while time.monotonic() < given_up:
+        began, before = time.monotonic(), server.processor()
+        answered = _is_up(server.bystander)
+        took = time.monotonic() - began
+        time.sleep(0.05)
+        share = (server.processor().used_s - before.used_s) / (time.monotonic() - began)
+        good = good + 1 if answered and took < RECOVERED_S and share < RECOVERED_SHARE else 0
+        if good == RECOVERED_ANSWERS:
+            return True
+    return False
+
+
+def _is_up(address: str) -> bool:
+    try:
+        with dial(address, 1.0) as connection:
+            connection.sendall(b"GET /up HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return connection.recv(1024).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def dial(address: str, timeout_s: float) -> socket.socket:
+    """Connect to HOST:PORT, or to a Unix socket. Raises OSError."""
+    if not address.startswith("/"):
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host, int(port)), timeout_s)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+# -- The bystander ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What a bystander found: microseconds of each answer, in the order of the messages."""
+
+    ping: Sequence[float]
+    up: Sequence[float]
+    fresh: Sequence[float]  # `GET /up` over a connection of its own, from connect() on
+    unanswered: int
+    fresh_failed: int
+    late: float  # microseconds by which it was itself late, at most
+    closed: str  # why it lost a connection; empty where it lost none
+
+
+class Bystander:
+    """
+    A client that does no harm, in a process of its own: see bystander.c.
+
+    As a context manager it connects; it measures from `begin` to `end`.
+    """
+
+    def __init__(self, server: Server, *, websocket: bool = True, grace_s: float = GRACE_S) -> None:
+        self._grace_s = grace_s
+        self._command = [
+            program("bystander"),
+            *(f"address={server.bystander}", f"key={KEY}", f"websocket={int(websocket)}"),
+            *(f"interval={INTERVAL_US}", f"fresh={FRESH_MS}", f"grace={grace_s}"),
+        ]
+        self._process: subprocess.Popen[str]
+        self.prior = False
+        """Whether it has priority over the attacker that is on the same core."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        tools.pin(self._process.pid, LOAD_CORE)
+        with contextlib.suppress(PermissionError):
+            priority = os.sched_param(1)
+            os.sched_setscheduler(self._process.pid, os.SCHED_FIFO, priority)
+            self.prior = True
+        if self._process.stdout is None or not self._process.stdout.readline():
+            _, said = self._process.communicate()
+            raise BenchError(f"the bystander did not connect: {said.strip()}")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+    def begin(self) -> None:
+        """Have it measure from now on."""
+        if self._process.stdin is None:
+            raise AssertionError("it was started with a pipe")
+        self._process.stdin.write("begin\n")
+        self._process.stdin.flush()
+
+    def end(self) -> Waits:
+        """Return what it found, once all is answered or given up. Raises BenchError."""
+        try:
+            printed, said = self._process.communicate("end\n", self._grace_s + 10)
+        except subprocess.TimeoutExpired:
+            raise BenchError("the bystander did not end") from None
+        if self._process.returncode:
+            raise BenchError(f"the bystander failed: {said.strip()}")
+        return Waits(**json.loads(printed))
+
+
+# -- The attacker ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attacked:
+    """What an attacker did: see report() in attack.c."""
+
+    seconds: float
+    attacked: float  # seconds since the first of its connections was ready
+    waited: float  # of those, how many it had nothing to do
+    cpu: float
+    connections: int  # the most that were ready at a time
+    opened: int
+    refused: int
+    cut_off: int
+    sent: int
+    received: int
+    unread: int  # of what was sent, what the server had not read at the end
+    rounds: int
+
+    def rate(self, attack: Attack) -> float:
+        """Return how many units a second the server read."""
+        if not self.attacked:
+            return 0.0
+        if attack.mode == "return":
+            return self.rounds / self.attacked
+        block, units = attack.block()
+        return self.read / self.attacked * units / len(block)
+
+    @property
+    def read(self) -> int:
+        """Bytes that the server has read."""
+        return max(0, self.sent - self.unread)
+
+
+def attack_command(
+    attack: Attack, port: int, folder: Path, options: Mapping[str, Any]
+) -> list[str]:
+    """Return the command line of attack.c for *attack*, whose bytes are put into *folder*."""
+    block = folder / "block"
+    block.write_bytes(attack.block()[0])
+    named: dict[str, Any] = {
+        "port": port,
+        "block": block,
+        "mode": attack.mode,
+        "greeting": attack.greeting,
+        "answer": attack.answer,
+        "read": int(attack.read),
+        "together": int(attack.together),
+        "numbered": int(attack.numbered),
+        "pause": attack.pause_us,
+    }
+    if attack.opening:
+        named["opening"] = folder / "opening"
+        named["opening"].write_bytes(attack.opening)
+    named |= options
+    return [program("attack"), *(f"{name}={value}" for name, value in named.items())]
+
+
+def run_attack(attack: Attack, server: Server, connections: int, seconds: float) -> Attacked:
+    """Attack *server* from the load's core, and return when that is over. Raises BenchError."""
+    with tempfile.TemporaryDirectory(prefix="fairness-") as name:
+        folder = Path(name)
+        options = {"connections": connections, "seconds": seconds}
+        command = attack_command(attack, server.port, folder, options)
+        if attack.encrypted:
+            command = [sys.executable, "-m", "bench.fairness.tls_flood"]
+            command += [str(server.port), str(connections), str(seconds), str(folder / "block")]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        tools.pin(process.pid, LOAD_CORE)
+        try:
+            printed, said = process.communicate(timeout=seconds + 2 * ATTACK_START_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise BenchError("the attacker did not end") from None
+    if process.returncode:
+        raise BenchError(f"the attacker failed: {said.strip()[-300:]}")
+    return Attacked(**json.loads(printed))
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Clients that keep channels occupied, in a process of their own."""
+
+    process: subprocess.Popen[str]
+
+    def ended(self) -> str:
+        """Return why they are connected no more; empty where they are."""
+        if self.process.poll() is None:
+            return ""
+        said = self.process.stderr.read() if self.process.stderr is not None else ""
+        return f"the clients that occupy channels have ended: {said.strip()}"
+
+
+@contextlib.contextmanager
+def holding(attack: Attack, server: Server, connections: int) -> Iterator[Holders]:
+    """Have clients connected that do what *attack* says once, and stay. Raises BenchError."""
+    with tempfile.TemporaryDirectory(prefix="fairness-") as name:
+        folder = Path(name)
+        alive = folder / "alive"
+        alive.write_bytes(message("pusher:ping"))
+        options = {"connections": connections, "mode": "hold", "alive": alive}
+        process = subprocess.Popen(
+            attack_command(attack, server.port, folder, options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        tools.pin(process.pid, LOAD_CORE)
+        try:
+            if process.stdout is None or not process.stdout.readline():
+                process.wait()
+                raise BenchError(Holders(process).ended())
+            yield Holders(process)
+        finally:
+            process.communicate()
+
+
+def prove(attack: Attack, server: Server) -> None:
+    """Insist that the server answers the first unit as it should. Raises BenchError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = stack.enter_context(dial(f"127.0.0.1:{server.port}", PROOF_TIMEOUT_S))
+            if attack.encrypted:
+                connection = stack.enter_context(_unverified().wrap_socket(connection))
+            connection.sendall(attack.opening)
+            _await(connection, attack.greeting.encode())
+            connection.sendall(attack.units[0])
+            _await(connection, attack.proof)
+        except OSError as error:
+            raise BenchError(f"the server does not take part in the attack: {error}") from None
+
+
+def _await(connection: socket.socket, text: bytes) -> None:
+    received = bytearray()
+    with contextlib.suppress(TimeoutError):
+        while text not in received and (part := connection.recv(1 << 16)):
+            received += part
+    if text not in received:
+        raise BenchError(f"the server answers the attack with {bytes(received[:200])!r}")
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+# -- A cell ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What one attack did to a bystander."""
+
+    waits: Waits
+    attacked: Attacked | None
+    busy: float  # the share of its core that the server used
+    starved: float  # the share of the time in which it could not run, as others had its core
+    prior: bool
+    disturbed: str = ""  # why this was not the attack that it should have been
+    ping: Times | None = field(init=False)
+    up: Times | None = field(init=False)
+    fresh: Times | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("ping", "up", "fresh"):
+            object.__setattr__(self, name, Times.of(getattr(self.waits, name)))
+
+
+def measure(
+    server: Server,
+    attack: Attack | None,
+    connections: int,
+    seconds: float,
+    *,
+    websocket: bool = True,
+) -> Cell:
+    """Let a bystander wait beside *attack*, or beside nothing. Raises BenchError."""
+    with Bystander(server, websocket=websocket) as bystander:
+        bystander.begin()
+        began, before = time.monotonic(), server.processor()
+        attacked = None
+        if attack is None:
+            time.sleep(seconds)
+        else:
+            attacked = run_attack(attack, server, connections, seconds)
+        took, after = time.monotonic() - began, server.processor()
+        return Cell(
+            waits=bystander.end(),
+            attacked=attacked,
+            busy=(after.used_s - before.used_s) / took,
+            starved=(after.starved_s - before.starved_s) / took,
+            prior=bystander.prior,
+            disturbed=server.clients.ended() if server.clients is not None else "",
+        )
