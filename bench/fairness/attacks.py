@@ -324,5 +324,6 @@ KINDS: Mapping[str, Kind] = {
     "leaving": Kind(
         title="clients with thousands of subscriptions that disconnect and come back",
         attack=leaving,
+        flags={"max_subscriptions": str(MOST_CHANNELS_EACH)},
     ),
 }
