@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_without_a_compiler_there_are_no_ratios(tmp_path: Path) -> None:
     assert "without a C compiler" in done.stderr
     rows = json.loads(found.read_text())["rows"]
     assert [(bool(row["server"]), row["ratio"]) for row in rows] == [(True, None)] * 2, done.stderr
+
+
+def test_a_benchmark_that_is_ended_ends_its_servers() -> None:
+    command = [sys.executable, "-m", "bench", "--quick", "--interpreted", "--only"]
+    command += ["posts-1,fan-out-1,fan-out-4,fan-out-128,fan-out-channels,posts-32"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("posts-1")  # the others are to come
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
+        process.communicate(timeout=60)
+    assert len(listed) >= 2  # baseline and server; the load ends with its connections
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not [child for child in listed if Path("/proc", child).exists()]
 
 
 def test_another_server_is_measured_by_its_address() -> None:
