@@ -24,6 +24,7 @@ TOLERANCE_S = 1.5
 """For the timer wheel, which looks four times a second, and for a machine that is busy."""
 
 TRICKLE_S = 0.05
+PATH = b"/apps/3/events"
 BODY = b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
 CHUNKED = b"POST /apps/3/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n"
 PROXY = b"".join(header(OF_V4))
@@ -106,10 +107,15 @@ async def test_a_request_that_does_not_end_has_a_deadline(
         trickled = b"GET /a-path-that-is-longer-than-the-deadline"
     async with serving(request_timeout=TIMEOUT_S) as rig:
         async with connected(rig) as sock:
-            words = await last_words(sock, at_once, trickled)
+            words = await last_words(sock, signed(rig, at_once), trickled)
         assert words[: len(answer)] == answer
         assert bool(words) == bool(answer)
         await nobody_is_left(rig)
+
+
+def signed(rig: Rig, request: bytes) -> bytes:
+    """Sign *request*, for only then is its body waited for."""
+    return request.replace(PATH, rig.signed("POST", PATH.decode(), b"x").encode())
 
 
 async def nobody_is_left(rig: Rig) -> None:
@@ -203,7 +209,7 @@ async def test_a_request_through_tls_that_does_not_end_has_a_deadline(
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", rig.server.port, ssl=pair.trusting(), server_hostname="localhost"
         )
-        writer.write(at_once)
+        writer.write(signed(rig, at_once))
 
         async def trickle() -> None:
             for byte in trickled:

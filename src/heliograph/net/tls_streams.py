@@ -135,7 +135,7 @@ class TlsStream:
                     self._end()
                     return
                 self._receiver.data_received(data)
-            if self._clock() >= end:
+            if self._clock() >= end and not self._paused:
                 self._put_off()
                 return
         if self._paused and not self._shut:
@@ -161,10 +161,11 @@ class TlsStream:
 
     def _go_on(self) -> None:
         self._queued = False
-        if self._paused or self._closing or self._shut:
+        if self._paused or self._closing:
             return
         self.stream.resume_reading()
-        self._take()
+        if not self._shut:
+            self._take()
 
     def _end(self) -> None:
         """The peer said that it sends no more."""
