@@ -343,5 +343,5 @@ def _context(ticked: Ticked) -> Context:
         ),
         now=loop.time,
         dates=FixedDates(),
-        room=Room(sys.maxsize),
+        room=Room(sys.maxsize, loop.call_later),
     )

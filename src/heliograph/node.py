@@ -334,6 +334,7 @@ class Node:
         self._failures = Summary(logger, logging.INFO, timing.later)
         self.refusals = Summary(logger, logging.INFO, timing.later)
         self.outages = Summary(logger, logging.WARNING, timing.later)
+        self.faults = Summary(logger, logging.ERROR, timing.later)
         self._random_bits = random_bits
         self._new_tenant = partial(
             Tenant,

@@ -40,6 +40,7 @@ from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
+from heliograph.summary import Summary, place_of
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
 
@@ -163,7 +164,7 @@ class Server:
                 max_body_bytes=config.max_request_body_bytes,
             ),
             now=loop.time,
-            room=Room(raise_descriptor_limit()),
+            room=Room(raise_descriptor_limit(), loop.call_later),
         )
         with contextlib.ExitStack() as bound:
             if self._poller is not None:
@@ -416,6 +417,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     notifier = systemd.Notifier(os.environ)
     server = Server(config, passed=systemd.inherited(os.environ))
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_summed_up(loop))
     stopping: asyncio.Future[int] = loop.create_future()
 
     def signalled(number: int) -> None:
@@ -444,6 +446,20 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logger.info("stopped")
     return 0
+
+
+def _summed_up(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
+    """Return a handler of *loop*'s exceptions: as usual, but each fault once, and then in sums."""
+    faults = Summary(logger, logging.ERROR, loop.call_later)
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        subject, error = str(context.get("message")), context.get("exception")
+        if isinstance(error, BaseException):
+            subject = f"a fault in the loop ({place_of(error)})"
+        if faults.first(subject, "the same fault"):
+            loop.default_exception_handler(context)
+
+    return handle
 
 
 def _ignore() -> None:

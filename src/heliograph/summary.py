@@ -7,6 +7,7 @@ can cause any number of times fills no disk, and still an operator finds it.
 
 import logging
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 WINDOW_S = 60.0
@@ -35,14 +36,24 @@ class Summary:
 
     def note(self, subject: str, reason: str) -> None:
         """Say that *reason* happened to *subject*, now or in a sum."""
+        if self.first(subject, reason):
+            self._logger.log(self._level, "%s: %s", subject, reason)
+
+    def fault(self, subject: str, error: BaseException) -> None:
+        """Say that *error*, a fault of ours, was met: with its traceback, or in a sum."""
+        if self.first(f"{subject} ({place_of(error)})", "the same fault"):
+            self._logger.log(self._level, "%s", subject, exc_info=error)
+
+    def first(self, subject: str, reason: str) -> bool:
+        """Return whether the caller is to say at once what happened; otherwise it is in a sum."""
         counts = self._counts.get(subject)
         if counts is None:
-            self._logger.log(self._level, "%s: %s", subject, reason)
             self._begin(subject)
-            return
+            return True
         if reason not in counts and len(counts) >= MAX_REASONS:
             reason = OTHERS
         counts[reason] = counts.get(reason, 0) + 1
+        return False
 
     def _begin(self, subject: str) -> None:
         self._counts[subject] = {}
@@ -55,3 +66,14 @@ class Summary:
         reasons = ", ".join(f"{count} times {reason}" for reason, count in counts.items())
         self._logger.log(self._level, "%s: in the last minute, %s", subject, reasons)
         self._begin(subject)
+
+
+def place_of(error: BaseException) -> str:
+    """Return what is the same of all errors that are one fault, whatever a client sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    file = PurePath(trace.tb_frame.f_code.co_filename).name
+    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"

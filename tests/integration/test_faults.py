@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from heliograph.net.clock import RESOLUTION_S, Wheel
+from heliograph.server import _summed_up
 from tests.integration.rig import PATIENCE_S, serving
 
 
@@ -25,6 +26,41 @@ async def test_a_fault_in_a_flush_does_not_end_all_deliveries(caplog: Any) -> No
             await rig.publish("n", channel)
             await client.expect(f'{{"event":"n","channel":"{channel}","data":"{{}}"}}')
     assert "a fault in a protocol" in caplog.text
+
+
+@pytest.mark.interpreted
+async def test_a_fault_that_a_client_can_cause_fills_no_log(
+    caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as rig:
+
+        def broken(*_arguments: Any, **_options: Any) -> None:
+            raise ValueError("broken")
+
+        monkeypatch.setattr(rig.server.node, "tenant_of_key", broken)
+        for _ in range(20):
+            assert (await rig.request("GET", "/channels")).status == 500
+    assert caplog.text.count("Traceback") == 1
+
+
+@pytest.mark.reports_faults
+async def test_a_fault_that_the_loop_reports_again_and_again_fills_no_log(caplog: Any) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_summed_up(loop))
+    reported = asyncio.Event()
+
+    def broken(last: bool) -> None:
+        if last:
+            loop.call_soon(reported.set)
+        raise ValueError("broken")
+
+    for number in range(20):
+        loop.call_soon(broken, number == 19)
+    await reported.wait()
+    loop.call_exception_handler({"message": "another"})
+    assert caplog.text.count("Traceback") == 1
+    assert "another" in caplog.text
+    loop.set_exception_handler(None)
 
 
 class Broken:

@@ -1,6 +1,7 @@
 """What the log says, to people and to machines."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -248,3 +249,58 @@ async def test_a_clients_mistakes_are_in_no_log_but_the_one_for_debugging(
         assert [level for level, text in said(caplog) if "Unsupported event" in text] == (
             ["DEBUG"] if debug else []
         )
+
+
+TIMES = 25
+
+HANDSHAKE = (
+    b"GET /app/%b?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+TO_US = HANDSHAKE % KEY.encode()
+
+
+def masked_text(message: str) -> bytes:
+    """A client's frame with *message*, masked with nothing."""
+    text = message.encode()
+    return b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text
+
+
+GOODBYE = b"\x88\x80" + bytes(4)
+SUBSCRIBE = '{"event":"pusher:subscribe","data":{"channel":"private-%s","auth":"%s:beef"}}'
+ATTACKS = {
+    "no such app": HANDSHAKE % b"nobody",
+    "no such path": HANDSHAKE.replace(b"/app/", b"/application/") % b"x",
+    "no key of a handshake": TO_US.replace(b"Sec-WebSocket-Key", b"X"),
+    "no HTTP": b"\x16\x03\x01" * 20 + b"\r\n\r\n",
+    "no mask": TO_US + b"\x81\x01x",
+    "reserved bits": TO_US + b"\xf1\x80",
+    "binary": TO_US + b"\x82\x80" + bytes(4),
+    "no UTF-8": TO_US + b"\x81\x81" + bytes(4) + b"\xff",
+    "too long": TO_US + b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4),
+    "too many": TO_US + masked_text("{}" + " " * 200) * 200,
+    "no JSON": TO_US + masked_text("{" * 200),
+    "wrong signature": TO_US + masked_text(SUBSCRIBE % ("x" * 100, KEY)),
+    "unknown key": TO_US + masked_text(SUBSCRIBE % ("x" * 100, "nobody")),
+    "request without a signature": b"GET /apps/3/channels HTTP/1.1\r\nHost: x\r\n"
+    b"Connection: close\r\n\r\n",
+    "request of a stranger": b"GET /apps/3/channels?auth_key=x HTTP/1.1\r\nHost: x\r\n"
+    b"Connection: close\r\n\r\n",
+    "head too long": b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20_000,
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_no_stranger_fills_the_log(attack: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(max_messages_per_second=5) as rig:
+        before = len(caplog.records)
+        for _ in range(TIMES):
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+            writer.write(ATTACKS[attack] + GOODBYE)
+            writer.write_eof()
+            with contextlib.suppress(ConnectionResetError):
+                async with asyncio.timeout(PATIENCE_S):
+                    assert await reader.read()
+            writer.close()
+        assert len(caplog.records) - before <= 2

@@ -991,7 +991,8 @@ async def listening(
         board.peers.append(peer)
         return peer
 
-    listener = Listener([Place(bound)], make, Room(1 << 20), poller=board.poller)
+    room = Room(1 << 20, asyncio.get_running_loop().call_later)
+    listener = Listener([Place(bound)], make, room, poller=board.poller)
     await listener.begin()
     try:
         yield arrived, come

@@ -167,12 +167,12 @@ def test_where_all_have_begun_a_request_there_is_no_room(few: Unnamed) -> None:
 
 def asked_of(room: Room) -> list[int]:
     asked: list[int] = []
-    room.attend(asked.append, lambda *_: None)
+    room.attend(asked.append)
     return asked
 
 
 def test_relief_is_asked_for_before_there_is_no_room() -> None:
-    room = Room(10_000 + RESERVED)
+    room = Room(10_000 + RESERVED, later=lambda *_: None)
     asked = asked_of(room)
     for given in (5, 10_000 - SHORT - 1, 10_000 - SHORT, 10_000 - SHORT + 9, 9_999):
         assert not room.full(given)
@@ -180,7 +180,7 @@ def test_relief_is_asked_for_before_there_is_no_room() -> None:
 
 
 def test_of_few_descriptors_an_eighth_is_kept_free() -> None:
-    room = Room(80 + RESERVED)
+    room = Room(80 + RESERVED, later=lambda *_: None)
     asked = asked_of(room)
     for given in (69, 70, 79):
         assert not room.full(given)
@@ -191,7 +191,7 @@ def test_it_is_asked_for_while_nobody_is_accepted(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.WARNING)
     used = os.dup(0)
     os.close(used)
-    room = Room(used + RESERVED // 2)  # half the reserve is taken already
+    room = Room(used + RESERVED // 2, later=lambda *_: None)  # half the reserve is taken already
     asked = asked_of(room)
     assert not room.brimming()
     assert room.full()

@@ -75,6 +75,39 @@ def test_what_goes_on_is_said_every_minute_and_what_ended_is_forgotten(
     assert caplog.messages[4:] == ["a: wrong"]
 
 
+def raised(text: str, *, elsewhere: bool = False) -> Exception:
+    try:
+        if elsewhere:
+            int(text)
+        float(text)
+    except ValueError as error:
+        return error
+    raise AssertionError("no test wants a number")
+
+
+def test_a_fault_shows_where_it_is_and_after_that_how_often(
+    summary: Summary, minutes: Minutes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a client sent is in the text of an error, so that does not tell faults apart."""
+    for number in range(1000):
+        summary.fault("a request failed", raised(f"broken {number}"))
+    summary.fault("a request failed", raised("broken", elsewhere=True))
+    assert caplog.messages == ["a request failed"] * 2
+    assert caplog.text.count("Traceback") == 2
+    minutes.pass_one()
+    (line,) = caplog.messages[2:]
+    assert line.startswith("a request failed (ValueError at test_summary.py:")
+    assert line.endswith("): in the last minute, 999 times the same fault")
+
+
+def test_a_fault_that_was_never_raised_has_only_its_kind(
+    summary: Summary, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        summary.fault("a request failed", ValueError("x"))
+    assert caplog.messages == ["a request failed"]
+
+
 def test_any_number_of_reasons_is_one_line_of_a_length_that_is_known(
     summary: Summary, minutes: Minutes, caplog: pytest.LogCaptureFixture
 ) -> None:

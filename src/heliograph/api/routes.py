@@ -4,7 +4,6 @@ Which path is answered by what.
 Knows paths, methods and how errors become answers; knows nothing of the endpoints' meaning.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TypeAlias
@@ -21,8 +20,6 @@ from heliograph.node import ENGINE_AWAY, Node, Tenant
 from heliograph.protocols.pusher import endpoint
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request
-
-logger = logging.getLogger(__name__)
 
 Endpoint: TypeAlias = Callable[[ApiRequest], Reply[Response]]
 Page: TypeAlias = Callable[[], Response]
@@ -194,7 +191,7 @@ class Routes:
         if isinstance(error, EngineError):
             self._node.outages.note(ENGINE_AWAY, f"a request was refused with 503 ({error})")
             return text(503, "The server cannot do this right now, try again later")
-        logger.error("a request failed", exc_info=error)
+        self._node.faults.fault("a request failed", error)
         return text(500, "Internal server error")
 
 

@@ -118,7 +118,7 @@ class Context:
             config.max_connections_per_ip, config.trusted_proxies, self.loop.call_later
         )
         self.idle = IdleConnections(self.http_connections, self.loop, self.now)
-        self.room.attend(self.idle.close_soon, self.loop.call_later)
+        self.room.attend(self.idle.close_soon)
         self.unnamed = Unnamed(lambda: self.room.capacity)
 
     @property

@@ -123,6 +123,9 @@ class Listener:
             for task in unfinished:
                 task.cancel()
 
+    def _cannot_accept(self, error: OSError) -> None:
+        self._strangers.note("cannot accept connections", error.strerror or str(error))
+
     # -- By the poller, or by the loop ---------------------------------------------------
 
     async def _open(self) -> None:
@@ -168,7 +171,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:  # that one did not wait
-                    logger.warning("cannot accept connections: %s", error.strerror)
+                    self._cannot_accept(error)
                     self._pause_soon()
                     return
             else:
@@ -238,7 +241,7 @@ class Listener:
                     await self._open()
                     break
                 except OSError as error:
-                    logger.warning("cannot accept connections: %s", error.strerror)
+                    self._cannot_accept(error)
                     await self._close()
         self._pausing = None
 
@@ -269,7 +272,7 @@ class Listener:
                 connection, peer = await asyncio.get_running_loop().sock_accept(place.socket)
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:  # that one did not wait
-                    logger.warning("cannot accept connections: %s", error.strerror)
+                    self._cannot_accept(error)
                     await asyncio.sleep(FULL_PAUSE_S)
             else:
                 self._welcome(connection, place, peer)

@@ -29,28 +29,22 @@ MOST_DESCRIPTORS = 1 << 20
 
 class Room:
     """
-    The descriptors that one process may have: *limit*.
+    The descriptors that one process may have: *limit*. *later* calls a function after a delay.
 
     Beyond `capacity` clients are told to come back later; half a reserve further nobody should
     be accepted at all, or the last descriptor would be gone and whoever comes dropped unheard.
-
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, later: Callable[..., object]) -> None:
         self.capacity = limit - RESERVED
         self._relief: Callable[[int], object] | None = None
-        self._summary: Summary | None = None
+        self._summary = Summary(logger, logging.WARNING, later)
         self._was_full = False
         self._probe = -1
 
-    def attend(self, relief: Callable[[int], object], later: Callable[..., object]) -> None:
-        """
-        From now on ask *relief* for descriptors before there are none, as many as have run short.
-
-        *later* calls a function after a delay; with it, the log has a sum a minute.
-        """
+    def attend(self, relief: Callable[[int], object]) -> None:
+        """From now on ask *relief* for descriptors before there are none: how many run short."""
         self._relief = relief
-        self._summary = Summary(logger, logging.WARNING, later)
 
     def full(self, given: int | None = None) -> bool:
         """
@@ -89,10 +83,7 @@ class Room:
 
     def _note(self) -> None:
         reason = f"all {self.capacity} files for clients are open, new ones get 4100"
-        if self._summary is None:
-            logger.warning("over capacity: %s", reason)
-        else:
-            self._summary.note("over capacity", reason)
+        self._summary.note("over capacity", reason)
 
     def _relieve(self, used: int) -> None:
         short = used - (self.capacity - min(SHORT, self.capacity // 8))

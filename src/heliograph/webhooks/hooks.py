@@ -15,6 +15,7 @@ from typing import Protocol
 
 from heliograph.apps import App, Webhook
 from heliograph.hub.event import Event, Happening
+from heliograph.summary import Summary
 from heliograph.webhooks import payload
 from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of
 from heliograph.webhooks.rows import Kept
@@ -219,6 +220,7 @@ class Webhooks:
     async def start(self) -> None:
         """Take up what was kept, and begin to send. Raises ConfigError."""
         self._loop = asyncio.get_running_loop()
+        self._faults = Summary(logger, logging.ERROR, self._loop.call_later)
         kept = await self._store.open(self._on_kept, self._tell_all)
         now = self._monotonic()
         self._take_up_beliefs(kept, now)
@@ -351,8 +353,8 @@ class Webhooks:
             return
         try:
             self._take(audience, happening)
-        except Exception:  # whoever caused this is a client, who must not suffer from it
-            logger.exception("app %s: a webhook could not be recorded", app_id)
+        except Exception as error:  # noqa: BLE001 - a client caused it, and must not suffer from it
+            self._faults.fault(f"app {app_id}: a webhook could not be recorded", error)
 
     def _take(self, audience: _Audience, happening: Happening) -> None:
         if isinstance(happening, Event) and happening.cached:
