@@ -9,11 +9,26 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class TextFormatter(logging.Formatter):
+MAX_EXCEPTION = 10_000
+"""Characters of an exception with its traceback: its text may be of what a client sent."""
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Return an exception with its traceback: of a long one, the beginning and the end."""
+        text = super().formatException(ei)
+        if len(text) <= MAX_EXCEPTION:
+            return text
+        half = MAX_EXCEPTION // 2
+        return f"{text[:half]}\n({len(text) - 2 * half} characters)\n{text[-half:]}"
+
+
+class TextFormatter(_Formatter):
     """A line of time, level and message; the exception below it, where there is one."""
 
     def __init__(self) -> None:
@@ -28,7 +43,7 @@ def _escape(character: re.Match[str]) -> str:
     return character[0].encode("unicode_escape").decode()
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Formatter):
     """One object a line: time (UTC), level, logger, message; the exception where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:

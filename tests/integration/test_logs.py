@@ -304,3 +304,18 @@ async def test_no_stranger_fills_the_log(attack: str, caplog: pytest.LogCaptureF
                     assert await reader.read()
             writer.close()
         assert len(caplog.records) - before <= 2
+
+
+@pytest.mark.parametrize("style", [logs.TextFormatter, logs.JsonFormatter])
+def test_an_exception_is_no_longer_than_its_traceback_needs(style: type[logging.Formatter]) -> None:
+    nothing: dict[str, int] = {}
+    try:
+        nothing["x" * 1_000_000]
+    except KeyError as error:
+        caught = error
+    one = logging.LogRecord("x", logging.ERROR, "x", 1, "broken", (), None)
+    one.exc_info = (KeyError, caught, caught.__traceback__)
+    line = style().format(one)
+    assert len(line) < logs.MAX_EXCEPTION + 1000
+    assert "Traceback" in line
+    assert "test_logs.py" in line

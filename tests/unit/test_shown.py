@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heliograph.protocols.pusher import refusals
 from heliograph.protocols.pusher.messages import error_message
-from heliograph.protocols.pusher.shown import HIDDEN, MAX_SHOWN, shown
+from heliograph.protocols.pusher.shown import HIDDEN, MAX_SEARCHED, MAX_SHOWN, plain, shown
 
 SIGNATURE = "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"
 
@@ -107,3 +107,18 @@ def test_whatever_is_around_it_a_secret_is_not_shown(around: Any, name: str, bes
 @given(st.binary())
 def test_nothing_makes_it_fail(message: bytes) -> None:
     shown(message)
+
+
+@pytest.mark.parametrize("part", ["digest of ", "f" * 31 + " ", "f", "Invalid key in", "x:"])
+def test_a_long_text_is_searched_no_further_than_it_is_shown(part: str) -> None:
+    """Searching all of "digest of digest of ..." took a second, for every client to wait."""
+    text = part * (130_000 // len(part))
+    assert len(plain(text)) <= MAX_SEARCHED + 3
+    assert len(shown(json.dumps({"event": text}).encode())) <= MAX_SHOWN + 30
+
+
+@given(st.integers(MAX_SEARCHED - 70, MAX_SEARCHED + 10))
+def test_a_digest_at_the_cut_is_no_more_found_in_the_log_than_any_other(before: int) -> None:
+    digest = "0123456789abcdef" * 4
+    seen = plain("-" * before + digest + "-" * 1000)
+    assert digest[:8] not in seen

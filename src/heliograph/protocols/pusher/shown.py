@@ -7,12 +7,16 @@ cannot be read as JSON is not shown at all: nobody knows what is in it.
 
 import json
 import re
+from string import hexdigits
 from typing import Any
 
 HIDDEN = "(hidden)"
 
 MAX_SHOWN = 1000
 """Characters of a message that are shown."""
+
+MAX_SEARCHED = 2 * MAX_SHOWN
+"""Characters of a text in which secrets are searched for, which takes their square of time."""
 
 _OF_USERS = frozenset(("user_info", "hash"))
 _SIGNED = frozenset(("channel_data", "user_data"))
@@ -75,5 +79,8 @@ def _nested(text: str) -> Any:
 
 
 def plain(text: str) -> str:
-    """Return what a log may show of a text that is no JSON."""
+    """Return what a log may show of a text that is no JSON: of a long one, the beginning."""
+    if len(text) > MAX_SEARCHED:
+        # What is left of a digest at the cut would be too short to be found.
+        text = text[:MAX_SEARCHED].rstrip(hexdigits) + "..."
     return _DIGEST.sub(HIDDEN, _ECHO.sub(rf"\1... {HIDDEN}", text))
