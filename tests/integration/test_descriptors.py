@@ -183,12 +183,12 @@ def test_idle_http_connections_make_room_for_clients() -> None:
     options, every client that comes is let in, and those idle for longest are closed for it.
     """
     with Confined() as server, ExitStack() as stack:
-        first = keep(server, stack)
-        silent = [come(server, stack) for _ in range(40)]
-        idle = [keep(server, stack) for _ in range(60)]
         begun = [come(server, stack) for _ in range(10)]
         for one in begun:
             one.sendall(HEALTH[:-2])
+        first = keep(server, stack)
+        silent = [come(server, stack) for _ in range(40)]
+        idle = [keep(server, stack) for _ in range(60)]
         time.sleep(1.5)  # what has been silent for less is not idle
         first.sendall(HEALTH)
         assert first.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")

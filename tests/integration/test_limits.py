@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import unix_connect
 
+from heliograph.api.response import Response, text
 from heliograph.api.routes import Routes
 from heliograph.net import descriptors, listener
 from heliograph.net.addresses import MOST_OVER_EACH
 from heliograph.net.http import HttpConnection
+from heliograph.reply import Later
+from heliograph.wire.http import Request
 from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
 from tests.integration.test_http import HEALTH, UPGRADE, Wire, wire
 from tests.unit.test_addresses import counts
@@ -323,6 +326,56 @@ async def test_where_the_event_loop_accepts_connections_count_too(
         await stack.aclose()
         await until_left(rig, 0)
         assert await until_nobody_is_counted(rig)
+
+
+class Slow:
+    """Answers its requests when the test does."""
+
+    def __init__(self) -> None:
+        self.owed: list[Later[Response]] = []
+
+    def handle(self, _request: Request) -> Later[Response]:
+        self.owed.append(Later())
+        return self.owed[-1]
+
+
+async def test_a_connection_is_idle_only_while_nothing_is_under_way() -> None:
+    """Not within a request, nor while its answer is awaited, nor while the client must read it."""
+    async with serving() as rig, AsyncExitStack() as stack:
+        context, slow = rig.server.context, Slow()
+        made: list[HttpConnection] = []
+
+        def make() -> Any:
+            made.append(HttpConnection(context, slow, websockets=True))
+            return made[-1]
+
+        server = await context.loop.create_server(make, "127.0.0.1", 0)
+        stack.callback(server.close)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        await until(lambda: bool(made and context.http_connections))
+        (connection,) = made
+        stack.callback(connection.drop)
+        assert connection.silent
+        assert connection.idle_since() is not None
+        writer.write(HEALTH[:-2])
+        await until(lambda: not connection.silent)
+        assert connection.idle_since() is None
+        writer.write(HEALTH[-2:])
+        await until(lambda: bool(slow.owed))
+        assert connection.idle_since() is None
+        slow.owed.pop().resolve(text(200, "x"))
+        assert b"200 OK" in await reader.readuntil(b"x\n")
+        assert connection.idle_since() is not None
+        writer.write(HEALTH)
+        await until(lambda: bool(slow.owed))
+        slow.owed.pop().resolve(text(200, "x" * (1 << 24)))
+        assert connection.idle_since() is None
+        connection.drop()
+        connection.drop()
+        await until(lambda: connection not in context.http_connections)
+        assert connection.idle_since() is None
 
 
 # -- Messages of a client ------------------------------------------------------------------

@@ -123,7 +123,7 @@ class HttpConnection:
         crowded: bool = False,
     ) -> None:
         self.due = 0
-        self._crowded = crowded or (origin is not None and origin.over)
+        self._crowded = crowded
         self.origin = origin
         self._context = context
         self._handler = handler
