@@ -223,12 +223,19 @@ async def test_the_http_connections_of_a_proxy_are_its_own_and_have_no_limit() -
         assert counts(rig.server.context.addresses)["198.51.100.7"] == 1
 
 
-async def test_a_client_far_over_its_limit_gets_no_answer_behind_a_proxy_either() -> None:
+@pytest.mark.parametrize("app_key", [KEY, "none"])
+async def test_a_client_far_over_its_limit_gets_no_answer_behind_a_proxy_either(
+    app_key: str,
+) -> None:
+    """Nor where each of its connections is refused for another reason, and stays to be closed."""
     async with (
         serving(max_connections_per_ip=1, trusted_proxies="127.0.0.1") as rig,
         AsyncExitStack() as stack,
     ):
-        ask = UPGRADE[:-2] + b"X-Forwarded-For: 198.51.100.7\r\n\r\n"
+        ask = (
+            UPGRADE[:-2].replace(KEY.encode(), app_key.encode())
+            + b"X-Forwarded-For: 198.51.100.7\r\n\r\n"
+        )
         answers = []
         for _ in range(MOST_OVER_EACH + 5):
             one = await stack.enter_async_context(wire(rig))

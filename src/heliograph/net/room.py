@@ -54,7 +54,8 @@ class Room:
         is room, nobody else need be asked.
         """
         if given is not None and given < self.capacity and not self._was_full:
-            self._relieve(given)
+            if given >= self.capacity - SHORT:
+                self._relieve(given)
             return False
         used = self._used()
         self._relieve(used)

@@ -349,25 +349,23 @@ class WebSocketConnection:
 
     def _admit(self, handshake: Handshake, *, crowded: bool) -> None:
         """Raise ClientError for whom no app need be asked to refuse."""
-        context = self._context
+        context, origin = self._context, self._origin
+        if origin is not None and origin.proxy:
+            # First: those that are refused for another reason count until they have left, too.
+            origin = context.addresses.name_client(origin, handshake.request)
+            if origin is None:
+                self._transport.abort()
+                raise refusals.too_many_from_address()
+            self._origin = origin
         if handshake.refusal is not None:
             raise handshake.refusal
         if context.deserted is not None:
             raise refusals.reconnect()  # let in at the last moment, while the others leave
-        origin = self._origin
         if origin is not None and origin.over:
             raise refusals.too_many_from_address()
         if crowded:
             context.refused_over_capacity += 1
             raise refusals.over_capacity()
-        if origin is not None and origin.proxy:
-            client = context.addresses.name_client(origin, handshake.request)
-            if client is None:
-                self._transport.abort()
-                raise refusals.too_many_from_address()
-            self._origin = client
-            if client.over:
-                raise refusals.too_many_from_address()
 
     # -- Reading -------------------------------------------------------------------------
 
