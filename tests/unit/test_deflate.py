@@ -1,7 +1,9 @@
 """permessage-deflate: offers, and messages that are no larger than they say."""
 
 import random
+import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from websockets.frames import Frame
 from websockets.frames import Opcode as TheirOpcode
 from websockets.uri import parse_uri
 
+from heliograph.wire import deflate as deflate_module
 from heliograph.wire.deflate import (
     ACCEPTED,
     TAIL,
@@ -124,6 +127,67 @@ def test_a_bomb_is_not_inflated() -> None:
     bomb = deflate(b"\x00" * 10_000_000)
     with pytest.raises(TooLarge):
         inflate(bomb, 1000)
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_as_much_is_inflated_as_the_limit_and_no_more(size: int, limit: int) -> None:
+    payload = b"x" * size
+    if size <= limit:
+        assert inflate(deflate(payload), limit) == payload
+    else:
+        with pytest.raises(TooLarge):
+            inflate(deflate(payload), limit)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 1000, 100_000])
+def test_what_a_bomb_takes_of_memory_is_bounded_by_the_limit(limit: int) -> None:
+    """Not by what it says that it holds: no more is made of it than one byte over the limit."""
+    bomb = deflate(b"\x00" * 50_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            inflate(bomb, limit)
+        one = FrameReader(limit + len(bomb), compression=True)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        assert one.feed(masked(0xC1, bomb)) == []
+        assert one.failure is not None
+        assert one.failure.code == 1009
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The frame, its payload and its copies; and what was inflated, whose buffer zlib doubles.
+    assert peak - before < 8 * len(bomb) + 4 * limit + 200_000
+
+
+@pytest.mark.interpreted
+def test_no_more_is_asked_of_zlib_than_one_byte_over_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    class Counted:
+        """A decompressor that notes how much it may make."""
+
+        def __init__(self, bits: int) -> None:
+            self._inner = zlib.decompressobj(bits)
+
+        def decompress(self, data: bytes, max_length: int = 0) -> bytes:
+            made = self._inner.decompress(data, max_length)
+            asked.append(len(made))
+            assert max_length > 0
+            return made
+
+    module = SimpleNamespace(decompressobj=Counted, error=zlib.error)
+    monkeypatch.setattr(deflate_module, "zlib", module)
+    with pytest.raises(TooLarge):
+        inflate(deflate_of(b"\x00" * 1_000_000), 1000)
+    assert sum(asked) <= 1001
+
+
+def deflate_of(payload: bytes) -> bytes:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
 
 
 def test_what_is_not_deflated_is_malformed() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.net.websocket import MOST_PIECES, WORTH_A_VIEW, DeflateLane, TextLane
+from heliograph.protocols.pusher import messages
 from tests.unit.fakes import event
 from tests.unit.test_deflate import FAR_APART, inflated_strictly
 
@@ -72,3 +73,18 @@ def test_no_frame_needs_a_larger_window_than_its_client_has() -> None:
         frame = DeflateLane(10).within(bits).frame(FAR_APART)
         assert frame[:2] == b"\xc1\x7e"
         assert inflated_strictly(frame[4:], bits) == FAR_APART
+
+
+@pytest.mark.parametrize("threshold", [1, 20, 1024])
+def test_messages_are_compressed_from_the_threshold_on(threshold: int) -> None:
+    """One byte less is not."""
+    lane = DeflateLane(threshold)
+    for size, compressed in ((threshold - 1, 0), (threshold, 0x40), (threshold + 1, 0x40)):
+        assert lane.frame(b"x" * size)[0] == 0x81 | compressed
+    beside = len(messages.fact_message(event("")))
+    for size in (beside + 10, beside + 11):
+        fact = event("e" * (size - beside))
+        assert DeflateLane(beside + 11).encode(fact)[0] & 0x40 == (
+            0x40 if size == beside + 11 else 0
+        )
+    assert LANE.frame(b"x" * 5000)[0] == 0x81
