@@ -481,3 +481,48 @@ def live_through(story: list[tuple[str, int, str]]) -> None:
             if heard.startswith(channel + "/")
         ]
         assert subscriber.heard == expected
+
+
+# -- One fact, the fast way ------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.booleans()), max_size=12),
+    st.sampled_from([None, "0", "1", "2", "9"]),
+    st.integers(0, 2),
+)
+def test_a_single_fact_is_written_as_a_batch_of_one_would_be(
+    subscriptions: list[tuple[int, int, bool]], except_id: str | None, before: int
+) -> None:
+    """To the same subscribers, once each, and counted the same."""
+
+    def written(*, fast: bool) -> tuple[list[list[str]], dict[str, int], int, list[int]]:
+        hub = Hub(Wakes())
+        lanes = RecordingLane("a"), RecordingLane("b")
+        everybody = [FakeSubscriber(str(number)) for number in range(4)]
+        kept = hub.subscribe(FakeSubscriber("kept"), "chat", lanes[0])
+        channel = kept.channel
+        for number in range(before):
+            hub.publish(event(f"e{number}"))
+            flush_all(hub)
+        late = []
+        for number, lane, joins_late in subscriptions:
+            if joins_late:
+                late.append((everybody[number], lanes[lane]))
+            else:
+                hub.subscribe(everybody[number], "chat", lanes[lane])
+        hub.publish(event("hi", except_id=except_id))
+        for subscriber, its_lane in late:
+            hub.subscribe(subscriber, "chat", its_lane)
+        pending, channel.pending = channel.pending, None
+        assert pending is not None
+        if fast:
+            writes = channel._write_one(pending[0])
+        else:
+            batch = channel_module.Batch(channel.next - 1, pending, hub.counters)
+            writes = channel._write(batch, channel.subscriptions)
+        counters = {name: getattr(hub.counters, name) for name in type(hub.counters).__slots__}
+        chunks = [one.chunks for one in everybody]
+        return chunks, counters, writes, [lane.encoded for lane in lanes]
+
+    assert written(fast=True) == written(fast=False)
