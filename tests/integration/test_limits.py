@@ -345,6 +345,9 @@ class Slow:
         self.owed.append(Later())
         return self.owed[-1]
 
+    def refuse_early(self, _request: Request) -> None:
+        """Wait for every body."""
+
 
 async def test_a_connection_is_idle_only_while_nothing_is_under_way() -> None:
     """Not within a request, nor while its answer is awaited, nor while the client must read it."""

@@ -78,7 +78,7 @@ PURE_MODULES = frozenset(
         # opens a file or a socket, starts a process or a thread, or asks the system.
         *("binascii", "bisect", "codecs", "collections", "collections.abc", "dataclasses", "enum"),
         *("fnmatch", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json"),
-        *("math", "operator", "re", "struct", "types", "typing", "urllib.parse", "zlib"),
+        *("math", "operator", "re", "string", "struct", "types", "typing", "urllib.parse", "zlib"),
         "http",  # HTTPStatus; http.client is another module
         "sys",  # strings that are interned
         # Of others.
