@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,16 @@ from heliograph.hub.event import (
     UserOffline,
     UserOnline,
 )
-from heliograph.webhooks.beliefs import CHANNEL, MEMBER, USER, Belief, Beliefs, belief_of
+from heliograph.webhooks import beliefs as module
+from heliograph.webhooks.beliefs import (
+    CHANNEL,
+    MEMBER,
+    USER,
+    Belief,
+    Beliefs,
+    Removal,
+    belief_of,
+)
 
 GRACE_S = 3.0
 SETTLE_S = 30.0
@@ -285,3 +295,81 @@ def test_for_every_order_of_joins_and_leaves_in_time_receivers_end_up_with_the_t
     world.wait(SETTLE_S)
     assert world.audience.believed == world.true
     assert world.beliefs.due() is None
+
+
+# -- Bounds --------------------------------------------------------------------------------
+
+
+def test_channel_names_that_clients_invent_do_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beyond the bound, the oldest removals do not have their three seconds."""
+    monkeypatch.setattr(module, "MAX_HELD", 10)
+    beliefs = Beliefs(3.0, 10.0)
+    reported: list[Removal] = []
+    for number in range(100):
+        beliefs.take(ChannelOccupied(f"c{number}"), 0.0)
+        beliefs.take(ChannelVacated(f"c{number}"), 0.0)
+        due = beliefs.due()
+        assert due is not None
+        if due <= 0.0:
+            reported += beliefs.elapse(0.0, 1000)
+        assert len(beliefs) <= 10
+        assert len(beliefs._held) <= 10
+    assert reported == [ChannelVacated(f"c{number}") for number in range(90)]
+    assert beliefs.due() == 3.0
+    assert beliefs.elapse(3.0, 1000) == [ChannelVacated(f"c{number}") for number in range(90, 100)]
+    assert beliefs.due() is None
+
+
+def test_a_channel_that_comes_and_goes_in_a_loop_is_held_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 10)
+    beliefs = Beliefs(3.0, 10.0)
+    beliefs.take(ChannelOccupied("c"), 0.0)
+    for _ in range(100):
+        beliefs.take(ChannelVacated("c"), 0.0)
+        beliefs.take(ChannelOccupied("c"), 0.0)
+        beliefs.due()
+        assert beliefs.elapse(0.0, 1000) == []
+        assert len(beliefs._held) <= 11
+
+
+def test_what_was_kept_through_a_restart_has_its_time_whatever_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 10)
+    beliefs = Beliefs(3.0, 10.0)
+    beliefs.load([Belief(CHANNEL, f"c{number}", "") for number in range(50)], 30.0)
+    assert beliefs.due() == 30.0
+    assert beliefs.elapse(29.0, 1000) == []
+    assert len(beliefs.elapse(30.0, 1000)) == 50
+
+
+def test_members_are_gone_before_their_channel_when_too_much_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 1)
+    beliefs = Beliefs(3.0, 10.0)
+    beliefs.take(ChannelOccupied("presence-c"), 0.0)
+    for user_id in "ab":
+        beliefs.take(MemberAdded("presence-c", Member(user_id)), 0.0)
+    beliefs.take(ChannelVacated("presence-c"), 0.0)
+    for user_id in "ab":
+        beliefs.take(MemberRemoved("presence-c", user_id), 0.0)
+    assert beliefs.elapse(0.0, 1000) == [
+        MemberRemoved("presence-c", "a"),
+        MemberRemoved("presence-c", "b"),
+    ]
+    assert beliefs.elapse(3.0, 1000) == [ChannelVacated("presence-c")]
+
+
+def test_cache_misses_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_MISSES", 10)
+    beliefs = Beliefs(3.0, 10.0)
+    for number in range(100):
+        assert beliefs.take(CacheMiss(f"cache-{number}"), 0.0)
+        assert len(beliefs._missed) <= 10
+    assert not beliefs.take(CacheMiss("cache-99"), 0.0)
+    assert beliefs.take(CacheMiss("cache-0"), 0.0)

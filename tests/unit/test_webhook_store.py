@@ -499,11 +499,12 @@ async def test_a_disk_that_is_full_to_the_end_leaves_the_file_as_it_was(tmp_path
     assert not store.lasting
 
 
+@pytest.mark.parametrize(("bound", "most"), [("OPERATIONS", 10), ("OPERATIONS_BYTES", 105)])
 async def test_a_disk_that_hangs_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    """What waits for it is bounded."""
-    monkeypatch.setattr("heliograph.webhooks.store.MAX_OPERATIONS", 10)
+    """What waits for it is bounded, in number and in bytes."""
+    monkeypatch.setattr(f"heliograph.webhooks.store.MAX_{bound}", most)
     changed = asyncio.Event()
     store = SqliteStore(tmp_path, linger_s=0.0, retry_s=0.0)
     await store.open(changed.set, nothing)
@@ -513,11 +514,14 @@ async def test_a_disk_that_hangs_is_given_up(
         lambda: asyncio.run_coroutine_threadsafe(released.wait(), loop).result()
     )
     for number in range(11):
-        store.queue(number, "receiver", "c", b"")
+        store.queue(number, "receiver", "c", b"0123456789")
     store._write()
+    assert store._text_bytes == 0
     for number in range(11, 22):
-        store.queue(number, "receiver", "c", b"")
+        assert store.lasting
+        store.queue(number, "receiver", "c", b"0123456789")
     assert not store.lasting
+    assert store._text_bytes == 0
     assert not store._operations
     await changed.wait()
     released.set()

@@ -24,6 +24,17 @@ from heliograph.hub.event import (
 
 Removal = ChannelVacated | MemberRemoved | UserOffline
 
+MAX_HELD = 100_000
+"""
+Removals held at a time; beyond, the oldest are reported before their time.
+
+Clients that subscribe and unsubscribe in a loop leave one behind for each channel name that
+they invent, 450 bytes each.
+"""
+
+MAX_MISSES = 10_000
+"""Cache misses that are remembered; an older one may be reported again."""
+
 
 # What a belief is about.
 CHANNEL, MEMBER, USER = range(3)
@@ -67,8 +78,9 @@ class Beliefs:
     """
     What the receivers of one app believe.
 
-    A removal is held for *grace_s*: where the channel or user returns meanwhile, neither is
-    told. A cache miss is told once for a channel until it is `filled`, or for *cache_miss_s*.
+    A removal is held for *grace_s*, unless MAX_HELD are: where the channel or user returns
+    meanwhile, neither is told. A cache miss is told once for a channel until it is `filled`, or for
+    *cache_miss_s*, unless MAX_MISSES are remembered.
     """
 
     def __init__(self, grace_s: float, cache_miss_s: float) -> None:
@@ -83,6 +95,7 @@ class Beliefs:
         self._held: list[tuple[float, int, Belief]] = []
         self._holds = 0
         self._missed: OrderedDict[str, float] = OrderedDict()  # channel -> until when
+        self._max_held = MAX_HELD
 
     def __iter__(self) -> Iterator[Belief]:
         return iter(self._told)
@@ -115,7 +128,9 @@ class Beliefs:
         A channel's members go before the channel does.
         """
         removals: list[Removal] = []
-        while self._held and self._held[0][0] <= now and len(removals) < limit:
+        while self._held and len(removals) < limit:
+            if self._held[0][0] > now and len(self._held) <= self._max_held:
+                break
             when, number, belief = heapq.heappop(self._held)
             if self._told.get(belief) != (when, number):
                 continue
@@ -132,7 +147,7 @@ class Beliefs:
         while self._held:
             when, number, belief = self._held[0]
             if self._told.get(belief) == (when, number):
-                return when
+                return when if len(self._held) <= self._max_held else float("-inf")
             heapq.heappop(self._held)
         return None
 
@@ -142,6 +157,8 @@ class Beliefs:
 
         What has not come back *until* then is told as gone.
         """
+        beliefs = list(beliefs)
+        self._max_held = max(MAX_HELD, 2 * len(beliefs))  # all of them are held, and have time
         # Members first: of two removals due at once, the first one held is the first one told.
         for belief in sorted(beliefs, key=lambda belief: belief.about == CHANNEL):
             self._tell(belief)
@@ -200,4 +217,6 @@ class Beliefs:
         if channel in self._missed:
             return False
         self._missed[channel] = now + self._cache_miss_s
+        if len(self._missed) > MAX_MISSES:
+            self._missed.popitem(last=False)
         return True

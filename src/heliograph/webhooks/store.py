@@ -53,7 +53,8 @@ RETRY_S = 5.0
 """How long to leave a disk alone that failed us."""
 
 MAX_OPERATIONS = 400_000
-"""Operations that may wait for a disk that hangs before it counts as failed."""
+MAX_OPERATIONS_BYTES = 64 << 20
+"""Operations that may wait for a disk that hangs before it counts as failed, and their texts."""
 
 
 class Store(Protocol):
@@ -193,6 +194,7 @@ class SqliteStore:
         self._linger_s = linger_s
         self._retry_s = retry_s
         self._operations: list[_Operation] = []
+        self._text_bytes = 0  # of those
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failed = False
@@ -231,6 +233,7 @@ class SqliteStore:
 
     def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
         """Keep an event."""
+        self._text_bytes += len(text)
         self._add(_QUEUE, (number, receiver, _blob(stream), text))
 
     def deliver(
@@ -276,7 +279,7 @@ class SqliteStore:
         if self._writing is None:
             if self._timer is None:
                 self._timer = self._loop.call_later(self._linger_s, self._write)
-        elif len(self._operations) > MAX_OPERATIONS:
+        elif len(self._operations) > MAX_OPERATIONS or self._text_bytes > MAX_OPERATIONS_BYTES:
             self._fail("the disk does not answer")
             self._loop.call_soon(self._on_kept)
 
@@ -287,6 +290,7 @@ class SqliteStore:
         if self._writing is not None or not self._operations:
             return
         operations, self._operations = self._operations, []
+        self._text_bytes = 0
         group, self.group = self.group, self.group + 1
         self._writing = self._loop.run_in_executor(self._executor, self._commit, operations)
         self._writing.add_done_callback(partial(self._written, group))
@@ -301,7 +305,7 @@ class SqliteStore:
             self._failed = False
             logger.warning("%s: webhooks are kept again", self.path)
         if self._failed:
-            self._operations.clear()
+            self._forget()
             if not self._closed:
                 self._timer = self._loop.call_later(self._retry_s, self._renew)
         else:
@@ -319,7 +323,11 @@ class SqliteStore:
                 reason,
             )
         self._failed = True
+        self._forget()
+
+    def _forget(self) -> None:
         self._operations.clear()
+        self._text_bytes = 0
 
     def _renew(self) -> None:
         """Have everything written anew: what the file holds is of another time."""
