@@ -118,7 +118,7 @@ class Ticked:
         assert tenant is not None
         assert self.node.connections == 0, "sessions are left"
         assert len(tenant.hub) == 0, "channels are left in the hub"
-        assert self._engine.channels(APP_ID, "") == {}, "channels are left in the engine"
+        assert not self._engine.channels(APP_ID, ""), "channels are left in the engine"
 
 
 # -- Messages ------------------------------------------------------------------------------

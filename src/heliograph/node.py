@@ -7,8 +7,9 @@ how to be called later.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from heliograph import rate
@@ -26,6 +27,7 @@ from heliograph.hub.event import (
     Event,
     Fact,
     Happening,
+    Listing,
     Member,
     Notice,
     Refusal,
@@ -44,9 +46,16 @@ from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import Later, Reply, after, proceed
+from heliograph.slices import Each, LargeAnswers, Slices
 from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
+
+CLOSED_AT_ONCE = 64
+"""More sessions than this, with their channels, are closed in slices: some 10 µs for each."""
+
+NOTIFIED_AT_ONCE = 64
+"""More watchers than this are notified of a user in slices."""
 
 ENGINE_AWAY = "what nodes share is away"
 """What the log calls it."""
@@ -83,9 +92,17 @@ class Tenant:
         failures: Summary,
         outages: Summary,
         record: Record,
+        slices: Slices,
         terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
+        self._slices = slices
+        # Each kind of large work of an app has an owner of its own: leaving many channels takes
+        # long, and delays neither a list nor a termination.
+        self.large_answers: LargeAnswers[Any] = LargeAnswers(slices, (app.id, "answers"))
+        self._closings = (app.id, "closings")
+        self._departures = (app.id, "departures")
+        self._notices = (app.id, "notices")
         self._failures = failures
         self._outages = outages
         self.tally = tally
@@ -97,6 +114,7 @@ class Tenant:
         self._record = record
         self.hub = Hub(self._wake, counters)
         self.sessions: dict[str, Session] = {}
+        self.leaving: dict[str, Session] = {}  # ended, with channels yet to leave
         self._engine = engine
         self._timing = timing
         self._counting = Counting(timing.now, timing.later, self._send_count)
@@ -205,8 +223,17 @@ class Tenant:
         self._failures.note(f"app {self.app.id}", f"a client was refused: {reason}")
 
     def ended(self, session: Session) -> None:
-        """Forget the session."""
+        """Count the session no more."""
         del self.sessions[session.id]
+
+    def leave_in_slices(self, session: Session, job: Iterator[None]) -> None:
+        """Have *job* done, by which an ended session leaves, between the loop's other work."""
+        self.leaving[session.id] = session
+        self._slices.start(self._departures, chain(job, self._departed(session)))
+
+    def _departed(self, session: Session) -> Iterator[None]:
+        del self.leaving[session.id]
+        yield
 
     # -- What publishers ask -------------------------------------------------------------
 
@@ -230,8 +257,8 @@ class Tenant:
         self._publishes_paid_until = after_them
         return 0.0
 
-    def channels(self, prefix: str) -> Reply[Mapping[str, Counts]]:
-        """Return the occupied channels whose names begin with *prefix*."""
+    def channels(self, prefix: str) -> Reply[Listing]:
+        """Return the occupied channels whose names begin with *prefix*, not at one instant."""
         return self._engine.channels(self.app.id, prefix)
 
     def counts(self, channels: Sequence[str]) -> Reply[Mapping[str, Counts]]:
@@ -259,22 +286,38 @@ class Tenant:
         elif isinstance(said, UserOffline):
             self._tell_watchers(said.user_id, messages.watchlist_events([], [said.user_id]))
         elif isinstance(said, UserTerminated):
-            for session in self.users.sessions(said.user_id):
-                session.refuse(refusals.terminated(self._terminate_code))
+            sessions = self.users.sessions(said.user_id)
+            self.close_each(sessions, refusals.terminated(self._terminate_code))
         else:
             self.hub.publish(said)
 
     def _tell_watchers(self, user_id: str, message: bytes | None) -> None:
-        if message is not None:
-            for session in self.users.watchers(user_id):
+        if message is None:
+            return
+        watchers = self.users.watchers(user_id)
+        # Never past a notice that not all of its watchers have received.
+        if len(watchers) > NOTIFIED_AT_ONCE or self._slices.busy(self._notices):
+            notify = partial(self._tell_watcher, user_id, message)
+            self._slices.start(self._notices, Each(watchers, notify))
+            return
+        for session in watchers:
+            if not session.ended:
                 session.peer.send(message)
+
+    def _tell_watcher(self, user_id: str, message: bytes, session: Session) -> None:
+        # It may have ended meanwhile, or signed in again with another watchlist.
+        if not session.ended and self.users.watches(session, user_id):
+            session.peer.send(message)
 
     # -- The rest ------------------------------------------------------------------------
 
     def close(self, error: ClientError) -> None:
-        """Tell every session *error* and close it."""
-        for session in list(self.sessions.values()):
-            session.refuse(error)
+        """Tell every session *error* and close it, many of them in slices."""
+        self.close_each(list(self.sessions.values()), error)
+
+    def close_each(self, sessions: Sequence[Session], error: ClientError) -> None:
+        """Tell each of *sessions* of this app *error* and close it, many of them in slices."""
+        _close_each(self._slices, self._closings, sessions, error)
 
     def _wake(self) -> None:
         self._timing.soon(self._flush)
@@ -302,6 +345,30 @@ class Tenant:
 
 def _done(_nothing: object) -> None:
     """Nothing is left to do."""
+
+
+def _close_each(
+    slices: Slices,
+    owner: Hashable,
+    sessions: Sequence[Session],
+    error: ClientError,
+    then: Callable[[], object] = lambda: None,
+) -> None:
+    """Close *sessions* with *error*, and call *then*; at once if they are few, else in slices."""
+
+    def close(session: Session) -> None:
+        if not session.ended:
+            session.refuse(error)
+
+    job = Each(sessions, close, then)
+    size = len(sessions)
+    if size <= CLOSED_AT_ONCE:
+        size += sum([len(session.channels) for session in sessions])
+    if size > CLOSED_AT_ONCE:
+        slices.start(owner, job)
+    else:
+        for _ in job:
+            pass
 
 
 def _ignore(_app_id: str, _happening: Happening) -> None:
@@ -336,6 +403,7 @@ class Node:
         self.outages = Summary(logger, logging.WARNING, timing.later)
         self.faults = Summary(logger, logging.ERROR, timing.later)
         self._random_bits = random_bits
+        self._slices = Slices(timing.soon, timing.now)
         self._new_tenant = partial(
             Tenant,
             engine=engine,
@@ -345,6 +413,7 @@ class Node:
             failures=self._failures,
             outages=self.outages,
             record=record,
+            slices=self._slices,
             terminate_code=terminate_code,
         )
         self._tenants: dict[str, Tenant] = {}
@@ -359,7 +428,8 @@ class Node:
         Serve *apps* from now on.
 
         What changed of an app holds at once for what its clients do next. The clients of one
-        that is gone, or switched off, are sent away.
+        that is gone, or switched off, are sent away, many of them in slices; newcomers are
+        refused at once.
         """
         before, self._tenants = self._tenants, {}
         for app in apps:
@@ -442,7 +512,7 @@ class Node:
         while True:
             bits = self._random_bits(62)
             socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
-            if socket_id not in sessions:
+            if socket_id not in sessions and socket_id not in tenant.leaving:
                 break
         session = Session(socket_id, tenant, subscription_errors=subscription_errors)
         sessions[socket_id] = session
@@ -452,10 +522,22 @@ class Node:
         """Return the sessions of all apps."""
         return [one for tenant in self._tenants.values() for one in tenant.sessions.values()]
 
-    def close(self, error: ClientError) -> None:
-        """Tell every session *error* and close it."""
-        for tenant in self._tenants.values():
-            tenant.close(error)
+    def close_each(
+        self,
+        sessions: Sequence[Session],
+        error: ClientError,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Tell each of *sessions* *error*, close it, and call *then*; many of them in slices."""
+        _close_each(self._slices, "closings", sessions, error, then)
+
+    def close(self, error: ClientError, then: Callable[[], object] = lambda: None) -> None:
+        """Tell every session *error*, close it, and call *then*; many of them in slices."""
+        self.close_each(self.sessions(), error, then)
+
+    def finish(self) -> None:
+        """Do at once what was to be done in slices. For a server that stops."""
+        self._slices.finish()
 
     def _deliver(self, app_id: str, said: Fact | Notice) -> None:
         tenant = self._tenants.get(app_id)

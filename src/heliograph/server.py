@@ -67,7 +67,7 @@ class LoopTiming:
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller | None) -> None:
         self.soon = loop.call_soon if poller is None else poller.soon
         self.later = loop.call_later
-        self.now = loop.time
+        self.now = time.monotonic  # as loop.time, which uvloop has in milliseconds only
 
 
 class RandomBits:
@@ -368,6 +368,7 @@ class Server:
         context.room.close()
         if self._poller is not None:
             self._poller.stop()
+        self.node.finish()  # what the last clients leave is recorded before webhooks stop
         await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
 
 

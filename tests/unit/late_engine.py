@@ -17,6 +17,7 @@ from heliograph.hub.event import (
     Departure,
     Entry,
     Fact,
+    Listing,
     Member,
     Refusal,
     SignedIn,
@@ -106,7 +107,7 @@ class LateEngine:
     def leave(self, app_id: str, channel: str, subscriber_id: str) -> Later[Departure]:
         return self._queue(channel, lambda: self._inner.leave(app_id, channel, subscriber_id))
 
-    def channels(self, app_id: str, prefix: str) -> Later[Mapping[str, Counts]]:
+    def channels(self, app_id: str, prefix: str) -> Later[Listing]:
         return self._queue(ANY_CHANNEL, lambda: self._inner.channels(app_id, prefix))
 
     def counts(self, app_id: str, channels: Sequence[str]) -> Later[Mapping[str, Counts]]:

@@ -106,8 +106,8 @@ class FakeTiming:
 class World:
     """A node with one app, and clients of it."""
 
-    def __init__(self, *, late: bool, **settings: Any) -> None:
-        self.timing = FakeTiming()
+    def __init__(self, *, late: bool, timing: FakeTiming | None = None, **settings: Any) -> None:
+        self.timing = timing or FakeTiming()
         memory = MemoryEngine(lambda: 0.0, 1800)
         self.late = LateEngine(memory) if late else None
         app = App(id="1", name="test", keys=(KEY,), **settings)

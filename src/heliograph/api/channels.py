@@ -4,7 +4,8 @@ Looking: GET /apps/{app_id}/channels, …/channels/{channel} and …/channels/{c
 Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#channels
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Raw
@@ -12,9 +13,17 @@ from msgspec import Raw
 from heliograph.api.request import ApiRequest, attributes
 from heliograph.api.response import Response, ok
 from heliograph.errors import ApiError, echoed
-from heliograph.hub.event import Cached, Counts
+from heliograph.hub.event import Cached, Counts, Listing
+from heliograph.node import Tenant
+from heliograph.protocols.json import encode
 from heliograph.protocols.pusher.names import is_channel_name, kind_of
 from heliograph.reply import Reply, after
+
+ANSWERED_AT_ONCE = 500
+"""Channels or users of which a list is made in one piece."""
+
+USERS_AT_ONCE = 500
+"""Users that one piece of a longer list is made of."""
 
 LIST_INFO = frozenset(("subscription_count", "user_count"))
 CHANNEL_INFO = LIST_INFO | {"cache"}
@@ -33,18 +42,23 @@ def channels(request: ApiRequest) -> Reply[Response]:
             " please supply filter_by_prefix begining with presence-",
         )
 
-    def listed(counts: Mapping[str, Counts]) -> Response:
-        return ok(
-            {
-                "channels": {
-                    name: _numbers(found, info)
-                    for name, found in counts.items()
-                    if not kind_of(name).user
-                }
-            }
-        )
+    def listed(listing: Listing) -> Reply[Response]:
+        make = partial(_list_channels, listing, info)
+        return _answer(request.tenant, len(listing), ("channels", prefix, info), make)
 
     return after(request.tenant.channels(prefix), listed)
+
+
+def _list_channels(listing: Listing, info: frozenset[str]) -> Generator[None, None, Response]:
+    parts = []
+    for counts in listing:
+        shown = {
+            name: _numbers(found, info) for name, found in counts.items() if not kind_of(name).user
+        }
+        if shown:
+            parts.append(encode(shown)[1:-1])
+        yield
+    return Response(200, b'{"channels":{%b}}' % b",".join(parts))
 
 
 def channel(request: ApiRequest, name: str) -> Reply[Response]:
@@ -78,10 +92,46 @@ def users(request: ApiRequest, name: str) -> Reply[Response]:
     _check_name(request, name)
     if not kind_of(name).presence:
         raise ApiError(400, "Users can only be retrieved for presence channels")
-    return after(
-        request.tenant.users_in(name),
-        lambda user_ids: ok({"users": [{"id": user_id} for user_id in user_ids]}),
-    )
+
+    def listed(user_ids: Sequence[str]) -> Reply[Response]:
+        make = partial(_list_users, user_ids)
+        return _answer(request.tenant, len(user_ids), ("users", name), make)
+
+    return after(request.tenant.users_in(name), listed)
+
+
+def _list_users(user_ids: Sequence[str]) -> Generator[None, None, Response]:
+    parts = []
+    for start in range(0, len(user_ids), USERS_AT_ONCE):
+        some = user_ids[start : start + USERS_AT_ONCE]
+        parts.append(encode([{"id": user_id} for user_id in some])[1:-1])
+        yield
+    return Response(200, b'{"users":[%b]}' % b",".join(parts))
+
+
+def _answer(
+    tenant: Tenant,
+    size: int,
+    key: Hashable,
+    make: Callable[[], Generator[None, None, Response]],
+) -> Reply[Response]:
+    """Return what *make* makes: at once where it is small, else made in slices. Raises ApiError."""
+    if size <= ANSWERED_AT_ONCE:
+        making = make()
+        while True:
+            try:
+                next(making)
+            except StopIteration as end:
+                response: Response = end.value
+                return response
+    later = tenant.large_answers.ask(key, make)
+    if later is None:
+        raise ApiError(
+            503,
+            "Too many requests for long lists wait already, try again later",
+            headers=((b"Retry-After", b"1"),),
+        )
+    return later
 
 
 def stats(request: ApiRequest, name: str) -> Reply[Response]:

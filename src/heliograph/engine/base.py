@@ -18,6 +18,7 @@ from heliograph.hub.event import (
     Departure,
     Entry,
     Fact,
+    Listing,
     Member,
     Notice,
     Refusal,
@@ -68,8 +69,12 @@ class Engine(Protocol):
         If it was the user's last session in a presence channel, `MemberRemoved` is delivered.
         """
 
-    def channels(self, app_id: str, prefix: str) -> Reply[Mapping[str, Counts]]:
-        """Return the occupied channels whose names begin with *prefix*."""
+    def channels(self, app_id: str, prefix: str) -> Reply[Listing]:
+        """
+        Return the occupied channels whose names begin with *prefix*, not at one instant.
+
+        A channel that is occupied from this call until the listing has been read is in it.
+        """
 
     def counts(self, app_id: str, channels: Sequence[str]) -> Reply[Mapping[str, Counts]]:
         """Return the counts of each of *channels*, zeros for the unoccupied."""

@@ -5,7 +5,7 @@ Knows subscriptions by number, presence by session, and the last event of each c
 channel. Knows no sockets, and of time only what it is given to read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from heliograph.engine.base import Deliver
 from heliograph.hub.event import (
@@ -18,6 +18,7 @@ from heliograph.hub.event import (
     Entry,
     Event,
     Fact,
+    Listing,
     Member,
     MemberAdded,
     MemberRemoved,
@@ -99,6 +100,38 @@ class _Cache:
 
 def _size(event: Event) -> int:
     return len(event.data) + len(event.channel) + len(event.name) + CACHED_OVERHEAD_BYTES
+
+
+NAMES_AT_ONCE = 128
+"""Channels that are looked up for one part of a listing."""
+
+
+class _Listing:
+    """The occupied channels of an app whose names begin with *prefix*; see the port."""
+
+    __slots__ = ("_app", "_prefix")
+
+    def __init__(self, app: _AppState, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    def __len__(self) -> int:
+        return len(self._app.subscriptions)
+
+    def __iter__(self) -> Iterator[Mapping[str, Counts]]:
+        # A copy of the names is one loop in C, about 1 ms for 100,000. It is made here, so that it
+        # is not held while the listing waits to be read.
+        names = list(self._app.subscriptions)
+        app, prefix = self._app, self._prefix
+        for start in range(0, len(names), NAMES_AT_ONCE):
+            part: dict[str, Counts] = {}
+            for name in names[start : start + NAMES_AT_ONCE]:
+                if not name.startswith(prefix):
+                    continue
+                count = app.subscriptions.get(name, 0)
+                if count:  # it was not vacated since
+                    part[name] = Counts(count, len(app.presences.get(name) or ()))
+            yield part
 
 
 class MemoryEngine:
@@ -194,10 +227,9 @@ class MemoryEngine:
             changes.append(ChannelVacated(channel))
         return Departure(count, tuple(changes))
 
-    def channels(self, app_id: str, prefix: str) -> Mapping[str, Counts]:
+    def channels(self, app_id: str, prefix: str) -> Listing:
         """Return the occupied channels; see the port."""
-        names = self._app(app_id).subscriptions
-        return self.counts(app_id, [name for name in names if name.startswith(prefix)])
+        return _Listing(self._app(app_id), prefix)
 
     def counts(self, app_id: str, channels: Sequence[str]) -> Mapping[str, Counts]:
         """Return subscriptions and users of *channels*."""

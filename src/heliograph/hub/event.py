@@ -5,8 +5,9 @@ Nothing here is in a protocol's dialect. Payloads are carried as the publisher
 wrote them and are never looked into.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -183,3 +184,13 @@ class Counts(Struct, frozen=True, gc=False):
 
     subscriptions: int
     users: int
+
+
+class Listing(Protocol):
+    """Occupied channels with their counts, read a part at a time, since there may be many."""
+
+    def __len__(self) -> int:
+        """Return the number of channels among which they are found, now."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Counts]]:
+        """Find a few hundred channels for each part, when it is asked for; parts may be empty."""

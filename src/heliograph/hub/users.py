@@ -48,6 +48,10 @@ class Users(Generic[S]):
         """Return the sessions that are to be told when *user_id* comes and goes."""
         return list(self._watchers.get(user_id, ()))
 
+    def watches(self, session: S, user_id: str) -> bool:
+        """Whether *session* is to be told when *user_id* comes and goes."""
+        return session in self._watchers.get(user_id, ())
+
     def __len__(self) -> int:
         """Return the number of users signed in, and of those watched: nothing is left at 0."""
         return len(self._sessions) + len(self._watchers) + len(self._watched)

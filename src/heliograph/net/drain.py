@@ -38,12 +38,15 @@ async def drain(context: Context, over_s: float, *, shuffle: Callable[[list[Any]
     number, began = len(sessions), loop.time()
     while not gone.is_set() and (elapsed := loop.time() - began) < over_s:
         due = min(number, int(number * elapsed / over_s) + 1)
-        for _ in range(len(sessions) - (number - due)):
-            sessions.pop().refuse(refusals.reconnect())
+        leave_now = sessions[number - due :]
+        del sessions[number - due :]
+        node.close_each(leave_now, refusals.reconnect())
         for connection in list(context.http_connections):
             connection.close(idle_s=min(IDLE_S, over_s))
         await _wait(gone, TURN_S)
-    node.close(refusals.reconnect())
+    closed = asyncio.Event()
+    node.close(refusals.reconnect(), closed.set)
+    await closed.wait()
     for connection in list(context.http_connections):
         connection.close()
     await _wait(gone, FAREWELL_S)

@@ -14,6 +14,7 @@ An attempt that is no longer in its place when its answer comes is ignored: whoe
 it out has already told the application that it left, in the same order.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -36,6 +37,10 @@ from heliograph.protocols.pusher.names import (
     kind_of,
 )
 from heliograph.reply import Later, Reply, proceed
+from heliograph.slices import Each
+
+LEFT_AT_ONCE = 32
+"""A session with more channels than this leaves them in slices: each takes some 10 µs."""
 
 
 class Peer(Protocol):
@@ -92,7 +97,10 @@ class Application(Protocol):
         """Take note that a client showed a signature that is none; *reason* is of a few."""
 
     def ended(self, session: "Session") -> None:
-        """Forget the session, which has left all its channels."""
+        """Count the session no more; it has left its channels, or is about to leave them."""
+
+    def leave_in_slices(self, session: "Session", job: Iterator[None]) -> None:
+        """Have *job* done, by which an ended session leaves, between the loop's other work."""
 
 
 class Attempt(Struct, frozen=True, eq=False):
@@ -118,6 +126,7 @@ class Session:
         "_subscription_errors",
         "_tokens",
         "channels",
+        "ended",
         "id",
         "identified",
         "peer",
@@ -133,6 +142,7 @@ class Session:
         self._signing_in: User | None = None
         # Whether it ever proved who it is, by signing in or joining what is not public.
         self.identified = False
+        self.ended = False
         self.channels: dict[str, Subscription | Attempt] = {}
         self._application = application
         self._subscription_errors = subscription_errors
@@ -176,15 +186,40 @@ class Session:
             self.peer.send(messages.error_message(error))
 
     def end(self) -> None:
-        """Leave everything: the client is gone or is being closed. Called once."""
+        """
+        Leave everything: the client disconnected or is being closed. Called once.
+
+        From now on the session is not counted, and nothing is sent to its client. If it has many
+        channels, it leaves them in slices; a reply that comes before its attempt's turn changes
+        what there is to leave, no more.
+        """
+        self.ended = True
+        if len(self.channels) > LEFT_AT_ONCE:
+            self._application.ended(self)
+            job = Each(self._names(), self._leave_ended, self._sign_out)
+            self._application.leave_in_slices(self, job)
+            return
         channels, self.channels = self.channels, {}
         for name, place in channels.items():
             self._leave(name, place)
+        if self.user is not None or self._signing_in is not None:
+            self._sign_out()
+        self._application.ended(self)
+
+    def _names(self) -> Iterator[str]:
+        """The channels to leave, listed when it comes to that: many sessions may wait for it."""
+        yield from list(self.channels)
+
+    def _leave_ended(self, name: str) -> None:
+        place = self.channels.pop(name, None)
+        if place is not None:  # nor an attempt that was refused, or failed, since the end
+            self._leave(name, place)
+
+    def _sign_out(self) -> None:
         user = self.user or self._signing_in
         self.user = self._signing_in = None
         if user is not None:
             self._application.sign_out(self, user)
-        self._application.ended(self)
 
     def _handle(self, message: messages.Incoming) -> None:
         match message.event:
@@ -266,9 +301,12 @@ class Session:
         if self.channels.get(attempt.channel) is not attempt:
             return
         if isinstance(entry, Entry):
-            self._entered(attempt, entry)
+            if not self.ended:
+                self._entered(attempt, entry)
             return
         del self.channels[attempt.channel]
+        if self.ended:
+            return
         limit = self._application.app.max_presence_members
         full = refusals.presence_channel_full(attempt.channel, limit)
         self._subscription_refused(attempt.channel, full)
@@ -278,7 +316,8 @@ class Session:
             raise error
         if self.channels.get(attempt.channel) is attempt:
             del self.channels[attempt.channel]
-            self._subscription_refused(attempt.channel, refusals.engine_away(attempt.channel))
+            if not self.ended:
+                self._subscription_refused(attempt.channel, refusals.engine_away(attempt.channel))
 
     def _entered(self, attempt: Attempt, entry: Entry) -> None:
         name, kind, member = attempt.channel, attempt.kind, attempt.member
@@ -340,6 +379,8 @@ class Session:
             return
         self._signing_in = None
         self.user = user
+        if self.ended:
+            return  # it signs out once it has left its channels
         self.identified = True
         self._application.watch(self, user)
         told = [messages.signin_success(user_data)]
@@ -358,7 +399,8 @@ class Session:
             raise error
         if self._signing_in is user:
             self._signing_in = None
-            self.refuse(refusals.sign_in_failed())
+            if not self.ended:
+                self.refuse(refusals.sign_in_failed())
 
     # -- Client events -------------------------------------------------------------------
 
