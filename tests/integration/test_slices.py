@@ -14,8 +14,8 @@ from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Rig, parse, s
 
 CROWD = 400
 CHANNELS_EACH = 30
-MANY_CHANNELS = 8_000
-LONG_LIST = 20_000
+MANY_CHANNELS = 20_000
+LONG_LIST = 40_000
 
 ROUND_TRIPS = 3
 """A bystander is served at least so often. It was at most once where the work was one call."""
