@@ -403,7 +403,7 @@ class Node:
         self.outages = Summary(logger, logging.WARNING, timing.later)
         self.faults = Summary(logger, logging.ERROR, timing.later)
         self._random_bits = random_bits
-        self._slices = Slices(timing.soon, timing.now)
+        self._slices = Slices(timing.soon, timing.now, self.faults.fault)
         self._new_tenant = partial(
             Tenant,
             engine=engine,

@@ -5,7 +5,6 @@ Knows jobs, which do a small piece each time they are asked for the next one, an
 Knows nothing of what the pieces do, and of time only what it is given to read.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -13,8 +12,6 @@ from typing import Generic, TypeVar
 from heliograph.reply import Later
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 SLICE_S = 0.0015
 """How long the jobs of all owners together may run before the event loop turns once."""
@@ -41,21 +38,25 @@ class Slices:
 
     A job is an iterator: each `next` does one piece, which should take a few hundred microseconds
     at the most, and it ends as iterators do. The jobs of one owner are done one after the other,
-    those of several owners in turns. A piece that fails is logged, and its job goes on with the
+    those of several owners in turns. A piece that fails is reported, and its job goes on with the
     next one; a generator has none then.
 
     *soon* has its argument called at the end of this turn of the event loop. Called at the end of a
     turn, it must wait for the next one, so that sockets are read between two slices. *now* reads a
-    monotonic clock in seconds.
+    monotonic clock in seconds. *fault* is given each fault of a piece, with what it was met in.
     """
 
-    __slots__ = ("_busy_since", "_jobs", "_now", "_owners", "_soon")
+    __slots__ = ("_busy_since", "_jobs", "_now", "_owners", "_soon", "fault")
 
     def __init__(
-        self, soon: Callable[[Callable[[], object]], object], now: Callable[[], float]
+        self,
+        soon: Callable[[Callable[[], object]], object],
+        now: Callable[[], float],
+        fault: Callable[[str, Exception], object],
     ) -> None:
         self._soon = soon
         self._now = now
+        self.fault = fault
         self._jobs: dict[Hashable, deque[Iterator[object]]] = {}
         self._owners: deque[Hashable] = deque()  # those with jobs, in the order of their turns
         self._busy_since = 0.0
@@ -107,8 +108,8 @@ class Slices:
                     next(jobs[0])
                 except StopIteration:
                     jobs.popleft()
-                except Exception as error:
-                    logger.exception("a fault in work that is done in slices", exc_info=error)
+                except Exception as error:  # noqa: BLE001 - it is reported, the rest is done
+                    self.fault("a fault in work that is done in slices", error)
                 moment = self._now()
         finally:
             if jobs:
@@ -203,5 +204,5 @@ class LargeAnswers(Generic[T]):
                         later.resolve(answer)
                     else:
                         later.fail(failure)
-                except Exception as error:  # it is no fault of the other requests
-                    logger.exception("an answer was not taken", exc_info=error)
+                except Exception as error:  # noqa: BLE001 - no fault of the other requests
+                    self._slices.fault("an answer was not taken", error)

@@ -30,15 +30,15 @@ ALLOWED = {
     "options": set(),
     "rate": set(),
     "reply": set(),
-    "slices": set(),
+    "slices": {"reply"},
     "summary": set(),
     "wire": set(),
     "hub": set(),
-    "protocols": {"apps", "errors", "hub", "metrics", "reply"},
+    "protocols": {"apps", "errors", "hub", "metrics", "reply", "slices"},
     "engine": {"errors", "hub", "reply"},
     "node": {
         *("apps", "counting", "engine", "errors", "hub", "metrics", "protocols", "rate", "reply"),
-        "summary",
+        *("slices", "summary"),
     },
     "api": {
         *("apps", "errors", "hub", "metrics", "node", "protocols", "rate", "reply", "summary"),
