@@ -72,7 +72,8 @@ class Counting:
         self._set_timer(now)
 
     def _send_now(self, channel: str, count: int, now: float) -> None:
-        self._small.pop(channel, None)  # a key that is set again would keep its place
+        # Never there yet: what is due of _small is taken out before anything of _large, and the
+        # interval of a channel that grew since has ended by then. So it becomes the last key.
         self._small[channel] = (now + SMALL_INTERVAL_S, None)
         self._send(channel, count)
 

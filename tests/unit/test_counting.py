@@ -83,6 +83,15 @@ def test_a_channel_that_shrinks_to_a_hundred_is_sent_that_at_once() -> None:
     assert len(loop.sent) == 1
 
 
+def test_a_channel_that_grows_above_a_hundred_is_sent_no_number_of_before() -> None:
+    loop = Loop()
+    loop.changed("c", 99, 100, 101)
+    loop.wait(4.0)
+    assert loop.sent == [(100.0, "c", 99)]
+    loop.wait(10.0)
+    assert loop.sent[1:] == [(105.0, "c", 101)]
+
+
 def test_nothing_is_remembered_and_no_timer_runs_of_channels_at_rest() -> None:
     loop = Loop()
     for number in range(1000):

@@ -82,7 +82,6 @@ PURE_MODULES = frozenset(
         *("fnmatch", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json"),
         *("math", "operator", "re", "string", "struct", "types", "typing", "urllib.parse", "zlib"),
         "http",  # HTTPStatus; http.client is another module
-        "sys",  # strings that are interned
         # Of others.
         *("httptools", "msgspec", "websockets.speedups"),
     )
@@ -216,6 +215,12 @@ def test_no_two_parts_import_each_other() -> None:
 def test_the_hub_speaks_no_protocol(path: Path) -> None:
     text = path.read_text()
     assert not [word for word in PUSHER_WORDS if word in text]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_is_interned(path: Path) -> None:
+    """Some releases of CPython never free an interned string, and clients send most of them."""
+    assert "intern(" not in path.read_text()
 
 
 def test_every_part_has_its_arrows() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from heliograph.apps import App, AppKey, Apps, Webhook
 from heliograph.config import Settings
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
-from heliograph.hub.channel import Lane
+from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.event import Counts, Event, Fact, Happening, SubscriptionCount
 from heliograph.node import Node
 from heliograph.protocols.pusher import auth, messages, refusals
@@ -367,6 +368,37 @@ def test_what_one_connection_subscribes_to_by_default_holds_less_than_its_write_
         tracemalloc.stop()
     assert 1000 < number < 2000
     assert held < Settings().max_write_buffer
+
+
+def test_a_name_is_one_string_for_all_subscribers_of_its_channel() -> None:
+    """Each client's message has the name anew, 249 bytes for one of the longest."""
+    world = World(late=False)
+    name = "presence-c"
+    names = []
+    for number in range(3):
+        client = world.client()
+        say(client, "subscribe", name, **sign(client, name, f"u{number}"))
+        session = client.session
+        (place,) = session.channels.values()
+        assert isinstance(place, Subscription)
+        assert session._members is not None
+        names += [place.channel.name, *session.channels, *session._members]
+    assert len(names) == 9
+    assert len({id(one) for one in names}) == 1
+
+
+def test_no_name_that_a_client_sends_is_interned() -> None:
+    """Where CPython never frees interned strings, each would be held for ever."""
+    world = World(late=False)
+    client = world.client()
+    for name in ("public-1", "private-2", "presence-3", "cache-4"):
+        signed = {} if name.startswith(("public", "cache")) else sign(client, name, "u")
+        say(client, "subscribe", name, **signed)
+        say(client, f"client-of-{name}", name)
+        for text in (name, f"client-of-{name}"):
+            mine = "".join(list(text))  # equal to what the server has, and another object
+            assert sys.intern(mine) is mine
+    assert len(client.session.channels) == 4
 
 
 channels = st.sampled_from(["c", "private-c", "presence-c", "cache-c"])
