@@ -65,6 +65,11 @@ class _Receiver:
         self.failing = False
         self.lost = 0  # events dropped in this episode
 
+    @property
+    def name(self) -> str:
+        """What a log calls it."""
+        return f"app {self.app.id}: webhook {self.label}"
+
     def configure(self, app: App, webhook: Webhook) -> None:
         self.app = app
         self.webhook = webhook
@@ -220,7 +225,11 @@ class Webhooks:
     async def start(self) -> None:
         """Take up what was kept, and begin to send. Raises ConfigError."""
         self._loop = asyncio.get_running_loop()
+        # Clients can cause any number of events, and each may find a receiver that fails.
         self._faults = Summary(logger, logging.ERROR, self._loop.call_later)
+        self._losses = Summary(logger, logging.ERROR, self._loop.call_later)
+        self._failures = Summary(logger, logging.WARNING, self._loop.call_later)
+        self._recoveries = Summary(logger, logging.INFO, self._loop.call_later)
         kept = await self._store.open(self._on_kept, self._tell_all)
         now = self._monotonic()
         self._take_up_beliefs(kept, now)
@@ -509,8 +518,8 @@ class Webhooks:
         headers = payload.headers(delivery.key, secret, body, delivery.id, webhook.headers)
         try:
             failure = await self._ready_sender().post(webhook.url, headers, body)
-        except Exception:  # our fault; the others must not wait for it
-            logger.exception("app %s: webhook %s", app.id, receiver.label)
+        except Exception as error:  # noqa: BLE001 - our fault; the others must not wait for it
+            self._faults.fault(receiver.name, error)
             failure = "an error of the server"
         if self._receivers.get(receiver.id) is receiver:
             self._tried(receiver, delivery, failure)
@@ -534,26 +543,25 @@ class Webhooks:
     def _say_failure(
         self, receiver: _Receiver, delivery: Delivery, failure: str, *, given_up: bool
     ) -> None:
-        app_id, label = receiver.app.id, receiver.label
         if given_up:
             self.counters.failed += 1
-            logger.error(
-                "app %s: webhook %s: %s; delivery %s is given up after %d tries, %d events lost",
-                app_id,
-                label,
-                failure,
-                delivery.id,
-                delivery.tries,
-                len(delivery.entries),
-            )
+            if self._losses.first(receiver.name, f"{failure}; a delivery is given up"):
+                logger.error(
+                    "%s: %s; delivery %s is given up after %d tries, %d events lost",
+                    receiver.name,
+                    failure,
+                    delivery.id,
+                    delivery.tries,
+                    len(delivery.entries),
+                )
         elif not receiver.failing:
-            logger.warning("app %s: webhook %s: %s; trying again", app_id, label, failure)
+            self._failures.note(receiver.name, f"{failure}; trying again")
         receiver.failing = True
 
     def _recovered(self, receiver: _Receiver) -> None:
         if receiver.failing:
             receiver.failing = False
-            logger.info("app %s: webhook %s takes events again", receiver.app.id, receiver.label)
+            self._recoveries.note(receiver.name, "takes events again")
 
     def _found_room(self, receiver: _Receiver) -> None:
         if receiver.lost and not receiver.outbox.crowded:
