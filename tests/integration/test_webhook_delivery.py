@@ -596,6 +596,21 @@ async def test_webhooks_come_change_and_go() -> None:
     assert new.story == ["channel_occupied d", "channel_vacated c"]
 
 
+async def test_what_is_reserved_is_for_the_kinds_that_a_webhook_asks_for_now() -> None:
+    limits = dataclasses.replace(QUICK, max_queued_events=8)
+    url = "http://127.0.0.1:9/"  # nothing is tried before the loop turns
+    private = [ChannelOccupied(f"private-{number}") for number in range(20)]
+    async with sending(
+        app_with(Webhook(url=url, events=("channel_existence",))), limits=limits
+    ) as (webhooks):
+        record(webhooks, *private)
+        assert webhooks.pending == 8
+        both = Webhook(url=url, events=("channel_existence", "presence"))
+        webhooks.configure([app_with(both)])
+        record(webhooks, ChannelOccupied("private-more"))
+        assert webhooks.pending == 6  # a quarter is for members
+
+
 async def test_a_webhook_that_is_taken_out_is_owed_nothing(tmp_path: Path) -> None:
     async with receiving() as receiver:
         await receiver.close()

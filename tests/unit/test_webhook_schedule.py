@@ -316,6 +316,14 @@ def test_space_is_reserved_in_bytes_too() -> None:
     assert crowd.outbox.waiting == [*members, *events[91:]]
 
 
+def test_what_is_reserved_stays_free_while_nothing_of_its_kind_waits() -> None:
+    size = ENTRY_OVERHEAD_BYTES + 1
+    for limits in ({}, {"max_queued_events": 1000, "max_queued_bytes": 12 * size}):
+        crowd = Crowd(**limits)
+        strangers = [crowd.occupied(f"c{number}") for number in range(100)]
+        assert crowd.dropped == strangers[:-6]
+
+
 def test_an_event_and_the_one_that_cancels_it_are_dropped_together() -> None:
     crowd = Crowd(max_queued_events=4, reserved=0.0)
     first, second = crowd.occupied("a"), crowd.vacated("a")
