@@ -27,7 +27,11 @@ from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ApiError
 from heliograph.node import Node, Tenant
 from heliograph.protocols.pusher import auth
-from heliograph.protocols.pusher.endpoint import query_parameters
+from heliograph.protocols.pusher.endpoint import (
+    MAX_PARAMETERS,
+    query_parameters,
+    requested_app,
+)
 from heliograph.wire.http import Request
 from tests.unit.test_session import FakeTiming
 
@@ -488,3 +492,29 @@ def test_a_warm_server_answers_as_a_cold_one(story: list[Post]) -> None:
     warm = Server().warm()
     for post in story:
         assert warm.ask(post) == Server().ask(post)
+
+
+# -- How much is read before anybody signed it -----------------------------------------------
+
+
+def test_parameters_without_end_are_refused_before_they_are_read() -> None:
+    server = Server()
+    # The four, body_md5 and the signature are all that a plain POST has.
+    most = tuple((f"a{number}", "%") for number in range(MAX_PARAMETERS - 5))
+    refused = server.ask(Post(extra=(*most, ("one", "more"))))
+    assert refused == (400, b"More than 100 query parameters\n")
+    assert server.ask(Post(extra=tuple((name, "1") for name, _ in most))) == (200, b"{}")
+
+
+def test_parameters_without_end_are_refused_before_the_body_has_arrived() -> None:
+    query = b"&%" * 7000
+    request = Request("POST", b"/apps/1/events?" + query, b"/apps/1/events", query, "1.1", [], True)
+    early = Server().routes.refuse_early(request)
+    assert early is not None
+    assert early.status == 400
+
+
+def test_of_parameters_without_end_only_the_first_are_read() -> None:
+    query = b"protocol=7" + b"&%" * 7000
+    assert query_parameters(query) == [("protocol", "7"), *[("%", "")] * (MAX_PARAMETERS - 1)]
+    assert requested_app(b"/app/key", query, "", lenient=False) == "key"

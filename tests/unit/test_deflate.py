@@ -17,6 +17,7 @@ from websockets.uri import parse_uri
 from heliograph.wire import deflate as deflate_module
 from heliograph.wire.deflate import (
     ACCEPTED,
+    MAX_OFFERS,
     TAIL,
     Agreement,
     Malformed,
@@ -50,6 +51,13 @@ def offer(text: str) -> Agreement | None:
 )
 def test_offers_that_are_taken(text: str) -> None:
     assert offer(text) == Agreement(ACCEPTED, 15)
+
+
+def test_of_endless_offers_only_the_first_are_read() -> None:
+    assert offer("x," * (MAX_OFFERS - 1) + "permessage-deflate") is not None
+    assert offer("x," * MAX_OFFERS + "permessage-deflate") is None
+    assert offer("permessage-deflate" + "; server_no_context_takeover" * 2) is None
+    assert offer("permessage-deflate" + "; " * 5000 + "server_no_context_takeover") is None
 
 
 @pytest.mark.parametrize("bits", range(9, 16))

@@ -6,6 +6,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from heliograph.wire.websocket import (
+    MAX_SUBPROTOCOLS,
     HandshakeRefused,
     accept_key,
     check_handshake,
@@ -89,3 +90,9 @@ def test_websockets_accepts_our_answer() -> None:
     theirs.receive_data(handshake_response(key, subprotocol=offer))
     assert theirs.handshake_exc is None
     assert theirs.subprotocol == "chat"
+
+
+def test_of_endless_offers_of_subprotocols_only_the_first_are_read() -> None:
+    offers = [b"a%d" % number for number in range(8000)]
+    headers = [(b"sec-websocket-protocol", b",".join(offers))]
+    assert offered_subprotocols(headers) == offers[:MAX_SUBPROTOCOLS]

@@ -159,6 +159,8 @@ class Routes:
     ) -> tuple[Endpoint, Tenant, Sequence[tuple[str, str]]]:
         """Return what answers, who signed, and the query; *body* is None where it is to come."""
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
+        if request.query.count(b"&") >= endpoint.MAX_PARAMETERS:
+            raise ApiError(400, f"More than {endpoint.MAX_PARAMETERS} query parameters")
         parameters = endpoint.query_parameters(request.query)
         try:
             tenant = authenticate(

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 ACCEPTED = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 """What we answer to an offer that we can take; the window follows where one was asked for."""
 
+MAX_OFFERS = 16
+"""Offers of one handshake that are read. Browsers make one, and the first that fits is taken."""
+
+MAX_PARAMETERS = 8
+"""Of one offer; RFC 7692 knows four. What is more is read as one, which does not fit."""
+
 LEVEL = 6
 WINDOW_BITS = 15
 SMALLEST_WINDOW_BITS = 9
@@ -44,10 +50,11 @@ def negotiate(headers: Sequence[tuple[bytes, bytes]]) -> Agreement | None:
     Accept the first of a client's offers that fits, None where none does.
 
     The names of *headers* are in lower case. An offer that asks us for a window is answered with
-    it (RFC 7692 7.1.2.1), and declined where we cannot make one so small.
+    it (RFC 7692 7.1.2.1), and declined where we cannot make one so small. Of more than MAX_OFFERS,
+    the rest is left unread.
     """
     offers = b",".join(value for name, value in headers if name == b"sec-websocket-extensions")
-    for offer in offers.decode("latin-1").split(","):
+    for offer in offers.decode("latin-1").split(",", MAX_OFFERS)[:MAX_OFFERS]:
         agreement = _agreement(offer)
         if agreement is not None:
             return agreement
@@ -55,7 +62,7 @@ def negotiate(headers: Sequence[tuple[bytes, bytes]]) -> Agreement | None:
 
 
 def _agreement(offer: str) -> Agreement | None:
-    name, *parameters = (part.strip().lower() for part in offer.split(";"))
+    name, *parameters = (part.strip().lower() for part in offer.split(";", MAX_PARAMETERS))
     if name != "permessage-deflate":
         return None
     agreement = Agreement(ACCEPTED)

@@ -488,12 +488,20 @@ def _members(lists: Sequence[bytes]) -> list[bytes]:
     return [member.strip().lower() for member in b",".join(lists).split(b",")]
 
 
+MAX_SUBPROTOCOLS = 32
+"""Subprotocols of one handshake that are read."""
+
+
 def offered_subprotocols(headers: Headers) -> list[bytes]:
-    """Return the subprotocols that a client offers, in its order; what is no token is left out."""
+    """
+    Return the subprotocols that a client offers, in its order; what is no token is left out.
+
+    Of more than MAX_SUBPROTOCOLS, the rest is left unread.
+    """
     lists = b",".join([value for name, value in headers if name == b"sec-websocket-protocol"])
     if not lists:
         return []
-    offers = (offer.strip() for offer in lists.split(b","))
+    offers = (offer.strip() for offer in lists.split(b",", MAX_SUBPROTOCOLS)[:MAX_SUBPROTOCOLS])
     return [offer for offer in offers if _TOKEN.fullmatch(offer)]
 
 

@@ -13,6 +13,9 @@ from urllib.parse import unquote, unquote_plus
 from heliograph.errors import ClientError
 from heliograph.protocols.pusher import messages, refusals
 
+MAX_PARAMETERS = 100
+"""Parameters of a query that are read; libraries send ten. Each costs, before anybody signed it."""
+
 _SUBPROTOCOL = re.compile(rb"pusher-channels-protocol-[0-9]{1,3}")
 
 
@@ -107,10 +110,12 @@ def query_parameters(query: bytes) -> list[tuple[str, str]]:
     Split *query* as Pusher's libraries write it: on & only, each pair on its first =.
 
     Values are percent-decoded with + for a space; what is not UTF-8 becomes U+FFFD. Semicolons
-    and commas are legal in channel names, and several SDKs do not escape them.
+    and commas are legal in channel names, and several SDKs do not escape them. What follows
+    MAX_PARAMETERS is left out.
     """
     text = query.decode(errors="replace")
-    pairs = [pair.partition("=")[::2] for pair in text.split("&") if pair]
+    parts = text.split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]
+    pairs = [pair.partition("=")[::2] for pair in parts if pair]
     if "%" in text or "+" in text:
         return [(_decoded(name), _decoded(value)) for name, value in pairs]
     return pairs
