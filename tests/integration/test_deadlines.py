@@ -4,6 +4,7 @@ Every beginning has a deadline: a client that does not go on is disconnected wit
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -16,7 +17,10 @@ import pytest
 from tests import certificates
 from tests.certificates import Pair
 from tests.integration.rig import PATIENCE_S, Rig, serving
+from tests.integration.test_deploys import SUBSCRIBE, masked
 from tests.integration.test_http import HEALTH, UPGRADE
+from tests.integration.test_streams import SMALL
+from tests.integration.test_turns import until
 from tests.unit.test_proxy import OF_V4, header
 
 TIMEOUT_S = 0.3
@@ -241,3 +245,26 @@ async def test_silent_connections_of_every_kind_end_together(tmp_path: Path) -> 
         for _, writer in pairs:
             writer.close()
         await client.expect_nothing_before_pong()
+
+
+async def test_a_client_that_ends_its_half_and_reads_no_more_is_not_kept() -> None:
+    """It owes a pong. Its end, which is never read, once was taken for input that may be one."""
+    async with serving(ping_interval=0.3, pong_timeout=0.3) as rig:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+            peer.connect(("127.0.0.1", rig.server.port))
+            peer.setblocking(False)
+            await loop.sock_sendall(peer, UPGRADE + masked(1, SUBSCRIBE))
+            poller = rig.server._poller
+            assert poller is not None
+            async with asyncio.timeout(PATIENCE_S):
+                await until(lambda: len(poller) == 1)
+                (stream,) = poller._streams.values()
+                with socket.socket(fileno=os.dup(stream.descriptor)) as ours:
+                    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+                while not stream.get_write_buffer_size():
+                    await rig.publish("n", "c", "x" * 2000)
+                assert stream.get_write_buffer_size() < rig.server.config.max_write_buffer
+                peer.shutdown(socket.SHUT_WR)
+                await until(lambda: not rig.server.node.sessions())

@@ -12,10 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heliograph.net.tls import Certificate
-from heliograph.net.tls_streams import TlsStream
+from heliograph.net.tls_streams import RECORD_BYTES, TlsStream
 from tests import certificates
 from tests.certificates import Pair
-from tests.integration.test_streams import ENDED, GOT, LOST, Switchboard, Told, switchboard
+from tests.integration.test_streams import (
+    ENDED,
+    GOT,
+    LOST,
+    MUCH,
+    Switchboard,
+    Told,
+    switchboard,
+)
 from tests.integration.test_turns import Clock, until
 
 
@@ -204,6 +212,25 @@ async def test_nonsense_after_the_handshake_ends_the_connection(pair: Pair) -> N
         peer.socket.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
         await told.until(LOST)
         assert told.received == b"sense"
+
+
+@pytest.mark.parametrize("last", ["an end", "nonsense"])
+async def test_once_a_connection_closes_there_is_no_input_to_be_received(
+    pair: Pair, last: str
+) -> None:
+    told = Told()
+    async with connected(pair, told) as (_, peer):
+        await peer.shake_hands()
+        peer.tls.write(b"sense")
+        if last == "an end":
+            with contextlib.suppress(ssl.SSLError):
+                peer.tls.unwrap()
+        told.then[GOT] = lambda _: told.transport.write(MUCH)
+        nonsense = b"\x17\x03\x03\x00\x20" + bytes(3 * RECORD_BYTES)
+        peer.socket.sendall(peer.outgoing.read() + nonsense)
+        await until(lambda: told.transport._closing)
+        assert not told.losses, "it waits for its peer to read"
+        assert not told.transport.has_input()
 
 
 async def test_a_peer_cannot_renegotiate(pair: Pair) -> None:

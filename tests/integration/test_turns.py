@@ -11,7 +11,7 @@ import pytest
 from heliograph.net.streams import BUSY_READ_BYTES
 from heliograph.net.turns import MOST_DEBT_S, NEWCOMER_S, TURN_S, LoopTurns
 from tests.integration.rig import PATIENCE_S
-from tests.integration.test_streams import GOT, Told, switchboard
+from tests.integration.test_streams import ENDED, GOT, MUCH, Told, switchboard
 
 
 class Clock:
@@ -257,3 +257,14 @@ async def test_without_a_poller_a_fault_in_a_slice_stops_nobody_else() -> None:
         await done.wait()
     loop.set_exception_handler(None)
     assert [str(one) for one in faults] == ["a planted fault"]
+
+
+async def test_once_a_connection_closes_there_is_no_input_that_is_yet_to_be_read() -> None:
+    async with switchboard() as board:
+        told = Told()
+        peer = board.connect(told)
+        told.transport.write(MUCH)
+        peer.shutdown(socket.SHUT_WR)
+        await told.until(ENDED)
+        assert not told.losses, "it waits for its peer to read"
+        assert not told.transport.has_input()

@@ -222,8 +222,8 @@ class Stream:
             self.ended()
 
     def has_input(self) -> bool:
-        """Whether the peer has sent something that is not read yet, its end included."""
-        if self.descriptor < 0 or self._lost:
+        """Whether the peer has sent something that is yet to be read, its end included."""
+        if self.descriptor < 0 or self._closing:
             return False
         try:
             with _borrowed(self.descriptor) as connection:

@@ -175,7 +175,9 @@ class TlsStream:
             self.close()
 
     def has_input(self) -> bool:
-        """Whether the peer has sent something that the receiver has not been given."""
+        """Whether the peer has sent something that the receiver is yet to be given."""
+        if self._closing:
+            return False
         return bool(self._input or self._incoming.pending) or self.stream.has_input()
 
     def pause_reading(self) -> None:

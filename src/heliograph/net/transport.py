@@ -76,13 +76,15 @@ def has_input(transport: Transport) -> bool:
     """
     Return whether the peer has sent something that its receiver has yet to be given.
 
-    The peer's end counts. For seldom: the kernel is asked.
+    The peer's end counts, but nothing does once the connection is closing: it is read no more, and
+    may be waiting for its peer to read for ever. For seldom: the kernel is asked.
     """
     own = getattr(transport, "has_input", None)
     if own is not None:
         return bool(own())
     connection = transport.get_extra_info("socket")
-    if connection is None or connection.fileno() < 0:
+    closing = getattr(transport, "is_closing", None)
+    if connection is None or connection.fileno() < 0 or (closing is not None and closing()):
         return False
     if not hasattr(select, "poll"):
         return bool(select.select([connection], [], [], 0)[0])
