@@ -5,7 +5,7 @@ STAMPS := .stamps
 COMPILED := .compiled
 NODE_CLIENTS := tests/clients/node
 
-.PHONY: run test test-compiled bench fairness compile soak fuzz check format build clean
+.PHONY: run test test-compiled bench fairness compile soak fuzz mutate check format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
 run: $(STAMPS)/run
@@ -58,6 +58,10 @@ soak: $(STAMPS)/dev
 fuzz: $(STAMPS)/fuzz
 	$(BIN)/python -m fuzz $(ARGS)
 
+## mutate: plant small faults, one at a time, and show those that no unit test notices (ARGS="--list")
+mutate: $(STAMPS)/mutate
+	nice $(BIN)/python -m mutate $(ARGS)
+
 build: $(STAMPS)/dev
 	$(BIN)/python -m build
 
@@ -88,6 +92,10 @@ $(STAMPS)/compiled: $(STAMPS)/dev $(shell find src -name '*.py')
 
 $(STAMPS)/fuzz: $(STAMPS)/dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'
+	@touch $@
+
+$(STAMPS)/mutate: $(STAMPS)/dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,mutate]'
 	@touch $@
 
 $(STAMPS)/node: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json

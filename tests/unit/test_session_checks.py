@@ -245,6 +245,24 @@ def test_a_connection_has_as_many_subscriptions_as_the_limit_attempts_included()
         assert peer.take() == ["subscription_succeeded c"]
 
 
+@pytest.mark.parametrize(("limit", "taken"), [(0, 5), (1, 1), (4, 4), (5, 5)])
+def test_no_limit_of_subscriptions_is_none_and_one_is_one(limit: int, taken: int) -> None:
+    world = World(late=False, max_subscriptions=limit)
+    peer = world.client()
+    for name in "abcde":
+        say(peer, "subscribe", name)
+    assert len(peer.session.channels) == taken
+
+
+def test_what_clients_are_told_is_counted_by_its_code() -> None:
+    world = World(late=False, max_client_events_per_second=1)
+    peer = subscribed(world, "private-c")
+    for _ in range(3):
+        say(peer, "client-x", "private-c")
+    say(peer, "subscribe", "a b")
+    assert world.node.tally.errors == {4301: 2, None: 1}
+
+
 def test_a_channel_has_a_name_as_long_as_the_limit_and_no_longer() -> None:
     world = World(late=False, max_channel_name_length=5)
     peer = world.client()
