@@ -45,7 +45,7 @@ TARGETS = {
             *("test_deflate", "test_frames"),
         ),
     ),
-    "memory": Target("engine/memory.py", ("test_engine", "test_session")),
+    "memory": Target("engine/memory.py", ("test_memory_engine", "test_engine", "test_session")),
 }
 """In the order of what a missing check in them costs."""
 

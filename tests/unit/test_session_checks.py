@@ -5,6 +5,7 @@ The stories in which orders matter are in `test_session.py`.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -377,6 +378,41 @@ def test_a_member_is_as_large_as_the_limits_and_no_larger() -> None:
         assert member(world.client(), more) == (
             "error: channel_data of a presence subscription exceeds the allowed 40 bytes"
         )
+
+
+@pytest.mark.parametrize("channel", ["cache-c", "private-cache-c", "private-encrypted-cache-c"])
+def test_a_cache_channel_says_its_last_event_or_that_it_has_none(channel: str) -> None:
+    world = World(late=False)
+
+    def told() -> list[str]:
+        peer = world.client()
+        say(peer, "subscribe", channel, **(sign(peer, channel) if channel[0] == "p" else {}))
+        return peer.take()
+
+    assert told() == [f"subscription_succeeded {channel}", f"cache_miss {channel}"]
+    world.publish("first", channel, cached=True)
+    world.publish("last", channel, cached=True)
+    assert told() == [f"subscription_succeeded {channel}", f"last {channel}"]
+
+
+def test_what_the_engine_cannot_do_is_told_and_a_fault_of_ours_is_none_of_that() -> None:
+    """It is raised to whoever logs it, and the client's state stays as it is."""
+    world = World(late=True)
+    assert world.late
+    peer = world.client()
+    say(peer, "subscribe", "private-c", **sign(peer, "private-c"))
+    attempt: Any = peer.session.channels["private-c"]
+    user: Any = None
+    failures: list[Callable[[], None]] = [
+        lambda: peer.session._failed(attempt, ValueError("ours")),
+        lambda: peer.session._sign_in_failed(user, ValueError("ours")),
+        lambda: peer.session._client_event_failed(ValueError("ours")),
+    ]
+    for failed in failures:
+        with pytest.raises(ValueError, match="ours"):
+            failed()
+    assert peer.take() == []
+    assert peer.session.channels == {"private-c": attempt}
 
 
 def test_without_limits_a_member_is_as_large_as_it_is() -> None:
