@@ -115,3 +115,11 @@ async def test_only_the_api_is_permitted() -> None:
             assert permitting(await ask(rig, "GET", target, f"Origin: {SITE}")) == {}
         reply = await ask(rig, "GET", "/realtime/apps/3/channels", f"Origin: {SITE}")
         assert permitting(reply) == {"Allow-Origin": SITE}
+
+
+async def test_what_asks_for_no_permission_is_given_none() -> None:
+    """OPTIONS is a method like any other where no page asks what it may do."""
+    async with serving(cors_allowed_origins=SITE) as rig:
+        reply = await ask(rig, "OPTIONS", "/apps/3/events", f"Origin: {SITE}")
+        assert reply.status == 405
+        assert permitting(reply) == {"Allow-Origin": SITE}
