@@ -92,3 +92,8 @@ def test_a_channel_that_all_have_left_holds_nothing(engine: MemoryEngine) -> Non
     assert set(app.users) == {"u"}
     engine.sign_out("1", "u", "t")
     assert app.users == {}
+
+
+def test_what_is_published_before_the_start_is_a_fault_of_ours(clock: Clock) -> None:
+    with pytest.raises(AssertionError, match="before the engine was started"):
+        MemoryEngine(clock, TTL_S).publish("1", [Event("c", "n", b'"{}"')])

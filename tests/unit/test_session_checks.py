@@ -565,6 +565,22 @@ def test_a_failed_answer_to_a_sign_in_that_is_no_more_is_ignored() -> None:
     assert other.take() == ["signin_success"]
 
 
+def test_who_failed_to_sign_in_may_be_somebody_else() -> None:
+    world = World(late=True)
+    assert world.late
+    peer = world.client()
+    world.late.away = True
+    sign_in(peer, "u")
+    world.settle()
+    assert error(peer) == "Sign-in failed, try again later"
+    world.late.away = False
+    sign_in(peer, "v")
+    world.settle()
+    assert peer.take() == ["signin_success"]
+    assert peer.session.user is not None
+    assert peer.session.user.id == "v"
+
+
 def test_a_session_is_one_user_from_when_it_asks() -> None:
     world = World(late=True)
     peer = world.client()
