@@ -6,6 +6,7 @@ not takes `authenticate`. Both must answer the same, to the letter.
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -283,6 +284,28 @@ def test_a_signature_of_the_path_before_it_was_escaped_is_good() -> None:
     )
 
 
+def test_what_is_signed_for_an_app_that_is_switched_off_is_no_failure_of_a_signature(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="heliograph")
+    server = Server()
+    assert server.ask(Post(path="/apps/3/events", key="off-key"))[0] == 403
+    assert [one for one in caplog.messages if "an API request was refused" in one] == []
+    assert server.ask(Post(path="/apps/1/events", secret=b"wrong"))[0] == 401
+    assert caplog.messages == ["app 1: an API request was refused: Invalid signature"]
+
+
+def test_the_log_repeats_little_of_what_a_publisher_sent(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="heliograph")
+    body = json.dumps({"name": "n", "channel": "!" * 5000, "data": "x"}).encode()
+    for server in (Server(), Server().warm()):
+        caplog.clear()
+        assert server.ask(Post(body=body))[0] == 400
+        (line,) = caplog.messages
+        assert "a signed request was refused: 400 Invalid channel name: !!!" in line
+        assert len(line) < 300
+
+
 # -- What changes while the path is known ----------------------------------------------------
 
 
@@ -412,6 +435,16 @@ def test_few_and_short_paths_are_remembered() -> None:
         path = f"/apps/1/users/{'x' * (length - beside)}/terminate_connections"
         server.warm(Post(path=path, body=b"", md5=None))
         assert (path.encode() in server.routes._posts) is kept
+
+
+def test_long_paths_that_strangers_ask_for_are_found_and_not_remembered() -> None:
+    remembered = routes_module._endpoint
+    remembered.cache_clear()
+    path = f"/apps/1/channels/{'x' * MAX_REMEMBERED_PATH}/events"
+    assert Server().ask(Post(path=path, key=None)) == (401, b"Missing parameter: auth_key\n")
+    assert remembered.cache_info().currsize == 0
+    Server().ask(Post(key=None))
+    assert remembered.cache_info().currsize == 1
 
 
 def test_a_prefix_is_no_part_of_what_a_known_publisher_signs() -> None:

@@ -225,6 +225,13 @@ def test_control_frames_are_short() -> None:
         frame(Opcode.PONG, b"x" * 126)
 
 
+@pytest.mark.parametrize("opcode", [Opcode.CLOSE, Opcode.PING, Opcode.PONG])
+def test_a_control_frame_of_any_kind_holds_125_bytes_and_no_more(opcode: Opcode) -> None:
+    assert frame(opcode, b"x" * 125)[:2] == bytes((0x80 | opcode, 125))
+    with pytest.raises(ValueError, match="at most 125 bytes"):
+        frame(opcode, b"x" * 126)
+
+
 def test_a_reason_is_cut_between_characters() -> None:
     assert close_frame(1000, "é" * 100) == b"\x88\x7c\x03\xe8" + "é".encode() * 61
     assert close_frame(4009) == b"\x88\x02\x0f\xa9"

@@ -1,5 +1,6 @@
 """Lanes of WebSockets: what they make of facts, and of chunks that somebody is left out of."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -88,3 +89,20 @@ def test_messages_are_compressed_from_the_threshold_on(threshold: int) -> None:
             0x40 if size == beside + 11 else 0
         )
     assert LANE.frame(b"x" * 5000)[0] == 0x81
+
+
+def test_the_length_of_a_compressed_frame_is_as_short_as_it_can_be() -> None:
+    """RFC 6455 5.2: the minimal number of bytes."""
+    chance, seen = random.Random(1), set()
+    for size in range(250):
+        payload = bytes(chance.choices(b"abcdefghijklmnopqrstuvwxyz0123456789", k=size))
+        frame = DeflateLane(0).frame(payload)
+        assert frame[0] == 0xC1
+        if frame[1] < 126:
+            length, begins = frame[1], 2
+        else:
+            length, begins = int.from_bytes(frame[2:4], "big"), 4
+            assert length >= 126
+        assert len(frame) == begins + length
+        seen.add(length)
+    assert {125, 126} <= seen

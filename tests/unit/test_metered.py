@@ -4,7 +4,7 @@ import hmac
 
 import pytest
 
-from heliograph.api.metered import MetricsPage
+from heliograph.api.metered import MetricsPage, Requests, route_of
 from heliograph.api.response import Response
 from heliograph.wire.http import Request
 
@@ -70,3 +70,13 @@ def test_without_a_token_the_page_is_open_and_only_to_be_read() -> None:
     free = MetricsPage(lambda: b"measured\n", None)
     assert [ask(free, method=method) for method in ("GET", "HEAD", "POST")] == [200, 200, 405]
     assert ask(free, path=b"/metrics/") == 404
+
+
+def test_of_a_long_path_that_a_stranger_asks_for_little_is_remembered() -> None:
+    requests = Requests()
+    for number in range(3):
+        before = route_of.cache_info()
+        requests.count(b"/stranger/" + b"x" * 5000 + b"%d" % number, b"", 404, 0.001)
+        after = route_of.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)  # equal in what is kept
+    assert requests.answered == {("other", "404"): 3.0}
