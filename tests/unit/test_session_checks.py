@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.hub.event import Member
 from heliograph.protocols.pusher import auth, messages
 from tests.unit.test_session import FakePeer, World, say, sign
 
@@ -402,7 +403,7 @@ def test_what_the_engine_cannot_do_is_told_and_a_fault_of_ours_is_none_of_that()
     peer = world.client()
     say(peer, "subscribe", "private-c", **sign(peer, "private-c"))
     attempt: Any = peer.session.channels["private-c"]
-    user: Any = None
+    user = messages.User("u", Member("u", None))
     failures: list[Callable[[], None]] = [
         lambda: peer.session._failed(attempt, ValueError("ours")),
         lambda: peer.session._sign_in_failed(user, ValueError("ours")),
