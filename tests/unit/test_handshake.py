@@ -10,7 +10,9 @@ from heliograph.wire.websocket import (
     HandshakeRefused,
     accept_key,
     check_handshake,
+    cut_at_key,
     handshake_response,
+    is_key,
     offered_subprotocols,
 )
 
@@ -96,3 +98,19 @@ def test_of_endless_offers_of_subprotocols_only_the_first_are_read() -> None:
     offers = [b"a%d" % number for number in range(8000)]
     headers = [(b"sec-websocket-protocol", b",".join(offers))]
     assert offered_subprotocols(headers) == offers[:MAX_SUBPROTOCOLS]
+
+
+def test_a_handshake_is_cut_around_its_key() -> None:
+    before, after = b"GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: ", b"\r\nX: y\r\n\r\n"
+    assert cut_at_key(before + KEY + after) == (before, KEY, after)
+    assert cut_at_key(before + KEY) == (before, KEY, b"")
+    assert cut_at_key(before + KEY[:-1]) is None
+    assert cut_at_key(before.lower() + KEY + after) is None
+    assert cut_at_key(b"Sec-WebSocket-Key: " + KEY) is None
+    assert cut_at_key(b"") is None
+
+
+def test_a_key_is_sixteen_bytes_in_base64() -> None:
+    assert is_key(KEY)
+    for other in (b"", KEY[:-1], KEY + b"=", KEY + b"A", KEY[:-4], b"!" + KEY[1:], b" " + KEY):
+        assert not is_key(other)
