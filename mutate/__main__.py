@@ -42,7 +42,7 @@ TARGETS = {
         "wire/websocket.py",
         (
             *("test_websocket_frames", "test_handshake", "test_websocket_handshake"),
-            *("test_deflate", "test_frames"),
+            *("test_lanes", "test_deflate", "test_frames"),
         ),
     ),
     "memory": Target("engine/memory.py", ("test_memory_engine", "test_engine", "test_session")),
