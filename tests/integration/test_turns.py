@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from heliograph.net.streams import BUSY_READ_BYTES
-from heliograph.net.turns import MOST_DEBT_S, NEWCOMER_S, TURN_S, LoopTurns
+from heliograph.net.turns import (
+    FREE_S,
+    MOST_DEBT_S,
+    NEWCOMER_S,
+    SLICE_S,
+    TURN_S,
+    LoopTurns,
+    charge,
+)
 from tests.integration.rig import PATIENCE_S
 from tests.integration.test_streams import ENDED, GOT, MUCH, Told, switchboard
 
@@ -268,3 +276,27 @@ async def test_once_a_connection_closes_there_is_no_input_that_is_yet_to_be_read
         await told.until(ENDED)
         assert not told.losses, "it waits for its peer to read"
         assert not told.transport.has_input()
+
+
+# -- What is charged ---------------------------------------------------------------------------
+
+
+def test_reads_that_take_little_time_are_free_however_many_they_are() -> None:
+    paid_until, now = 0.0, 100.0
+    for _ in range(10_000):
+        paid_until = charge(paid_until, now, now + FREE_S / 2)
+        now += FREE_S / 2
+    assert paid_until == 0.0
+
+
+def test_a_slice_costs_so_much_that_thousands_of_greedy_clients_stay_behind() -> None:
+    """Each is served again only after all others, and is behind a calm client all that time."""
+    rounds_s = 1000 * SLICE_S
+    assert charge(0.0, 100.0, 100.0 + SLICE_S) - 100.0 > rounds_s
+
+
+def test_what_is_charged_adds_up_to_the_most_and_no_further() -> None:
+    once = charge(0.0, 100.0, 100.0 + 1.5 * FREE_S)
+    twice = charge(once, 100.1, 100.1 + 1.5 * FREE_S)
+    assert 100.0 < once < twice
+    assert charge(twice, 100.2, 105.0) == 105.0 + MOST_DEBT_S

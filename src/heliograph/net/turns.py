@@ -25,13 +25,16 @@ TURN_S: Final = 0.005
 SLICE_S: Final = 0.0005
 """How long one connection's input is handled before it is another one's turn."""
 
-EQUAL_SHARE: Final = 1000.0
-"""A connection that uses more than this part of the time gives way to those that use less."""
+FREE_S: Final = 0.0001
+"""A read that is handled in so little time is never charged: a ping, a publish, a subscription."""
 
-MOST_DEBT_S: Final = 2.0
+PENALTY: Final = 4000.0
+"""For each second beyond that, a connection gives way for so many to those that use less."""
+
+MOST_DEBT_S: Final = 1.0
 """However much time a connection has used, it is forgotten after so long."""
 
-NEWCOMER_S: Final = 0.05
+NEWCOMER_S: Final = 0.5
 """What a connection begins with: those that are there and use little time come before it."""
 
 GoOn = Callable[[], object]
@@ -84,8 +87,9 @@ class Queue:
     """
     Streams that have something to read and connections with more of it, in the order of serving.
 
-    First comes whichever has used least of the server's time lately: each carries the moment up to
-    which what it used is paid for (see `charge`), and the earliest is served first.
+    Each carries the moment up to which what it used is paid for (see `charge`), and the earliest is
+    served first: connections that use little time come in the order of their coming, before all
+    that use much, and those take turns.
     """
 
     __slots__ = ("_entries", "_number")
@@ -122,5 +126,7 @@ def charge(paid_until: float, began: float, ended: float) -> float:
     This is GCRA, as in rate.py, with time as what is limited: nobody is refused for it, only put
     behind others.
     """
-    begin = max(paid_until, began)
-    return min(begin + (ended - began) * EQUAL_SHARE, ended + MOST_DEBT_S)
+    over = ended - began - FREE_S
+    if over <= 0.0:
+        return paid_until
+    return min(max(paid_until, began) + over * PENALTY, ended + MOST_DEBT_S)
