@@ -10,12 +10,13 @@ import asyncio
 import os
 import select
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Final
 
 from heliograph.net.transport import FirstReceiver, Receiver
-from heliograph.net.turns import NEWCOMER_S, TURN_S, GoOn, Queue, charge
+from heliograph.net.turns import ENDINGS_S, NEWCOMER_S, TURN_S, GoOn, Queue, charge
 
 AT_ONCE = 512
 """Sockets that the kernel is asked about before the event loop turns."""
@@ -376,6 +377,7 @@ class Poller:
         self._serving = False  # a stream's input is being handled
         self._again: list[tuple[Stream, GoOn]] = []  # and what of it is left for another turn
         self._next: asyncio.Handle | None = None  # of a turn that nothing new need begin
+        self._endings: deque[tuple[Stream, Exception | None]] = deque()  # whose end is to be told
         self.read_bytes = READ_BYTES
         """How much is read from one socket at once, now."""
         self._epoll = select.epoll()
@@ -445,7 +447,9 @@ class Poller:
         self._epoll.unregister(stream.descriptor)
         # Not now: the number would be given to the next who comes, while this turn may still have
         # something to say of its last bearer.
-        self._loop.call_soon(self._end, stream, error)
+        self._endings.append((stream, error))
+        if len(self._endings) == 1:
+            self._loop.call_soon(self._end_some)
 
     def complain(self, error: Exception, stream: Stream | None = None) -> None:
         """Tell the loop's handler of a fault of ours."""
@@ -580,6 +584,20 @@ class Poller:
                     stream.send()
                 except Exception as error:  # noqa: BLE001 - it is told, and ends only this
                     stream.fail(error)
+
+    def _end_some(self) -> None:
+        """End the streams that are lost, as many as there is time for before the loop turns."""
+        end = self._clock() + ENDINGS_S
+        while self._endings:
+            stream, error = self._endings[0]
+            try:
+                self._end(stream, error)
+            finally:  # only now: while there is one, nobody else asks for this to be called
+                self._endings.popleft()
+            if self._clock() >= end:
+                break
+        if self._endings:
+            self._loop.call_soon(self._end_some)
 
     def _end(self, stream: Stream, error: Exception | None) -> None:
         descriptor = stream.descriptor

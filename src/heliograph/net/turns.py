@@ -25,16 +25,25 @@ TURN_S: Final = 0.005
 SLICE_S: Final = 0.0005
 """How long one connection's input is handled before it is another one's turn."""
 
-FREE_S: Final = 0.0001
-"""A read that is handled in so little time is never charged: a ping, a publish, a subscription."""
+ENDINGS_S: Final = 0.002
+"""How long connections are ended before the loop turns: thousands may disconnect at once."""
 
-PENALTY: Final = 4000.0
+SHORT_S: Final = 0.0003
+"""A read that is handled in so little time is short: a ping, a publish, a subscription."""
+
+PENALTY: Final = 5000.0
 """For each second beyond that, a connection gives way for so many to those that use less."""
 
-MOST_DEBT_S: Final = 1.0
+MOST_OVER_S: Final = 0.0002
+"""No read is charged for more than this beyond what is short."""
+
+BURST_S: Final = PENALTY * MOST_OVER_S
+"""A connection does not give way for one long read: it may have met with the garbage collector."""
+
+MOST_DEBT_S: Final = BURST_S + 1.0
 """However much time a connection has used, it is forgotten after so long."""
 
-NEWCOMER_S: Final = 0.5
+NEWCOMER_S: Final = BURST_S + 0.5
 """What a connection begins with: those that are there and use little time come before it."""
 
 GoOn = Callable[[], object]
@@ -104,7 +113,7 @@ class Queue:
     def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
         """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
         self._number += 1
-        moment = stream.paid_until
+        moment = stream.paid_until - BURST_S
         if moment < now:  # noqa: PLR1730 - a call would cost more
             moment = now
         heapq.heappush(self._entries, (moment, self._number, stream, go_on))
@@ -123,10 +132,9 @@ def charge(paid_until: float, began: float, ended: float) -> float:
     """
     Return up to when a connection has paid, that was served from *began* to *ended*.
 
-    This is GCRA, as in rate.py, with time as what is limited: nobody is refused for it, only put
-    behind others.
+    Nobody is refused for a debt, only put behind others, until it is over or a read was short.
     """
-    over = ended - began - FREE_S
+    over = ended - began - SHORT_S
     if over <= 0.0:
-        return paid_until
-    return min(max(paid_until, began) + over * PENALTY, ended + MOST_DEBT_S)
+        return 0.0
+    return min(max(paid_until, began) + min(over, MOST_OVER_S) * PENALTY, ended + MOST_DEBT_S)
