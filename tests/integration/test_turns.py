@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
+from heliograph.net import streams
 from heliograph.net.streams import BUSY_READ_BYTES
 from heliograph.net.turns import (
-    BURST_S,
+    DELAYS_S,
     ENDINGS_S,
-    MOST_DEBT_S,
-    NEWCOMER_S,
     SHORT_S,
     SLICE_S,
     TURN_S,
     LoopTurns,
-    charge,
+    long_reads,
 )
 from tests.integration.rig import PATIENCE_S
 from tests.integration.test_streams import ENDED, GOT, MUCH, Told, switchboard
@@ -80,7 +79,8 @@ async def test_whoever_used_little_time_comes_before_those_that_used_much() -> N
         calm = Costly(clock, log, "calm", 0.0)
         peers = [board.connect(one) for one in greedy]
         beside = board.connect(calm)
-        clock.now += 2 * NEWCOMER_S
+        beside.send(b"a")
+        await calm.until(GOT)
         for times in (1, 2, 3):
             for peer in peers:
                 peer.send(b"a")
@@ -91,22 +91,28 @@ async def test_whoever_used_little_time_comes_before_those_that_used_much() -> N
         for peer in peers:
             peer.send(b"a")
         beside.send(b"a")
-        await calm.until(GOT)
+        await calm.until(GOT, 2)
         assert log.index("calm") <= 1, "the first turn may have begun with one of them"
         for one in greedy:
             await one.until(GOT, 4)
 
 
-async def test_time_that_was_used_is_forgotten() -> None:
+async def test_a_short_read_puts_a_client_among_the_others_again() -> None:
     clock, log = Clock(), list[str]()
     async with switchboard(clock) as board:
-        greedy = Costly(clock, log, "greedy", TURN_S)
-        peer = board.connect(greedy)
-        for number in range(1, 9):
+        some = [Costly(clock, log, str(number), TURN_S) for number in range(20)]
+        peers = [board.connect(one) for one in some]
+        for times in range(1, 10):
+            some[0].cost_s = 0.0 if times == 9 else TURN_S
+            for peer in peers:
+                peer.send(b"a")
+            for one in some:
+                await one.until(GOT, times)
+        log.clear()
+        for peer in peers:
             peer.send(b"a")
-            await greedy.until(GOT, number)
-        (stream,) = board.poller._streams.values()
-        assert stream.paid_until == pytest.approx(clock.now + MOST_DEBT_S)
+        await some[0].until(GOT, 10)
+        assert log.index("0") <= 1
 
 
 async def test_newcomers_come_after_those_that_are_there() -> None:
@@ -114,14 +120,39 @@ async def test_newcomers_come_after_those_that_are_there() -> None:
     async with switchboard(clock) as board:
         there = Costly(clock, log, "there", 0.0)
         beside = board.connect(there)
-        clock.now += 2 * NEWCOMER_S
-        some = [Costly(clock, log, "new", TURN_S) for _ in range(8)]
-        for one in some:
-            board.connect(one).send(b"a")
-        await until(lambda: bool(log))
         beside.send(b"a")
         await there.until(GOT)
-        assert log.count("new") <= 3, "it came before most of them"
+        some = [Costly(clock, log, "new", TURN_S) for _ in range(60)]
+        for one in some:
+            board.connect(one).send(b"a")
+        for times in (2, 3, 4):  # however long they have waited
+            await until(lambda times=times: log.count("new") >= 15 * (times - 1))  # type: ignore[misc]
+            before = log.count("new")
+            beside.send(b"a")
+            await there.until(GOT, times)
+            assert log.count("new") <= before + 2
+        await everybody(*some)
+
+
+async def test_connections_that_are_queued_do_not_hide_others_from_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the kernel they are ready, in every turn again, until they are read."""
+    monkeypatch.setattr(streams, "AT_ONCE", 4)
+    clock, log = Clock(), list[str]()
+    async with switchboard(clock) as board:
+        calm = Costly(clock, log, "calm", 0.0)
+        beside = board.connect(calm)
+        beside.send(b"a")
+        await calm.until(GOT)
+        some = [Costly(clock, log, "new", TURN_S) for _ in range(60)]
+        for one in some:
+            board.connect(one).send(b"a")
+        await until(lambda: board.poller.queued >= 30)
+        before = log.count("new")
+        beside.send(b"a")
+        await calm.until(GOT, 2)
+        assert log.count("new") <= before + 2
         await everybody(*some)
 
 
@@ -130,7 +161,8 @@ async def test_what_is_put_off_is_done_in_slices_between_which_others_are_served
     async with switchboard(clock) as board:
         calm = Costly(clock, log, "calm", 0.0)
         beside = board.connect(calm)
-        clock.now += 2 * NEWCOMER_S
+        beside.send(b"a")
+        await calm.until(GOT)
         left = 30
 
         def go_on() -> None:
@@ -145,7 +177,7 @@ async def test_what_is_put_off_is_done_in_slices_between_which_others_are_served
 
         greedy = Told(data_received=lambda _: go_on())
         board.connect(greedy).send(b"much")
-        await calm.until(GOT)
+        await calm.until(GOT, 2)
         assert log.count("slice") in (15, 16, 17), "its turn came within two slices"
         await until(lambda: not left)
         assert log.count("slice") == 30
@@ -307,35 +339,30 @@ async def test_of_many_that_disconnect_at_once_a_few_are_ended_before_the_loop_t
         assert len(board.poller) == 0
 
 
-# -- What is charged ---------------------------------------------------------------------------
+# -- Long reads --------------------------------------------------------------------------------
 
 
-def test_short_reads_are_free_however_many_they_are_and_end_a_debt() -> None:
-    paid_until, now = NEWCOMER_S, 0.0
-    for _ in range(10_000):
-        paid_until = charge(paid_until, now, now + SHORT_S / 2)
-        now += SHORT_S / 2
-        assert paid_until == 0.0
-
-
-def test_after_a_few_slices_thousands_of_greedy_clients_stay_behind() -> None:
-    """Each is served again only after all others, and is behind a calm client all that time."""
-    paid_until, now = NEWCOMER_S, 0.0
-    for _ in range(3):
-        paid_until = charge(paid_until, now, now + SLICE_S)
-        now += 1000 * SLICE_S
-    assert paid_until - BURST_S > now
-
-
-def test_one_read_that_takes_long_does_not_put_a_calm_client_behind() -> None:
+def test_one_long_read_does_not_put_a_client_behind() -> None:
     """It may have met with the garbage collector, or with another process."""
-    assert charge(0.0, 100.0, 100.1) - BURST_S <= 100.1
+    assert DELAYS_S[long_reads(0, 10.0)] == 0
 
 
-def test_what_is_charged_adds_up_to_the_most_and_no_further() -> None:
-    once = charge(0.0, 100.0, 100.0 + 1.5 * SHORT_S)
-    twice = charge(once, 100.1, 100.1 + 1.5 * SHORT_S)
-    assert 100.0 < once < twice
-    for _ in range(9):
-        twice = charge(twice, 100.2, 105.0)
-    assert twice == 105.0 + MOST_DEBT_S
+def test_after_long_reads_in_a_row_a_client_is_further_and_further_behind() -> None:
+    found = [0]
+    for _ in range(20):
+        found.append(long_reads(found[-1], SLICE_S))
+    delays = [DELAYS_S[number] for number in found]
+    assert delays == sorted(delays)
+    assert delays[2] > 0
+    assert long_reads(found[-1], SHORT_S) == 0
+
+
+def test_thousands_of_greedy_clients_stay_behind_a_calm_one() -> None:
+    """Each is served again only after all others: for so long it must not come to the front."""
+    assert DELAYS_S[-1] > 2000 * SLICE_S
+
+
+def test_a_client_that_has_fallen_behind_catches_up() -> None:
+    """A hundred requests a second, 25 us each: their delay must not make its reads long."""
+    for delay_s in DELAYS_S[:5]:
+        assert 100 * delay_s * 0.000025 < SHORT_S

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Final
 
 from heliograph.net.transport import FirstReceiver, Receiver
-from heliograph.net.turns import ENDINGS_S, NEWCOMER_S, TURN_S, GoOn, Queue, charge
+from heliograph.net.turns import ENDINGS_S, NEWCOMER, TURN_S, GoOn, Queue, long_reads
 
 AT_ONCE = 512
 """Sockets that the kernel is asked about before the event loop turns."""
@@ -66,7 +66,7 @@ class Stream:
         "_size",
         "_waiting",
         "descriptor",
-        "paid_until",
+        "long_reads",
         "protocol",
         "ready",
         "watched",
@@ -76,7 +76,7 @@ class Stream:
         self.descriptor = descriptor
         self.protocol = protocol
         self.watched = READ
-        self.paid_until = 0.0  # see turns.py
+        self.long_reads = NEWCOMER  # in a row; see turns.py
         self.ready = 0  # what the kernel said of it, while it is queued for that
         self._poller = poller
         self._waiting: list[bytes | bytearray | memoryview] | None = None
@@ -395,6 +395,11 @@ class Poller:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def queued(self) -> int:
+        """How many connections are queued for their turn."""
+        return len(self._queue)
+
     def adopt(self, descriptor: int, protocol: FirstReceiver) -> None:
         """
         Take on a connected socket, which does not block, and have *protocol* told of it.
@@ -403,7 +408,6 @@ class Poller:
         """
         self._epoll.register(descriptor, READ)
         stream = self._streams[descriptor] = Stream(self, descriptor, protocol)
-        stream.paid_until = self._clock() + NEWCOMER_S
         try:
             protocol.connection_made(stream)
         except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
@@ -420,7 +424,7 @@ class Poller:
         """Have *go_on* called on a later turn; see Turns."""
         stream: Stream = transport.stream
         if self._serving:
-            self._again.append((stream, go_on))  # its time has yet to be charged
+            self._again.append((stream, go_on))  # its time has yet to be noted
         else:
             self._queue.put(stream, self._clock(), go_on)
             self._turn_on()
@@ -468,7 +472,8 @@ class Poller:
             self._next = None
         self.working = self._reading = True
         try:
-            events = self._epoll.poll(0, AT_ONCE)
+            # Those that are queued are still ready to the kernel, and must not hide the others.
+            events = self._epoll.poll(0, AT_ONCE + len(self._queue))
             now = self._clock()
             if self._queue:
                 self._line_up(events, now)
@@ -558,10 +563,10 @@ class Poller:
         return self._settle(stream, now)
 
     def _settle(self, stream: Stream, began: float) -> float:
-        """Charge *stream* for the time since *began*, and queue what is left to do."""
+        """Note how long *stream* took since *began*, and queue what is left to do."""
         self._serving = False
         now = self._clock()
-        stream.paid_until = charge(stream.paid_until, began, now)
+        stream.long_reads = long_reads(stream.long_reads, now - began)
         if self._again:
             again, self._again = self._again, []
             for one, go_on in again:

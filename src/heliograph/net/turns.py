@@ -31,20 +31,16 @@ ENDINGS_S: Final = 0.002
 SHORT_S: Final = 0.0003
 """A read that is handled in so little time is short: a ping, a publish, a subscription."""
 
-PENALTY: Final = 5000.0
-"""For each second beyond that, a connection gives way for so many to those that use less."""
+DELAYS_S: Final = (0.0, 0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.0)
+"""
+How far behind others a connection is queued after so many reads in a row that were not short.
 
-MOST_OVER_S: Final = 0.0002
-"""No read is charged for more than this beyond what is short."""
+One is nothing: any read may meet with the garbage collector. The next few are little, so that a
+client that has fallen behind, and has several requests to be read at once, catches up.
+"""
 
-BURST_S: Final = PENALTY * MOST_OVER_S
-"""A connection does not give way for one long read: it may have met with the garbage collector."""
-
-MOST_DEBT_S: Final = BURST_S + 1.0
-"""However much time a connection has used, it is forgotten after so long."""
-
-NEWCOMER_S: Final = BURST_S + 0.5
-"""What a connection begins with: those that are there and use little time come before it."""
+NEWCOMER: Final = 8
+"""A connection begins as after so many: those that are there and use little time come before it."""
 
 GoOn = Callable[[], object]
 """Handles some more of a connection's input, no longer than a slice."""
@@ -96,9 +92,8 @@ class Queue:
     """
     Streams that have something to read and connections with more of it, in the order of serving.
 
-    Each carries the moment up to which what it used is paid for (see `charge`), and the earliest is
-    served first: connections that use little time come in the order of their coming, before all
-    that use much, and those take turns.
+    Connections whose last read was short come in the order of their coming, before all that had
+    long ones in a row (DELAYS_S), and those take turns.
     """
 
     __slots__ = ("_entries", "_number")
@@ -113,9 +108,7 @@ class Queue:
     def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
         """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
         self._number += 1
-        moment = stream.paid_until - BURST_S
-        if moment < now:  # noqa: PLR1730 - a call would cost more
-            moment = now
+        moment = now + DELAYS_S[stream.long_reads]
         heapq.heappush(self._entries, (moment, self._number, stream, go_on))
 
     def take(self) -> "tuple[Stream, GoOn | None]":
@@ -128,13 +121,8 @@ class Queue:
         self._entries.clear()
 
 
-def charge(paid_until: float, began: float, ended: float) -> float:
-    """
-    Return up to when a connection has paid, that was served from *began* to *ended*.
-
-    Nobody is refused for a debt, only put behind others, until it is over or a read was short.
-    """
-    over = ended - began - SHORT_S
-    if over <= 0.0:
-        return 0.0
-    return min(max(paid_until, began) + min(over, MOST_OVER_S) * PENALTY, ended + MOST_DEBT_S)
+def long_reads(before: int, took_s: float) -> int:
+    """Return how many reads in a row were not short, after one that took *took_s* seconds."""
+    if took_s <= SHORT_S:
+        return 0
+    return min(before + 1, len(DELAYS_S) - 1)
