@@ -415,3 +415,20 @@ async def test_the_largest_unfinished_request_is_refused_when_all_are_too_much()
         assert intake.bytes == pytest.approx(60_000, abs=1000)
         assert intake.dropped == 1
     assert intake.bytes == 0 or len(intake) <= 1
+
+
+async def test_heads_that_are_not_complete_count_as_what_is_incomplete() -> None:
+    async with serving() as rig, wire(rig) as one, wire(rig) as other:
+        intake = Intake(asyncio.get_running_loop(), most=20_000)
+        rig.server.context.intake = intake
+        await one.send(b"GET /" + b"x" * 8_000)
+        await until(lambda: intake.bytes >= 8_000)
+        await other.send(b"GET /")
+        for _ in range(13):
+            await other.send(b"x" * 1000)
+            await asyncio.sleep(0)
+        assert (await other.read_all()).startswith(b"HTTP/1.1 503 ")
+        assert intake.dropped == 1
+        await one.send(b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await one.read_until(b"\r\n")).startswith(b"HTTP/1.1 404")
+        assert intake.bytes == 0

@@ -275,7 +275,7 @@ class HttpConnection:
             self._judged = unfinished
             if unfinished is not None:
                 self._judge(reader, unfinished, events)
-        if unfinished is not None or self._counted:
+        if self._counted or reader.receiving:
             self._count()
         return events
 
