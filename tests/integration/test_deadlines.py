@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph.net import http
 from tests import certificates
 from tests.certificates import Pair
 from tests.integration.rig import PATIENCE_S, Rig, serving
@@ -268,3 +269,38 @@ async def test_a_client_that_ends_its_half_and_reads_no_more_is_not_kept() -> No
                 assert stream.get_write_buffer_size() < rig.server.config.max_write_buffer
                 peer.shutdown(socket.SHUT_WR)
                 await until(lambda: not rig.server.node.sessions())
+
+
+@pytest.mark.parametrize("headers", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+async def test_an_answer_has_as_long_to_be_read_on_a_connection_that_closes_after_it(
+    monkeypatch: pytest.MonkeyPatch, headers: str
+) -> None:
+    """It was cut off 2 s after it was written."""
+    monkeypatch.setattr(http, "LINGER_S", 0.1)
+    async with serving(max_subscriptions=2000) as rig, rig.client() as client:
+        names = [f"{number:04}{'x' * 150}" for number in range(1000)]
+        for name in names:
+            await client.subscribe(name)
+        target = rig.signed("GET", "/apps/3/channels")
+        loop = asyncio.get_running_loop()
+        poller = rig.server._poller
+        assert poller is not None
+        before = set(poller._streams)
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+            peer.connect(("127.0.0.1", rig.server.port))
+            peer.setblocking(False)
+            await until(lambda: len(poller) == 2)
+            (descriptor,) = set(poller._streams) - before
+            with socket.socket(fileno=os.dup(descriptor)) as ours:
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+            request = f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n"
+            await loop.sock_sendall(peer, request.encode())
+            await asyncio.sleep(1)  # longer than LINGER_S and a slot of the wheel or two
+            answer = b""
+            async with asyncio.timeout(PATIENCE_S):
+                while not answer.endswith(b"}}}"):
+                    part = await loop.sock_recv(peer, 1 << 16)
+                    assert part, "the answer is not complete"
+                    answer += part
+        assert all(name.encode() in answer for name in names)

@@ -534,7 +534,9 @@ class HttpConnection:
         request_s = self._request_timeout()
         if not self._request_since:
             patience_s = min(patience_s, request_s)
-        if self._closing or (self._unread and now - self._last_seen >= request_s):
+        if self._closing and self.unread() and now - self._last_seen < request_s:
+            self._look_again(LINGER_S)  # a large answer may take its time, the last one too
+        elif self._closing or (self._unread and now - self._last_seen >= request_s):
             self._transport.abort()
         elif self._answers:
             self._look_again(request_s)  # it is we who are slow
