@@ -88,7 +88,7 @@ class Visit:
 Step = Callable[[Visit], socket.socket]
 
 
-def said(connection: socket.socket, words: bytes, answer: bytes = b"") -> socket.socket:
+def sent(connection: socket.socket, words: bytes, answer: bytes = b"") -> socket.socket:
     """Send *words*, and wait until *answer* has come."""
     connection.sendall(words)
     received = b""
@@ -125,51 +125,51 @@ STATES = {
     "tls-half": State(
         "TLS: handshake half done",
         REQUEST,
-        lambda visit: said(visit.connect(), visit.hello(), b"\x16"),
+        lambda visit: sent(visit.connect(), visit.hello(), b"\x16"),
         tls=True,
     ),
     "tls-idle": State(
         "TLS: idle keep-alive",
         KEEP_ALIVE,
-        lambda visit: said(visit.secured(), HEALTH, b"OK\n"),
+        lambda visit: sent(visit.secured(), HEALTH, b"OK\n"),
         tls=True,
     ),
     "tls-websocket": State(
         "TLS: WebSocket, no subscription",
         PONG,
-        lambda visit: said(visit.secured(), UPGRADE, ESTABLISHED),
+        lambda visit: sent(visit.secured(), UPGRADE, ESTABLISHED),
         tls=True,
     ),
     "head": State(
-        "HTTP: 1 KB of a head sent", REQUEST, lambda visit: said(visit.connect(), HALF_A_HEAD)
+        "HTTP: 1 KB of a head sent", REQUEST, lambda visit: sent(visit.connect(), HALF_A_HEAD)
     ),
     "body": State(
         "HTTP: 64 KB of a body of 128 KB sent",
         REQUEST,
-        lambda visit: said(visit.connect(), HALF_A_BODY),
+        lambda visit: sent(visit.connect(), HALF_A_BODY),
     ),
     "idle": State(
-        "HTTP: idle keep-alive", KEEP_ALIVE, lambda visit: said(visit.connect(), HEALTH, b"OK\n")
+        "HTTP: idle keep-alive", KEEP_ALIVE, lambda visit: sent(visit.connect(), HEALTH, b"OK\n")
     ),
     "websocket": State(
         "WebSocket, no subscription",
         PONG,
-        lambda visit: said(visit.connect(), UPGRADE, ESTABLISHED),
+        lambda visit: sent(visit.connect(), UPGRADE, ESTABLISHED),
     ),
     "subscribed": State(
         "WebSocket, one subscription",
         PONG,
-        lambda visit: said(visit.connect(), UPGRADE + SUBSCRIBE, b"subscription_succeeded"),
+        lambda visit: sent(visit.connect(), UPGRADE + SUBSCRIBE, b"subscription_succeeded"),
     ),
     "message": State(
         "WebSocket, 64 KB of a message of 128 KB sent",
         REQUEST,
-        lambda visit: said(said(visit.connect(), UPGRADE, ESTABLISHED), HALF_A_MESSAGE),
+        lambda visit: sent(sent(visit.connect(), UPGRADE, ESTABLISHED), HALF_A_MESSAGE),
     ),
     "closing": State(
         "WebSocket, closed by the server, Close frame not answered",
         "5 s",
-        lambda visit: said(visit.connect(), UPGRADE.replace(KEY.encode(), b"none"), b"4001"),
+        lambda visit: sent(visit.connect(), UPGRADE.replace(KEY.encode(), b"none"), b"4001"),
         lasts_s=5.0,
     ),
 }

@@ -61,7 +61,7 @@ class Run:
         """Measure, and yield each row when it is known."""
         for name in self._chosen:
             if name == CONTROL:
-                yield from self._control("nobody", self._heliograph(None), self._bounds)
+                yield from self._control("no attacker", self._heliograph(None), self._bounds)
             elif name == BASELINE:
                 yield from self._beside_baseline()
             else:
@@ -110,7 +110,7 @@ class Run:
         def started() -> contextlib.AbstractContextManager[Server]:
             return measure.baseline(self._folder)
 
-        yield from self._control("baseline in C: nobody", started, None)
+        yield from self._control("baseline in C: no attacker", started, None)
         for name, kind in KINDS.items():
             if kind.baseline:
                 title = f"baseline in C: {kind.title}"

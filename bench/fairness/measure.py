@@ -166,9 +166,9 @@ def _running(
     command: Sequence[str], log: Path, port: int, environ: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     # A file: a pipe that nobody empties would stop a server that complains a lot.
-    with log.open("ab") as said:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environ
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ
         )
     try:
         tools.pin(process.pid, SERVER_CORE)
@@ -295,8 +295,8 @@ class Bystander:
             os.sched_setscheduler(self._process.pid, os.SCHED_FIFO, priority)
             self.prior = True
         if self._process.stdout is None or not self._process.stdout.readline():
-            _, said = self._process.communicate()
-            raise BenchError(f"the bystander did not connect: {said.strip()}")
+            _, output = self._process.communicate()
+            raise BenchError(f"the bystander did not connect: {output.strip()}")
         return self
 
     def __exit__(
@@ -319,11 +319,11 @@ class Bystander:
     def end(self) -> Waits:
         """Return what it found, once all is answered or given up. Raises BenchError."""
         try:
-            printed, said = self._process.communicate("end\n", self._grace_s + 10)
+            printed, output = self._process.communicate("end\n", self._grace_s + 10)
         except subprocess.TimeoutExpired:
             raise BenchError("the bystander did not end") from None
         if self._process.returncode:
-            raise BenchError(f"the bystander failed: {said.strip()}")
+            raise BenchError(f"the bystander failed: {output.strip()}")
         return Waits(**json.loads(printed))
 
 
@@ -400,13 +400,13 @@ def run_attack(attack: Attack, server: Server, connections: int, seconds: float)
         )
         tools.pin(process.pid, LOAD_CORE)
         try:
-            printed, said = process.communicate(timeout=seconds + 2 * ATTACK_START_S)
+            printed, output = process.communicate(timeout=seconds + 2 * ATTACK_START_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             raise BenchError("the attacker did not end") from None
     if process.returncode:
-        raise BenchError(f"the attacker failed: {said.strip()[-300:]}")
+        raise BenchError(f"the attacker failed: {output.strip()[-300:]}")
     return Attacked(**json.loads(printed))
 
 
@@ -420,8 +420,8 @@ class Holders:
         """Return why they are connected no more; empty where they are."""
         if self.process.poll() is None:
             return ""
-        said = self.process.stderr.read() if self.process.stderr is not None else ""
-        return f"the clients that occupy channels have ended: {said.strip()}"
+        output = self.process.stderr.read() if self.process.stderr is not None else ""
+        return f"the clients that occupy channels have ended: {output.strip()}"
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """
 How often subscribers are sent the number of subscriptions of their channel.
 
-Knows channels by name, numbers, and of time what it is given. Does not know who subscribes, nor
-how a number is sent.
+Knows channels by name, numbers, and of time what it is given. Does not know subscribers, nor how
+a number is sent.
 """
 
 from collections import OrderedDict

@@ -59,5 +59,5 @@ MAX_ECHO = 500
 
 
 def echoed(text: str) -> str:
-    """Return as much of *text*, which a client sent, as the client is told again."""
+    """Return *text*, which a client sent, as far as an answer repeats it."""
     return text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "..."

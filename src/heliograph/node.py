@@ -312,11 +312,11 @@ class Tenant:
     # -- The rest ------------------------------------------------------------------------
 
     def close(self, error: ClientError) -> None:
-        """Tell every session *error* and close it, many of them in slices."""
+        """Close every session with *error*, many of them in slices."""
         self.close_each(list(self.sessions.values()), error)
 
     def close_each(self, sessions: Sequence[Session], error: ClientError) -> None:
-        """Tell each of *sessions* of this app *error* and close it, many of them in slices."""
+        """Close *sessions* of this app with *error*, many of them in slices."""
         _close_each(self._slices, self._closings, sessions, error)
 
     def _wake(self) -> None:
@@ -427,8 +427,8 @@ class Node:
         """
         Serve *apps* from now on.
 
-        What changed of an app holds at once for what its clients do next. The clients of one
-        that is gone, or switched off, are sent away, many of them in slices; newcomers are
+        What changed of an app holds at once for what its clients do next. The clients of an app
+        that was removed or switched off are disconnected, many of them in slices; newcomers are
         refused at once.
         """
         before, self._tenants = self._tenants, {}
@@ -528,11 +528,11 @@ class Node:
         error: ClientError,
         then: Callable[[], object] = lambda: None,
     ) -> None:
-        """Tell each of *sessions* *error*, close it, and call *then*; many of them in slices."""
+        """Close *sessions* with *error*, many of them in slices, and call *then*."""
         _close_each(self._slices, "closings", sessions, error, then)
 
     def close(self, error: ClientError, then: Callable[[], object] = lambda: None) -> None:
-        """Tell every session *error*, close it, and call *then*; many of them in slices."""
+        """Close every session with *error*, many of them in slices, and call *then*."""
         self.close_each(self.sessions(), error, then)
 
     def finish(self) -> None:

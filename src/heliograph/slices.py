@@ -83,7 +83,7 @@ class Slices:
         return owner in self._jobs
 
     def finish(self) -> None:
-        """Do all that is left in this call. For a server that stops, and has nobody to delay."""
+        """Do all that is left in this call. For a server that stops, with no clients to delay."""
         while self._owners:
             self._work(self._owners.popleft(), float("inf"))
 
@@ -194,7 +194,7 @@ class LargeAnswers(Generic[T]):
             failure: Exception | None = None
             try:
                 answer = yield from make()
-            except Exception as error:  # noqa: BLE001 - it is handed to those who asked
+            except Exception as error:  # noqa: BLE001 - handed to the requests that wait for it
                 failure = error
             for later in requests:
                 yield None  # each has the answer copied into a response of its own

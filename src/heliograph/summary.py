@@ -40,12 +40,12 @@ class Summary:
             self._logger.log(self._level, "%s: %s", subject, reason)
 
     def fault(self, subject: str, error: BaseException) -> None:
-        """Say that *error*, a fault of ours, was met: with its traceback, or in a sum."""
+        """Log *error*, a fault of ours: with its traceback, or in a sum."""
         if self.first(f"{subject} ({place_of(error)})", "the same fault"):
             self._logger.log(self._level, "%s", subject, exc_info=error)
 
     def first(self, subject: str, reason: str) -> bool:
-        """Return whether the caller is to say at once what happened; otherwise it is in a sum."""
+        """Return whether the caller is to log at once what happened; otherwise it is in a sum."""
         counts = self._counts.get(subject)
         if counts is None:
             self._begin(subject)

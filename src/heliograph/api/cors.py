@@ -57,7 +57,7 @@ class CrossOrigin:
         return _with(response, headers)
 
     def _headers(self, request: Request) -> tuple[Headers, bool]:
-        """Return what the answer says to the page, and whether that is all that it asks."""
+        """Return headers for the page, and whether they are all that the request asks for."""
         # Caches keep the answer for one site apart from that for another.
         headers: Headers = ((b"Vary", b"Origin"),)
         origin = request.lone_header(b"origin")

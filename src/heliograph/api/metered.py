@@ -140,7 +140,7 @@ class MetricsPage:
         """Answer *request* before its body has arrived, where its head decides the answer."""
         if request.path != PATH:
             return self._handler.refuse_early(request) if self._handler else _NOT_FOUND
-        return self._page(request)  # nobody wants its body
+        return self._page(request)  # its body is of no use
 
     def _page(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):

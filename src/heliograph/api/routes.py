@@ -106,7 +106,7 @@ class Routes:
         """
         Answer *request*, whose body has yet to arrive, where its head decides the answer.
 
-        Only a body that somebody signed is worth receiving: the signature is in the query.
+        Only the body of a signed request is received: the signature is in the query.
         """
         try:
             path = request.path.decode("latin-1")
@@ -157,7 +157,7 @@ class Routes:
     def _authenticated(
         self, request: Request, found: "_Found", path: str, body: bytes | None
     ) -> tuple[Endpoint, Tenant, Sequence[tuple[str, str]]]:
-        """Return what answers, who signed, and the query; *body* is None where it is to come."""
+        """Return the endpoint, the app that signed, and the query; *body* is None if on its way."""
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
         if request.query.count(b"&") >= endpoint.MAX_PARAMETERS:
             raise ApiError(400, f"More than {endpoint.MAX_PARAMETERS} query parameters")

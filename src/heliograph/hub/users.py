@@ -49,7 +49,7 @@ class Users(Generic[S]):
         return list(self._watchers.get(user_id, ()))
 
     def watches(self, session: S, user_id: str) -> bool:
-        """Whether *session* is to be told when *user_id* comes and goes."""
+        """Whether *session* watches *user_id*."""
         return session in self._watchers.get(user_id, ())
 
     def __len__(self) -> int:

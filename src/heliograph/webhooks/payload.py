@@ -161,7 +161,7 @@ class _Fields(Struct):
 
 
 def read(text: bytes) -> Happening | None:  # noqa: C901 - a return for each kind
-    """Return what *text* says, as `event` wrote it, None where it says nothing of that kind."""
+    """Return what occurred by *text*, as `event` wrote it; None where it is no such text."""
     try:
         text.decode()  # fields that are not looked at are sent, too
         fields = json.decode(text, _Fields)

@@ -3,7 +3,7 @@ The rows of a store's file, read and checked.
 
 The file outlives crashes, disks and hands that edit it, so nothing in it is trusted: a row is
 what it should be, or it is left out and counted. Knows tables and how SQLite fails; does not know
-when rows are written, nor what an event says.
+when rows are written, nor what an event means.
 """
 
 import re

@@ -36,9 +36,8 @@ class Limits:
     max_fresh: int = 32  # deliveries made up ahead of their first try
     max_queued_events: int = 100_000
     max_queued_bytes: int = 64 << 20
-    reserved: float = (
-        0.5  # of a queue, in equal parts, for the kinds of events of authenticated users
-    )
+    # Of a queue, in equal parts, for the kinds of events that only authenticated users can cause.
+    reserved: float = 0.5
 
 
 OPEN = "open"
@@ -148,7 +147,7 @@ class _Share:
         self.bytes = 0
         self.reserved_events = 0
         self.reserved_bytes = 0
-        # Both the oldest first: events that say that something is gone, and all others.
+        # Both the oldest first: events that report the end of something, and all others.
         self._gone: OrderedDict[int, Entry] = OrderedDict()
         self._others: OrderedDict[int, Entry] = OrderedDict()
 
@@ -167,7 +166,7 @@ class _Share:
         del self._queue_of(entry)[entry.number]
 
     def first_to_drop(self) -> Entry:
-        """Return the oldest; what says that something is gone comes last."""
+        """Return the oldest; what reports the end of something comes last."""
         return next(iter((self._others or self._gone).values()))
 
     def count(self, entry: Entry, times: int) -> None:
@@ -212,12 +211,12 @@ class Outbox:
     streams pass.
 
     Bounded in events and bytes. A kind of event that only authenticated users can cause always has
-    the space that `reserve` gave it, so no other kind, and nobody without a signature, can crowd it
-    out. What is over the bounds costs events that no delivery holds: those of the share OPEN
+    the space that `reserve` gave it, so no other kind, and no client without a signature, can crowd
+    it out. What is over the bounds costs events that no delivery holds: those of the share OPEN
     first, then those of the share that is furthest over its reserve. Within a share the oldest go,
     for what receivers get last is what they act upon; and so that they are left with a true
-    picture, an event goes together with the one that it cancels, and events that say that something
-    is gone go after all others.
+    picture, an event goes together with the one that it cancels, and events that report the end of
+    something go after all others.
     """
 
     def __init__(

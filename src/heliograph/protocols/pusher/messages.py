@@ -59,7 +59,7 @@ class Incoming(Struct, gc=False):
 
 
 class _AnyChannel(Struct, gc=False):
-    """The same, with whatever the client sent for a channel: unread, since nobody asks for it."""
+    """The same, whatever the client sent for a channel, which stays unread if it is no string."""
 
     event: str
     channel: Raw = Raw()
