@@ -27,7 +27,6 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,8 +34,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "process.h"
 
 enum { EVENTS = 256, SEND_AT_ONCE = 1 << 16, READ_BUFFER = 1 << 20, TAIL = 64, RETRY_MS = 10, ALIVE_MS = 20 };
 static const double START_S = 15;
@@ -73,21 +73,6 @@ static int poll_fd, ready, most_ready, done, closed;
 static uint64_t sent, received, opened, refused, cut_off, rounds;
 static double began, first_ready, waited;
 static char buffer[TAIL + READ_BUFFER];
-
-static void fail(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    vfprintf(stderr, format, values);
-    va_end(values);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 static struct bytes read_file(const char *name) {
     FILE *file = fopen(name, "rb");

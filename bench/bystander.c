@@ -22,7 +22,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +33,8 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "process.h"
 
 enum { BUFFER = 1 << 17, MAX_MESSAGES = 1 << 17, MAX_FRESH = 256, OUTGOING = 1 << 20, START_S = 20 };
 
@@ -68,21 +69,6 @@ static struct fresh fresh[MAX_FRESH];
 static int poll_fd, fresh_failed;
 static char closed[256];
 static double late;
-
-static void fail(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    vfprintf(stderr, format, values);
-    va_end(values);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 static void due(struct series *series, double time) {
     if (series->sent == MAX_MESSAGES)

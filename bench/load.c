@@ -17,16 +17,15 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "process.h"
 #include "signing.h"
 
 enum { EVENTS = 512, RING = 1 << 16, READ_BUFFER = 1 << 20, WARM_UP_MS = 300, SETTLE_MS = 500 };
@@ -51,23 +50,6 @@ static struct {
              .batch = 1,
              .parallel = 64,
              .seconds = 3};
-
-/* -- Failing, and telling the time ----------------------------------------------------------- */
-
-static void fail(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    vfprintf(stderr, format, values);
-    va_end(values);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 /* -- Latencies: counted in steps of three in a hundred -------------------------------------- */
 

@@ -213,42 +213,31 @@ def slow_frames(_connections: int) -> Attack:
     return replace(websocket([frame(LETTERS[0])], "messages"), mode="trickle")
 
 
-def leaving(connections: int) -> Attack:
-    """Clients with channels of their own, all of which disconnect at once and come back."""
-    each = max(1, min(MOST_CHANNELS_EACH, LEAVING_CHANNELS // connections))
-    units = [
-        message("pusher:subscribe", {"channel": f"left-@@@@@@-{at}"}, mask=NO_MASK)
-        for at in range(each)
-    ]
+def _subscribing(prefix: str, each: int, counted: str) -> Attack:
+    """Clients with *each* channels of their own, which then wait for a pong."""
+    channels = [{"channel": f"{prefix}-@@@@@@-{at}"} for at in range(each)]
+    subscribes = [message("pusher:subscribe", channel, mask=NO_MASK) for channel in channels]
     return Attack(
         opening=messages.upgrade(),
         greeting=GREETING,
-        units=[*units, message("pusher:ping")],
-        counted="disconnects",
+        units=[*subscribes, message("pusher:ping")],
+        counted=counted,
         proof=b"subscription_succeeded",
         mode="return",
         answer=PONG,
-        together=True,
         numbered=True,
     )
+
+
+def leaving(connections: int) -> Attack:
+    """Clients with channels of their own, all of which disconnect at once and come back."""
+    each = max(1, min(MOST_CHANNELS_EACH, LEAVING_CHANNELS // connections))
+    return replace(_subscribing("left", each, "disconnects"), together=True)
 
 
 def holders() -> Attack:
     """Return what idle clients do that keep channels occupied."""
-    units = [
-        message("pusher:subscribe", {"channel": f"held-@@@@@@-{at}"}, mask=NO_MASK)
-        for at in range(HELD_EACH)
-    ]
-    return Attack(
-        opening=messages.upgrade(),
-        greeting=GREETING,
-        units=[*units, message("pusher:ping")],
-        counted="clients",
-        proof=b"subscription_succeeded",
-        mode="return",
-        answer=PONG,
-        numbered=True,
-    )
+    return _subscribing("held", HELD_EACH, "clients")
 
 
 # -- TLS -----------------------------------------------------------------------------------------

@@ -17,6 +17,20 @@ def told(fact: Fact) -> str:
     return f"#{fact.count}"
 
 
+def texts_of(size: int) -> dict[str, str]:
+    """Texts of *size* bytes of UTF-8, by what they are made of; JSON escapes some of it."""
+    return {
+        "ascii": "x" * size,
+        "two bytes each": "é" * (size // 2),
+        "three bytes each": "€" * (size // 3) + "x" * (size % 3),
+        "four bytes each": "\N{GRINNING FACE}" * (size // 4),
+        "line feeds": "\n" * size,
+        "quotes": '"' * size,
+        "backslashes": "\\" * size,
+        "controls": "\1" * size,
+    }
+
+
 class RecordingLane:
     """Encodes facts as text, and counts."""
 

@@ -365,7 +365,7 @@ def test_a_publisher_that_is_known_is_held_to_its_rate() -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_with_an_event_is_said_to_publishers_that_are_known(body: Any) -> None:
+def test_known_publishers_are_answered_what_is_wrong_with_an_event(body: Any) -> None:
     post = Post(body=json.dumps(body).encode() if body != "" else b"")
     warm, cold = Server().warm().ask(post), Server().ask(post)
     assert warm == cold

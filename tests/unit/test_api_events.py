@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from heliograph.apps import App
+from tests.unit.fakes import texts_of
 from tests.unit.test_api_auth import OURS, Post, Server
 
 MAX = 100
@@ -42,15 +43,7 @@ def an_event(**fields: Any) -> dict[str, Any]:
     return {"name": "n", "channel": "c", "data": "x", **fields}
 
 
-AT_THE_LIMIT = {
-    "ascii": "x" * MAX,
-    "two bytes each": "é" * (MAX // 2),
-    "three bytes each": "€" * (MAX // 3) + "x",
-    "four bytes each": "\N{GRINNING FACE}" * (MAX // 4),
-    "line feeds": "\n" * MAX,
-    "quotes": '"' * MAX,
-    "controls": "\1" * MAX,
-}
+AT_THE_LIMIT = texts_of(MAX)
 
 
 @pytest.mark.parametrize("data", AT_THE_LIMIT.values(), ids=AT_THE_LIMIT)

@@ -140,7 +140,7 @@ def test_a_termination_closes_a_few_sessions_in_each_turn(world: LargeWorld) -> 
     assert bystander.closed is None
 
 
-def test_a_termination_is_for_those_who_were_signed_in_when_it_came(world: LargeWorld) -> None:
+def test_a_termination_is_for_sessions_signed_in_when_it_came(world: LargeWorld) -> None:
     """One that ended meanwhile is left alone, and a later one stays."""
     crowd = [world.signed_in("u") for _ in range(100)]
     world.settle()
@@ -322,7 +322,7 @@ def test_an_attempt_that_fails_after_the_end_is_not_left() -> None:
     assert peer.take() == []
 
 
-def test_webhooks_hear_of_every_channel_that_a_client_leaves(world: LargeWorld) -> None:
+def test_webhooks_report_every_channel_that_a_client_leaves(world: LargeWorld) -> None:
     hooked = App(
         id="1",
         keys=(KEY,),
@@ -465,7 +465,7 @@ def test_lists_of_one_app_delay_those_of_another_by_their_share() -> None:
     assert len(finished) == 21
 
 
-def test_a_publisher_that_asks_for_too_many_long_lists_is_told_to_wait(world: LargeWorld) -> None:
+def test_too_many_requests_for_long_lists_are_refused_with_retry_after(world: LargeWorld) -> None:
     occupy(world, *some(1000))
     waiting = [get(world) for _ in range(MOST_WAITING)]
     refused: list[Exception] = []
@@ -524,7 +524,7 @@ def test_many_watchers_are_notified_a_few_in_each_turn_and_in_order(world: Large
     assert again.closed is None
 
 
-def test_a_notice_is_for_those_who_watch_when_their_turn_comes(world: LargeWorld) -> None:
+def test_a_notice_is_for_sessions_that_watch_when_their_turn_comes(world: LargeWorld) -> None:
     crowd = [world.signed_in(f"w{number}", watchlist=["ann"]) for number in range(100)]
     world.settle()
     for peer in crowd:

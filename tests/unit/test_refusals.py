@@ -108,7 +108,7 @@ def test_a_legal_name_is_refused_whole_however_long_it_is_and_no_other() -> None
         assert named == ([name] if name == long else [])
 
 
-def test_one_who_signs_in_again_hears_the_beginning_of_its_name() -> None:
+def test_a_refused_second_sign_in_repeats_the_beginning_of_the_id() -> None:
     client = World(late=False, max_presence_user_id_length=0).client()
     for name in ("u" * HUGE, "other"):
         client.told.clear()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from heliograph.hub.event import Member
 from heliograph.protocols.pusher import auth, messages
+from tests.unit.fakes import texts_of
 from tests.unit.test_session import FakePeer, World, say, sign
 
 
@@ -39,17 +40,7 @@ def error(peer: FakePeer) -> str:
 # -- Client events ---------------------------------------------------------------------------
 
 MAX = 100
-
-AT_THE_LIMIT = {
-    "ascii": "x" * MAX,
-    "two bytes each": "é" * (MAX // 2),
-    "three bytes each": "€" * (MAX // 3) + "x",
-    "four bytes each": "\N{GRINNING FACE}" * (MAX // 4),
-    "line feeds": "\n" * MAX,
-    "quotes": '"' * MAX,
-    "backslashes": "\\" * MAX,
-    "controls": "\1" * MAX,
-}
+AT_THE_LIMIT = texts_of(MAX)
 
 
 @pytest.mark.parametrize("data", AT_THE_LIMIT.values(), ids=AT_THE_LIMIT)
@@ -176,7 +167,7 @@ def test_a_client_event_that_is_none(fields: dict[str, Any], text: str) -> None:
     assert receiver.take() == []
 
 
-def test_the_sender_of_a_client_event_does_not_hear_it_and_others_hear_who_it_is() -> None:
+def test_a_client_event_reaches_the_others_with_the_id_of_its_sender() -> None:
     world = World(late=False)
     ann, bob = (subscribed(world, "presence-c", name) for name in ("ann", "bob"))
     ann.take()
@@ -186,7 +177,7 @@ def test_the_sender_of_a_client_event_does_not_hear_it_and_others_hear_who_it_is
     assert bob.told[-1]["user_id"] == "ann"
 
 
-def test_client_events_that_are_refused_cost_no_token_and_those_too_fast_are_told_4301() -> None:
+def test_refused_client_events_cost_no_token_and_those_too_fast_get_4301() -> None:
     world = World(late=False, max_client_events_per_second=2)
     sender, receiver = (subscribed(world, "private-c") for _ in range(2))
     for _ in range(5):
@@ -218,7 +209,7 @@ def test_client_events_are_refused_where_the_app_has_them_switched_off() -> None
     assert receiver.take() == []
 
 
-def test_who_left_a_presence_channel_is_forgotten_there() -> None:
+def test_a_member_that_left_a_presence_channel_is_forgotten_there() -> None:
     world = World(late=False)
     peer = subscribed(world, "presence-c", "u")
     say(peer, "unsubscribe", "presence-c")
@@ -350,7 +341,7 @@ def test_a_public_channel_identifies_nobody() -> None:
         assert not subscribed(world, channel).session.identified
 
 
-def test_who_waits_for_the_answer_is_not_identified_yet() -> None:
+def test_a_client_is_not_identified_before_its_subscription_is_answered() -> None:
     world = World(late=True)
     peer = world.client()
     say(peer, "subscribe", "private-c", **sign(peer, "private-c"))
@@ -518,7 +509,7 @@ def test_an_answer_to_a_sign_in_that_was_repeated_is_ignored() -> None:
     assert users_of(world, "u") == 1
 
 
-def test_an_answer_to_a_sign_in_comes_too_late_for_who_is_gone() -> None:
+def test_an_answer_to_a_sign_in_comes_too_late_for_a_client_that_left() -> None:
     world = World(late=True, watchlist=True)
     assert world.late
     peer, watcher = world.client(), world.client()
@@ -597,7 +588,7 @@ def test_a_session_is_one_user_from_when_it_asks() -> None:
     assert peer.take() == ["signin_success"]
 
 
-def test_a_users_channel_is_for_who_is_signed_in_as_that_user() -> None:
+def test_a_users_channel_is_for_sessions_signed_in_as_that_user() -> None:
     world = World(late=True)
     peer = world.client()
     mine, anothers = "#server-to-user-u", "#server-to-user-v"
@@ -644,7 +635,7 @@ def test_as_many_are_watched_as_the_limit_and_no_more() -> None:
     assert success["event"] == "pusher:signin_success"
 
 
-def test_only_those_watched_are_told_of_and_only_where_the_app_wants_it() -> None:
+def test_watchlist_events_are_of_watched_users_where_the_app_wants_them() -> None:
     for wanted, told in (
         (True, ["signin_success", "watchlist_events"]),
         (False, ["signin_success"]),

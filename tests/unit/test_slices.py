@@ -208,7 +208,7 @@ def test_only_so_many_requests_wait() -> None:
     assert asking.ask("x")
 
 
-def test_an_answer_that_cannot_be_made_is_a_failure_of_those_who_asked_for_it() -> None:
+def test_an_answer_that_cannot_be_made_fails_the_requests_for_it() -> None:
     asking = Asking()
     for name in ("fails", "fails", "x"):
         asking.ask(name)
