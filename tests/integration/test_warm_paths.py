@@ -10,11 +10,13 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from heliograph.api.response import Response, text
 from heliograph.apps import App, AppKey, Apps
@@ -27,6 +29,7 @@ from heliograph.net.websocket import (
 )
 from heliograph.protocols.pusher import auth, refusals
 from heliograph.wire.http import HttpLimits, Request, RequestReader, response
+from heliograph.wire.websocket import HandshakeRefused, check_handshake
 from tests.integration.rig import APP_ID, KEY, SECRET, Rig, serving
 from tests.integration.test_http import HEALTH, SAMPLE_KEY, UPGRADE, Wire, wire
 
@@ -458,6 +461,67 @@ async def test_few_and_short_handshakes_are_remembered_and_none_that_is_no_good(
             b"",
         ):
             assert memory.find(other) is None
+
+
+KEYS = st.sampled_from([SAMPLE_KEY, b"x3JJHMbDL1EzLkh9GBhXDw==", b"short", SAMPLE_KEY[:-1] + b"!"])
+LINES = st.sampled_from(
+    [
+        *(b"Origin: https://a.example", b"Origin: https://b.example", b"Host: z"),
+        *(b"Sec-WebSocket-Protocol: pusher-channels-protocol-7", b"Sec-WebSocket-Version: 8"),
+        *(b"Sec-WebSocket-Extensions: permessage-deflate", b"Sec-WebSocket-Key: " + SAMPLE_KEY),
+        *(b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9", b"Bad line"),
+        *(b"X: Sec-WebSocket-Key: " + SAMPLE_KEY, b"Content-Length: 1", b"Connection: close"),
+    ]
+)
+
+
+@st.composite
+def handshakes(draw: st.DrawFn) -> bytes:
+    """A handshake in words of which many are the same, now and then with a fault."""
+    head = UPGRADE.replace(SAMPLE_KEY, draw(KEYS))
+    if draw(st.booleans()):
+        head = head.replace(b"protocol=7", draw(st.sampled_from([b"protocol=5", b"protocol=1"])))
+    lines = head.split(b"\r\n")
+    for line in draw(st.lists(LINES, max_size=2)):
+        lines.insert(draw(st.integers(1, len(lines) - 2)), line)
+    head = b"\r\n".join(lines)
+    if draw(st.integers(0, 5)) == 0:
+        place = draw(st.integers(0, len(head) - 1))
+        damage = draw(st.sampled_from([b"", b"x", b"\r\n", b":", b"\0"]))
+        head = head[:place] + damage + head[place + 1 :]
+    return head
+
+
+def meaning(handshake: Handshake) -> tuple[object, ...]:
+    return tuple(getattr(handshake, name) for name in ("lane", "_end", "origin", "app_key"))
+
+
+async def test_a_handshake_that_is_found_is_the_one_that_would_have_been_read() -> None:
+    """Whatever was asked for before: what is found would be accepted, and mean the same."""
+    async with serving(enable_ws_compression=True) as rig:
+        context = rig.server.context
+
+        @given(st.lists(handshakes(), min_size=2, max_size=6))
+        @settings(deadline=None)
+        def check(story: list[bytes]) -> None:
+            memory = HandshakeMemory()
+            for head in [*story, *story]:
+                read: tuple[Handshake, bytes] | None = None
+                events = RequestReader(HttpLimits()).feed(head)
+                if len(events) == 1 and isinstance(events[0], Request):
+                    request = events[0]
+                    with suppress(HandshakeRefused):
+                        key = check_handshake(request.method, request.version, request.headers)
+                        read = Handshake(context, request), key
+                found = memory.find(head)
+                if found is not None:
+                    assert read is not None
+                    assert read[0].refusal is None
+                    assert (meaning(found[0]), found[1]) == (meaning(read[0]), read[1])
+                if read is not None:
+                    memory.remember(head, read[0])
+
+        check()
 
 
 # -- The end ---------------------------------------------------------------------------------
