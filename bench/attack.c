@@ -168,7 +168,7 @@ static void answered(struct connection *one) {
 }
 
 static void readable(struct connection *one) {
-    /* What nobody wants to see is not copied either. */
+    /* What is not looked at is not copied either. */
     int unseen = one->state == DONE || (one->state == SENDING && options.mode <= TRICKLE);
     ssize_t got = unseen ? recv(one->fd, NULL, 1 << 30, MSG_TRUNC)
                          : recv(one->fd, buffer + TAIL, READ_BUFFER, 0);

@@ -89,7 +89,7 @@ def _annotations(source: str) -> Iterator[tuple[Place, Place]]:
 
 
 def _without_a_statement(source: str) -> Iterator[Mutant]:
-    """Take out a call whose result nobody wants, an assignment to an attribute, or a raise."""
+    """Take out a call whose result is not used, an assignment to an attribute, or a raise."""
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
         called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)

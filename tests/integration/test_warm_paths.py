@@ -2,8 +2,8 @@
 Refusals through the fast paths, once they are warm.
 
 A server remembers the paths and headers of publishers, the handshakes of clients, and its last
-answer. Whoever asks in the same words as somebody who was served is refused as on a server that
-remembers nothing: to the letter.
+answer. A request in the same words as one that was served is refused as on a server that remembers
+nothing: to the letter.
 """
 
 import asyncio
@@ -350,7 +350,7 @@ def drain(rig: Rig) -> None:
 NOT_LET_IN: dict[str, tuple[Callable[[Rig], None], int]] = {
     "the app is switched off": (disable, 4003),
     "the key is no app's": (other_key, 4001),
-    "the app is gone": (remove, 4001),
+    "the app was removed": (remove, 4001),
     "the page is of another site": (other_origin, 4009),
     "the app is full": (fill, 4004),
     "the server drains": (drain, 4200),

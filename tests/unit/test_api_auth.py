@@ -319,8 +319,8 @@ def reconfigured(change: Callable[[Node], object]) -> tuple[Server, Server]:
 
 CHANGES: dict[str, tuple[Sequence[App], int]] = {
     "the app is switched off": ((replace(OURS, enabled=False), THEIRS), 403),
-    "the app is gone": ((THEIRS,), 400),
-    "the key is gone": ((replace(OURS, keys=OURS.keys[1:]), THEIRS), 400),
+    "the app was removed": ((THEIRS,), 400),
+    "the key was removed": ((replace(OURS, keys=OURS.keys[1:]), THEIRS), 400),
     "the key is another app's": (
         (replace(OURS, keys=OURS.keys[1:]), replace(THEIRS, keys=OURS.keys[:1])),
         401,

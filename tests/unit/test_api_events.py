@@ -18,7 +18,7 @@ TOO_LARGE = (
 
 
 class Publisher:
-    """A server with one app, cold or warm, and somebody who publishes there."""
+    """A server with one app, cold or warm, and a publisher."""
 
     def __init__(self, app: App, *, warm: bool) -> None:
         self.server = Server(app)

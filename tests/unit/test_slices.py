@@ -79,7 +79,7 @@ def test_owners_take_turns_and_the_jobs_of_one_keep_their_order() -> None:
 
 
 def test_after_a_second_without_a_pause_slices_become_longer() -> None:
-    """Whoever makes work without an end must not make it faster than it is done."""
+    """Clients that make work without an end must not make it faster than it is done."""
     loop = Loop()
     loop.slices.start("a", loop.job(100_000, []))
     while loop.time <= OVERDUE_S:
