@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from heliograph.webhooks import (
     Store,
     Webhooks,
 )
+from heliograph.webhooks.hooks import REMOVALS_AT_ONCE
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET
 
 QUICK = Limits(grace_s=0.12, batch_s=0.05, timeout_s=0.4, backoff_s=0.02, max_backoff_s=0.1)
@@ -609,6 +611,36 @@ async def test_what_is_reserved_is_for_the_kinds_that_a_webhook_asks_for_now() -
         webhooks.configure([app_with(both)])
         record(webhooks, ChannelOccupied("private-more"))
         assert webhooks.pending == 6  # a quarter is for members
+
+
+async def test_what_no_webhook_asks_for_any_longer_is_forgotten_and_the_rest_is_known() -> None:
+    async with receiving() as receiver:
+        everything = app_for(receiver, events=("channel_existence", "client_event"))
+        async with sending(everything) as webhooks:
+            record(webhooks, ChannelOccupied("c"))
+            webhooks.configure([everything])  # nothing new of it
+            record(webhooks, ChannelOccupied("c"))
+            assert webhooks.counters.queued == 1
+            webhooks.configure([app_for(receiver, events=("client_event",))])
+            webhooks.configure([everything])
+            record(webhooks, ChannelOccupied("c"))
+            await receiver.received(2)
+    assert receiver.story == ["channel_occupied c", "channel_occupied c"]
+
+
+async def test_many_removals_are_sent_a_part_in_each_turn() -> None:
+    """One client may leave thousands of channels."""
+    channels = [f"c{number}" for number in range(5 * REMOVALS_AT_ONCE)]
+    app = app_with(Webhook(url="http://127.0.0.1:9/"), batching=True)
+    async with asyncio.timeout(20), sending(app) as webhooks:
+        for channel in channels:
+            record(webhooks, ChannelOccupied(channel), ChannelVacated(channel))
+        time.sleep(2 * QUICK.grace_s)  # noqa: ASYNC251 - the loop stands still: all are due then
+        queued = [webhooks.counters.queued]
+        while queued[-1] < 2 * len(channels):
+            await asyncio.sleep(0)
+            queued.append(webhooks.counters.queued)
+    assert max(after - before for before, after in pairwise(queued)) == REMOVALS_AT_ONCE
 
 
 async def test_a_webhook_that_is_taken_out_is_owed_nothing(tmp_path: Path) -> None:
