@@ -183,6 +183,23 @@ async def test_what_is_put_off_is_done_in_slices_between_which_others_are_served
         assert log.count("slice") == 30
 
 
+async def test_the_short_rest_of_a_long_read_makes_it_no_short_one() -> None:
+    clock = Clock()
+    async with switchboard(clock) as board:
+
+        def handle(_data: bytes) -> None:
+            clock.now += SLICE_S
+            board.poller.again(lambda: None, greedy.transport)
+
+        greedy = Told(data_received=handle)
+        peer = board.connect(greedy)
+        for number in range(1, 6):
+            peer.send(b"a")
+            await greedy.until(GOT, number)
+            await until(lambda: not board.poller.queued)
+        assert DELAYS_S[greedy.transport.long_reads] == DELAYS_S[-1]
+
+
 async def test_an_answer_that_comes_late_goes_on_with_a_connection_outside_of_a_turn() -> None:
     async with switchboard() as board:
         told = Told()

@@ -528,7 +528,7 @@ class Poller:
                     what, stream.ready = stream.ready, 0
                     now = self._serve(stream, what, now)
                 else:
-                    now = self._resume(stream, go_on, now)
+                    now = self._resume(stream, go_on)
         finally:
             self.read_bytes = READ_BYTES
 
@@ -551,27 +551,33 @@ class Poller:
                         stream.ended()
         except Exception as error:  # noqa: BLE001 - it is told, and ends only this
             stream.fail(error)
-        return self._settle(stream, now)
+        ended = self._clock()
+        stream.long_reads = long_reads(stream.long_reads, ended - now)
+        self._settle(ended)
+        return ended
 
-    def _resume(self, stream: Stream, go_on: GoOn, now: float) -> float:
-        """Have a connection handle more of its input; return the time when that is done."""
+    def _resume(self, stream: Stream, go_on: GoOn) -> float:
+        """
+        Have a connection handle more of its input; return the time when that is done.
+
+        However short it is: it is the rest of a read that was long.
+        """
         self._serving = True
         try:
             go_on()
         except Exception as error:  # noqa: BLE001 - it is told, and ends only this
             stream.fail(error)
-        return self._settle(stream, now)
+        ended = self._clock()
+        self._settle(ended)
+        return ended
 
-    def _settle(self, stream: Stream, began: float) -> float:
-        """Note how long *stream* took since *began*, and queue what is left to do."""
+    def _settle(self, now: float) -> None:
+        """Queue what is left to do of what was served until *now*."""
         self._serving = False
-        now = self._clock()
-        stream.long_reads = long_reads(stream.long_reads, now - began)
         if self._again:
             again, self._again = self._again, []
             for one, go_on in again:
                 self._queue.put(one, now, go_on)
-        return now
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
         self.working = True
