@@ -13,11 +13,11 @@ from heliograph.net.streams import BUSY_READ_BYTES
 from heliograph.net.turns import (
     DELAYS_S,
     ENDINGS_S,
-    SHORT_S,
+    NEWCOMER,
     SLICE_S,
     TURN_S,
     LoopTurns,
-    long_reads,
+    level_after,
 )
 from tests.integration.rig import PATIENCE_S
 from tests.integration.test_streams import ENDED, GOT, MUCH, Told, switchboard
@@ -197,7 +197,7 @@ async def test_the_short_rest_of_a_long_read_makes_it_no_short_one() -> None:
             peer.send(b"a")
             await greedy.until(GOT, number)
             await until(lambda: not board.poller.queued)
-        assert DELAYS_S[greedy.transport.long_reads] == DELAYS_S[-1]
+        assert DELAYS_S[greedy.transport.level] == DELAYS_S[-1]
 
 
 async def test_an_answer_that_comes_late_goes_on_with_a_connection_outside_of_a_turn() -> None:
@@ -356,30 +356,42 @@ async def test_of_many_that_disconnect_at_once_a_few_are_ended_before_the_loop_t
         assert len(board.poller) == 0
 
 
-# -- Long reads --------------------------------------------------------------------------------
+# -- Levels ------------------------------------------------------------------------------------
 
 
-def test_one_long_read_does_not_put_a_client_behind() -> None:
+def after(level: int, *reads_s: float, whole: bool = True) -> int:
+    for took_s in reads_s:
+        level = level_after(level, took_s, whole=whole)
+    return level
+
+
+def test_one_long_read_puts_a_client_behind_by_a_few_turns_at_the_most() -> None:
     """It may have met with the garbage collector, or with another process."""
-    assert DELAYS_S[long_reads(0, 10.0)] == 0
+    assert DELAYS_S[after(0, 10.0)] <= 5 * TURN_S
 
 
 def test_after_long_reads_in_a_row_a_client_is_further_and_further_behind() -> None:
-    found = [0]
-    for _ in range(20):
-        found.append(long_reads(found[-1], SLICE_S))
-    delays = [DELAYS_S[number] for number in found]
+    delays = [DELAYS_S[after(0, *[2 * SLICE_S] * count)] for count in range(20)]
     assert delays == sorted(delays)
-    assert delays[2] > 0
-    assert long_reads(found[-1], SHORT_S) == 0
+    assert delays[-1] == DELAYS_S[-1]
+
+
+def test_short_reads_bring_a_client_back_and_a_newcomer_in() -> None:
+    assert after(NEWCOMER, SLICE_S) < NEWCOMER
+    assert after(NEWCOMER, *[SLICE_S] * 4) == 0
+    assert after(len(DELAYS_S) - 1, *[SLICE_S] * 5) == 0
+
+
+def test_parts_of_a_large_message_are_no_short_reads() -> None:
+    assert DELAYS_S[after(0, *[SLICE_S / 10] * 15, whole=False)] == DELAYS_S[-1]
 
 
 def test_thousands_of_greedy_clients_stay_behind_a_calm_one() -> None:
     """Each is served again only after all others: for so long it must not come to the front."""
-    assert DELAYS_S[-1] > 2000 * SLICE_S
+    assert DELAYS_S[-1] > 3000 * SLICE_S
 
 
 def test_a_client_that_has_fallen_behind_catches_up() -> None:
-    """A hundred requests a second, 25 us each: their delay must not make its reads long."""
-    for delay_s in DELAYS_S[:5]:
-        assert 100 * delay_s * 0.000025 < SHORT_S
+    """A hundred requests a second, 0.1 ms each: their delay must not make its reads long."""
+    for delay_s in DELAYS_S[:3]:
+        assert 100 * delay_s * 0.0001 < SLICE_S

@@ -16,7 +16,15 @@ from time import monotonic
 from typing import Any, Final
 
 from heliograph.net.transport import FirstReceiver, Receiver
-from heliograph.net.turns import ENDINGS_S, NEWCOMER, TURN_S, GoOn, Queue, long_reads
+from heliograph.net.turns import (
+    ENDINGS_S,
+    NEWCOMER,
+    SLICE_S,
+    TURN_S,
+    GoOn,
+    Queue,
+    level_after,
+)
 
 AT_ONCE = 512
 """Sockets that the kernel is asked about before the event loop turns."""
@@ -66,7 +74,7 @@ class Stream:
         "_size",
         "_waiting",
         "descriptor",
-        "long_reads",
+        "level",
         "protocol",
         "ready",
         "watched",
@@ -76,7 +84,7 @@ class Stream:
         self.descriptor = descriptor
         self.protocol = protocol
         self.watched = READ
-        self.long_reads = NEWCOMER  # in a row; see turns.py
+        self.level = NEWCOMER  # see turns.py
         self.ready = 0  # what the kernel said of it, while it is queued for that
         self._poller = poller
         self._waiting: list[bytes | bytearray | memoryview] | None = None
@@ -205,22 +213,28 @@ class Stream:
         """Take note of what the kernel says of the socket, whatever it is."""
         reads = what & self.watched & READ
         if reads:
-            self._read()  # first: where it is gone, sending fails, and its last words were lost
+            self.read()  # first: where it is gone, sending fails, and its last words were lost
         if what & WRITE:
             self.send()
         if what & BROKEN and not reads and not self._lost:
             self._lose(ConnectionResetError("the peer is gone"))
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Have what has come handled, as much of it as is read at once now."""
+        poller = self._poller
         try:
-            data = os.read(self.descriptor, self._poller.read_bytes)
+            data = os.read(self.descriptor, poller.read_bytes)
         except OSError as error:
-            self.unreadable(error)
+            self.unreadable(error)  # the kernel says it only once
             return
-        if data:
-            self.protocol.data_received(data)
-        else:
+        if not data:
             self.ended()
+            return
+        began = poller.now
+        self.protocol.data_received(data)
+        poller.now = ended = poller.clock()
+        whole = len(data) < poller.read_bytes
+        self.level = level_after(self.level, ended - began, whole=whole)
 
     def has_input(self) -> bool:
         """Whether the peer has sent something that is yet to be read, its end included."""
@@ -372,7 +386,9 @@ class Poller:
         self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = monotonic
     ) -> None:
         self._loop = loop
-        self._clock = clock
+        self.clock = clock
+        self.now = 0.0
+        """The time, as it was read last during this turn."""
         self._queue = Queue()
         self._serving = False  # a stream's input is being handled
         self._again: list[tuple[Stream, GoOn]] = []  # and what of it is left for another turn
@@ -426,7 +442,7 @@ class Poller:
         if self._serving:
             self._again.append((stream, go_on))  # its time has yet to be noted
         else:
-            self._queue.put(stream, self._clock(), go_on)
+            self._queue.put(stream, self.clock(), go_on)
             self._turn_on()
 
     def stop(self) -> None:
@@ -474,12 +490,12 @@ class Poller:
         try:
             # Those that are queued are still ready to the kernel, and must not hide the others.
             events = self._epoll.poll(0, AT_ONCE + len(self._queue))
-            now = self._clock()
+            self.now = self.clock()
             if self._queue:
-                self._line_up(events, now)
-                self._serve_queue(now)
+                self._line_up(events)
+                self._serve_queue()
             else:
-                self._serve_all(events, now)
+                self._serve_all(events)
         finally:
             # Even where something got through that is no mere fault, nothing is held for ever.
             self._reading = False
@@ -493,20 +509,20 @@ class Poller:
         if self._queue and self._next is None:
             self._next = self._loop.call_soon(self._turn)
 
-    def _serve_all(self, events: list[tuple[int, int]], now: float) -> None:
+    def _serve_all(self, events: list[tuple[int, int]]) -> None:
         """Serve whatever is ready, in the kernel's order; queue what there is no time for."""
-        end = now + TURN_S
+        end = self.now + TURN_S
         streams = self._streams
         for position, (descriptor, what) in enumerate(events, 1):
             stream = streams.get(descriptor)
             if stream is None:
                 continue  # somebody called `stop` in this turn
-            now = self._serve(stream, what, now)
-            if now >= end:
-                self._line_up(events[position:], now)
+            self._serve(stream, what)
+            if self.now >= end:
+                self._line_up(events[position:])
                 return
 
-    def _line_up(self, events: list[tuple[int, int]], now: float) -> None:
+    def _line_up(self, events: list[tuple[int, int]]) -> None:
         """Queue what is ready and not queued yet."""
         streams = self._streams
         for descriptor, what in events:
@@ -514,70 +530,60 @@ class Poller:
             if stream is None:
                 continue
             if not stream.ready:
-                self._queue.put(stream, now)
+                self._queue.put(stream, self.now)
             stream.ready |= what
 
-    def _serve_queue(self, now: float) -> None:
+    def _serve_queue(self) -> None:
         """Serve those that have used the least time, until the turn is over."""
-        end = now + TURN_S
+        end = self.now + TURN_S
         self.read_bytes = BUSY_READ_BYTES
         try:
-            while self._queue and now < end:
+            while self._queue and self.now < end:
                 stream, go_on = self._queue.take()
                 if go_on is None:
                     what, stream.ready = stream.ready, 0
-                    now = self._serve(stream, what, now)
+                    self._serve(stream, what)
                 else:
-                    now = self._resume(stream, go_on)
+                    self._resume(stream, go_on)
         finally:
             self.read_bytes = READ_BYTES
 
-    def _serve(self, stream: Stream, what: int, now: float) -> float:
-        """Handle what the kernel says of *stream*; return the time when that is done."""
+    def _serve(self, stream: Stream, what: int) -> None:
+        """Handle what the kernel says of *stream*, and take note of the time when that is done."""
         self._serving = True
         try:
             if what != READ or stream.watched != READ:
                 stream.happened(what)
+                self.now = self.clock()
             else:
-                # As `happened` would: nine times in ten there is something to read and no more.
-                try:
-                    data = os.read(stream.descriptor, self.read_bytes)
-                except OSError as error:
-                    stream.unreadable(error)  # the kernel says it only once
-                else:
-                    if data:
-                        stream.protocol.data_received(data)
-                    else:
-                        stream.ended()
+                stream.read()  # as `happened` would: nine times in ten there is no more to it
         except Exception as error:  # noqa: BLE001 - it is told, and ends only this
             stream.fail(error)
-        ended = self._clock()
-        stream.long_reads = long_reads(stream.long_reads, ended - now)
-        self._settle(ended)
-        return ended
+        self._settle()
 
-    def _resume(self, stream: Stream, go_on: GoOn) -> float:
+    def _resume(self, stream: Stream, go_on: GoOn) -> None:
         """
-        Have a connection handle more of its input; return the time when that is done.
+        Have a connection handle more of its input.
 
-        However short it is: it is the rest of a read that was long.
+        However little is left: it is the rest of a read that was long.
         """
         self._serving = True
         try:
             go_on()
         except Exception as error:  # noqa: BLE001 - it is told, and ends only this
             stream.fail(error)
-        ended = self._clock()
-        self._settle(ended)
-        return ended
+        self.now = self.clock()
+        if self._again:
+            stream.level = level_after(stream.level, SLICE_S, whole=False)  # there is more still
+        self._settle()
 
-    def _settle(self, now: float) -> None:
-        """Queue what is left to do of what was served until *now*."""
+    def _settle(self) -> None:
+        """Queue what is left to do of what was served."""
         self._serving = False
         if self._again:
             again, self._again = self._again, []
             for one, go_on in again:
-                self._queue.put(one, now, go_on)
+                self._queue.put(one, self.now, go_on)
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
         self.working = True
@@ -598,14 +604,14 @@ class Poller:
 
     def _end_some(self) -> None:
         """End the streams that are lost, as many as there is time for before the loop turns."""
-        end = self._clock() + ENDINGS_S
+        end = self.clock() + ENDINGS_S
         while self._endings:
             stream, error = self._endings[0]
             try:
                 self._end(stream, error)
             finally:  # only now: while there is one, nobody else asks for this to be called
                 self._endings.popleft()
-            if self._clock() >= end:
+            if self.clock() >= end:
                 break
         if self._endings:
             self._loop.call_soon(self._end_some)

@@ -28,19 +28,17 @@ SLICE_S: Final = 0.0005
 ENDINGS_S: Final = 0.002
 """How long connections are ended before the loop turns: thousands may disconnect at once."""
 
-SHORT_S: Final = 0.0003
-"""A read that is handled in so little time is short: a ping, a publish, a subscription."""
-
-DELAYS_S: Final = (0.0, 0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.0)
+DELAYS_S: Final = (0.0, 0.01, 0.03, 0.3, 1.0, 2.0)
 """
-How far behind others a connection is queued after so many reads in a row that were not short.
+How far behind others a connection is queued, by its level.
 
-One is nothing: any read may meet with the garbage collector. The next few are little, so that a
-client that has fallen behind, and has several requests to be read at once, catches up.
+A read that takes longer than a slice, or is not the whole of what its client has sent, takes it
+one level down this list, and a short one back. The first steps are little: any read may meet with
+the garbage collector, and a client that waits has sent more when it is read, and must catch up.
 """
 
-NEWCOMER: Final = 8
-"""A connection begins as after so many: those that are there and use little time come before it."""
+NEWCOMER: Final = 4
+"""The level of a connection that begins: those that are there and use little come before it."""
 
 GoOn = Callable[[], object]
 """Handles some more of a connection's input, no longer than a slice."""
@@ -92,8 +90,8 @@ class Queue:
     """
     Streams that have something to read and connections with more of it, in the order of serving.
 
-    Connections whose last read was short come in the order of their coming, before all that had
-    long ones in a row (DELAYS_S), and those take turns.
+    Connections that use little time come in the order of their coming, before all that use much
+    (DELAYS_S), and those take turns.
     """
 
     __slots__ = ("_entries", "_number")
@@ -108,7 +106,7 @@ class Queue:
     def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
         """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
         self._number += 1
-        moment = now + DELAYS_S[stream.long_reads]
+        moment = now + DELAYS_S[stream.level]
         heapq.heappush(self._entries, (moment, self._number, stream, go_on))
 
     def take(self) -> "tuple[Stream, GoOn | None]":
@@ -121,8 +119,13 @@ class Queue:
         self._entries.clear()
 
 
-def long_reads(before: int, took_s: float) -> int:
-    """Return how many reads in a row were not short, after one that took *took_s* seconds."""
-    if took_s <= SHORT_S:
-        return 0
-    return min(before + 1, len(DELAYS_S) - 1)
+def level_after(level: int, took_s: float, *, whole: bool) -> int:
+    """
+    Return the level of a connection after a read that took *took_s* seconds to handle.
+
+    Where it was not the *whole* of what its client has sent, it is not short, however little it
+    takes: there is more, and of a large message only the last part takes long.
+    """
+    if whole and took_s <= SLICE_S:
+        return max(level - 1, 0)
+    return min(level + 1, len(DELAYS_S) - 1)
