@@ -13,6 +13,7 @@ from heliograph.net.streams import BUSY_READ_BYTES
 from heliograph.net.turns import (
     DELAYS_S,
     ENDINGS_S,
+    LONG_S,
     NEWCOMER,
     SLICE_S,
     TURN_S,
@@ -359,9 +360,9 @@ async def test_of_many_that_disconnect_at_once_a_few_are_ended_before_the_loop_t
 # -- Levels ------------------------------------------------------------------------------------
 
 
-def after(level: int, *reads_s: float, whole: bool = True) -> int:
+def after(level: int, *reads_s: float, whole: bool = True, done: bool = True) -> int:
     for took_s in reads_s:
-        level = level_after(level, took_s, whole=whole)
+        level = level_after(level, took_s, whole=whole, done=done)
     return level
 
 
@@ -371,7 +372,7 @@ def test_one_long_read_puts_a_client_behind_by_a_few_turns_at_the_most() -> None
 
 
 def test_after_long_reads_in_a_row_a_client_is_further_and_further_behind() -> None:
-    delays = [DELAYS_S[after(0, *[2 * SLICE_S] * count)] for count in range(20)]
+    delays = [DELAYS_S[after(0, *[SLICE_S] * count, done=False)] for count in range(20)]
     assert delays == sorted(delays)
     assert delays[-1] == DELAYS_S[-1]
 
@@ -380,6 +381,11 @@ def test_short_reads_bring_a_client_back_and_a_newcomer_in() -> None:
     assert after(NEWCOMER, SLICE_S) < NEWCOMER
     assert after(NEWCOMER, *[SLICE_S] * 4) == 0
     assert after(len(DELAYS_S) - 1, *[SLICE_S] * 5) == 0
+
+
+def test_a_read_that_is_a_little_long_and_done_changes_nothing() -> None:
+    assert after(1, LONG_S) == 1
+    assert after(1, 1.1 * LONG_S) == 2
 
 
 def test_parts_of_a_large_message_are_no_short_reads() -> None:

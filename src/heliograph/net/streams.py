@@ -234,7 +234,7 @@ class Stream:
         self.protocol.data_received(data)
         poller.now = ended = poller.clock()
         whole = len(data) < poller.read_bytes
-        self.level = level_after(self.level, ended - began, whole=whole)
+        self.level = level_after(self.level, ended - began, whole=whole, done=poller.done)
 
     def has_input(self) -> bool:
         """Whether the peer has sent something that is yet to be read, its end included."""
@@ -416,6 +416,11 @@ class Poller:
         """How many connections are queued for their turn."""
         return len(self._queue)
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do of the input that is being handled."""
+        return not self._again
+
     def adopt(self, descriptor: int, protocol: FirstReceiver) -> None:
         """
         Take on a connected socket, which does not block, and have *protocol* told of it.
@@ -574,7 +579,7 @@ class Poller:
             stream.fail(error)
         self.now = self.clock()
         if self._again:
-            stream.level = level_after(stream.level, SLICE_S, whole=False)  # there is more still
+            stream.level = level_after(stream.level, SLICE_S, whole=True, done=False)
         self._settle()
 
     def _settle(self) -> None:

@@ -28,14 +28,17 @@ SLICE_S: Final = 0.0005
 ENDINGS_S: Final = 0.002
 """How long connections are ended before the loop turns: thousands may disconnect at once."""
 
-DELAYS_S: Final = (0.0, 0.01, 0.03, 0.3, 1.0, 2.0)
+DELAYS_S: Final = (0.0, 0.01, 0.03, 1.0, 1.5, 2.0)
 """
 How far behind others a connection is queued, by its level.
 
-A read that takes longer than a slice, or is not the whole of what its client has sent, takes it
-one level down this list, and a short one back. The first steps are little: any read may meet with
+A read that uses up its slice, or is not the whole of what its client has sent, takes it one level
+down this list, and a short one back. The first steps are little: any read may meet with
 the garbage collector, and a client that waits has sent more when it is read, and must catch up.
 """
+
+LONG_S: Final = 0.001
+"""A read that takes no longer, and leaves nothing for another slice, takes no connection down."""
 
 NEWCOMER: Final = 4
 """The level of a connection that begins: those that are there and use little come before it."""
@@ -119,13 +122,14 @@ class Queue:
         self._entries.clear()
 
 
-def level_after(level: int, took_s: float, *, whole: bool) -> int:
+def level_after(level: int, took_s: float, *, whole: bool, done: bool) -> int:
     """
     Return the level of a connection after a read that took *took_s* seconds to handle.
 
-    Where it was not the *whole* of what its client has sent, it is not short, however little it
-    takes: there is more, and of a large message only the last part takes long.
+    Where that was not *done*, there is another slice of it. Where it was not the *whole* of what
+    the client has sent, it is not short, however little it takes: there is more, and of a large
+    message only the last part takes long.
     """
-    if whole and took_s <= SLICE_S:
-        return max(level - 1, 0)
-    return min(level + 1, len(DELAYS_S) - 1)
+    if not (whole and done) or took_s > LONG_S:
+        return min(level + 1, len(DELAYS_S) - 1)
+    return max(level - 1, 0) if took_s <= SLICE_S else level
