@@ -76,7 +76,6 @@ class Stream:
         "descriptor",
         "level",
         "protocol",
-        "ready",
         "watched",
     )
 
@@ -85,7 +84,6 @@ class Stream:
         self.protocol = protocol
         self.watched = READ
         self.level = NEWCOMER  # see turns.py
-        self.ready = 0  # what the kernel said of it, while it is queued for that
         self._poller = poller
         self._waiting: list[bytes | bytearray | memoryview] | None = None
         self._size = 0  # of what waits, in bytes
@@ -390,6 +388,7 @@ class Poller:
         self.now = 0.0
         """The time, as it was read last during this turn."""
         self._queue = Queue()
+        self._ready: dict[Stream, int] = {}  # what the kernel said of those queued for that
         self._serving = False  # a stream's input is being handled
         self._again: list[tuple[Stream, GoOn]] = []  # and what of it is left for another turn
         self._next: asyncio.Handle | None = None  # of a turn that nothing new need begin
@@ -453,6 +452,7 @@ class Poller:
     def stop(self) -> None:
         """Cut off whoever is left, and watch nothing any more."""
         self._queue.clear()
+        self._ready.clear()
         if self._next is not None:
             self._next.cancel()
         for stream in list(self._streams.values()):
@@ -534,9 +534,10 @@ class Poller:
             stream = streams.get(descriptor)
             if stream is None:
                 continue
-            if not stream.ready:
+            before = self._ready.get(stream, 0)
+            if not before:
                 self._queue.put(stream, self.now)
-            stream.ready |= what
+            self._ready[stream] = before | what
 
     def _serve_queue(self) -> None:
         """Serve those that have used the least time, until the turn is over."""
@@ -546,8 +547,7 @@ class Poller:
             while self._queue and self.now < end:
                 stream, go_on = self._queue.take()
                 if go_on is None:
-                    what, stream.ready = stream.ready, 0
-                    self._serve(stream, what)
+                    self._serve(stream, self._ready.pop(stream))
                 else:
                     self._resume(stream, go_on)
         finally:
