@@ -374,8 +374,8 @@ def idle_bytes_a_client(load: Sequence[str], build: Build, clients: int, channel
     """Return the memory that each of *clients* idle ones costs a server of its own."""
     with tools.heliograph(build=build) as target:
         assert target.pid is not None  # noqa: S101 - it was started here
-        # Whatever is made once is no client's cost, and the first thousands of clients cost nothing,
-        # as they take the memory that a server has left over from its start, some megabytes.
+        # Whatever is made once is no client's cost, and the first thousands of clients cost
+        # nothing: they take the megabytes that a server has left over from its start.
         with tools.holding(load, target, subscribers=max(clients // 2, 1), first=clients):
             before = tools.resident_bytes(target.pid)
             with tools.holding(load, target, subscribers=clients, channels=channels):
