@@ -226,8 +226,11 @@ class FakeLoop:
         """Forget a timer."""
 
 
-class TakingAllBodies(Routes):
-    """As many bytes are received of a request, however they are cut."""
+class TakingAllBodies:
+    """The routes, which here wait for every body: as many bytes arrive, however they are cut."""
+
+    def __init__(self, routes: Routes) -> None:
+        self.handle = routes.handle
 
     def refuse_early(self, _request: Request) -> None:
         """Wait for the body."""
@@ -247,7 +250,7 @@ class Wire:
         self._context.clock = count().__next__ if hurried else lambda: NOW
         self._written = b""
         self._closed = self._finished = self._paused = False
-        routes = TakingAllBodies(self._ticked.node, prefix="", now_s=lambda: NOW)
+        routes = TakingAllBodies(Routes(self._ticked.node, prefix="", now_s=lambda: NOW))
         self._protocol: Any = HttpConnection(self._context, routes, websockets=True)
         self._protocol.connection_made(cast("Any", self))
         for piece in pieces:
