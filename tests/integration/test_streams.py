@@ -16,11 +16,13 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from heliograph.net import listener as listener_module
 from heliograph.net import streams
 from heliograph.net.listener import Listener
 from heliograph.net.places import Place
 from heliograph.net.room import Room
 from heliograph.net.streams import AT_ONCE, HIGH_BYTES, PARTS_AT_ONCE, Poller, Stream
+from heliograph.net.turns import TURN_S
 from tests.integration.rig import PATIENCE_S
 
 MUCH = bytes(range(256)) * 16 * 1024
@@ -1034,6 +1036,33 @@ async def test_whoever_left_before_it_was_accepted_keeps_nobody_waiting(
         peer.send(b"a")
         assert await read(peer, 1) == b"a"
     assert caplog.messages == []
+
+
+async def test_fewer_are_accepted_while_many_who_came_before_have_yet_to_be_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener_module, "ARRIVALS_AT_ONCE", 8)
+    monkeypatch.setattr(listener_module, "BUSY_ARRIVALS", 1)
+    now = 100.0
+
+    def costs_a_turn(_data: bytes) -> None:
+        nonlocal now
+        now += TURN_S
+
+    async with switchboard(lambda: now) as board, listening(board) as (arrived, come):
+        busy = [Told(data_received=costs_a_turn) for _ in range(30)]
+        for one in busy:
+            board.connect(one).send(b"a")
+        while board.poller.queued < 25:  # noqa: ASYNC110 - it is the loop that turns
+            await asyncio.sleep(0)
+        peers = [come() for _ in range(8)]
+        turns = board.poller.turns
+        while board.poller.turns < turns + 4:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        assert 1 <= len(arrived) <= 5, "one in a turn"
+        for peer in peers:
+            peer.send(b"a")
+            assert await read(peer, 1) == b"a"
 
 
 class FullEpoll:

@@ -45,6 +45,13 @@ AT_ONCE = 4
 ARRIVALS_AT_ONCE = 128
 """How many are accepted before the loop turns, and those who came before are served."""
 
+BUSY_ARRIVALS = 8
+"""
+The same while more connections than that are queued for their turn: those that come faster than
+they can be served wait in the kernel, where they cost nothing. It takes nothing from a server that
+is busy with newcomers alone, since it is never out of work.
+"""
+
 UNNAMED_SHARE = 4
 """
 Connections that owe their PROXY header may take the capacity divided by this, or as many as are
@@ -160,7 +167,8 @@ class Listener:
 
     def _arrivals(self, place: Place) -> None:
         """Accept who waits at *place*, as long as there is room to tell them anything."""
-        for _ in range(ARRIVALS_AT_ONCE):
+        busy = self._poller is not None and self._poller.queued > ARRIVALS_AT_ONCE
+        for _ in range(BUSY_ARRIVALS if busy else ARRIVALS_AT_ONCE):
             if self._pausing is not None or self._room.brimming():
                 self._pause_soon()
                 return
