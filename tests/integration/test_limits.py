@@ -277,7 +277,8 @@ async def test_connections_that_owe_a_proxy_header_are_bounded_in_total(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener, "ARRIVALS_AT_ONCE", 1)
-    monkeypatch.setattr(listener, "UNNAMED_SHARE", 1 << 30)
+    monkeypatch.setattr(descriptors, "UNNAMED_FLOOR", 4)
+    monkeypatch.setattr(descriptors, "UNNAMED_SHARE", 1 << 30)
     async with serving(proxy_protocol=True) as rig, AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(wire(rig)) for _ in range(6)]
         assert await silent[0].read_all() == b""

@@ -38,6 +38,11 @@ TRIED = 64
 """Connections that are looked at for one that has sent nothing."""
 
 
+def most_unnamed(capacity: int) -> int:
+    """Return how many connections of *capacity* may be there whose client is not known."""
+    return max(capacity // UNNAMED_SHARE, UNNAMED_FLOOR)
+
+
 class HttpPeer(Protocol):
     """An HTTP connection, as far as this module is concerned."""
 
@@ -132,7 +137,7 @@ class Unnamed:
     @property
     def limit(self) -> int:
         """How many there may be."""
-        return max(self._capacity() // UNNAMED_SHARE, UNNAMED_FLOOR)
+        return most_unnamed(self._capacity())
 
     def add(self, connection: HttpPeer) -> bool:
         """

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from heliograph.net.addresses import Addresses, Origin
+from heliograph.net.descriptors import most_unnamed
 from heliograph.net.places import BACKLOG, INTERNET, Place
 from heliograph.net.room import Room
 from heliograph.net.streams import Poller
@@ -50,12 +51,6 @@ BUSY_ARRIVALS = 8
 The same while more connections than that are queued for their turn: those that come faster than
 they can be served wait in the kernel, where they cost nothing. It takes nothing from a server that
 is busy with newcomers alone, since it is never out of work.
-"""
-
-UNNAMED_SHARE = 4
-"""
-Connections that owe their PROXY header may take the capacity divided by this, or as many as are
-accepted in a few turns of the loop where that is more: beyond that the oldest is closed.
 """
 
 
@@ -270,7 +265,7 @@ class Listener:
 
     async def _accept(self, place: Place) -> None:
         for accepted in itertools.count(1):
-            if accepted % ARRIVALS_AT_ONCE == 0 and 2 * len(self._arriving) > self._most_unnamed:
+            if accepted % ARRIVALS_AT_ONCE == 0 and 2 * len(self._arriving) > self._most_arriving:
                 await asyncio.sleep(0)  # their headers may be here, and are yet to be read
             # Who has not said yet for whom it comes has a descriptor already.
             if self._room.full() and self._room.brimming():
@@ -301,7 +296,7 @@ class Listener:
             self._adopt(connection.detach(), place, peer, None)
             return
         connection.setblocking(False)
-        if len(self._arriving) >= self._most_unnamed and not self._ending:
+        if len(self._arriving) >= self._most_arriving and not self._ending:
             oldest = next(iter(self._arriving))
             del self._arriving[oldest]
             oldest.cancel()
@@ -315,8 +310,9 @@ class Listener:
         task.add_done_callback(partial(self._arrived, connection))
 
     @property
-    def _most_unnamed(self) -> int:
-        return max(self._room.capacity // UNNAMED_SHARE, 4 * ARRIVALS_AT_ONCE)
+    def _most_arriving(self) -> int:
+        """How many may owe their PROXY header; beyond that the oldest is closed."""
+        return most_unnamed(self._room.capacity)
 
     def _arrived(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)
