@@ -156,15 +156,6 @@ def _measured(options: argparse.Namespace) -> str:
     return f"Heliograph {'compiled' if compiled else 'interpreted'}; "
 
 
-def _replace_table(path: Path, table: str, marks: tuple[str, str]) -> None:
-    document = path.read_text()
-    before, found, rest = document.partition(marks[0])
-    _, also, after = rest.partition(marks[1])
-    if not (found and also):
-        raise BenchError(f"{path}: the marks {marks[0].strip()} and {marks[1]} are missing")
-    path.write_text(f"{before}{found}{table}{also}{after}")
-
-
 def _write(
     options: argparse.Namespace, about: str, table: list[report.Line], as_json: str, explained: str
 ) -> None:
@@ -172,7 +163,8 @@ def _write(
     print(f"\n{about}\n{explained}\n\n{report.text(table)}")
     if options.markdown:
         marks = AGAINST_MARKS if options.against else MARKS
-        _replace_table(Path(options.markdown), f"{about}.\n\n{report.markdown(table)}\n", marks)
+        text = f"{about}.\n\n{report.markdown(table)}\n"
+        report.replace_table(Path(options.markdown), text, marks)
     if options.json == "-":
         print(as_json)
     elif options.json:

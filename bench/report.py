@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.against import Compared
-from bench.tools import Build
+from bench.tools import BenchError, Build
 from bench.verdict import BOUND, Ratios
 from bench.workloads import Row
 
@@ -41,6 +41,15 @@ def machine() -> str:
         pass
     system = f"{platform.system()} {platform.release()}"
     return f"{model}; {system}; Python {platform.python_version()}; {datetime.now(UTC):%Y-%m-%d}"
+
+
+def replace_table(path: Path, table: str, marks: tuple[str, str]) -> None:
+    """Put *table* between the *marks* of a document. Raises BenchError."""
+    before, found, rest = path.read_text().partition(marks[0])
+    _, also, after = rest.partition(marks[1])
+    if not (found and also):
+        raise BenchError(f"{path}: the marks {marks[0].strip()} and {marks[1]} are missing")
+    path.write_text(f"{before}{found}{table}{also}{after}")
 
 
 def _times(pair: tuple[float, float | None] | None) -> str:

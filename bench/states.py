@@ -234,7 +234,7 @@ def _open_files(pid: int) -> int:
 
 def table(figures: dict[str, str], clients: int, *, interpreted: bool) -> str:
     """Return the figures as Markdown."""
-    compiled = tools.python(interpreted=interpreted) != sys.executable
+    compiled = tools.tree(interpreted=interpreted).compiled
     lines = [
         f"Heliograph {'compiled' if compiled else 'interpreted'}; {report.machine()};"
         f" {clients:,} connections in each state.",
@@ -247,14 +247,6 @@ def table(figures: dict[str, str], clients: int, *, interpreted: bool) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _insert(path: Path, text: str) -> None:
-    before, found, rest = path.read_text().partition(MARKS[0])
-    _, also, after = rest.partition(MARKS[1])
-    if not (found and also):
-        raise BenchError(f"{path}: the marks {MARKS[0].strip()} and {MARKS[1]} are missing")
-    path.write_text(f"{before}{found}{text}{also}{after}")
 
 
 def main(arguments: list[str]) -> int:
@@ -285,7 +277,7 @@ def main(arguments: list[str]) -> int:
         text = table(figures, options.clients, interpreted=options.interpreted)
         print(text)
         if options.markdown:
-            _insert(Path(options.markdown), text)
+            report.replace_table(Path(options.markdown), text, MARKS)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -12,11 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -27,6 +28,7 @@ COMPILED = ROOT / ".compiled" / "bin" / "python"
 SERVER_CORE = 0
 LOAD_CORE = 1
 START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 20.0
 AFTERMATH_S = 1.0
 """How long a server has to forget thousands of clients."""
 
@@ -138,28 +140,31 @@ def running(
     command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server on the servers' core until the block ends. Raises BenchError."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    )
-    try:
-        pin(process.pid, SERVER_CORE)
-        _await_port(process, port)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
+    # A file: a pipe that nobody empties would stop a server that complains a lot.
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        )
         try:
-            process.communicate(timeout=START_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            pin(process.pid, SERVER_CORE)
+            _await_port(process, port, log)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int) -> None:
+def _await_port(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
     given_up = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < given_up:
         if process.poll() is not None:
-            _, said = process.communicate()
-            raise BenchError(f"a server did not start: {said.decode(errors='replace').strip()}")
+            log.seek(0)
+            said = log.read().decode(errors="replace")
+            raise BenchError(f"a server did not start: {said.strip()}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)

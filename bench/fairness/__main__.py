@@ -18,7 +18,7 @@ from bench.fairness import measure, report
 from bench.fairness.attacks import HOLDERS, KINDS, Attack, Kind, holders
 from bench.fairness.measure import Server, ServerEnded
 from bench.fairness.report import Bounds, Row
-from bench.report import machine
+from bench.report import machine, replace_table
 from bench.tools import BenchError
 
 MARKS = ("<!-- fairness -->\n", "<!-- /fairness -->")
@@ -111,9 +111,7 @@ class Run:
             yield replace(row, problem=str(error))
 
     def _beside_baseline(self) -> Iterator[Row]:
-        def started() -> contextlib.AbstractContextManager[Server]:
-            return measure.baseline(self._folder)
-
+        started = measure.baseline
         yield from self._control("baseline in C: no attacker", started, None)
         for name, kind in KINDS.items():
             if kind.baseline:
@@ -165,15 +163,6 @@ class Run:
         return judged
 
 
-def replace_table(path: Path, table: str) -> None:
-    """Put *table* between the marks of a document. Raises BenchError."""
-    before, found, rest = path.read_text().partition(MARKS[0])
-    _, also, after = rest.partition(MARKS[1])
-    if not (found and also):
-        raise BenchError(f"{path}: the marks {MARKS[0].strip()} and {MARKS[1]} are missing")
-    path.write_text(f"{before}{found}{table}{also}{after}")
-
-
 def status(rows: list[Row]) -> int:
     """Return 1 where a row is out of its bounds, 2 where one was not measured, else 0."""
     if any(row.met is False for row in rows):
@@ -204,7 +193,8 @@ def main(arguments: list[str]) -> int:
         )
         print(f"\n{about}\n\n{report.text(rows)}")
         if options.markdown:
-            replace_table(Path(options.markdown), f"{about}.\n\n{report.markdown(rows)}\n")
+            table = f"{about}.\n\n{report.markdown(rows)}\n"
+            replace_table(Path(options.markdown), table, MARKS)
         if options.json == "-":
             print(report.as_json(rows))
         elif options.json:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -25,10 +24,9 @@ from typing import Any, Self
 from bench import tools
 from bench.fairness.attacks import Attack
 from bench.fairness.messages import message
-from bench.tools import APP, KEY, LOAD_CORE, SECRET, SERVER_CORE, BenchError
+from bench.tls import make_certificate
+from bench.tools import APP, KEY, LOAD_CORE, SECRET, BenchError
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 5.0
 INTERVAL_US = 5_000
 """Between two messages of the bystander: a ping and a request, each a hundred times a second."""
 
@@ -132,63 +130,26 @@ def heliograph(
 
     With *tls* its port speaks TLS only, and a bystander uses its Unix socket. Raises BenchError.
     """
-    python, port = tools.python(interpreted=interpreted), tools.free_port()
+    build, port = tools.tree(interpreted=interpreted), tools.free_port()
     options = {"host": "127.0.0.1", "port": str(port), "log_level": "warning", **flags}
     options |= {"pusher_app_id": APP, "pusher_app_key": KEY, "pusher_secret": SECRET}
     bystander = f"127.0.0.1:{port}"
     if tls:
         bystander = str(folder / "server.sock")
         options |= {"unix_socket": bystander, **certificate(folder)}
-    command = [
-        python,
-        "-m",
-        "heliograph",
-        *(f"--{name}={value}" for name, value in options.items()),
-    ]
-    environ = dict(os.environ)
-    if python != sys.executable:
-        environ.pop("PYTHONPATH", None)  # would have it run the sources
-    with _running(command, folder / "log", port, environ) as process:
+    command = [build.python, "-m", "heliograph"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    with tools.running(command, port, build.environment) as process:
         yield Server(process, port, bystander)
 
 
 @contextlib.contextmanager
-def baseline(folder: Path) -> Iterator[Server]:
+def baseline() -> Iterator[Server]:
     """Run the plainest server. Raises BenchError."""
     port = tools.free_port()
     command = [program("baseline"), str(port), "100"]
-    with _running(command, folder / "log", port, dict(os.environ)) as process:
+    with tools.running(command, port) as process:
         yield Server(process, port, f"127.0.0.1:{port}")
-
-
-@contextlib.contextmanager
-def _running(
-    command: Sequence[str], log: Path, port: int, environ: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    # A file: a pipe that nobody empties would stop a server that complains a lot.
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ
-        )
-    try:
-        tools.pin(process.pid, SERVER_CORE)
-        given_up = time.monotonic() + START_TIMEOUT_S
-        while True:
-            if process.poll() is not None or time.monotonic() > given_up:
-                raise BenchError(
-                    f"a server did not start: {log.read_text(errors='replace')[-500:]}"
-                )
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def certificate(folder: Path) -> dict[str, str]:
@@ -199,12 +160,7 @@ def certificate(folder: Path) -> dict[str, str]:
     """
     crt, key = folder / "certificate.pem", folder / "key.pem"
     if not crt.exists():
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        command += ["-subj", "/CN=localhost", "-out", str(crt), "-keyout", str(key)]
-        try:
-            subprocess.run(command, capture_output=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            raise BenchError("openssl cannot make a certificate here") from None
+        make_certificate(crt, key)
     return {"ssl_cert": str(crt), "ssl_key": str(key)}
 
 

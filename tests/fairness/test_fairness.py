@@ -22,6 +22,7 @@ from bench.fairness import measure, messages, report
 from bench.fairness.attacks import KINDS, Attack, Kind, holders, requests
 from bench.fairness.measure import Attacked, Bystander, Cell, Server, Times, Waits
 from bench.fairness.report import Bounds, Row
+from bench.report import replace_table
 from bench.tools import BenchError
 
 ROOT = Path(__file__).parents[2]
@@ -271,12 +272,12 @@ def test_throughput_is_what_the_server_has_read() -> None:
 def test_the_table_is_put_between_its_marks(tmp_path: Path) -> None:
     document = tmp_path / "document.md"
     document.write_text("before\n<!-- fairness -->\nold\n<!-- /fairness -->\nafter\n")
-    tool.replace_table(document, "new\n")
+    replace_table(document, "new\n", tool.MARKS)
 
     assert document.read_text() == "before\n<!-- fairness -->\nnew\n<!-- /fairness -->\nafter\n"
     document.write_text("none")
     with pytest.raises(BenchError, match="missing"):
-        tool.replace_table(document, "new\n")
+        replace_table(document, "new\n", tool.MARKS)
     table = (ROOT / "docs" / "benchmarks.md").read_text()
     assert all(mark in table for mark in tool.MARKS)
 
