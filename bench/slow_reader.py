@@ -9,8 +9,6 @@ subscribers are one process, whose own share in the figures is the same in both.
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import json
 import socket
 import statistics
@@ -20,7 +18,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from bench import tools
-from bench.tools import APP, KEY, SECRET, BenchError, Target
+from bench.messages import message, request, upgrade
+from bench.tools import APP, BenchError, Target
 
 SUBSCRIBERS = 1000
 ROUNDS = 5
@@ -33,19 +32,14 @@ PATIENCE_S = 30.0
 ALLOWED_SHARE, ALLOWED_S = 1.10, 0.002
 """The median p99 with a stalled reader may be that much of the one without, or as much more."""
 
-UPGRADE = (
-    f"GET /app/{KEY}?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-).encode()
+UPGRADE = upgrade()
 STAMP = b'"data":"at '
 STAMP_BYTES = 20
 
 
 def subscription(channel: str) -> bytes:
     """Return the frame that subscribes to *channel*."""
-    text = json.dumps({"event": "pusher:subscribe", "data": {"channel": channel}}).encode()
-    return bytes([0x81, 0x80 | len(text)]) + bytes(4) + text
+    return message("pusher:subscribe", {"channel": channel})
 
 
 class Subscriber(asyncio.Protocol):
@@ -91,15 +85,7 @@ class Publisher:
     async def publish(self, channel: str, data: str) -> None:
         """Publish an event, and wait for the answer. Raises BenchError where it is refused."""
         body = json.dumps({"name": "e", "channel": channel, "data": data}).encode()
-        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        query = f"auth_key={KEY}&auth_timestamp={int(time.time())}&auth_version=1.0&body_md5={md5}"
-        signed = f"POST\n/apps/{APP}/events\n{query}"
-        signature = hmac.digest(SECRET.encode(), signed.encode(), "sha256").hex()
-        head = (
-            f"POST /apps/{APP}/events?{query}&auth_signature={signature} HTTP/1.1\r\nHost: x\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        self._writer.write(head.encode() + body)
+        self._writer.write(request("POST", f"/apps/{APP}/events", body))
         answer = await self._reader.readuntil(b"\r\n\r\n{}")
         if not answer.startswith(b"HTTP/1.1 200"):
             raise BenchError(f"publishing failed: {answer.decode()}")

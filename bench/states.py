@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import report, tools
+from bench.messages import client_hello, frame, message, upgrade
 from bench.tls import make_certificate
 from bench.tools import KEY, BenchError, Target
 from heliograph.net.room import raise_descriptor_limit
@@ -36,26 +37,15 @@ RESTING_S = 0.3
 PATIENT = ("--request_timeout", "600", "--keep_alive_timeout", "600", "--ping_interval", "600")
 """So that no connection leaves its state while it is measured."""
 
-UPGRADE = (
-    f"GET /app/{KEY}?protocol=7 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-).encode()
+UPGRADE = upgrade()
 HEALTH = b"GET /up HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF_A_HEAD = b"GET /up HTTP/1.1\r\nHost: localhost\r\nX-Filler: ".ljust(1024, b"x")
 HALF_A_BODY = b"POST /apps/1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 131072\r\n\r\n"
 HALF_A_BODY += b"x" * 65536
 
 
-def masked(opcode: int, payload: bytes) -> bytes:
-    """Return a frame as clients send it, with the mask 0."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    return bytes([opcode]) + length + bytes(4) + payload
-
-
-SUBSCRIBE = masked(0x81, b'{"event":"pusher:subscribe","data":{"channel":"channel"}}')
-HALF_A_MESSAGE = b"\x81\xff" + (131072).to_bytes(8, "big") + bytes(4) + b"x" * 65536
+SUBSCRIBE = message("pusher:subscribe", {"channel": "channel"})
+HALF_A_MESSAGE = frame(b"x" * 131072)[:-65536]
 
 
 # -- How connections get there -----------------------------------------------------------------
@@ -75,14 +65,6 @@ class Visit:
     def secured(self) -> socket.socket:
         """Return a connection with TLS."""
         return self.context.wrap_socket(self.connect(), server_hostname="localhost")
-
-    def hello(self) -> bytes:
-        """Return what a client of TLS sends first."""
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = self.context.wrap_bio(incoming, outgoing, server_hostname="localhost")
-        with contextlib.suppress(ssl.SSLWantReadError):
-            client.do_handshake()
-        return outgoing.read()
 
 
 Step = Callable[[Visit], socket.socket]
@@ -125,7 +107,7 @@ STATES = {
     "tls-half": State(
         "TLS: handshake half done",
         REQUEST,
-        lambda visit: sent(visit.connect(), visit.hello(), b"\x16"),
+        lambda visit: sent(visit.connect(), client_hello(), b"\x16"),
         tls=True,
     ),
     "tls-idle": State(

@@ -8,13 +8,8 @@ import tempfile
 from pathlib import Path
 
 from bench import tools
-from bench.tools import KEY, BenchError, Build, Target
-
-UPGRADE = (
-    f"GET /app/{KEY}?protocol=7 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-).encode()
+from bench.messages import upgrade
+from bench.tools import BenchError, Build, Target
 
 
 def tls_bytes_a_client(clients: int, build: Build) -> float:
@@ -53,7 +48,7 @@ def make_certificate(certificate: Path, key: Path) -> None:
 def _connect(context: ssl.SSLContext, target: Target) -> ssl.SSLSocket:
     plain = socket.create_connection((target.host, target.port), timeout=10)
     client = context.wrap_socket(plain, server_hostname="localhost")
-    client.sendall(UPGRADE)
+    client.sendall(upgrade())
     received = b""
     while b"connection_established" not in received:
         part = client.recv(4096)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from bench.fairness import messages
-from bench.fairness.messages import FINAL, NO_MASK, PING, frame, message
+from bench import messages
+from bench.messages import FINAL, NO_MASK, PING, frame, message
 
 Mode = Literal["flood", "trickle", "return"]
 

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from bench import tools
 from bench.fairness.attacks import Attack
-from bench.fairness.messages import message
+from bench.messages import message
 from bench.tls import make_certificate
 from bench.tools import APP, KEY, LOAD_CORE, SECRET, BenchError
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from bench import messages
 from bench.fairness import __main__ as tool
-from bench.fairness import measure, messages, report
+from bench.fairness import measure, report
 from bench.fairness.attacks import KINDS, Attack, Kind, holders, requests
 from bench.fairness.measure import Attacked, Bystander, Cell, Server, Times, Waits
 from bench.fairness.report import Bounds, Row

@@ -1,5 +1,5 @@
 """
-What attackers send, as bytes: frames of clients, requests with and without a right signature.
+What clients send, as bytes: frames of clients, requests with and without a right signature.
 
 Knows the bytes of WebSocket, Pusher's signatures and TLS's first message; knows no socket.
 """
