@@ -7,7 +7,6 @@ Measure Heliograph, or another Pusher server, beside the plainest server that ca
 
 import argparse
 import contextlib
-import signal
 import sys
 import time
 from pathlib import Path
@@ -222,5 +221,5 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     # As an exception, so that the servers that were started are ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    tools.end_children_on_sigterm()
     sys.exit(main(sys.argv[1:]))

@@ -165,6 +165,7 @@ def _ms(seconds: float) -> str:
 
 def main() -> None:
     """Measure, and exit with 1 where the others were held up."""
+    tools.end_children_on_sigterm()
     # Its bytes stay, and nobody here answers a ping.
     with tools.heliograph("--max_write_buffer", str(64 << 20), "--ping_interval=3600") as target:
         calm = asyncio.run(compare(target))

@@ -282,4 +282,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    tools.end_children_on_sigterm()
     sys.exit(main(sys.argv[1:]))

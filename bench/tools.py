@@ -121,6 +121,11 @@ def build(name: str) -> Path:
 # -- Processes ---------------------------------------------------------------------------------
 
 
+def end_children_on_sigterm() -> None:
+    """Have SIGTERM end this program as an error would, through each block that runs a process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def free_port() -> int:
     """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -247,18 +252,37 @@ def command_of(load: Sequence[str], target: Target, options: Mapping[str, Any]) 
     return [*load, *(f"{name}={value}" for name, value in {**aims, **options}.items())]
 
 
+@contextlib.contextmanager
+def loading(
+    command: Sequence[str], stdin: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a program on the load's core. It has ended when the block has, however that ended."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            pin(process.pid, LOAD_CORE)
+            yield process
+        finally:
+            process.kill()
+
+
+def _await_clients(process: subprocess.Popen[str]) -> str:
+    """Return what the load generator prints once its clients are connected. Raises BenchError."""
+    printed = process.stdout.readline() if process.stdout is not None else ""
+    if not printed:
+        _, said = process.communicate()
+        raise BenchError(f"the clients did not connect: {said.strip()}")
+    return printed
+
+
 def run_load(load: Sequence[str], target: Target, **options: Any) -> Load:
     """Put *target* under load once. Raises BenchError where the figures would be wrong."""
     began, used = time.monotonic(), _processor_s(target.pid)
-    process = subprocess.Popen(
-        command_of(load, target, options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    pin(process.pid, LOAD_CORE)
-    try:
-        printed, said = process.communicate(timeout=LOAD_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise BenchError(f"the load did not end within {LOAD_TIMEOUT_S:.0f} s") from None
+    with loading(command_of(load, target, options)) as process:
+        try:
+            printed, said = process.communicate(timeout=LOAD_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"the load did not end within {LOAD_TIMEOUT_S:.0f} s") from None
     if process.returncode:
         raise BenchError(f"the load failed: {said.strip()}")
     busy = None
@@ -279,40 +303,18 @@ def run_load(load: Sequence[str], target: Target, **options: Any) -> Load:
 def holding(load: Sequence[str], target: Target, **options: Any) -> Iterator[Load]:
     """Have clients connected, and idle, while the block runs. Raises BenchError."""
     command = command_of(load, target, {"mode": "idle", **options})
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    pin(process.pid, LOAD_CORE)
-    try:
-        printed = process.stdout.readline() if process.stdout is not None else ""
-        if not printed:
-            _, said = process.communicate()
-            raise BenchError(f"the clients did not connect: {said.strip()}")
-        yield Load(json.loads(printed), None)
-    finally:
-        process.communicate()
+    with loading(command, subprocess.PIPE) as process:
+        yield Load(json.loads(_await_clients(process)), None)
+        process.communicate()  # the end of its input asks it to close its connections
 
 
-class Background:
-    """Load that goes on while the block runs, and whose figures do not matter."""
-
-    def __init__(self, load: Sequence[str], target: Target, **options: Any) -> None:
-        self._command = command_of(load, target, options)
-        self._process: subprocess.Popen[str]
-
-    def __enter__(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        pin(self._process.pid, LOAD_CORE)
-        if self._process.stdout is None or not self._process.stdout.readline():
-            _, said = self._process.communicate()
-            raise BenchError(f"the clients did not connect: {said.strip()}")
-
-    def __exit__(self, *_error: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        time.sleep(AFTERMATH_S)
+@contextlib.contextmanager
+def background(load: Sequence[str], target: Target, **options: Any) -> Iterator[None]:
+    """Have load that goes on while the block runs, and whose figures do not matter."""
+    with loading(command_of(load, target, options)) as process:
+        _await_clients(process)
+        yield
+    time.sleep(AFTERMATH_S)
 
 
 # -- What the kernel knows of a process ----------------------------------------------------------

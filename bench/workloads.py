@@ -5,6 +5,7 @@ A workload is a function from a Bench to a Row. Where there is a baseline, it an
 take turns, and the median of the rounds' ratios counts.
 """
 
+import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -459,9 +460,9 @@ def company(bench: Bench) -> Row:
 
 def large_channel(
     load: Sequence[str], target: Target, clients: int, seconds: float
-) -> tools.Background:
+) -> contextlib.AbstractContextManager[None]:
     """Return the load that a small channel has beside it, for a round of *seconds*."""
-    return tools.Background(
+    return tools.background(
         load, target, subscribers=clients, rate=5, publishers=2, calm=1, seconds=seconds + 8
     )
 

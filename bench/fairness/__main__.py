@@ -206,6 +206,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    tools.end_children_on_sigterm()
     started = time.monotonic()
     outcome = main(sys.argv[1:])
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)

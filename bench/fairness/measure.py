@@ -351,16 +351,11 @@ def run_attack(attack: Attack, server: Server, connections: int, seconds: float)
         if attack.encrypted:
             command = [sys.executable, "-m", "bench.fairness.tls_flood"]
             command += [str(server.port), str(connections), str(seconds), str(folder / "block")]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        tools.pin(process.pid, LOAD_CORE)
-        try:
-            printed, output = process.communicate(timeout=seconds + 2 * ATTACK_START_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise BenchError("the attacker did not end") from None
+        with tools.loading(command) as process:
+            try:
+                printed, output = process.communicate(timeout=seconds + 2 * ATTACK_START_S)
+            except subprocess.TimeoutExpired:
+                raise BenchError("the attacker did not end") from None
     if process.returncode:
         raise BenchError(f"the attacker failed: {output.strip()[-300:]}")
     return Attacked(**json.loads(printed))
@@ -388,21 +383,13 @@ def holding(attack: Attack, server: Server, connections: int) -> Iterator[Holder
         alive = folder / "alive"
         alive.write_bytes(message("pusher:ping"))
         options = {"connections": connections, "mode": "hold", "alive": alive}
-        process = subprocess.Popen(
-            attack_command(attack, server.port, folder, options),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        tools.pin(process.pid, LOAD_CORE)
-        try:
+        command = attack_command(attack, server.port, folder, options)
+        with tools.loading(command, subprocess.PIPE) as process:
             if process.stdout is None or not process.stdout.readline():
                 process.wait()
                 raise BenchError(Holders(process).ended())
             yield Holders(process)
-        finally:
-            process.communicate()
+            process.communicate()  # the end of its input asks it to close its connections
 
 
 def prove(attack: Attack, server: Server) -> None:

@@ -69,6 +69,12 @@ def test_a_benchmark_that_is_ended_ends_its_servers() -> None:
     assert not [child for child in listed if Path("/proc", child).exists()]
 
 
+def test_a_load_ends_with_the_block_that_runs_it_however_that_ended() -> None:
+    with pytest.raises(SystemExit), tools.loading(["sleep", "60"]) as process:
+        sys.exit("as SIGTERM does")
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_another_server_is_measured_by_its_address() -> None:
     with tools.heliograph() as target:
         address = f"ws://localhost:{target.port}"
