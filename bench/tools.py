@@ -194,14 +194,21 @@ LIFTED_LIMITS = ("--max_client_events_per_second=0", "--max_presence_members=0")
 """With them there would be nothing to measure. A build that does not know one has no such limit."""
 
 
+NO_VARIABLES: Mapping[str, str] = {}
+
+
 @contextlib.contextmanager
 def heliograph(
-    *flags: str, interpreted: bool = False, build: Build | None = None
+    *flags: str,
+    interpreted: bool = False,
+    build: Build | None = None,
+    variables: Mapping[str, str] = NO_VARIABLES,
 ) -> Iterator[Target]:
     """
     Run Heliograph as a user would, with *flags* on top of what every workload needs.
 
-    It is *build*, or else the tree's. Raises BenchError, also where *build* does not know a flag.
+    It is *build*, or else the tree's; *variables* are added to its environment. Raises BenchError,
+    also where *build* does not know a flag.
     """
     build = build or tree(interpreted=interpreted)
     unknown = [flag for flag in flags if flag.startswith("--") and not build.knows(flag)]
@@ -213,7 +220,7 @@ def heliograph(
         *("--pusher_app_id", APP, "--pusher_app_key", KEY, "--pusher_secret", SECRET),
         *("--log_level", "warning", *filter(build.knows, LIFTED_LIMITS), *flags),
     ]
-    with running(command, port, build.environment) as process:
+    with running(command, port, {**build.environment, **variables}) as process:
         yield Target(port=port, api_port=port, pid=process.pid)
 
 
