@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -141,16 +142,43 @@ def pin(pid: int, core: int) -> None:
 
 
 @contextlib.contextmanager
+def sigterm_held() -> Iterator[Callable[[], None]]:
+    """
+    Hold SIGTERM back until the function that is yielded is called, or the block ends.
+
+    What interrupts the start of a process leaves one that no block ends.
+    """
+    came: list[int] = []
+    previous: Any = None
+    if threading.current_thread() is threading.main_thread():
+        previous = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+
+    def release() -> None:
+        nonlocal previous
+        if previous is not None:
+            handler, previous = previous, None
+            signal.signal(signal.SIGTERM, handler)
+            if came:
+                signal.raise_signal(signal.SIGTERM)
+
+    try:
+        yield release
+    finally:
+        release()
+
+
+@contextlib.contextmanager
 def running(
     command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server on the servers' core until the block ends. Raises BenchError."""
     # A file: a pipe that nobody empties would stop a server that complains a lot.
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, sigterm_held() as release:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
         )
         try:
+            release()
             pin(process.pid, SERVER_CORE)
             _await_port(process, port, log)
             yield process
@@ -265,8 +293,12 @@ def loading(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a program on the load's core. It has ended when the block has, however that ended."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, text=True) as process:
+    with (
+        sigterm_held() as release,
+        subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, text=True) as process,
+    ):
         try:
+            release()
             pin(process.pid, LOAD_CORE)
             yield process
         finally:

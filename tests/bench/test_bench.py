@@ -75,6 +75,32 @@ def test_a_load_ends_with_the_block_that_runs_it_however_that_ended() -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def test_sigterm_while_a_load_starts_ends_it() -> None:
+    """Python runs a handler between two instructions: here, as early as there is a process."""
+    script = (
+        "import os, signal, subprocess\n"
+        "from bench import tools\n"
+        "class Interrupted(subprocess.Popen):\n"
+        "    def _execute_child(self, *arguments):\n"
+        "        super()._execute_child(*arguments)\n"
+        "        print(self.pid, flush=True)\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "tools.subprocess.Popen = Interrupted\n"
+        "tools.end_children_on_sigterm()\n"
+        "with tools.loading(['sleep', '60']): print('still there')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert not Path("/proc", done.stdout.strip()).exists()
+
+
 def test_another_server_is_measured_by_its_address() -> None:
     with tools.heliograph() as target:
         address = f"ws://localhost:{target.port}"
