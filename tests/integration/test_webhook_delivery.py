@@ -45,6 +45,7 @@ from heliograph.webhooks import (
     Store,
     Webhooks,
 )
+from heliograph.webhooks.beliefs import FORGOTTEN_AT_ONCE
 from heliograph.webhooks.hooks import REMOVALS_AT_ONCE
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET
 
@@ -641,6 +642,46 @@ async def test_many_removals_are_sent_a_part_in_each_turn() -> None:
             await asyncio.sleep(0)
             queued.append(webhooks.counters.queued)
     assert max(after - before for before, after in pairwise(queued)) == REMOVALS_AT_ONCE
+
+
+def occupied(webhooks: Webhooks, many: int) -> None:
+    for number in range(many):
+        record(webhooks, ChannelOccupied(f"c{number}"))
+
+
+async def test_what_a_removed_app_was_told_is_forgotten_a_part_in_each_turn(tmp_path: Path) -> None:
+    """An app may have a hundred thousand channels, and may be back before they are forgotten."""
+    app = app_with(Webhook(url="http://127.0.0.1:9/"))
+    async with asyncio.timeout(20), sending(app, store=SqliteStore(tmp_path)) as webhooks:
+        occupied(webhooks, 5 * FORGOTTEN_AT_ONCE)
+        (audience,) = webhooks._audiences.values()
+        webhooks.configure([])
+        left = [len(audience.beliefs)]
+        webhooks.configure([app])
+        record(webhooks, ChannelOccupied("c1"))
+        while left[-1]:
+            await asyncio.sleep(0)
+            left.append(len(audience.beliefs))
+    assert left == [many * FORGOTTEN_AT_ONCE for many in (4, 3, 2, 1, 0)]
+    assert (await what_is_kept(tmp_path))[0] == 1
+
+
+async def test_what_a_webhook_wants_no_more_is_forgotten_a_part_in_each_turn(
+    tmp_path: Path,
+) -> None:
+    url = "http://127.0.0.1:9/"
+    app = app_with(Webhook(url=url))
+    members_only = app_with(Webhook(url=url, events=("presence",)))
+    async with asyncio.timeout(20), sending(app, store=SqliteStore(tmp_path)) as webhooks:
+        occupied(webhooks, 3 * FORGOTTEN_AT_ONCE)
+        (audience,) = webhooks._audiences.values()
+        webhooks.configure([members_only])
+        left = [len(audience.beliefs)]
+        while left[-1]:
+            await asyncio.sleep(0)
+            left.append(len(audience.beliefs))
+    assert left == [many * FORGOTTEN_AT_ONCE for many in (2, 1, 0)]
+    assert (await what_is_kept(tmp_path))[0] == 0
 
 
 async def test_a_webhook_that_is_taken_out_is_owed_nothing(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from heliograph.hub.event import (
 from heliograph.webhooks import beliefs as module
 from heliograph.webhooks.beliefs import (
     CHANNEL,
+    FORGOTTEN_AT_ONCE,
     MEMBER,
     USER,
     Belief,
@@ -148,11 +149,26 @@ def test_what_nobody_wants_to_know_is_forgotten() -> None:
     beliefs.take(ChannelOccupied("presence-c"), 0.0)
     beliefs.take(MemberAdded("presence-c", Member("u")), 0.0)
     beliefs.take(MemberRemoved("presence-c", "u"), 0.0)
-    assert beliefs.forget(lambda belief: belief.about == MEMBER) == [
-        Belief(MEMBER, "presence-c", "u")
-    ]
+    pieces = list(beliefs.forget(lambda belief: belief.about == MEMBER))
+    assert pieces == [[Belief(MEMBER, "presence-c", "u")]]
     assert beliefs.elapse(9.0, EVERYTHING) == []
     assert len(beliefs) == 1
+
+
+def test_all_is_forgotten_a_piece_at_a_time_by_what_is_unwanted_then() -> None:
+    beliefs = fresh()
+    names = [f"c{number}" for number in range(2 * FORGOTTEN_AT_ONCE + 1)]
+    for name in names:
+        beliefs.take(ChannelOccupied(name), 0.0)
+    unwanted = set(names)
+    forgetting = beliefs.forget(lambda belief: belief.channel in unwanted)
+    assert len(next(forgetting)) == FORGOTTEN_AT_ONCE
+    kept = next(iter(beliefs)).channel
+    unwanted.discard(kept)
+    beliefs.take(ChannelOccupied("told meanwhile"), 0.0)
+    unwanted.add("told meanwhile")
+    assert [len(piece) for piece in forgetting] == [FORGOTTEN_AT_ONCE, 0]
+    assert [belief.channel for belief in beliefs] == [kept, "told meanwhile"]
 
 
 def test_a_cache_miss_stands_for_all_until_filled_or_ten_seconds() -> None:

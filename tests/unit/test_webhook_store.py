@@ -63,6 +63,19 @@ async def test_what_was_given_is_there_in_the_next_life(tmp_path: Path) -> None:
     assert kept.deliveries == [KeptDelivery("d2", "receiver", "key", 6)]
 
 
+async def test_all_that_one_app_believed_is_kept_no_longer(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    first, second = Belief(CHANNEL, "c", ""), Belief(USER, "", "7")
+    for app_id in ("3", "33"):
+        store.believe(app_id, first)
+        store.believe(app_id, second)
+    store.disbelieve_all("3")
+    store.believe("3", second)  # it is back
+    await store.close()
+    kept = await kept_in(tmp_path)
+    assert sorted(kept.beliefs) == [("3", second), ("33", first), ("33", second)]
+
+
 async def test_a_group_counts_as_kept_when_it_is_on_disk(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, linger_s=0.0)
     kept = asyncio.Event()

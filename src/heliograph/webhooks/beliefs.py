@@ -24,6 +24,9 @@ from heliograph.hub.event import (
 
 Removal = ChannelVacated | MemberRemoved | UserOffline
 
+FORGOTTEN_AT_ONCE = 200
+"""Beliefs that are looked at in one piece, some microseconds each."""
+
 MAX_HELD = 100_000
 """
 Removals held at a time; beyond, the oldest are reported before their time.
@@ -171,12 +174,20 @@ class Beliefs:
             if self._told.get(belief) == (when, number):
                 self._hold(belief, now)
 
-    def forget(self, unwanted: Callable[[Belief], bool]) -> list[Belief]:
-        """Forget, and return, what nobody wants to be told about any longer."""
-        forgotten = [belief for belief in self._told if unwanted(belief)]
-        for belief in forgotten:
-            self._untell(belief)
-        return forgotten
+    def forget(self, unwanted: Callable[[Belief], bool]) -> Iterator[list[Belief]]:
+        """
+        Forget what nobody wants to be told about any longer, and yield it: a piece at a time.
+
+        Looked at are FORGOTTEN_AT_ONCE a piece, by what *unwanted* says then. What is told between
+        two pieces is not looked at.
+        """
+        left = list(self._told)
+        while left:
+            piece, left[-FORGOTTEN_AT_ONCE:] = left[-FORGOTTEN_AT_ONCE:], []
+            forgotten = [belief for belief in piece if belief in self._told and unwanted(belief)]
+            for belief in forgotten:
+                self._untell(belief)
+            yield forgotten
 
     def _appear(self, belief: Belief) -> bool:
         if belief in self._told:

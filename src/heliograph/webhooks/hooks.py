@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -189,9 +189,12 @@ class Webhooks:
         for name, audience in audiences.items():
             # An app may have a hundred thousand channels, and most reloads change no webhook.
             if audience.wants != wanted.get(name):
-                self._forget(audience, audience.unwanted)
+                self._in_pieces(self._forget_unwanted(audience))
         for audience in gone_apps:
-            self._forget(audience, lambda _: True)
+            if audience.beliefs:
+                # At once, for the app may be back before its beliefs are out of memory.
+                self._store.disbelieve_all(audience.app.id)
+            self._in_pieces(audience.beliefs.forget(lambda _: True))
         self._dirty = dict.fromkeys(self._receivers.values())
         if self._recording and self._receivers:
             self._ready_sender()
@@ -228,9 +231,20 @@ class Webhooks:
             self._store.finish(delivery.id, [entry.number for entry in delivery.entries])
         self._store.drop([entry.number for entry in outbox.waiting])
 
-    def _forget(self, audience: _Audience, unwanted: Callable[[Belief], bool]) -> None:
-        for belief in audience.beliefs.forget(unwanted):
-            self._store.disbelieve(audience.app.id, belief)
+    def _forget_unwanted(self, audience: _Audience) -> Iterator[object]:
+        """Forget, a piece at a time, what *audience* wants no more, while it is the app's own."""
+        for forgotten in audience.beliefs.forget(audience.unwanted):
+            for belief in forgotten:
+                self._store.disbelieve(audience.app.id, belief)
+            yield None
+            if not self._working or self._audiences.get(audience.app.id) is not audience:
+                return
+
+    def _in_pieces(self, job: Iterator[object]) -> None:
+        """Do a piece of *job* now, and another one in each turn of the event loop from now on."""
+        for _ in job:
+            self._loop.call_soon(self._in_pieces, job)
+            return
 
     # -- A life --------------------------------------------------------------------------
 

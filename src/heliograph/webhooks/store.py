@@ -89,6 +89,9 @@ class Store(Protocol):
     def disbelieve(self, app_id: str, belief: Belief) -> None:
         """Receivers of the app are about to be told the end of this."""
 
+    def disbelieve_all(self, app_id: str) -> None:
+        """The app has no receivers any longer."""
+
     def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
         """A receiver is owed an event."""
 
@@ -125,6 +128,9 @@ class MemoryStore:
         """Keep nothing."""
 
     def disbelieve(self, app_id: str, belief: Belief) -> None:
+        """Keep nothing."""
+
+    def disbelieve_all(self, app_id: str) -> None:
         """Keep nothing."""
 
     def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
@@ -165,6 +171,7 @@ COMMIT;
 
 _BELIEVE = "INSERT OR REPLACE INTO beliefs VALUES (?, ?, ?, ?)"
 _DISBELIEVE = "DELETE FROM beliefs WHERE app = ? AND about = ? AND channel = ? AND user = ?"
+_DISBELIEVE_ALL = "DELETE FROM beliefs WHERE app = ?"
 _QUEUE = "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, NULL)"
 _DELIVER = "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)"
 _ASSIGN = "UPDATE events SET delivery = ? WHERE number = ?"
@@ -230,6 +237,10 @@ class SqliteStore:
     def disbelieve(self, app_id: str, belief: Belief) -> None:
         """Keep a belief no longer."""
         self._add(_DISBELIEVE, (app_id, *_columns(belief)))
+
+    def disbelieve_all(self, app_id: str) -> None:
+        """Keep no belief of the app any longer."""
+        self._add(_DISBELIEVE_ALL, (app_id,))
 
     def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
         """Keep an event."""
