@@ -119,7 +119,7 @@ class Soak:
                     before = len(outcome.samples)
                     await self._cycle(plan.clients, plan.load_s, plan.seed)
                     outcome.peaks.append(max(one.memory for one in outcome.samples[before:]))
-                    outcome.cycles.append(await self._server.held())
+                    outcome.cycles.append(await self._held_at_rest(outcome.start))
                 watch.cancel()
             outcome.lags = [
                 (time - self._begun, median, most) for time, median, most in self._server.lags()
@@ -287,17 +287,20 @@ class Soak:
 
     # -- What is left ------------------------------------------------------------------------
 
+    async def _held_at_rest(self, start: Held) -> Held:
+        """Return what the server holds once it has seen the ends of the last connections."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE_S
+        while True:
+            held = await self._server.held()
+            if not _left_over(start, held) or loop.time() > deadline:
+                return held
+            await asyncio.sleep(LOOK_S)
+
     def _balance(self, start: Held) -> None:
         """Compare what the server holds once all are gone with what it held at first."""
-        end = self._outcome.cycles[-1]
-        for kind in sorted(end.own | start.own):
-            before, after = start.own.get(kind, 0), end.own.get(kind, 0)
-            if after > max(before, BOUNDED.get(kind, 0)):
-                self._faults.add("objects", f"{after} of {kind}, {before} at the start")
-        for book in ("tasks", "threads", "descriptors"):
-            before, after = getattr(start, book), getattr(end, book)
-            if after > before:
-                self._faults.add(book, f"{after}, {before} at the start")
+        for book, fault in _left_over(start, self._outcome.cycles[-1]):
+            self._faults.add(book, fault)
         _, second, third = self._outcome.peaks
         if third > second * GROWTH:
             self._faults.add("memory", f"{third} bytes in the third cycle, {second} in the second")
@@ -306,3 +309,17 @@ class Soak:
         for line in ALARMING.findall(self._server.log()):
             if "configuration not reloaded" not in line:
                 self._faults.add("the log", line)
+
+
+def _left_over(start: Held, end: Held) -> list[tuple[str, str]]:
+    """Return the book, and a sentence, of all that the server holds more of than at first."""
+    found = []
+    for kind in sorted(end.own | start.own):
+        before, after = start.own.get(kind, 0), end.own.get(kind, 0)
+        if after > max(before, BOUNDED.get(kind, 0)):
+            found.append(("objects", f"{after} of {kind}, {before} at the start"))
+    for book in ("tasks", "threads", "descriptors"):
+        before, after = getattr(start, book), getattr(end, book)
+        if after > before:
+            found.append((book, f"{after}, {before} at the start"))
+    return found
