@@ -41,6 +41,9 @@ MIN_EMPTY_POLLS = 0.05
 BUSY = 0.9
 """A server that uses this share of its core, or more, is what limits the figures."""
 
+SHORTEST_SHARED_S = 1.0
+"""In less time the start of the load, for which a server waits, is too large a share of it."""
+
 KEY = "bench-key"
 SECRET = "bench-secret"  # noqa: S105 - of a server that lives for minutes, on loopback
 APP = "1"
@@ -324,9 +327,9 @@ def run_load(load: Sequence[str], target: Target, **options: Any) -> Load:
             raise BenchError(f"the load did not end within {LOAD_TIMEOUT_S:.0f} s") from None
     if process.returncode:
         raise BenchError(f"the load failed: {said.strip()}")
-    busy = None
-    if used is not None:
-        busy = ((_processor_s(target.pid) or used) - used) / (time.monotonic() - began)
+    busy, took = None, time.monotonic() - began
+    if used is not None and took >= SHORTEST_SHARED_S:
+        busy = ((_processor_s(target.pid) or used) - used) / took
     found = Load(json.loads(printed.splitlines()[-1]), busy)
     if found.figures["lost"]:
         raise BenchError(f"{found.figures['lost']:.0f} events did not arrive")
