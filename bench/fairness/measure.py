@@ -25,7 +25,7 @@ from bench import tools
 from bench.fairness.attacks import Attack
 from bench.messages import message
 from bench.tls import make_certificate
-from bench.tools import APP, KEY, LOAD_CORE, SECRET, BenchError
+from bench.tools import APP, KEY, SECRET, BenchError
 
 INTERVAL_US = 5_000
 """Between two messages of the bystander: a ping and a request, each a hundred times a second."""
@@ -234,25 +234,21 @@ class Bystander:
             *(f"interval={INTERVAL_US}", f"fresh={FRESH_MS}", f"grace={grace_s}"),
         ]
         self._process: subprocess.Popen[str]
+        self._running: contextlib.ExitStack
         self.prior = False
         """Whether it has priority over the attacker that is on the same core."""
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        tools.pin(self._process.pid, LOAD_CORE)
-        with contextlib.suppress(PermissionError):
-            priority = os.sched_param(1)
-            os.sched_setscheduler(self._process.pid, os.SCHED_FIFO, priority)
-            self.prior = True
-        if self._process.stdout is None or not self._process.stdout.readline():
-            _, output = self._process.communicate()
-            raise BenchError(f"the bystander did not connect: {output.strip()}")
+        with contextlib.ExitStack() as running:
+            self._process = running.enter_context(tools.loading(self._command, subprocess.PIPE))
+            with contextlib.suppress(PermissionError):
+                priority = os.sched_param(1)
+                os.sched_setscheduler(self._process.pid, os.SCHED_FIFO, priority)
+                self.prior = True
+            if self._process.stdout is None or not self._process.stdout.readline():
+                _, output = self._process.communicate()
+                raise BenchError(f"the bystander did not connect: {output.strip()}")
+            self._running = running.pop_all()
         return self
 
     def __exit__(
@@ -261,9 +257,7 @@ class Bystander:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
+        self._running.close()
 
     def begin(self) -> None:
         """Have it measure from now on."""

@@ -78,7 +78,7 @@ def test_a_load_ends_with_the_block_that_runs_it_however_that_ended() -> None:
 def test_sigterm_while_a_load_starts_ends_it() -> None:
     """Python runs a handler between two instructions: here, as early as there is a process."""
     script = (
-        "import os, signal, subprocess\n"
+        "import signal, subprocess\n"
         "from bench import tools\n"
         "class Interrupted(subprocess.Popen):\n"
         "    def _execute_child(self, *arguments):\n"
