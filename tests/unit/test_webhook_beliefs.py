@@ -1,6 +1,7 @@
 """Grace, settling, and that receivers end up with the truth."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -389,3 +390,12 @@ def test_cache_misses_that_are_remembered_are_bounded(monkeypatch: pytest.Monkey
         assert len(beliefs._missed) <= 10
     assert not beliefs.take(CacheMiss("cache-99"), 0.0)
     assert beliefs.take(CacheMiss("cache-0"), 0.0)
+
+
+def test_removals_that_are_held_are_forgotten_a_piece_at_a_time_with_all_else() -> None:
+    beliefs = fresh()
+    many = 3 * FORGOTTEN_AT_ONCE
+    beliefs.load([Belief(CHANNEL, str(number), "") for number in range(many)], until=1.0)
+    held = [many, *(len(beliefs._held) for _ in beliefs.forget(lambda _: True))]
+    assert max(before - after for before, after in pairwise(held)) == FORGOTTEN_AT_ONCE
+    assert held[-1] == 0
