@@ -11,6 +11,8 @@
  *     trickle   the same, one byte a connection every *pause* microseconds
  *     return    *block* once; after the text *answer* (any byte, where it is empty) it disconnects and
  *               comes back; with together=1, all connections disconnect at once
+ *     alternate the first *cut* bytes of *block* once and the rest *times* times, over and over, each after an answer
+ *               to the one before
  *     hold      *block* once; after *answer* it stays, and sends the file *alive* now and then; when all
  *               have their answer the program prints a line, and ends with its standard input
  *
@@ -41,14 +43,14 @@
 enum { EVENTS = 256, SEND_AT_ONCE = 1 << 16, READ_BUFFER = 1 << 20, TAIL = 64, RETRY_MS = 10, ALIVE_MS = 20 };
 static const double START_S = 15;
 
-enum mode { FLOOD, TRICKLE, RETURN, HOLD };
+enum mode { FLOOD, TRICKLE, RETURN, HOLD, ALTERNATE };
 
 static struct {
     const char *host, *greeting, *answer;
-    int port, connections, read, together, numbered, pause;
+    int port, connections, read, together, numbered, pause, cut, times;
     enum mode mode;
     double seconds;
-} options = {.host = "127.0.0.1", .greeting = "", .answer = "", .connections = 1, .read = 1, .seconds = 5};
+} options = {.host = "127.0.0.1", .greeting = "", .answer = "", .connections = 1, .read = 1, .times = 1, .seconds = 5};
 
 struct bytes {
     char *text;
@@ -64,6 +66,8 @@ struct connection {
     unsigned life; /* how often it was opened */
     enum state state;
     size_t at;         /* how much of what it sends now is sent */
+    size_t next;       /* where the part begins that is sent after an answer */
+    int again;         /* how often the second part was sent */
     struct bytes block;
     char tail[TAIL];   /* the end of what was read, for a text that comes in two parts */
 };
@@ -123,6 +127,7 @@ static void end(struct connection *one) {
     /* A reset: thousands of ports that wait for stragglers would be missing soon. */
     struct linger linger = {.l_onoff = 1};
     setsockopt(one->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    one->next = 0;
     close(one->fd);
     enter(one, CLOSED);
 }
@@ -164,6 +169,12 @@ static void answered(struct connection *one) {
         open_again(one);
         return;
     }
+    if (options.mode == ALTERNATE) {
+        size_t next = one->next;
+        enter(one, SENDING);
+        one->at = next;
+        return;
+    }
     enter(one, DONE);
 }
 
@@ -187,9 +198,19 @@ static void readable(struct connection *one) {
         answered(one);
 }
 
+/* A part of *length* is sent: choose the next one. */
+static void turn_over(struct connection *one, size_t length) {
+    int second = length == one->block.length;
+    one->again = second ? one->again + 1 : 0;
+    one->next = second && one->again == options.times ? 0 : (size_t)options.cut;
+}
+
 static void writable(struct connection *one) {
     struct bytes *bytes = one->state == OPENING ? &opening : &one->block;
-    size_t left = bytes->length - one->at;
+    size_t length = bytes->length;
+    if (options.mode == ALTERNATE && one->state == SENDING && one->at < (size_t)options.cut)
+        length = (size_t)options.cut;
+    size_t left = length - one->at;
     if (options.mode == TRICKLE && one->state == SENDING)
         left = left > 0;
     ssize_t went = 0;
@@ -207,8 +228,10 @@ static void writable(struct connection *one) {
     one->at += (size_t)went;
     if (one->state == SENDING)
         sent += (uint64_t)went;
-    if (one->at < bytes->length)
+    if (one->at < length)
         return;
+    if (one->state == SENDING)
+        turn_over(one, length);
     if (one->state == OPENING)
         enter(one, *options.greeting ? GREETED : SENDING);
     else if (options.mode <= TRICKLE)
@@ -344,7 +367,7 @@ static void report(void) {
 /* -- Beginning --------------------------------------------------------------------------------- */
 
 static void read_option(const char *name, const char *value) {
-    static const char *modes[] = {"flood", "trickle", "return", "hold"};
+    static const char *modes[] = {"flood", "trickle", "return", "hold", "alternate"};
     if (!strcmp(name, "host"))
         options.host = value;
     else if (!strcmp(name, "port"))
@@ -361,6 +384,10 @@ static void read_option(const char *name, const char *value) {
         options.numbered = atoi(value);
     else if (!strcmp(name, "pause"))
         options.pause = atoi(value);
+    else if (!strcmp(name, "times"))
+        options.times = atoi(value);
+    else if (!strcmp(name, "cut"))
+        options.cut = atoi(value);
     else if (!strcmp(name, "greeting"))
         options.greeting = value;
     else if (!strcmp(name, "answer"))
@@ -373,7 +400,7 @@ static void read_option(const char *name, const char *value) {
         alive = read_file(value);
     else if (!strcmp(name, "mode")) {
         for (options.mode = FLOOD; strcmp(value, modes[options.mode]); options.mode++)
-            if (options.mode == HOLD)
+            if (options.mode == ALTERNATE)
                 fail("mode: there is no %s", value);
     } else
         fail("there is no option %s", name);

@@ -9,6 +9,9 @@
  * still is measured by every message of that time, not by one. Every *fresh* milliseconds, `GET /up` goes over a new
  * connection, from connect() on.
  *
+ * Both connections are known to the server before: KNOWN messages of each were answered. What a client waits that
+ * has just come is what *fresh* shows.
+ *
  * It prints "ready", measures from a line on standard input to the next one, waits *grace* seconds for what was not
  * answered, and prints one line of JSON: microseconds, in the order of the messages. What was
  * never answered counts as long as it waited.
@@ -36,7 +39,7 @@
 
 #include "process.h"
 
-enum { BUFFER = 1 << 17, MAX_MESSAGES = 1 << 17, MAX_FRESH = 256, OUTGOING = 1 << 20, START_S = 20 };
+enum { BUFFER = 1 << 17, MAX_MESSAGES = 1 << 17, MAX_FRESH = 256, OUTGOING = 1 << 20, START_S = 20, KNOWN = 8 };
 
 static struct {
     const char *address, *key;
@@ -307,7 +310,7 @@ static void open_wire(struct wire *wire) {
     wire->open = 1;
 }
 
-static void await(struct wire *wire, const char *text, int keep) {
+static void await(struct wire *wire, const char *text) {
     double given_up = now() + START_S;
     struct timeval patience = {.tv_sec = START_S};
     setsockopt(wire->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -317,8 +320,29 @@ static void await(struct wire *wire, const char *text, int keep) {
             fail("%s did not come; got %.*s", text, wire->length, wire->buffer);
         wire->length += (int)got;
     }
-    if (!keep)
-        wire->length = 0;
+    wire->length = 0;
+}
+
+static void send_next(struct wire *wire, double time) {
+    static const char ping[] = "{\"event\":\"pusher:ping\",\"data\":{}}";
+    due(&wire->series, time);
+    if (wire == &http)
+        put(&http, UP, sizeof UP - 1);
+    else
+        put_frame(1, ping, sizeof ping - 1);
+}
+
+/* Send one message, and wait for its answer. */
+static void exchange(struct wire *wire) {
+    double given_up = now() + START_S;
+    send_next(wire, now());
+    while (wire->open && wire->series.answered < wire->series.sent && now() < given_up) {
+        struct pollfd readiness = {.fd = wire->fd, .events = POLLIN};
+        poll(&readiness, 1, START_S * 1000);
+        readable(wire);
+    }
+    if (wire->series.answered < wire->series.sent)
+        fail("%s", *closed ? closed : "no answer came");
 }
 
 static void begin(void) {
@@ -332,9 +356,9 @@ static void begin(void) {
                               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
                               options.key);
         put(&websocket, upgrade, length);
-        await(&websocket, "connection_established", 0);
+        await(&websocket, "connection_established");
         put_frame(1, subscribe, sizeof subscribe - 1);
-        await(&websocket, "subscription_succeeded", 0);
+        await(&websocket, "subscription_succeeded");
         add(websocket.fd, EPOLLIN, &websocket);
     }
     open_wire(&http);
@@ -342,29 +366,18 @@ static void begin(void) {
     make_series(&fresh_series);
     for (int i = 0; i < MAX_FRESH; i++)
         fresh[i].fd = -1;
-    put(&http, UP, sizeof UP - 1); /* the server knows both connections before it counts */
-    due(&http.series, now());
-    await(&http, "200", 1);
-    take_all(&http);
-    while (http.series.answered < 1 && http.open) {
-        struct pollfd readiness = {.fd = http.fd, .events = POLLIN};
-        poll(&readiness, 1, START_S * 1000);
-        readable(&http);
+    for (int i = 0; i < KNOWN; i++) {
+        if (options.websocket)
+            exchange(&websocket);
+        exchange(&http);
     }
-    if (!http.open)
-        fail("%s", closed);
-    http.series.sent = http.series.answered = 0;
+    websocket.series.sent = websocket.series.answered = http.series.sent = http.series.answered = 0;
 }
 
 static void ask(uint64_t tick, double time) {
-    static const char ping[] = "{\"event\":\"pusher:ping\",\"data\":{}}";
-    if (tick % 2 && http.open) {
-        due(&http.series, time);
-        put(&http, UP, sizeof UP - 1);
-    } else if (!(tick % 2) && websocket.open) {
-        due(&websocket.series, time);
-        put_frame(1, ping, sizeof ping - 1);
-    }
+    struct wire *wire = tick % 2 ? &http : &websocket;
+    if (wire->open)
+        send_next(wire, time);
     if (options.fresh_ms && tick * (uint64_t)options.interval_us % ((uint64_t)options.fresh_ms * 1000) == 0)
         connect_anew(time);
 }

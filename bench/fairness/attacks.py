@@ -12,7 +12,7 @@ from typing import Literal
 from bench import messages
 from bench.messages import FINAL, NO_MASK, PING, frame, message
 
-Mode = Literal["flood", "trickle", "return"]
+Mode = Literal["flood", "trickle", "return", "alternate"]
 
 BLOCK_BYTES = 1 << 18
 """Units are repeated until there is this much of them, as a write of a few bytes is a slow one."""
@@ -63,13 +63,17 @@ class Attack:
 
     numbered: bool = False
     pause_us: int = 0
+    times: int = 1
+    """How often the second unit follows the first, where they alternate."""
+
     encrypted: bool = False
     """It speaks TLS, instead of sending what was made beforehand."""
 
     def block(self) -> tuple[bytes, int]:
         """Return the bytes that are sent over and over, and how many units they are."""
         once = b"".join(self.units)
-        times = 1 if self.mode == "return" else max(1, BLOCK_BYTES // len(once))
+        once_only = self.mode in ("return", "alternate")
+        times = 1 if once_only else max(1, BLOCK_BYTES // len(once))
         return once * times, len(self.units) * times
 
 
@@ -208,6 +212,13 @@ def surrogates(_connections: int) -> Attack:
     return websocket([frame(text) for text in LONE_SURROGATES], "messages")
 
 
+def alternating(_connections: int) -> Attack:
+    """Clients that send something expensive after two messages that seem harmless, and so on."""
+    units = [messages.compressed(LONE_SURROGATES[0]), message("pusher:ping")]
+    attack = websocket(units, "bytes", compressed=True)
+    return replace(attack, mode="alternate", times=2)
+
+
 def slow_frames(_connections: int) -> Attack:
     """Messages of the largest size, whose bytes come alone."""
     return replace(websocket([frame(LETTERS[0])], "messages"), mode="trickle")
@@ -303,6 +314,11 @@ KINDS: Mapping[str, Kind] = {
     "inflating-surrogates": Kind(
         title="the same size of frame, with lone surrogates",
         attack=inflating(LONE_SURROGATES),
+        flags=COMPRESSION,
+    ),
+    "alternating": Kind(
+        title="one such frame and two pings in turns, each after an answer",
+        attack=alternating,
         flags=COMPRESSION,
     ),
     "surrogates": Kind(title="128 KiB of lone surrogates", attack=surrogates),

@@ -328,6 +328,8 @@ def attack_command(
         "together": int(attack.together),
         "numbered": int(attack.numbered),
         "pause": attack.pause_us,
+        "cut": len(attack.units[0]),
+        "times": attack.times,
     }
     if attack.opening:
         named["opening"] = folder / "opening"

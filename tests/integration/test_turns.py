@@ -16,9 +16,10 @@ from heliograph.net.turns import (
     LONG_S,
     NEWCOMER,
     SLICE_S,
+    STEP,
     TURN_S,
     LoopTurns,
-    level_after,
+    standing_after,
 )
 from tests.integration.rig import PATIENCE_S
 from tests.integration.test_streams import ENDED, GOT, MUCH, Told, switchboard
@@ -198,7 +199,7 @@ async def test_the_short_rest_of_a_long_read_makes_it_no_short_one() -> None:
             peer.send(b"a")
             await greedy.until(GOT, number)
             await until(lambda: not board.poller.queued)
-        assert DELAYS_S[greedy.transport.level] == DELAYS_S[-1]
+        assert delay_s(greedy.transport.standing) == DELAYS_S[-1]
 
 
 async def test_an_answer_that_comes_late_goes_on_with_a_connection_outside_of_a_turn() -> None:
@@ -360,36 +361,58 @@ async def test_of_many_that_disconnect_at_once_a_few_are_ended_before_the_loop_t
 # -- Levels ------------------------------------------------------------------------------------
 
 
-def after(level: int, *reads_s: float, whole: bool = True, done: bool = True) -> int:
+def after(standing: int, *reads_s: float, whole: bool = True, done: bool = True) -> int:
     for took_s in reads_s:
-        level = level_after(level, took_s, whole=whole, done=done)
-    return level
+        standing = standing_after(standing, took_s, whole=whole, done=done)
+    return standing
+
+
+def delay_s(standing: int) -> float:
+    return DELAYS_S[standing // STEP]
 
 
 def test_one_long_read_puts_a_client_behind_by_a_few_turns_at_the_most() -> None:
     """It may have met with the garbage collector, or with another process."""
-    assert DELAYS_S[after(0, 10.0)] <= 5 * TURN_S
+    assert delay_s(after(0, 10.0)) <= 5 * TURN_S
 
 
 def test_after_long_reads_in_a_row_a_client_is_further_and_further_behind() -> None:
-    delays = [DELAYS_S[after(0, *[SLICE_S] * count, done=False)] for count in range(20)]
+    delays = [delay_s(after(0, *[SLICE_S] * count, done=False)) for count in range(20)]
     assert delays == sorted(delays)
     assert delays[-1] == DELAYS_S[-1]
 
 
-def test_short_reads_bring_a_client_back_and_a_newcomer_in() -> None:
-    assert after(NEWCOMER, SLICE_S) < NEWCOMER
+def test_a_newcomer_with_short_reads_comes_in_at_once() -> None:
+    assert delay_s(after(NEWCOMER, SLICE_S)) < delay_s(NEWCOMER)
     assert after(NEWCOMER, *[SLICE_S] * 4) == 0
-    assert after(len(DELAYS_S) - 1, *[SLICE_S] * 5) == 0
+
+
+def test_many_short_reads_bring_a_client_back() -> None:
+    last = after(0, *[SLICE_S] * 9, done=False)
+    assert delay_s(last) == DELAYS_S[-1]
+    owed = [SLICE_S] * (STEP - 1)
+    assert delay_s(after(last, *owed)) == DELAYS_S[-1]
+    assert after(last, *owed, *[SLICE_S] * (len(DELAYS_S) - 1)) == 0
+
+
+@pytest.mark.parametrize("short", [0, 1, 2, 10, STEP - 2])
+def test_a_long_read_among_short_ones_leaves_a_client_behind_those_that_have_none(
+    short: int,
+) -> None:
+    """Hundreds of clients that send something expensive now and then come after all others."""
+    standing = 0
+    for _ in range(10):
+        standing = after(standing, 2 * LONG_S, *[SLICE_S / 10] * short)
+    assert delay_s(standing) == DELAYS_S[-1]
 
 
 def test_a_read_that_is_a_little_long_and_done_changes_nothing() -> None:
-    assert after(1, LONG_S) == 1
-    assert after(1, 1.1 * LONG_S) == 2
+    assert after(STEP, LONG_S) == STEP
+    assert delay_s(after(STEP, 1.1 * LONG_S)) == DELAYS_S[2]
 
 
 def test_parts_of_a_large_message_are_no_short_reads() -> None:
-    assert DELAYS_S[after(0, *[SLICE_S / 10] * 15, whole=False)] == DELAYS_S[-1]
+    assert delay_s(after(0, *[SLICE_S / 10] * 15, whole=False)) == DELAYS_S[-1]
 
 
 def test_thousands_of_greedy_clients_stay_behind_a_calm_one() -> None:
@@ -399,5 +422,5 @@ def test_thousands_of_greedy_clients_stay_behind_a_calm_one() -> None:
 
 def test_a_client_that_has_fallen_behind_catches_up() -> None:
     """A hundred requests a second, 0.1 ms each: their delay must not make its reads long."""
-    for delay_s in DELAYS_S[:3]:
-        assert 100 * delay_s * 0.0001 < SLICE_S
+    for behind_s in DELAYS_S[:3]:
+        assert 100 * behind_s * 0.0001 < SLICE_S

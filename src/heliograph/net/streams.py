@@ -23,7 +23,7 @@ from heliograph.net.turns import (
     TURN_S,
     GoOn,
     Queue,
-    level_after,
+    standing_after,
 )
 
 AT_ONCE = 512
@@ -74,8 +74,8 @@ class Stream:
         "_size",
         "_waiting",
         "descriptor",
-        "level",
         "protocol",
+        "standing",
         "watched",
     )
 
@@ -83,7 +83,7 @@ class Stream:
         self.descriptor = descriptor
         self.protocol = protocol
         self.watched = READ
-        self.level = NEWCOMER  # see turns.py
+        self.standing = NEWCOMER  # see turns.py
         self._poller = poller
         self._waiting: list[bytes | bytearray | memoryview] | None = None
         self._size = 0  # of what waits, in bytes
@@ -232,7 +232,7 @@ class Stream:
         self.protocol.data_received(data)
         poller.now = ended = poller.clock()
         whole = len(data) < poller.read_bytes
-        self.level = level_after(self.level, ended - began, whole=whole, done=poller.done)
+        self.standing = standing_after(self.standing, ended - began, whole=whole, done=poller.done)
 
     def has_input(self) -> bool:
         """Whether the peer has sent something that is yet to be read, its end included."""
@@ -579,7 +579,7 @@ class Poller:
             stream.fail(error)
         self.now = self.clock()
         if self._again:
-            stream.level = level_after(stream.level, SLICE_S, whole=True, done=False)
+            stream.standing = standing_after(stream.standing, SLICE_S, whole=True, done=False)
         self._settle()
 
     def _settle(self) -> None:

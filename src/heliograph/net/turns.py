@@ -33,15 +33,18 @@ DELAYS_S: Final = (0.0, 0.01, 0.03, 1.0, 1.5, 2.0)
 How far behind others a connection is queued, by its level.
 
 A read that uses up its slice, or is not the whole of what its client has sent, takes it one level
-down this list, and a short one back. The first steps are little: any read may meet with
+down this list, and short ones back. The first steps are little: any read may meet with
 the garbage collector, and a client that waits has sent more when it is read, and must catch up.
 """
+
+STEP: Final = 32
+"""Standing from one level to the next: see `standing_after`."""
 
 LONG_S: Final = 0.001
 """A read that takes no longer, and leaves nothing for another slice, takes no connection down."""
 
-NEWCOMER: Final = 4
-"""The level of a connection that begins: those that are there and use little come before it."""
+NEWCOMER: Final = 4 * STEP
+"""The standing of a connection that begins: those that are there and use little come before it."""
 
 GoOn = Callable[[], object]
 """Handles some more of a connection's input, no longer than a slice."""
@@ -109,7 +112,7 @@ class Queue:
     def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
         """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
         self._number += 1
-        moment = now + DELAYS_S[stream.level]
+        moment = now + DELAYS_S[stream.standing // STEP]
         heapq.heappush(self._entries, (moment, self._number, stream, go_on))
 
     def take(self) -> "tuple[Stream, GoOn | None]":
@@ -122,14 +125,21 @@ class Queue:
         self._entries.clear()
 
 
-def level_after(level: int, took_s: float, *, whole: bool, done: bool) -> int:
+def standing_after(standing: int, took_s: float, *, whole: bool, done: bool) -> int:
     """
-    Return the level of a connection after a read that took *took_s* seconds to handle.
+    Return the standing of a connection after a read that took *took_s* seconds to handle.
+
+    Its level is the standing divided by STEP, and what is left are the short reads that it owes: a
+    long read takes it a level down and has it owe STEP - 1 of them before another one takes it
+    back. A client that sends what is expensive once in a while, among much that is cheap, stays
+    behind those who do not.
 
     Where that was not *done*, there is another slice of it. Where it was not the *whole* of what
     the client has sent, it is not short, however little it takes: there is more, and of a large
     message only the last part takes long.
     """
     if not (whole and done) or took_s > LONG_S:
-        return min(level + 1, len(DELAYS_S) - 1)
-    return max(level - 1, 0) if took_s <= SLICE_S else level
+        return min(standing // STEP + 1, len(DELAYS_S) - 1) * STEP + STEP - 1
+    if took_s > SLICE_S or not standing:
+        return standing
+    return standing - 1 if standing % STEP else standing - STEP
