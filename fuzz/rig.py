@@ -93,6 +93,8 @@ class Ticked:
         """Have it called by `tick`."""
         self._soon.append(lambda: callback(*arguments))
 
+    when_read = soon
+
     def now(self) -> float:
         """Return the time, which stands still."""
         return 0.0

@@ -67,6 +67,12 @@ class Timing(Protocol):
     def soon(self, callback: Callable[[], object]) -> object:
         """Have *callback* called at the end of this tick."""
 
+    def when_read(self, callback: Callable[[], object]) -> object:
+        """
+        Have *callback* called at the end of this tick or, while clients have sent more than it has
+        time for, of one of the next.
+        """
+
     def now(self) -> float:
         """Return the time, in monotonic seconds."""
 
@@ -112,7 +118,8 @@ class Tenant:
         self._terminate_code = terminate_code
         self._publishes_paid_until = 0.0
         self._record = record
-        self.hub = Hub(self._wake, counters)
+        self.hub = Hub(self._wake, counters, self._hurry)
+        self._flushing = False  # or about to
         self.sessions: dict[str, Session] = {}
         self.leaving: dict[str, Session] = {}  # ended, with channels yet to leave
         self._engine = engine
@@ -320,16 +327,27 @@ class Tenant:
         _close_each(self._slices, self._closings, sessions, error)
 
     def _wake(self) -> None:
-        self._timing.soon(self._flush)
+        self._timing.when_read(self._flush_all)
+
+    def _hurry(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._timing.soon(self._flush)
+
+    def _flush_all(self) -> None:
+        """Begin to flush what could wait, unless that goes on already."""
+        if not self._flushing:
+            self._flush()
 
     def _flush(self) -> None:
+        self._flushing = False
         try:
             self.hub.flush()
         finally:
             if self.hub.pending:
                 # The rest of a large fan-out, or of one that met a fault of ours: the loop turns
                 # once, for everybody else.
-                self._timing.soon(self._flush)
+                self._hurry()
 
     def _send_count(self, channel: str, count: int) -> None:
         fact = SubscriptionCount(channel, count)

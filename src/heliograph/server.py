@@ -72,6 +72,7 @@ class LoopTiming:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller | None) -> None:
         self.soon = loop.call_soon if poller is None else poller.soon
+        self.when_read = loop.call_soon if poller is None else poller.when_read
         self.later = loop.call_later
         self.now = time.monotonic  # as loop.time, which uvloop has in milliseconds only
 

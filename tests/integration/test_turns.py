@@ -4,12 +4,15 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heliograph.net import streams
-from heliograph.net.streams import BUSY_READ_BYTES
+from heliograph.net.streams import BUSY_READ_BYTES, UNREAD_S
 from heliograph.net.turns import (
     DELAYS_S,
     ENDINGS_S,
@@ -19,6 +22,7 @@ from heliograph.net.turns import (
     STEP,
     TURN_S,
     LoopTurns,
+    Queue,
     standing_after,
 )
 from tests.integration.rig import PATIENCE_S
@@ -211,6 +215,51 @@ async def test_an_answer_that_comes_late_goes_on_with_a_connection_outside_of_a_
         async with asyncio.timeout(PATIENCE_S):
             await done.wait()
         assert await board.turns_while_idle() == 0
+
+
+async def test_what_can_wait_does_so_while_there_is_more_to_read_and_not_for_long() -> None:
+    """A crowd that comes at once is announced in few writes; no news waits for a flood to end."""
+    clock = Clock()
+    async with switchboard(clock) as board:
+        left = slices = 2 * round(UNREAD_S / TURN_S)
+        flushed: list[int] = []
+
+        def go_on() -> None:
+            nonlocal left
+            left -= 1
+            if left == slices - 1:
+                board.poller.when_read(lambda: flushed.append(left))
+            clock.now += TURN_S
+            if left:
+                board.poller.again(go_on, greedy.transport)
+            else:
+                board.poller.when_read(lambda: flushed.append(-1))
+
+        greedy = Told(data_received=lambda _: go_on())
+        board.connect(greedy).send(b"much")
+        await until(lambda: len(flushed) == 2)
+    (first, last) = flushed
+    assert abs(first - (slices - round(UNREAD_S / TURN_S))) <= 1
+    assert last == -1
+
+
+@pytest.mark.interpreted
+@given(st.lists(st.tuples(st.integers(0, len(DELAYS_S) * STEP - 1), st.floats(0, 1)), max_size=40))
+def test_the_queue_serves_those_first_that_are_behind_the_least(
+    entries: list[tuple[int, float]],
+) -> None:
+    """In the order of their coming where they are behind by the same, as a sorted list has it."""
+    queue = Queue()
+    now, expected = 0.0, []
+    for number, (standing, passed_s) in enumerate(entries):
+        now += passed_s
+        stream: Any = SimpleNamespace(standing=standing, number=number)
+        queue.put(stream, now)
+        expected.append((now + delay_s(standing), standing // STEP, number))
+    served: list[Any] = [queue.take()[0] for _ in range(len(queue))]
+    assert [one.number for one in served] == [number for *_, number in sorted(expected)]
+    with pytest.raises(IndexError):
+        queue.take()
 
 
 async def test_one_that_ends_while_it_is_queued_is_left_out_and_harms_nobody() -> None:

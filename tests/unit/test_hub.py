@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from heliograph.hub import channel as channel_module
 from heliograph.hub.channel import MAX_CHUNK_BYTES, Subscription
+from heliograph.hub.event import Member, MemberAdded
 from heliograph.hub.hub import FLUSH_BUDGET, Hub
 from tests.unit.fakes import FakeSubscriber, RecordingLane, event
 
@@ -38,6 +39,32 @@ def flush_all(hub: Hub, budget: int = FLUSH_BUDGET) -> int:
     while hub.pending:
         writes += hub.flush(budget)
     return writes
+
+
+def test_only_events_are_in_a_hurry() -> None:
+    """Members may wait a little, until an event comes: they go before it then."""
+    wake, hurry = Wakes(), Wakes()
+    hub = Hub(wake, None, hurry)
+    (one,) = crowd(hub, 1, RecordingLane(), "presence-a")
+    hub.publish(MemberAdded("presence-a", Member("ann")))
+    hub.publish(MemberAdded("presence-a", Member("bob")))
+    assert (wake.count, hurry.count) == (1, 0)
+    for _ in range(2):
+        hub.publish(event("hi", "presence-a"))
+        assert (wake.count, hurry.count) == (1, 1)
+    flush_all(hub)
+    assert one.heard == ["+ann", "+bob", "hi", "hi"]
+    hub.publish(event("hi", "presence-a"))
+    assert (wake.count, hurry.count) == (1, 2)
+    flush_all(hub)
+    hub.publish(MemberAdded("presence-a", Member("cy")))
+    assert (wake.count, hurry.count) == (2, 2)
+
+
+def test_an_event_for_nobody_is_in_no_hurry() -> None:
+    wake, hurry = Wakes(), Wakes()
+    Hub(wake, None, hurry).publish(event("hi"))
+    assert (wake.count, hurry.count) == (0, 0)
 
 
 def test_publish_encodes_once_per_lane(hub: Hub) -> None:

@@ -85,6 +85,8 @@ class FakeTiming:
     def soon(self, callback: Callable[[], object]) -> None:
         self.due.append(callback)
 
+    when_read = soon
+
     def now(self) -> float:
         return self.time
 

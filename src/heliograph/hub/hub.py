@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from heliograph.hub.channel import GONE, Channel, Counters, Lane, Subscriber, Subscription
-from heliograph.hub.event import Fact
+from heliograph.hub.event import Event, Fact
 
 FLUSH_BUDGET = 256
 """Writes that one flush makes at the most: about 2 ms of a core."""
@@ -20,14 +20,23 @@ class Hub:
     """
     The channels of one app on this node.
 
-    *wake* is called when there is something to flush and was not before: the caller
-    then has `flush` run at the end of the event loop's tick, and again while `pending`.
+    *hurry* is called when there is an event to flush and was not before: the caller then has
+    `flush` run at the end of the event loop's tick, and again while `pending`. *wake* is called
+    when there are only members and counts to flush: `flush` may then run a little later. Without
+    *hurry*, nothing waits.
     """
 
-    __slots__ = ("_channels", "_dirty", "_wake", "_walked", "counters")
+    __slots__ = ("_channels", "_dirty", "_hurry", "_urgent", "_wake", "_walked", "counters")
 
-    def __init__(self, wake: Callable[[], object], counters: Counters | None = None) -> None:
+    def __init__(
+        self,
+        wake: Callable[[], object],
+        counters: Counters | None = None,
+        hurry: Callable[[], object] | None = None,
+    ) -> None:
         self._wake = wake
+        self._hurry = hurry
+        self._urgent = hurry is None  # somebody flushes at the end of this tick
         self._channels: dict[str, Channel] = {}
         self._dirty: deque[Channel] = deque()
         self._walked: deque[Channel] = deque()  # large channels in the middle of their flush
@@ -75,13 +84,21 @@ class Hub:
             return
         channel.next += 1
         self.counters.facts += 1
+        if not self._urgent and type(fact) is Event:
+            self._urgent = True
+            if self._hurry is not None:
+                self._hurry()
         if channel.pending is not None:
             channel.pending.append(fact)
             return
         channel.pending = [fact]
         if channel.walk is None:
             self._dirty.append(channel)
-            if len(self._dirty) == 1 and not self._walked:
+            if (
+                len(self._dirty) == 1
+                and not self._walked
+                and (self._hurry is None or not self._urgent)
+            ):
                 self._wake()
 
     @property
@@ -97,6 +114,7 @@ class Hub:
         large one never keeps a small one waiting for more than a turn; half of the writes
         are its own all the same.
         """
+        self._urgent = self._hurry is None
         writes = 0
         share = budget // 2 if self._walked else budget
         for queue, limit in ((self._dirty, share), (self._walked, budget)):

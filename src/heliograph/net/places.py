@@ -36,15 +36,12 @@ class Place:
         file: Path | None = None,
     ) -> None:
         self.socket = bound
+        self.local = bound.family not in INTERNET
+        """Whether it is a Unix socket."""
         self.kept = kept
         self._host = host
         self._file = file
         self._identity = _identity(file) if file is not None else None
-
-    @property
-    def local(self) -> bool:
-        """Whether it is a Unix socket."""
-        return self.socket.family not in INTERNET
 
     @property
     def port(self) -> int:

@@ -26,6 +26,12 @@ from heliograph.net.turns import (
     standing_after,
 )
 
+UNREAD_S = 0.15
+"""
+How long what can wait does so while there is more to read than a turn has time for. A thousand
+clients that join a channel at once are announced in a few writes each, not in one for each turn.
+"""
+
 AT_ONCE = 512
 """Sockets that the kernel is asked about before the event loop turns."""
 
@@ -404,6 +410,8 @@ class Poller:
         self.held: list[Stream] = []
         """Those with something written during this turn: they send at its end."""
         self._then: list[Callable[[], object]] = []
+        self._when_read: list[Callable[[], object]] = []
+        self._unread_since = 0.0  # when the first of these was put there
         self._reading = False  # and has not come to its `_then`
         loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -440,6 +448,19 @@ class Poller:
         else:
             self._loop.call_soon(self._do, [callback])
 
+    def when_read(self, callback: Callable[[], object]) -> None:
+        """
+        Have *callback* called once what has come is read, UNREAD_S from now at the latest.
+
+        That is at the end of this turn, unless there is more to read than it had time for.
+        """
+        if not self._reading:
+            self._loop.call_soon(self._do, [callback])
+            return
+        if not self._when_read:
+            self._unread_since = self.now
+        self._when_read.append(callback)
+
     def again(self, go_on: GoOn, transport: Any, /) -> None:
         """Have *go_on* called on a later turn; see Turns."""
         stream: Stream = transport.stream
@@ -453,6 +474,7 @@ class Poller:
         """Cut off whoever is left, and watch nothing any more."""
         self._queue.clear()
         self._ready.clear()
+        self._when_read.clear()
         if self._next is not None:
             self._next.cancel()
         for stream in list(self._streams.values()):
@@ -505,6 +527,9 @@ class Poller:
             # Even where something got through that is no mere fault, nothing is held for ever.
             self._reading = False
             then, self._then = self._then, []
+            if self._when_read and (not self._queue or self.now - self._unread_since >= UNREAD_S):
+                then += self._when_read
+                self._when_read = []
             self._do(then)
             self._turn_on()
 

@@ -10,7 +10,6 @@ connections to know.
 """
 
 import asyncio
-import heapq
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -100,29 +99,41 @@ class Queue:
     (DELAYS_S), and those take turns.
     """
 
-    __slots__ = ("_entries", "_number")
+    __slots__ = ("_levels", "_size")
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int, Stream, GoOn | None]] = []
-        self._number = 0  # entries of one moment are served in the order of their coming
+        # Those of one level are behind by the same, so they stay in the order of their coming.
+        self._levels: list[deque[tuple[float, Stream, GoOn | None]]] = [
+            deque() for _ in range(len(DELAYS_S))
+        ]
+        self._size = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._size
 
     def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
         """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
-        self._number += 1
-        moment = now + DELAYS_S[stream.standing // STEP]
-        heapq.heappush(self._entries, (moment, self._number, stream, go_on))
+        self._size += 1
+        level = stream.standing // STEP
+        self._levels[level].append((now + DELAYS_S[level], stream, go_on))
 
     def take(self) -> "tuple[Stream, GoOn | None]":
         """Take out the next. Raises IndexError where there is none."""
-        _, _, stream, go_on = heapq.heappop(self._entries)
+        first = self._levels[0]
+        moment = first[0][0] if first else float("inf")
+        for entries in self._levels:
+            if entries and entries[0][0] < moment:
+                first = entries
+                moment = entries[0][0]
+        _, stream, go_on = first.popleft()
+        self._size -= 1
         return stream, go_on
 
     def clear(self) -> None:
         """Forget all."""
-        self._entries.clear()
+        self._size = 0
+        for entries in self._levels:
+            entries.clear()
 
 
 def standing_after(standing: int, took_s: float, *, whole: bool, done: bool) -> int:
