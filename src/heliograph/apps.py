@@ -5,9 +5,12 @@ Each key of an app is declared here once, and is an option of the command line t
 single app that one can configure there. 0 for a number is no limit.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
+from heliograph import origins
 from heliograph.errors import ConfigError
 from heliograph.options import option, options_of
 
@@ -30,15 +33,57 @@ class AppKey:
     secret: str = field(repr=False)
 
 
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+
+_OUR_HEADERS = frozenset(
+    (
+        *("content-type", "x-pusher-key", "x-pusher-signature", "x-heliograph-delivery"),
+        *("connection", "content-encoding", "content-length", "expect", "host", "keep-alive"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+    )
+)
+"""Headers of a webhook's request that say what it is, or how it travels."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where an app is told of what happens; *events* are of WEBHOOK_KINDS."""
+    """
+    Where an app is told of what happens; *events* are of WEBHOOK_KINDS.
+
+    Raises ConfigError where no request can be sent. Its text begins with the name of the field at
+    fault, and shows nothing of a URL, which may hold a password, nor of a header's value.
+    """
 
     url: str = field(repr=False)  # it may hold a password
     events: tuple[str, ...] = WEBHOOK_KINDS
     channel_prefix: str = ""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     enabled: bool = True
+
+    def __post_init__(self) -> None:
+        """Check URL and headers."""
+        _check_url(self.url)
+        for name, text in self.headers:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ConfigError(f"headers.{name}: is no name of a header")
+            if name.lower() in _OUR_HEADERS:
+                raise ConfigError(f"headers.{name}: this header is the server's to set")
+            if not text.isprintable():
+                raise ConfigError(f"headers.{name}: does not fit on a line")
+
+
+def _check_url(url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError("url: must begin with http:// or https://")
+    if not url.isprintable() or " " in url:
+        raise ConfigError("url: may hold no blanks")
+    try:
+        # Reading the port checks it. A password with a slash in it ends up here, too.
+        named = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ConfigError("url: names no host, or no port that exists")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,32 +93,50 @@ class App:
     id: str
     keys: tuple[AppKey, ...]
     webhooks: tuple[Webhook, ...] = ()
-    name: str = option("", "A name for people.")
-    enabled: bool = option(True, "Off: its clients are sent away, its API requests refused.")
-    client_events: bool = option(True, "Clients may send events to each other.")
-    subscription_count: bool = option(False, "Clients are told how many subscribe to a channel.")
-    watchlist: bool = option(False, "Signed-in users may watch who else is online.")
+    name: str = option("", "Name of the app, for people.")
+    enabled: bool = option(True, "If off, clients are disconnected and API requests refused.")
+    client_events: bool = option(True, "Clients may send client events.")
+    subscription_count: bool = option(
+        False, "Clients receive the number of subscribers of a channel."
+    )
+    watchlist: bool = option(False, "Signed-in users may watch whether others are online.")
     authorized_connections_timeout: float = option(
-        0.0, "Time within which a client must sign in or join a private channel.", unit="s"
+        0.0,
+        "Seconds in which a client must sign in or join a private channel; 0 is no limit.",
+        unit="s",
     )
     allowed_origins: tuple[str, ...] = option(
-        (), "Sites whose pages may connect, * for anything; all when empty."
+        (),
+        "Origins whose pages may connect; * matches anything, all when empty.",
+        environment=("ANYCABLE_ALLOWED_ORIGINS",),
+        each=origins.entry,
     )
-    max_connections: int = option(0, "Connections at a time, on this server.")
-    max_subscriptions: int = option(1000, "Channels that one connection may subscribe to.")
-    max_presence_members: int = option(100, "Users in a presence channel.")
-    max_presence_user_bytes: int = option(1024, "Size of what a member says of itself.")
-    max_presence_user_id_length: int = option(128, "Characters of a user's id.")
-    max_event_bytes: int = option(10240, "Size of an event's data.")
-    max_event_name_length: int = option(200, "Characters of an event's name.")
-    max_channel_name_length: int = option(200, "Characters of a channel's name.")
-    max_channels_per_publish: int = option(100, "Channels that one request may publish to.")
-    max_batch: int = option(10, "Events in a batch.")
-    max_client_events_per_second: int = option(10, "Client events of one connection a second.")
+    max_connections: int = option(
+        0,
+        "Connections at a time, on this server; 0 is no limit.",
+        environment=("ANYCABLE_MAX_CONN",),
+        aliases=("max_conn",),
+    )
+    max_subscriptions: int = option(1000, "Channels of one connection; 0 is no limit.")
+    max_presence_members: int = option(100, "Users in a presence channel; 0 is no limit.")
+    max_presence_user_bytes: int = option(
+        1024, "Largest `user_info` of a member, in bytes; 0 is no limit."
+    )
+    max_presence_user_id_length: int = option(128, "Longest user id, in characters; 0 is no limit.")
+    max_event_bytes: int = option(10240, "Largest data of an event, in bytes; 0 is no limit.")
+    max_event_name_length: int = option(200, "Longest event name, in characters; 0 is no limit.")
+    max_channel_name_length: int = option(
+        200, "Longest channel name, in characters; 0 is no limit."
+    )
+    max_channels_per_publish: int = option(100, "Channels of one publish; 0 is no limit.")
+    max_batch: int = option(10, "Events of one batch; 0 is no limit.")
+    max_client_events_per_second: int = option(
+        10, "Client events of one connection per second; 0 is no limit."
+    )
     max_publishes_per_second: int = option(
-        0, "Events from the HTTP API a second, one for each of their channels, on this server."
+        0, "Published events per second, one for each channel, on this server; 0 is no limit."
     )
-    webhook_batching: bool = option(True, "Webhooks may tell several events at once.")
+    webhook_batching: bool = option(True, "A webhook request may have several events.")
 
     def secret(self, key: str) -> bytes | None:
         """Return the secret of one of this app's keys, None for any other key."""

@@ -4,6 +4,7 @@ The command: options in, a running server or one line that says what is wrong.
 Exit status 0 after an orderly end, 2 for anything that the operator can mend.
 """
 
+import difflib
 import os
 import secrets
 import sys
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from heliograph import __version__, config, config_text, development, metrics, reply
+from heliograph.borrowed import BORROWED
 from heliograph.errors import ConfigError, HeliographError
 from heliograph.options import Option, shown
 
@@ -22,13 +24,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Whoever reports a fault should know: what is compiled has no file that ends in .py.
 _COMPILED = "" if (reply.__file__ or "").endswith(".py") else " (compiled)"
 
+FLAGS = {name: one for one in config.OPTIONS.values() for name in (one.name, *one.aliases)}
+"""Options by the names of their flags, with underscores."""
+
 START = "serve"
 """What happens without a command."""
 
 EPILOG = (
-    "Every option can also be set by the environment variables that are named with it, and in"
-    " the file that --config names. A flag is stronger than the environment, and that than the"
-    " file. Dashes do for underscores, and --no_… for a switch that is to be off."
+    "Each option can also be set by the environment variables after its description, and in the"
+    " file of --config. Flags override environment variables, which override the file. Dashes and"
+    " underscores are the same in flags, and --no_NAME turns a switch off."
 )
 
 
@@ -64,6 +69,7 @@ class _Group(click.Group):
         if "--version" in rest:
             return super().parse_args(ctx, ["--version"])
         if name is not None and name not in self.commands:
+            _refuse_unknown_flag(rest, ctx)
             known = ", ".join(one for one, it in self.commands.items() if not it.hidden)
             raise click.UsageError(f"no such command {name!r}; there are {known}", ctx)
         return super().parse_args(ctx, [name or START, *rest])
@@ -83,8 +89,8 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
             waiting = None
         elif arg.startswith("-"):
             flag = arg.removeprefix("--").replace("-", "_")
-            waiting = config.OPTIONS.get(flag)
-            switch = config.OPTIONS.get(flag.removeprefix("no_"))
+            waiting = _option_of(flag)
+            switch = FLAGS.get(flag.removeprefix("no_"))
             if waiting is None and switch is not None and switch.kind is bool:
                 rest.append(f"{switch.flag}=false")
                 continue
@@ -93,6 +99,22 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
             continue
         rest.append(arg)
     return name, rest
+
+
+def _option_of(flag: str) -> Option | None:
+    """Return the option that *flag*, without its dashes, sets: one of ours, or of AnyCable's."""
+    own = FLAGS.get(flag)
+    return own if own is not None or flag not in BORROWED else BORROWED[flag].option
+
+
+def _refuse_unknown_flag(args: list[str], ctx: click.Context) -> None:
+    """Raise NoSuchOption for a flag that nobody knows: the word behind it is its value then."""
+    for arg in args:
+        flag = arg.removeprefix("--").partition("=")[0].replace("-", "_")
+        if arg.startswith("--") and flag not in ("help", "version") and _option_of(flag) is None:
+            close = difflib.get_close_matches(flag, FLAGS, n=1)
+            likely = [f"--{one}" for one in close]
+            raise click.NoSuchOption(arg.partition("=")[0], possibilities=likely, ctx=ctx)
 
 
 def _is_value(one: Option, word: str) -> bool:
@@ -118,21 +140,30 @@ def _help_of(one: Option) -> str:
 
 
 def _flags(one: Option) -> list[str]:
-    spellings = dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}"))
+    names = (one.name, *one.aliases)
+    spellings = dict.fromkeys(f"--{name}" for it in names for name in (it, it.replace("_", "-")))
     return [*spellings, one.name]
 
 
-def _click_option(one: Option) -> Callable[[F], F]:
+def _click_option(one: Option, *, hidden: bool = False) -> Callable[[F], F]:
+    text = None if hidden else _help_of(one)
     if one.kind is bool:
         # With a value or without: --debug, --debug=false.
         return click.option(
-            *_flags(one), is_flag=False, flag_value="true", metavar="[BOOL]", help=_help_of(one)
+            *_flags(one),
+            is_flag=False,
+            flag_value="true",
+            metavar="[BOOL]",
+            help=text,
+            hidden=hidden,
         )
     metavar = {int: "NUMBER", float: "SECONDS", tuple: "LIST"}.get(one.kind, "TEXT")
-    return click.option(*_flags(one), metavar=metavar, help=_help_of(one))
+    return click.option(*_flags(one), metavar=metavar, help=text, hidden=hidden)
 
 
 def _with_options(command: F) -> F:
+    for borrowed in BORROWED.values():
+        command = _click_option(borrowed.option, hidden=True)(command)
     for one in reversed(config.OPTIONS.values()):
         command = _click_option(one)(command)
     return command
@@ -153,7 +184,7 @@ def _loader(values: dict[str, Any]) -> Callable[[], config.Config]:
 @click.version_option(__version__, message=f"heliograph %(version)s{_COMPILED}")
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """A realtime server that Pusher's client libraries and SDKs use unchanged."""
+    """A self-hosted realtime server: a drop-in replacement for Pusher Channels."""
     if ctx.obj is not None and ctx.invoked_subcommand != START:
         ctx.obj()
 
@@ -161,7 +192,7 @@ def command(ctx: click.Context) -> None:
 @command.command(START, epilog=EPILOG)
 @_with_options
 def serve(**values: Any) -> int:
-    """Start the server, as happens without a command, too."""
+    """Start the server. This is the default command."""
     from heliograph import server  # noqa: PLC0415 - the other commands need no server
 
     load = _loader(values)
@@ -171,8 +202,11 @@ def serve(**values: Any) -> int:
 @command.command("check-config", epilog=EPILOG)
 @_with_options
 def check_config(**values: Any) -> int:
-    """Print the configuration, where each value came from, and no secrets."""
+    """Check the configuration; print it with the source of each value, without secrets."""
+    from heliograph import server  # noqa: PLC0415 - the other commands need no server
+
     loaded = _loader(values)()
+    server.check(loaded)
     click.echo(config_text.describe(loaded), nl=False)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -181,19 +215,29 @@ def check_config(**values: Any) -> int:
 
 @command.command("sample-config")
 def sample_config() -> int:
-    """Print a configuration file that shows every option."""
+    """Print a configuration file with every option."""
     click.echo(config_text.sample(), nl=False)
     return 0
 
 
 @command.command("doctor", epilog=EPILOG)
 @click.argument("url", required=False)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Seconds that a client stays connected to URL, to measure the idle time-outs of proxies;"
+    " 100 finds those of a minute.",
+)
+@click.option("--origin", metavar="TEXT", help="Origin header of that client.")
 @_with_options
-def examine(url: str | None, **values: Any) -> int:
-    """Look for what may be wrong around a server; at URL, at the way to a running one, too."""
+def examine(url: str | None, wait: float, origin: str | None, **values: Any) -> int:
+    """Check this machine, and with URL the way through proxies to a running server."""
     from heliograph import doctor  # noqa: PLC0415 - the other commands need no doctor
 
-    return doctor.report(doctor.examine(_loader(values)(), url), click.echo)
+    found = doctor.examine(_loader(values)(), url, wait_s=wait, origin=origin)
+    return doctor.report(found, click.echo)
 
 
 @command.command("metrics-table", hidden=True)
@@ -205,7 +249,7 @@ def metrics_table() -> int:
 
 @command.command("options-table", hidden=True)
 def options_table() -> int:
-    """Print the options as the README shows them."""
+    """Print the options as docs/options.md shows them."""
     click.echo(config_text.options_table(), nl=False)
     return 0
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heliograph import borrowed, environment, origins
 from heliograph.app_tables import apps_of_file, check_identifier, list_of_tables, suggestion
 from heliograph.apps import APP_OPTIONS, App, AppKey, Apps
 from heliograph.errors import ConfigError
@@ -33,111 +34,123 @@ class Settings:
     """The options of the server."""
 
     config: str | None = option(
-        None, "A TOML file with any of these options, and any number of apps.", group=SERVER
+        None,
+        "A TOML file with any of these options and any number of apps.",
+        group=SERVER,
+        aliases=("config_path",),
     )
     host: tuple[str, ...] = option(
         ("localhost",),
-        "The addresses to listen on; 0.0.0.0 and :: for all.",
+        "Addresses to listen on; 0.0.0.0 and :: are all addresses.",
         group=SERVER,
         environment=("ANYCABLE_HOST",),
     )
     port: int = option(
         8080,
-        "The port for WebSockets and, unless it has its own, the HTTP API; 0 for any.",
+        "Port for WebSockets and the HTTP API; 0 takes a free one.",
         group=SERVER,
         environment=("ANYCABLE_PORT", "PORT"),
         maximum=65535,
     )
     pusher_api_port: int | None = option(
         None,
-        "A port of its own for the HTTP API, to keep it in a private network.",
+        "Separate port for the HTTP API, for a private network; 0 takes a free one.",
         group=SERVER,
         environment=("ANYCABLE_PUSHER_API_PORT",),
         maximum=65535,
     )
     unix_socket: str | None = option(
-        None, "The path of a Unix socket to listen on as well, for a proxy.", group=SERVER
+        None, "Path of a Unix socket to listen on as well, for a proxy.", group=SERVER
     )
-    unix_socket_mode: str = option("660", "Who may use it, in octal as for chmod.", group=SERVER)
+    unix_socket_mode: str = option("660", "Permissions of the Unix socket, in octal.", group=SERVER)
     reuse_port: bool = option(
         False,
-        "Let several servers listen on the same port, so that one can replace another.",
+        "Several servers may listen on the same port, so that one can replace another.",
         group=SERVER,
     )
     proxy_protocol: bool = option(
         False,
-        "Every connection begins with a PROXY header (version 2), which says whose it is.",
+        "Every connection begins with a PROXY header (version 2) with the client's address.",
         group=SERVER,
     )
     shutdown_delay: float = option(
         0.0,
-        "Time between not being ready any more and accepting no more, when told to end.",
+        "Seconds between SIGTERM, from when /ready answers 503, and the last accepted connection.",
         group=SERVER,
         unit="s",
+        environment=("ANYCABLE_SHUTDOWN_DELAY",),
     )
     shutdown_timeout: float = option(
         10.0,
-        "Time over which clients are then sent away, evenly; 0 for all at once.",
+        "Seconds over which clients are then disconnected, evenly; 0 disconnects all at once.",
         group=SERVER,
         environment=("ANYCABLE_SHUTDOWN_TIMEOUT",),
         unit="s",
     )
     ssl_cert: str | None = option(
         None,
-        "A file with the certificate for TLS and its chain, in PEM; a SIGHUP reads it again.",
+        "File with the TLS certificate and its chain, in PEM; SIGHUP reloads it.",
         group=SERVER,
         environment=("ANYCABLE_SSL_CERT",),
     )
     ssl_key: str | None = option(
         None,
-        "A file with the key of that certificate, in PEM.",
+        "File with the private key of that certificate, in PEM.",
         group=SERVER,
         environment=("ANYCABLE_SSL_KEY",),
     )
     path_prefix: str = option(
-        "", "A path before /app and /apps, as a proxy may put there; not signed.", group=SERVER
+        "", "Path before /app and /apps, as a proxy may add it; it is not signed.", group=SERVER
     )
     cors_allowed_origins: tuple[str, ...] = option(
         (),
-        "Sites whose pages may read answers of the HTTP API, * for anything; none when empty.",
+        "Origins whose pages may use the HTTP API (CORS); * matches anything, none when empty.",
         group=SERVER,
+        each=origins.entry,
     )
     loop: str = option(
         "auto",
-        "The event loop: auto is uvloop where it exists.",
+        "Event loop; auto is uvloop if it is installed.",
         group=SERVER,
         choices=("auto", "uvloop", "asyncio"),
     )
     metrics: bool = option(
-        False, "Serve /metrics beside the HTTP API. Off, as everybody could read it.", group=SERVER
+        False,
+        "Serves /metrics on the port of the HTTP API. Without a token, every client can read it.",
+        group=SERVER,
     )
     metrics_port: int | None = option(
         None,
-        "A port of its own for /metrics, on the same address; 0 for any.",
+        "Separate port for /metrics, on the same addresses; 0 takes a free one.",
         group=SERVER,
         maximum=65535,
     )
     metrics_token: str | None = option(
-        None, "Who asks for /metrics must have this token.", group=SERVER, secret=True
+        None, "Bearer token that requests for /metrics need.", group=SERVER, secret=True
     )
     log_format: str = option(
         "text",
-        "Lines for people, or an object of JSON on each for machines.",
+        "Log lines as text, or as JSON objects.",
         group=SERVER,
         choices=("text", "json"),
+        environment=("ANYCABLE_LOG_FORMAT",),
     )
     log_level: str = option(
         "info",
-        "The least that is logged.",
+        "Lowest level that is logged.",
         group=SERVER,
-        choices=("debug", "info", "warning", "error"),
+        choices=("debug", "info", "warning", "warn", "error"),
+        environment=("ANYCABLE_LOG_LEVEL",),
     )
     debug: bool = option(
-        False, "Log everything, each message of every client, too. Secrets are cut.", group=SERVER
+        False,
+        "Logs every message of every client, with secrets redacted.",
+        group=SERVER,
+        environment=("ANYCABLE_DEBUG",),
     )
     pusher_app_id: str | None = option(
         None,
-        "The app's id; decimal, or some SDKs cannot name it.",
+        "The app's id. Some SDKs accept only decimal ids.",
         group=SINGLE_APP,
         environment=("ANYCABLE_PUSHER_APP_ID", "PUSHER_APP_ID"),
     )
@@ -149,129 +162,139 @@ class Settings:
     )
     pusher_secret: str | None = option(
         None,
-        "The app's secret, which signs; `secret` where it is not given.",
+        "The app's secret, for signatures. Default: the value of `secret`.",
         group=SINGLE_APP,
         environment=("ANYCABLE_PUSHER_SECRET", "PUSHER_APP_SECRET"),
         secret=True,
     )
     pusher_secret_file: str | None = option(
         None,
-        "A file with the app's secret, on one line; a SIGHUP reads it again.",
+        "File with the app's secret on one line; SIGHUP reloads it.",
         group=SINGLE_APP,
         environment=("ANYCABLE_PUSHER_SECRET_FILE", "PUSHER_APP_SECRET_FILE"),
     )
     secret: str | None = option(
         None,
-        "A secret for everything that needs one and has none of its own.",
+        "Default for every secret that is not given.",
         group=SINGLE_APP,
         environment=("ANYCABLE_SECRET",),
         secret=True,
     )
     activity_timeout: int = option(
         120,
-        "Silence after which clients are told to ask whether we are there.",
+        "Seconds of inactivity after which a client sends `pusher:ping`.",
         group=PROTOCOL,
         minimum=1,
         unit="s",
     )
     ping_interval: float = option(
-        60.0,
-        "Silence after which we ask whether a client is there.",
+        25.0,
+        "Seconds of inactivity after which the server pings a client. Keep it below the idle"
+        " time-outs of proxies.",
         group=PROTOCOL,
         minimum=0.1,
         unit="s",
     )
     pong_timeout: float = option(
-        15.0, "Time that a client has to answer.", group=PROTOCOL, minimum=0.1, unit="s"
+        15.0, "Seconds that a client has to answer a ping.", group=PROTOCOL, minimum=0.1, unit="s"
     )
     lenient_protocol: bool = option(
-        False, "Take clients that name no protocol version for the newest.", group=PROTOCOL
+        False, "Accepts clients without a protocol version, as version 7.", group=PROTOCOL
     )
     subscription_errors: bool = option(
         False,
-        "Also send pusher_internal:subscription_error, which the .NET client knows.",
+        "Also sends `pusher_internal:subscription_error`, which the .NET client uses.",
         group=PROTOCOL,
     )
     enable_ws_compression: bool = option(
         False,
-        "Compress messages for clients that can take it (permessage-deflate).",
+        "Compresses messages for clients that support it (permessage-deflate).",
         group=PROTOCOL,
+        environment=("ANYCABLE_ENABLE_WS_COMPRESSION",),
     )
     ws_compression_threshold: int = option(
-        512, "Size below which a message is not worth compressing.", group=PROTOCOL
+        512, "Bytes from which a message is compressed.", group=PROTOCOL
     )
     terminate_code: int = option(
         4009,
-        "What connections of a terminated user are closed with.",
+        "Close code for the connections of a terminated user.",
         group=PROTOCOL,
         minimum=4000,
         maximum=4299,
     )
     cache_ttl: float = option(
         1800.0,
-        "How long a cache channel keeps its last event.",
+        "Seconds that a cache channel keeps its last event.",
         group=PROTOCOL,
         minimum=1,
         unit="s",
     )
     max_message_bytes: int = option(
         131072,
-        "Size of a message of a client; a larger one closes with 1009.",
+        "Largest message of a client, in bytes; a larger one closes with 1009.",
         group=LIMITS,
         minimum=1024,
+        environment=("ANYCABLE_MAX_MESSAGE_SIZE",),
+        aliases=("max_message_size",),
     )
     max_write_buffer: int = option(
         1 << 20,
-        "Bytes that may wait for a slow client before it is dropped.",
+        "Unsent bytes after which a slow client is disconnected.",
         group=LIMITS,
         minimum=4096,
+        environment=("ANYCABLE_WS_MAX_PENDING_SIZE",),
+        aliases=("ws_max_pending_size",),
     )
     max_total_write_buffer: int = option(
         1 << 28,
-        "Bytes that may wait for all slow clients together before the slowest are dropped;"
+        "Unsent bytes of all clients together after which the slowest are disconnected;"
         " 0 is no limit.",
         group=LIMITS,
     )
     max_messages_per_second: int = option(
         0,
-        "Messages of one client a second, over ten seconds; more closes with 4100. 0 is no limit.",
+        "Messages of one client per second, over ten seconds; more closes with 4100;"
+        " 0 is no limit.",
         group=LIMITS,
     )
     max_connections_per_ip: int = option(
         0,
-        "Connections of one address at a time, HTTP and WebSocket, of one /64 in IPv6;"
-        " 0 is no limit.",
+        "Connections of one IP address (IPv6: one /64), HTTP and WebSocket; 0 is no limit.",
         group=LIMITS,
     )
     trusted_proxies: tuple[str, ...] = option(
         (),
-        "Addresses and networks whose X-Forwarded-For says where a client comes from.",
+        "Addresses and networks of proxies whose X-Forwarded-For header is trusted.",
         group=LIMITS,
     )
     max_request_head_bytes: int = option(
-        16384, "Size of the head of an HTTP request.", group=LIMITS, minimum=1024
+        16384, "Largest request line and headers, in bytes.", group=LIMITS, minimum=1024
     )
     max_request_body_bytes: int = option(
-        1 << 20, "Size of the body of an HTTP request.", group=LIMITS, minimum=1024
+        1 << 20, "Largest request body, in bytes.", group=LIMITS, minimum=1024
     )
     request_timeout: float = option(
-        30.0, "Time that a client has to send a request.", group=LIMITS, minimum=0.1, unit="s"
+        30.0,
+        "Seconds that a client has to send a request or a message.",
+        group=LIMITS,
+        minimum=0.1,
+        unit="s",
     )
     keep_alive_timeout: float = option(
         75.0,
-        "Idle time after which an HTTP connection is closed.",
+        "Idle seconds after which an HTTP connection is closed.",
         group=LIMITS,
         minimum=0.1,
         unit="s",
     )
     data_dir: str | None = option(
         None,
-        "A folder where webhooks wait through a restart; without one they wait in memory.",
+        "Folder that keeps webhooks through a restart; without one they are kept in memory.",
         group=WEBHOOKS,
     )
     webhook_settle: float = option(
         30.0,
-        "Time after a start in which clients may come back before webhooks tell them gone.",
+        "Seconds after a start in which clients may reconnect before webhooks report them as gone.",
         group=WEBHOOKS,
         unit="s",
     )
@@ -279,6 +302,11 @@ class Settings:
 
 SERVER_OPTIONS = options_of(Settings)
 OPTIONS = {one.name: one for one in (*SERVER_OPTIONS, *APP_OPTIONS)}
+
+VARIABLES = frozenset(
+    [variable for one in OPTIONS.values() for variable in one.variables] + [*borrowed.VARIABLES]
+)
+"""The environment variables that are read, or ignored for a reason."""
 
 DEFAULT = "default"
 MADE_UP = "made up: development mode"
@@ -319,10 +347,12 @@ def load(
     """
     Resolve the configuration. Raises ConfigError, whose one line names option and source.
 
-    *flags* are the options given on the command line, and no others. *make_up* returns id, key
-    and secret of the app of the development mode, which is for when none is configured.
+    *flags* are the options given on the command line, those of AnyCable's included, and no others.
+    *make_up* returns id, key and secret of the app of the development mode, which is for when none
+    is configured.
     """
-    given = _Given(flags, environ)
+    environ, services = environment.without_services(environ)
+    given = _Given({name: flags[name] for name in flags if name in OPTIONS}, environ)
     path = given.value("config")
     document = _document(path, read_file, given.source("config")) if path else {}
     tables = list_of_tables(document.pop("apps", []), f"{path}: apps")
@@ -332,6 +362,7 @@ def load(
     _check_pair(values, given)
     _check_mode(values["unix_socket_mode"], given)
     _check_networks(values["trusted_proxies"], given)
+    _check_ports(values, given)
     secrets = _SecretFiles(read_file, mode_of_file)
     apps = apps_of_file(tables, str(path), secrets.read)
     app_sources = {
@@ -351,7 +382,7 @@ def load(
         registry = Apps(apps)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return Config(
+    config = Config(
         **{one.name: values[one.name] for one in SERVER_OPTIONS},
         apps=registry,
         development=development,
@@ -362,8 +393,15 @@ def load(
             *_warnings_of_idle(single, given),
             *_warnings_of_flags(given),
             *secrets.warnings,
+            *borrowed.warnings(
+                {name: str(value) for name, value in flags.items() if name not in OPTIONS}, environ
+            ),
+            *environment.warnings(environ, services, VARIABLES),
         ),
     )
+    if config.reuse_port:
+        check_shared_port(config)
+    return config
 
 
 class _Given:
@@ -563,6 +601,36 @@ def _check_networks(texts: tuple[str, ...], given: _Given) -> None:
             ) from None
 
 
+PORTS = ("port", "pusher_api_port", "metrics_port")
+
+
+def _check_ports(values: Mapping[str, Any], given: _Given) -> None:
+    """Clients and the API may share a port, and are then served together; metrics may not."""
+    metrics = values["metrics_port"]
+    for name in PORTS[:-1]:
+        if metrics and values[name] == metrics:
+            raise ConfigError(
+                f"--metrics_port: {metrics} (from {given.source('metrics_port')}) is also --{name}"
+                f" (from {given.source(name)}); give it a port of its own, or use --metrics"
+            )
+
+
+def check_shared_port(config: Config) -> None:
+    """
+    Raise ConfigError where a server that shares its port has webhooks.
+
+    Each of the processes would report channels and members as gone that are with the other one.
+    """
+    for app in config.apps:
+        if any(webhook.enabled for webhook in app.webhooks):
+            source = config.sources.get("reuse_port", DEFAULT)
+            raise ConfigError(
+                f"--reuse_port (from {source}): the app {app.id!r} has webhooks, and processes that"
+                " share a port would report channels and members as gone that the other one has;"
+                " take out either of them"
+            )
+
+
 def _check_local(host: str, given: _Given) -> None:
     local = host == "localhost"
     if not local:
@@ -580,7 +648,8 @@ def _check_local(host: str, given: _Given) -> None:
 
 def _warnings_of_ids(apps: Apps) -> list[str]:
     return [
-        f"app id {app.id!r} is not a number: the Python, Go and Node SDKs cannot express it"
+        f"app id {app.id!r} is not a number: Python's SDK cannot express it, nor can those of Go"
+        " and Node where they are given a URL"
         for app in apps
         if not (app.id.isascii() and app.id.isdigit())
     ]

@@ -5,20 +5,47 @@ from urllib.parse import urlsplit
 
 from heliograph.apps import APP_OPTIONS, WEBHOOK_KINDS, Webhook
 from heliograph.config import DEFAULT, OPTIONS, SERVER_OPTIONS, Config
-from heliograph.options import LIMITS, PROTOCOL, SERVER, WEBHOOKS, Option, shown
+from heliograph.options import LIMITS, PROTOCOL, SERVER, SINGLE_APP, WEBHOOKS, Option, shown
 
 
 def options_table() -> str:
-    """Return the options as a table in Markdown, for the README."""
-    lines = ["| option | environment | default | what it is |", "|---|---|---|---|"]
+    """Return the options as tables in Markdown, one for each group, for docs/options.md."""
+    groups: dict[str, list[Option]] = {}
     for one in OPTIONS.values():
-        variables = ", ".join(f"`{variable}`" for variable in one.variables)
+        groups.setdefault(HEADINGS[one.group], []).append(one)
+    return "\n".join(line for title, options in groups.items() for line in _table(title, options))
+
+
+HEADINGS = {
+    SERVER: "Server",
+    SINGLE_APP: "Apps",
+    PROTOCOL: "Protocol",
+    LIMITS: "Limits",
+    WEBHOOKS: "Webhooks",
+}
+"""Of the tables in docs/options.md, by group."""
+
+
+def _table(title: str, options: list[Option]) -> list[str]:
+    lines = ["", f"## {title}", "", "| option | description | default |", "|---|---|---|"]
+    for one in options:
         default = shown(one, one.default)
         if default and one.unit:
             default += f" {one.unit}"
         cell = f"`{default}`" if default else ""
-        lines.append(f"| `{one.flag}` | {variables} | {cell} | {one.sentence} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| `{one.flag}` | {_described_option(one)} | {cell} |")
+    return lines
+
+
+def _described_option(one: Option) -> str:
+    """Return the sentence of an option, and the names that it has besides its own."""
+    parts = [one.sentence]
+    if one.choices:
+        parts.append(f"One of {', '.join(f'`{choice}`' for choice in one.choices)}.")
+    others = [*one.environment, *(f"--{alias}" for alias in one.aliases)]
+    if others:
+        parts.append(f"Also: {', '.join(f'`{other}`' for other in others)}.")
+    return " ".join(parts)
 
 
 def describe(config: Config) -> str:
@@ -61,8 +88,8 @@ def _described(webhook: Webhook) -> str:
 def sample() -> str:
     """Return a configuration file with every option, commented out."""
     lines = [
-        "# Heliograph's configuration. Every line that is commented out shows its default.",
-        "# Environment variables and flags of the same names are stronger than this file.",
+        "# Configuration of Heliograph. Each commented line shows an option with its default.",
+        "# Flags override environment variables, which override this file.",
     ]
     for group in (SERVER, PROTOCOL, LIMITS, WEBHOOKS):
         lines += ["", f"# -- {group} " + "-" * (80 - len(group))]
@@ -72,7 +99,7 @@ def sample() -> str:
     lines += [
         "",
         "# -- Apps " + "-" * 76,
-        "# As many as you like, each with as many keys as you like, so that they can be changed.",
+        "# Any number of apps, each with any number of keys, so that a key can be replaced.",
         "",
         "#[[apps]]",
         '#id = "1"',

@@ -21,9 +21,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import cast
 from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import Event
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from heliograph.config import Config
 from heliograph.errors import ConfigError
@@ -32,6 +37,9 @@ from heliograph.wire.websocket import accept_key
 
 TIMEOUT_S = 10.0
 """How long whoever answers may take, all told."""
+
+GREETING_S = 5.0
+"""How long the first message may take behind the handshake, with which it is sent."""
 
 FEW_DESCRIPTORS = 10_000
 SKEW_HINT_S = 30.0
@@ -52,15 +60,22 @@ class Finding(Struct, frozen=True):
     text: str
 
 
-def examine(config: Config, url: str | None) -> Iterator[Finding]:
-    """Look at everything there is to look at; at *url*, too, where the server is said to answer."""
+def examine(
+    config: Config, url: str | None, *, wait_s: float = 0.0, origin: str | None = None
+) -> Iterator[Finding]:
+    """
+    Look at everything there is to look at; at *url*, too, where the server is said to answer.
+
+    There, a client stays for *wait_s* seconds, to see whether somebody in between cuts it off, and
+    comes from a page of *origin*. Without it, its page is the first of the app's allowed_origins.
+    """
     yield _descriptors()
     yield from _certificate(config)
     yield from _folder(config)
     if url is None:
         yield Finding(HINT, "public URL", "not looked at: give it as an argument, wss://HOST")
     else:
-        yield from _public(config, url)
+        yield from _public(config, url, wait_s=wait_s, origin=origin)
 
 
 def report(findings: Iterator[Finding], say: Callable[[str], object]) -> int:
@@ -156,32 +171,60 @@ class _Unreachable(Exception):
     """Nothing useful came back; says why."""
 
 
-def _public(config: Config, url: str) -> Iterator[Finding]:
-    try:
-        address = urlsplit(url if "://" in url else f"wss://{url}")
-    except ValueError:  # half of an IPv6 address
-        address = urlsplit("")
+def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> Iterator[Finding]:
+    address = _address(url)
     if address.scheme not in ("ws", "wss", "http", "https") or not address.hostname:
         yield Finding(FAULT, "public URL", f"{url} is none such as wss://ws.example.com")
         return
     app = next(iter(config.apps))
     key = app.keys[0]
     prefix = address.path.rstrip("/") or config.path_prefix
+    path = f"{prefix}/app/{quote(key.key)}"
+    page = origin or next((one for one in app.allowed_origins if "*" not in one), None)
+    page = f"https://{page}" if page is not None and "://" not in page else page
     try:
-        yield from _websocket(address, f"{prefix}/app/{quote(key.key)}")
-        yield from _api(address, prefix, app.id, key.key, key.secret.encode())
+        try:
+            yield from _websocket(address, path, page, invented=config.development)
+        except _Unreachable:
+            if "://" in url:
+                raise
+            address = _address(f"ws://{url}")  # somebody who named a port only may mean either
+            yield from _websocket(address, path, page, invented=config.development)
+        if config.development:
+            yield Finding(
+                HINT,
+                "HTTP API",
+                "not looked at: give --pusher_app_id, --pusher_app_key and --pusher_secret,"
+                " or --config",
+            )
+        else:
+            yield from _api(address, prefix, app.id, key.key, key.secret.encode())
+        if wait_s:
+            yield _wait(address, path, page, wait_s)
     except _Unreachable as error:
         yield Finding(FAULT, "public URL", str(error))
     except OSError as error:
         yield Finding(FAULT, "public URL", f"the connection broke: {error}")
 
 
-def _websocket(address: SplitResult, path: str) -> Iterator[Finding]:
+def _address(url: str) -> SplitResult:
+    try:
+        return urlsplit(url if "://" in url else f"wss://{url}")
+    except ValueError:  # half of an IPv6 address
+        return urlsplit("")
+
+
+def _websocket(
+    address: SplitResult, path: str, page: str | None, *, invented: bool
+) -> Iterator[Finding]:
+    """Look at the way of a WebSocket; the app of *path* may be *invented*, for want of one."""
     nonce = base64.b64encode(secrets.token_bytes(16))
     head = (
         f"GET {path}?protocol=7&client=heliograph-doctor HTTP/1.1\r\nHost: {address.netloc}\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: {nonce.decode()}\r\n\r\n"
+        f"Sec-WebSocket-Key: {nonce.decode()}\r\n"
+        + (f"Origin: {page}\r\n" if page is not None else "")
+        + "\r\n"
     )
     with _connected(address) as connection:
         yield from _shown(address, connection)
@@ -201,15 +244,98 @@ def _websocket(address: SplitResult, path: str) -> Iterator[Finding]:
         if accepted not in (line.lower() for line in lines):
             yield Finding(FAULT, "WebSocket", "whoever answered is no WebSocket server")
             return
-        while b"}" not in rest:  # the end of a greeting or of an error
-            rest += _received(connection)
-            if len(rest) > HELD_LINES:
-                raise _Unreachable("whoever answered speaks, but not as this server does")
+        connection.settimeout(GREETING_S)
+        try:
+            while b"}" not in rest:  # the end of a greeting or of an error
+                rest += _received(connection)
+                if len(rest) > HELD_LINES:
+                    raise _Unreachable("whoever answered speaks, but not as this server does")
+        except TimeoutError:
+            yield Finding(
+                FAULT,
+                "WebSocket",
+                f"nothing came within {GREETING_S:.0f} s of the handshake: a proxy in between holds"
+                " back what the server sends (in nginx, proxy_buffering off;)",
+            )
+            return
+    yield _greeting(rest, page, invented=invented)
+
+
+def _greeting(rest: bytes, page: str | None, *, invented: bool) -> Finding:
+    """Judge the first message that the server sent."""
     if b"connection_established" in rest:
-        yield Finding(FINE, "WebSocket", "a client gets through and is greeted")
-        return
+        return Finding(FINE, "WebSocket", "a client gets through and is greeted")
     told = rest[rest.find(b"{") : rest.rfind(b"}") + 1].decode(errors="replace")
-    yield Finding(FAULT, "WebSocket", f"a client gets through and is refused: {told}")
+    if b":4001" in rest and invented:
+        return Finding(
+            FINE, "WebSocket", "a client gets through; without an app, more cannot be said"
+        )
+    advice = ""
+    if b":4001" in rest:
+        advice = ": no app of that server has this --pusher_app_key"
+    elif b":4009" in rest:
+        comes = "without an Origin" if page is None else f"from {page}"
+        advice = f": a page {comes} is not among the app's allowed_origins (--origin names another)"
+    return Finding(FAULT, "WebSocket", f"a client gets through and is refused{advice}: {told}")
+
+
+class _Idle(ClientConnection):
+    """A client that says nothing but what it is asked, and notes when it heard something."""
+
+    heard = 0.0
+
+    def process_event(self, event: Event) -> None:
+        """Note the time of every frame, pings included, which are answered as they come."""
+        self.heard = time.monotonic()
+        super().process_event(event)
+
+
+def _wait(address: SplitResult, path: str, page: str | None, wait_s: float) -> Finding:
+    """Have a client stay connected, and find out who ends that."""
+    scheme = "wss" if address.scheme in ("wss", "https") else "ws"
+    url = f"{scheme}://{address.netloc}{path}?protocol=7&client=heliograph-doctor"
+    longest_s = 0.0
+    page_origin = None if page is None else Origin(page)
+    with connect(
+        url, origin=page_origin, create_connection=_Idle, ping_interval=None, proxy=None
+    ) as connection:
+        client = cast("_Idle", connection)
+        began = client.heard = time.monotonic()
+        while (left_s := began + wait_s - time.monotonic()) > 0:
+            before = client.heard
+            try:
+                client.recv(timeout=min(left_s, 0.25))
+            except TimeoutError:
+                longest_s = max(longest_s, client.heard - before)
+                continue
+            except ConnectionClosed as closed:
+                silent_s = time.monotonic() - client.heard
+                return _cut(closed, silent_s, time.monotonic() - began)
+            longest_s = max(longest_s, client.heard - before)
+        longest_s = max(longest_s, time.monotonic() - client.heard)
+    return Finding(
+        FINE,
+        "idle time-out",
+        f"a client was connected for {wait_s:.0f} s and nobody cut it off; the longest silence was"
+        f" {longest_s:.0f} s",
+    )
+
+
+def _cut(closed: ConnectionClosed, silent_s: float, after_s: float) -> Finding:
+    if closed.rcvd is not None:
+        return Finding(
+            FAULT,
+            "idle time-out",
+            f"the server closed the client after {after_s:.0f} s:"
+            f" {closed.rcvd.code} {closed.rcvd.reason}",
+        )
+    return Finding(
+        FAULT,
+        "idle time-out",
+        f"a proxy cut the client off after {silent_s:.0f} s of silence: raise its time-out"
+        " (proxy_read_timeout in nginx, timeout tunnel in HAProxy, the idle time-out of a cloud"
+        f" balancer), or give the server a --ping_interval below {max(silent_s, 1):.0f}",
+    )
 
 
 def _shown(address: SplitResult, connection: socket.socket) -> Iterator[Finding]:
@@ -313,6 +439,8 @@ def _connection(address: SplitResult) -> socket.socket:
 def _received(connection: socket.socket) -> bytes:
     try:
         part = connection.recv(HELD_LINES)
+    except TimeoutError:
+        raise
     except OSError as error:
         raise _Unreachable(f"the connection broke: {error}") from None
     if not part:

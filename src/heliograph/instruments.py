@@ -104,6 +104,16 @@ class Instruments:
         yield "heliograph_writes_total", counters.writes
         yield "heliograph_encodings_total", counters.encodings
         yield "heliograph_slow_readers_total", context.slow_readers
+        tally = context.node.tally
+        yield (
+            "heliograph_refused_connections_total",
+            {("unknown_key",): tally.unknown_keys, ("origin",): tally.refused_origins},
+        )
+        yield (
+            "heliograph_protocol_errors_total",
+            {(str(code),): count for code, count in sorted(context.protocol_errors.items())},
+        )
+        yield "heliograph_tls_failures_total", context.tls_failures
         yield "heliograph_refused_over_capacity_total", context.refused_over_capacity
         yield "heliograph_refused_per_address_total", context.refused_per_address
         yield "heliograph_idle_connections_closed_total", context.idle.closed

@@ -61,6 +61,11 @@ FAMILIES = (
     Family("heliograph_client_errors_total", COUNTER, "Errors told to clients; the code is"
            " Pusher's, or none.", ("code",)),
     Family("heliograph_slow_readers_total", COUNTER, "Clients dropped because they did not read."),
+    Family("heliograph_refused_connections_total", COUNTER, "WebSocket clients refused for what the"
+           " page has wrong: the key, or its origin.", ("reason",)),
+    Family("heliograph_protocol_errors_total", COUNTER, "WebSockets closed for a malformed frame or"
+           " message, by the code of the Close frame.", ("code",)),
+    Family("heliograph_tls_failures_total", COUNTER, "TLS handshakes that failed."),
     Family("heliograph_refused_over_capacity_total", COUNTER, "Clients told 4100 because the server"
            " was full."),
     Family("heliograph_refused_per_address_total", COUNTER, "Connections refused because their"
@@ -121,6 +126,8 @@ class Tally:
         "errors",
         "publishes",
         "rate_limited_publishes",
+        "refused_origins",
+        "unknown_keys",
     )
 
     def __init__(self) -> None:
@@ -128,6 +135,8 @@ class Tally:
         self.rate_limited_publishes = 0  # events that an app published too fast
         self.cached_events_evicted = 0  # for there were too many, before they expired
         self.auth_failures = 0  # signatures of clients that were wrong
+        self.unknown_keys = 0  # WebSocket clients with a key of no app
+        self.refused_origins = 0  # WebSocket clients from pages that their app does not allow
         self.errors: dict[int | None, int] = {}  # told to clients, by code
 
     def refused(self, code: int | None) -> None:

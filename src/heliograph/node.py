@@ -224,10 +224,17 @@ class Tenant:
 
         proceed(self._engine.sign_out(self.app.id, user.id, session.id), signed_out, self._lost)
 
-    def signature_failed(self, reason: str) -> None:
-        """Take note that a client showed a signature that is none; *reason* is of a few."""
+    def signature_failed(self, reason: str, channel: str | None) -> None:
+        """
+        Take note that a client showed a signature that is none; *reason* is of a few.
+
+        The first line of a minute has the *channel* that it is for.
+        """
         self.tally.auth_failures += 1
-        self._failures.note(f"app {self.app.id}", f"a client was refused: {reason}")
+        subject, reason = f"app {self.app.id}", f"a client was refused: {reason}"
+        if self._failures.first(subject, reason):
+            where = "" if channel is None else f" (channel {_short(channel)})"
+            logger.info("%s: %s%s", subject, reason, where)
 
     def ended(self, session: Session) -> None:
         """Count the session no more."""
@@ -389,6 +396,15 @@ def _close_each(
             pass
 
 
+SHOWN, SHOWN_OF_KEY = 100, 8
+"""Characters that the log shows of what a stranger sent, and of a key, which may be a secret."""
+
+
+def _short(text: str, size: int = SHOWN) -> str:
+    """Return the beginning of *text*, which a stranger sent, as the log can show it."""
+    return ascii(text if len(text) <= size else text[:size] + "...")
+
+
 def _ignore(_app_id: str, _happening: Happening) -> None:
     """Nobody wants to know."""
 
@@ -400,7 +416,8 @@ class Node:
     *random_bits* returns that many random bits as an integer; socket ids are made of them,
     and signatures bind to socket ids, so they must not be guessable. *record* is told, at once
     and in order, what apps with webhooks want to hear of. *terminate_code* is what the sessions
-    of a terminated user are closed with.
+    of a terminated user are closed with. Where it is *verbose*, the log says which events reach
+    nobody.
     """
 
     def __init__(
@@ -412,6 +429,7 @@ class Node:
         *,
         record: Record = _ignore,
         terminate_code: int = refusals.Code.UNAUTHORIZED,
+        verbose: bool = False,
     ) -> None:
         self.counters = Counters()
         self.tally = Tally()
@@ -438,7 +456,7 @@ class Node:
         self._by_key: dict[str, Tenant] = {}
         self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
         self._engine = engine
-        engine.start(self._deliver)
+        engine.start(self._deliver_and_log if verbose else self._deliver)
         self.configure(apps)
 
     def configure(self, apps: Apps) -> None:
@@ -498,6 +516,32 @@ class Node:
         elif owner is not None and app_id is not None and owner.app.id != app_id:
             reason = "its key, but the id of another app"
         self._failures.note(subject, f"an API request was refused: {reason}")
+
+    def connection_refused(
+        self, error: ClientError, key: str, origin: str | None, address: str
+    ) -> None:
+        """
+        Take note that a client was refused for something that an operator can mend.
+
+        That is a wrong key in a page, or a page of another site. Strangers can do this as often as
+        they like: the first line of a minute has the *address* that it came from.
+        """
+        if error.code == refusals.Code.NO_SUCH_APP:
+            self.tally.unknown_keys += 1
+            subject, reason = (
+                "no app of ours",
+                f"a client was refused: unknown key {_short(key, SHOWN_OF_KEY)}",
+            )
+        elif error.code == refusals.Code.UNAUTHORIZED:
+            self.tally.refused_origins += 1
+            page = "a client without an Origin" if origin is None else f"origin {_short(origin)}"
+            tenant = self._by_key.get(key)
+            subject = "no app of ours" if tenant is None else f"app {tenant.app.id}"
+            reason = f"a client was refused: {page} is not among its allowed_origins"
+        else:
+            return
+        if self._failures.first(subject, reason):
+            logger.info("%s: %s (from %s)", subject, reason, address)
 
     def cached_events_evicted(self, app_id: str, count: int) -> None:
         """Take note that an app has more cached events than are kept; *count* of them are not."""
@@ -565,3 +609,15 @@ class Node:
             tenant.hub.publish(said)
         else:
             tenant.deliver(said)
+
+    def _deliver_and_log(self, app_id: str, said: Fact | Notice) -> None:
+        """The same, and an event that nobody here is subscribed to is in the log."""
+        tenant = self._tenants.get(app_id)
+        if tenant is not None and isinstance(said, Event) and said.channel not in tenant.hub:
+            logger.debug(
+                "app %s: nobody is subscribed to %s, event %s is not delivered",
+                app_id,
+                _short(said.channel),
+                _short(said.name or ""),
+            )
+        self._deliver(app_id, said)

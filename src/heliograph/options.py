@@ -22,7 +22,9 @@ class Option:
     One option.
 
     *kind* is bool, int, float, str or tuple (of strings). *environment* are the variables that
-    set it besides HELIOGRAPH_<NAME>, which goes first. *secret* values are never shown.
+    set it besides HELIOGRAPH_<NAME>, which goes first. *aliases* are other names of its flag.
+    *each* reads each text of a list, and raises ValueError that says what is wrong with it.
+    *secret* values are never shown.
     """
 
     name: str
@@ -31,7 +33,9 @@ class Option:
     sentence: str
     group: str
     environment: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    each: Callable[[str], str] | None = None
     minimum: float = 0
     maximum: float = LARGEST
     unit: str = ""
@@ -58,6 +62,8 @@ class Option:
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} holds a zero byte, which no path may")
         parsed = _PARSERS[self.kind](value)
+        if self.each is not None:
+            parsed = tuple(map(self.each, parsed))
         if self.choices and parsed not in self.choices:
             raise ValueError(f"{value!r} is none of {', '.join(self.choices)}")
         if isinstance(parsed, int | float) and not isinstance(parsed, bool):
@@ -140,7 +146,9 @@ def option(
     *,
     group: str = SINGLE_APP,
     environment: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
     choices: tuple[str, ...] = (),
+    each: Callable[[str], str] | None = None,
     minimum: float = 0,
     maximum: float = LARGEST,
     unit: str = "",
@@ -151,7 +159,9 @@ def option(
         "sentence": sentence,
         "group": group,
         "environment": environment,
+        "aliases": aliases,
         "choices": choices,
+        "each": each,
         "minimum": minimum,
         "maximum": maximum,
         "unit": unit,

@@ -21,7 +21,7 @@ from heliograph.api.cors import CrossOrigin
 from heliograph.api.metered import Metered, MetricsPage
 from heliograph.api.ops import Readiness
 from heliograph.api.routes import Routes
-from heliograph.config import DEFAULT, SERVER_OPTIONS, Config
+from heliograph.config import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
 from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
@@ -30,7 +30,7 @@ from heliograph.net import streams, systemd, tls
 from heliograph.net.addresses import Origin
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Handler
-from heliograph.net.drain import FAREWELL_S, drain
+from heliograph.net.drain import FAREWELL_S, IDLE_S, drain
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.places import Place, bind, bind_unix
@@ -40,7 +40,7 @@ from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node import Node
-from heliograph.summary import Summary, place_of
+from heliograph.summary import Summary, counted, place_of
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
 
@@ -57,6 +57,15 @@ COLLECTED_WHOLLY_AFTER = 1000
 Collections of the middle generation after which it looks at all objects: for a server with a
 hundred thousand channels that takes 30 ms, in which no client is served.
 """
+
+HANDOVER_S = 0.5
+"""
+Over how long clients are sent to the next server on the same port. Until then, what is published
+goes to that one, and they miss it.
+"""
+
+HANDOVER_IDLE_S = 0.05
+"""Silence after which an HTTP connection is closed then: the next request shall go to that one."""
 
 RANDOM_NUMBERS = "64Q"
 _RANDOM_BYTES = struct.calcsize(RANDOM_NUMBERS)
@@ -127,13 +136,25 @@ class Server:
         self.node: Node
         self.context: Context
         self._listeners: list[Listener] = []
+        self._started = contextlib.AsyncExitStack()  # what `stop` has to end, the last one first
+        self._serving = False
         self._certificate: tls.Certificate | None = None
         self._poller: Poller | None = None
         self._webhooks: Webhooks
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError where that is not possible."""
-        config = self.config
+        """Listen. Raises ConfigError where that is not possible, and leaves nothing behind then."""
+        try:
+            await self._start()
+        except BaseException:
+            await asyncio.gather(*(listener.end() for listener in self._listeners))
+            await self._started.aclose()
+            raise
+        self._serving = True
+        self.readiness.why_not = ""
+
+    async def _start(self) -> None:
+        config, started = self.config, self._started
         loop = asyncio.get_running_loop()
         if config.ssl_cert and config.ssl_key:
             self._certificate = tls.Certificate(config.ssl_cert, config.ssl_key)
@@ -145,7 +166,9 @@ class Server:
             settle_s=config.webhook_settle,
         )
         self._webhooks.configure(config.apps)
-        self._poller = Poller(loop) if streams.available() else None
+        started.push_async_callback(self._webhooks.stop, WEBHOOKS_STOP_TIMEOUT_S)
+        if streams.available():
+            self._poller = Poller(loop)
         self.node = Node(
             config.apps,
             self._make_engine(),
@@ -153,8 +176,13 @@ class Server:
             RandomBits(),
             record=self._webhooks.record,
             terminate_code=config.terminate_code,
+            verbose=_at_level(config) == "debug",
         )
-        self.context = Context(
+        started.callback(self.node.finish)  # what the last clients leave is recorded by webhooks
+        if self._poller is not None:
+            started.callback(self._poller.stop)
+        self._handshakes = Summary(logger, logging.INFO, loop.call_later)
+        self.context = context = Context(
             loop=loop,
             config=config,
             node=self.node,
@@ -173,14 +201,14 @@ class Server:
             now=loop.time,
             room=Room(raise_descriptor_limit(), loop.call_later),
         )
-        with contextlib.ExitStack() as bound:
-            if self._poller is not None:
-                bound.callback(self._poller.stop)
-            main, api, metrics = self._bind_all(bound)
-            await self._webhooks.start()
-            bound.pop_all()  # listeners close them from here on
+        started.callback(context.room.close)
+        started.callback(context.backlog.stop)
+        started.callback(context.wheel.stop)
+        main, api, metrics = self._bind_all()
+        await self._webhooks.start()
         if config.metrics or metrics:
-            self._instruments = Instruments(self.context, self._webhooks, self._engine_name)
+            self._instruments = Instruments(context, self._webhooks, self._engine_name)
+            started.callback(self._instruments.stop)
         self.port = main[0].port
         self.api_port = api[0].port if api else self.port
         self.urls = self._urls(main)
@@ -193,18 +221,15 @@ class Server:
             await self._serve(
                 metrics, self._metrics_page(), websockets=False, proxied=False, counted=False
             )
-        self.readiness.why_not = ""
 
-    def _bind_all(
-        self, bound: contextlib.ExitStack
-    ) -> tuple[list[Place], list[Place], list[Place]]:
+    def _bind_all(self) -> tuple[list[Place], list[Place], list[Place]]:
         """Return the places for WebSockets, those for the API alone, and those for metrics."""
         config = self.config
 
         def bind(port: int, option: str) -> list[Place]:
             places = self._bind(port, option)
             for place in places:
-                bound.callback(place.close)
+                self._started.callback(place.close)
             return places
 
         if self._passed:
@@ -229,7 +254,7 @@ class Server:
                 option=f"--unix_socket (from {source})",
                 shared=config.reuse_port,
             )
-            bound.callback(place.close)
+            self._started.callback(place.close)
             main.append(place)
         return main, api, metrics
 
@@ -309,9 +334,15 @@ class Server:
             proxied=proxied,
             patience_s=self.config.request_timeout,
             addresses=context.addresses if counted else None,
+            tls_failed=self._tls_failed,
         )
         self._listeners.append(listener)
         await listener.begin()
+
+    def _tls_failed(self, address: str, reason: str) -> None:
+        self.context.tls_failures += 1
+        if self._handshakes.first("TLS", reason):
+            logger.info("TLS: a handshake failed: %s (from %s)", reason, address)
 
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
         if self._instruments is None:
@@ -327,6 +358,8 @@ class Server:
         if config.development and not self.config.development:
             # An app that is made up is for a first look, not for the clients of a running server.
             raise ConfigError(f"{config.config or 'the environment'}: no app is left")
+        if self.config.reuse_port:
+            check_shared_port(config)
         certificate = self._certificate
         pair = None
         if certificate and config.ssl_cert and config.ssl_key:
@@ -339,17 +372,19 @@ class Server:
         ]
         if fixed:
             logger.warning("changed only by a restart: %s", ", ".join(fixed))
+        # Nothing from here on is refused: a reload is taken as a whole, or not at all.
         if certificate and pair:
             certificate.renew(pair)
         self._webhooks.configure(config.apps)
         self.node.configure(config.apps)
-        logger.info("configuration reloaded: %d apps", len(config.apps))
+        logger.info("configuration reloaded: %s", counted(len(config.apps), "app"))
 
     @property
     def stop_s(self) -> float:
         """How long `stop` may take."""
         config = self.config
-        clients_s = config.shutdown_delay + config.shutdown_timeout + LATE_S + FAREWELL_S
+        delay_s = 0.0 if config.reuse_port else config.shutdown_delay
+        clients_s = delay_s + self._handover_s + LATE_S + FAREWELL_S
         return clients_s + WEBHOOKS_STOP_TIMEOUT_S
 
     async def stop(self, *, at_once: bool = False) -> None:
@@ -357,26 +392,45 @@ class Server:
         Say that we are not ready, stop accepting, have every client reconnect elsewhere; bounded.
 
         *at_once* leaves out the delay, and sends all clients away at the same moment. A server
-        stops once.
+        stops once; one that did not start has nothing to stop.
         """
-        config, context = self.config, self.context
-        if self.readiness.why_not == DRAINING:
+        if not self._serving:
             return
+        self._serving = False
+        config = self.config
         self.readiness.why_not = DRAINING
-        if config.shutdown_delay and not at_once:
+        if config.shutdown_delay and not at_once and not config.reuse_port:
             await asyncio.sleep(config.shutdown_delay)
         await asyncio.gather(*(listener.end() for listener in self._listeners))
-        over_s = 0.0 if at_once else config.shutdown_timeout
-        await drain(context, over_s, shuffle=self._shuffle)
-        context.wheel.stop()
-        if self._instruments is not None:
-            self._instruments.stop()
-        context.backlog.stop()
-        context.room.close()
-        if self._poller is not None:
-            self._poller.stop()
-        self.node.finish()  # what the last clients leave is recorded before webhooks stop
-        await self._webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
+        over_s = 0.0 if at_once else self._handover_s
+        idle_s = HANDOVER_IDLE_S if config.reuse_port else IDLE_S
+        await drain(self.context, over_s, shuffle=self._shuffle, idle_s=idle_s)
+        await self._started.aclose()
+
+    @property
+    def _handover_s(self) -> float:
+        """
+        Over how long clients are sent away.
+
+        Another server may share the port, and no events: the less time there are both, the better.
+        """
+        config = self.config
+        return (
+            min(config.shutdown_timeout, HANDOVER_S)
+            if config.reuse_port
+            else config.shutdown_timeout
+        )
+
+
+def check(config: Config) -> None:
+    """
+    Raise ConfigError where no server can be started with *config* on this machine.
+
+    Whether its ports and its folder are free is not looked at.
+    """
+    _loop_factory(config.loop)
+    if config.ssl_cert and config.ssl_key:
+        tls.load(config.ssl_cert, config.ssl_key)
 
 
 def run(config: Config, load: Callable[[], Config]) -> int:

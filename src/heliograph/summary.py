@@ -63,9 +63,16 @@ class Summary:
         counts: dict[str, Any] = self._counts.pop(subject)
         if not counts:
             return
-        reasons = ", ".join(f"{count} times {reason}" for reason, count in counts.items())
+        reasons = ", ".join(
+            f"{counted(count, 'time')} {reason}" for reason, count in counts.items()
+        )
         self._logger.log(self._level, "%s: in the last minute, %s", subject, reasons)
         self._begin(subject)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 app, 2 apps."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def place_of(error: BaseException) -> str:

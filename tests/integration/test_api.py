@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from heliograph.errors import MAX_ECHO
-from tests.integration.rig import KEY, Rig, serving
+from tests.integration.rig import APP_ID, KEY, Rig, serving
 
 TOO_LARGE = (
     "The data content of this event exceeds the allowed maximum (10240 bytes). See"
@@ -463,7 +463,7 @@ async def test_paths_methods_and_pages() -> None:
             assert (reply.status, reply.text) == (200, "OK\n")
         reply = await rig.fetch("HEAD", "/health")
         assert (reply.status, reply.body, reply.headers["Content-Length"]) == (200, b"", "3")
-        for path in ("/", "/apps", "/apps/3", "/apps/3/nothing", "/nothing"):
+        for path in ("/apps", "/apps/3", "/apps/3/nothing", "/nothing"):
             assert (await rig.fetch("GET", path)).status == 404
         reply = await rig.fetch("GET", "/apps/3/events")
         assert (reply.status, reply.headers["Allow"]) == (405, "POST")
@@ -471,6 +471,38 @@ async def test_paths_methods_and_pages() -> None:
         assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
         reply = await rig.fetch("GET", f"/app/{KEY}?protocol=7")
         assert (reply.status, reply.headers["Upgrade"]) == (426, "websocket")
+
+
+@pytest.mark.parametrize("prefix", ["", "/realtime"])
+async def test_pages_are_there_with_and_without_the_prefix(prefix: str) -> None:
+    async with serving(path_prefix="/realtime") as rig:
+        for path in ("/health", "/up", "/ready", "/accept-traffic"):
+            reply = await rig.fetch("GET", prefix + path)
+            assert (reply.status, reply.text) == (200, "OK\n")
+        for path in (f"{prefix}/", prefix or "/"):
+            reply = await rig.fetch("GET", path)
+            assert reply.status == 200
+            assert reply.text.startswith("Heliograph")
+        assert (await rig.fetch("GET", f"{prefix}{prefix}/nothing")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/", "GET, OPTIONS, HEAD"),
+        ("/ready", "GET, OPTIONS, HEAD"),
+        (f"/apps/{APP_ID}/events", "POST, OPTIONS"),
+        (f"/apps/{APP_ID}/channels", "GET, OPTIONS, HEAD"),
+        ("/nothing", "GET, POST, OPTIONS, HEAD"),
+        ("*", "GET, POST, OPTIONS, HEAD"),
+    ],
+)
+async def test_options_on_any_path_answers_with_its_methods(path: str, allowed: str) -> None:
+    """Unsigned, with a body and without: it tells nothing but what the documents say."""
+    async with serving() as rig:
+        for body in (b"", b"{}" * 40_000):
+            reply = await rig.fetch("OPTIONS", path, body)
+            assert (reply.status, reply.headers["Allow"], reply.body) == (204, allowed, b"")
 
 
 async def test_an_api_port_of_its_own() -> None:

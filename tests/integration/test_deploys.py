@@ -1,8 +1,8 @@
 """
-A deploy that nobody but the log notices: the next server starts beside the one that runs.
+Deploys: the next server starts beside the one that runs, behind a balancer or on the same port.
 
-Both are processes, on one port. The clients are sockets of this one, and do what pusher-js does
-when it is told 4200: they connect again at once.
+Both are processes. The clients are sockets of this one, and do what pusher-js does when it is
+told 4200: they connect again at once.
 """
 
 import asyncio
@@ -33,11 +33,12 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 class Crowd:
-    """Clients that want to be subscribed, and when each of them came back."""
+    """Clients that want to be subscribed; when each of them was sent away, and came back."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.there = 0
+        self.sent_away: list[float] = []
         self.back: list[float] = []
         self.problems: list[str] = []
         self.complete = asyncio.Event()
@@ -103,6 +104,7 @@ class Member(asyncio.Protocol):
             self.crowd.joined(again=self.again)
         if not self.left and b'"code":4200' in self.received:
             self.left = True
+            self.crowd.sent_away.append(asyncio.get_running_loop().time())
             if self.subscribed.is_set():
                 self.crowd.there -= 1
                 self.crowd.complete.clear()
@@ -123,12 +125,20 @@ async def replace_under(
     await crowd.gather()
     assert crowd.there == CLIENTS
     await asyncio.to_thread(servers.enter_context, new)
+    crowd.port = new.port  # a balancer, or the kernel, sends newcomers there
     assert crowd.problems == []
     assert await asyncio.to_thread(old.stop) == 0
     async with asyncio.timeout(PATIENCE_S):
         await crowd.complete.wait()
     assert len(crowd.back) == CLIENTS
     assert crowd.problems == []
+    client = pusher.Pusher(APP_ID, KEY, SECRET, host=new.host, port=new.port, ssl=False)
+    channel = await asyncio.to_thread(client.channel_info, "c", ["subscription_count"])
+    assert channel["subscription_count"] == CLIENTS
+    for member in list(crowd.members):
+        member.left = True
+        member.transport.abort()
+    await asyncio.sleep(0)
 
 
 @pytest.mark.usefixtures("descriptors")
@@ -137,22 +147,10 @@ def test_a_deploy_under_two_thousand_clients_is_calm(
 ) -> None:
     """All are back, none was refused, and no second saw twice its even share of them."""
     with ExitStack() as servers:
-        options = {"reuse_port": True, "shutdown_timeout": LEAVING_S}
+        options = {"shutdown_timeout": LEAVING_S}
         old = servers.enter_context(ServerProcess(options))
-        new = ServerProcess({**options, "port": old.port})
         crowd = Crowd(old.port)
-
-        async def deploy() -> None:
-            await replace_under(crowd, old, new, servers)
-            client = pusher.Pusher(APP_ID, KEY, SECRET, host=new.host, port=new.port, ssl=False)
-            channel = await asyncio.to_thread(client.channel_info, "c", ["subscription_count"])
-            assert channel["subscription_count"] == CLIENTS
-            for member in list(crowd.members):
-                member.left = True
-                member.transport.abort()
-            await asyncio.sleep(0)
-
-        asyncio.run(deploy())
+        asyncio.run(replace_under(crowd, old, ServerProcess(options), servers))
     share = CLIENTS / LEAVING_S
     took_s = max(crowd.back) - min(crowd.back)
     record_testsuite_property("reconnects in the busiest second", crowd.most_in_a_second())
@@ -160,3 +158,15 @@ def test_a_deploy_under_two_thousand_clients_is_calm(
     record_testsuite_property("seconds", took_s)
     assert crowd.most_in_a_second() <= 2 * share
     assert took_s >= LEAVING_S / 2
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_a_server_that_shares_its_port_sends_its_clients_to_the_next_within_a_second() -> None:
+    """While there are both, an event reaches the clients of one: the less time, the better."""
+    with ExitStack() as servers:
+        options = {"reuse_port": True, "shutdown_timeout": LEAVING_S, "shutdown_delay": PATIENCE_S}
+        old = servers.enter_context(ServerProcess(options))
+        crowd = Crowd(old.port)
+        new = ServerProcess({**options, "port": old.port})
+        asyncio.run(replace_under(crowd, old, new, servers))
+    assert max(crowd.sent_away) - min(crowd.sent_away) <= 1

@@ -5,9 +5,13 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,14 +27,19 @@ def config(**options: object) -> Config:
     return load(flags, {}, make_up=lambda: ("", "", ""))
 
 
-def told(config: Config, url: str | None = None) -> tuple[int, str]:
+def told(
+    config: Config, url: str | None = None, *, wait_s: float = 0.0, origin: str | None = None
+) -> tuple[int, str]:
     lines: list[str] = []
-    status = doctor.report(doctor.examine(config, url), lines.append)
+    findings = doctor.examine(config, url, wait_s=wait_s, origin=origin)
+    status = doctor.report(findings, lines.append)
     return status, "\n".join(lines)
 
 
-async def told_of(rig: Rig, config: Config, url: str | None = None) -> tuple[int, str]:
-    return await asyncio.to_thread(told, config, url or rig.url)
+async def told_of(
+    rig: Rig, config: Config, url: str | None = None, **options: Any
+) -> tuple[int, str]:
+    return await asyncio.to_thread(partial(told, config, url or rig.url, **options))
 
 
 @pytest.fixture
@@ -262,3 +271,111 @@ async def test_whoever_answers_without_end_is_not_listened_to_for_ever(
             await left.wait()
     assert status == 1
     assert "fault  public URL" in text
+
+
+# -- Origins, ports and time-outs ----------------------------------------------------------
+
+
+async def test_without_an_app_none_is_made_up_to_be_refused() -> None:
+    nobody = load({}, {}, make_up=lambda: ("1", "made-up", "made-up"))
+    async with serving() as rig:
+        status, text = await told_of(rig, nobody)
+    assert status == 0, text
+    assert "ok     WebSocket: a client gets through; without an app" in text
+    assert "hint   HTTP API: not looked at: give --pusher_app_id" in text
+
+
+async def test_an_address_without_a_scheme_is_tried_with_and_without_tls() -> None:
+    async with serving() as rig:
+        status, text = await told_of(rig, config(), f"127.0.0.1:{rig.server.port}")
+    assert status == 0, text
+    assert "ok     HTTP API: a signed request is answered" in text
+
+
+async def test_a_refused_origin_is_found_and_one_that_is_allowed_is_used() -> None:
+    async with serving(allowed_origins="https://shop.example") as rig:
+        status, text = await told_of(rig, config())
+        assert status == 1
+        assert "a page without an Origin is not among the app's allowed_origins" in text
+        status, text = await told_of(rig, config(), origin="https://other.example")
+        assert status == 1
+        assert "a page from https://other.example is not among" in text
+        assert (await told_of(rig, config(), origin="https://shop.example"))[0] == 0
+        for entry in ("https://shop.example", "shop.example"):
+            assert (await told_of(rig, config(allowed_origins=entry)))[0] == 0
+
+
+async def test_a_wrong_key_says_which_option_it_is() -> None:
+    async with serving() as rig:
+        _, text = await told_of(rig, config(pusher_app_key="unknown"))
+    assert "no app of that server has this --pusher_app_key" in text
+
+
+@asynccontextmanager
+async def through(rig: Rig, *, idle_s: float, holds_back: bool = False) -> AsyncIterator[str]:
+    """A proxy with an idle time-out, which may hold back what the server sends."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+        heard = asyncio.Event()
+
+        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                heard.set()
+                if sink is writer and holds_back:
+                    head, end, _ = data.partition(b"\r\n\r\n")
+                    data = head + end
+                sink.write(data)
+
+        async def watch() -> None:
+            with suppress(TimeoutError):
+                while True:
+                    async with asyncio.timeout(idle_s):
+                        await heard.wait()
+                    heard.clear()
+            writer.transport.abort()
+
+        ways = (pass_on(reader, server_writer), pass_on(server_reader, writer), watch())
+        tasks = [asyncio.create_task(way) for way in ways]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        writer.close()
+        server_writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        yield f"ws://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+
+
+async def test_a_proxy_that_cuts_off_idle_clients_is_found_with_its_time_out() -> None:
+    async with serving(ping_interval=30) as rig, through(rig, idle_s=1.0) as url:
+        status, text = await told_of(rig, config(), url, wait_s=4.0)
+    assert status == 1
+    assert "a proxy cut the client off after 1 s of silence: raise its time-out" in text
+    assert "--ping_interval below 1" in text
+
+
+async def test_a_proxy_that_is_more_patient_than_the_server_is_silent_cuts_nobody_off() -> None:
+    async with serving(ping_interval=0.4) as rig, through(rig, idle_s=2.0) as url:
+        status, text = await told_of(rig, config(), url, wait_s=3.0)
+    assert status == 0, text
+    assert "ok     idle time-out: a client was connected for 3 s and nobody cut it off" in text
+
+
+async def test_a_server_that_closes_a_client_meanwhile_is_no_proxy() -> None:
+    async with serving(ping_interval=30, authorized_connections_timeout=0.5) as rig:
+        status, text = await told_of(rig, config(), wait_s=3.0)
+    assert status == 1
+    assert "the server closed the client after" in text
+    assert "4009" in text
+
+
+async def test_a_proxy_that_holds_back_what_the_server_sends_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "GREETING_S", 0.5)
+    async with serving() as rig, through(rig, idle_s=30.0, holds_back=True) as url:
+        status, text = await told_of(rig, config(), url)
+    assert status == 1
+    assert "a proxy in between holds back what the server sends" in text

@@ -3,13 +3,17 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from heliograph.config import load
+from heliograph.errors import ConfigError
+from heliograph.net import places
 from heliograph.server import Server
 from tests import certificates
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Client, Engines, Rig, serving
@@ -24,7 +28,8 @@ async def stopping(rig: Rig, **how: bool) -> AsyncIterator[asyncio.Task[None]]:
     """Have the server begin to end, and insist that it does; without a delay, it drains."""
     task = asyncio.create_task(rig.server.stop(**how))
     await asyncio.sleep(0)
-    waits_first = rig.server.config.shutdown_delay and not how
+    config = rig.server.config
+    waits_first = config.shutdown_delay and not how and not config.reuse_port
     while not waits_first and rig.server.context.deserted is None:  # noqa: ASYNC110 - it is near
         await asyncio.sleep(0)
     try:
@@ -215,3 +220,56 @@ async def test_a_client_without_tls_at_the_last_moment_holds_nothing_up(
         async with stopping(rig):
             pass
         assert await silent.read_all() == b""
+
+
+async def test_with_a_shared_port_publishers_and_clients_go_to_the_next_server_at_once() -> None:
+    """Whatever delays are asked for: what is published here reaches nobody who is there."""
+    async with serving(reuse_port=True, shutdown_delay=30, shutdown_timeout=30) as rig:
+        assert rig.server.stop_s < 30
+        async with wire(rig) as publisher, rig.client() as client:
+            await publisher.send(HEALTH)
+            await publisher.read_until(b"OK\n")
+            async with stopping(rig), asyncio.timeout(1):
+                assert await publisher.read_all() == b""
+                await told_to_reconnect(client)
+
+
+# -- What did not start --------------------------------------------------------------------
+
+
+async def test_a_server_that_did_not_start_leaves_nothing_behind_and_can_be_stopped(
+    tmp_path: Path,
+) -> None:
+    """Its last port is taken, or its store is another server's: what it had begun is ended."""
+    async with serving(data_dir=str(tmp_path)) as rig:
+        taken = rig.server.port
+        for options, message in (
+            ({"pusher_api_port": taken}, "--pusher_api_port"),
+            ({"metrics_port": taken}, "--metrics_port"),
+            ({"unix_socket": str(tmp_path / "s"), "data_dir": str(tmp_path)}, "data_dir"),
+        ):
+            flags = {"port": 0, "host": "127.0.0.1", **options}
+            config = load(flags, {}, make_up=lambda: (APP_ID, KEY, SECRET))
+            server = Server(config)
+            tasks = asyncio.all_tasks()
+            before = open_descriptors()
+            with pytest.raises(ConfigError, match=message):
+                await server.start()
+            await server.stop()
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == tasks
+            assert open_descriptors() == before
+            assert not (tmp_path / "s").exists()
+        assert (await rig.fetch("GET", "/up")).status == 200
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+
+async def test_two_servers_cannot_both_take_a_port() -> None:
+    """Binding alone would let both have it: the later one would fail in the middle of its start."""
+    first = places.bind(("127.0.0.1",), 0, host_option="--host", port_option="--port")
+    with pytest.raises(ConfigError, match="--port: cannot listen on"):
+        places.bind(("127.0.0.1",), first[0].port, host_option="--host", port_option="--port")
+    first[0].close()

@@ -20,7 +20,7 @@ from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
 from tests.conftest import StartServer
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Engines, serving
-from tests.integration.test_http import UPGRADE
+from tests.integration.test_http import UPGRADE, wire
 from tests.server import ServerProcess
 
 Log = Callable[[], list[str]]
@@ -319,3 +319,79 @@ def test_an_exception_is_no_longer_than_its_traceback_needs(style: type[logging.
     assert len(line) < logs.MAX_EXCEPTION + 1000
     assert "Traceback" in line
     assert "test_logs.py" in line
+
+
+# -- What an operator can mend --------------------------------------------------------------
+
+
+def said_of_clients(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in caplog.messages if "a client was refused" in line]
+
+
+async def test_a_refused_origin_is_a_line_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "heliograph")
+    async with serving(allowed_origins="https://shop.example", metrics=True) as rig:
+        for origin in ("https://other.example", "https://other.example", None):
+            async with rig.open(origin=origin) as client:
+                assert "4009" in await client.receive()
+        text = (await rig.fetch("GET", "/metrics")).text
+        assert 'heliograph_refused_connections_total{reason="origin"} 3\n' in text
+        assert 'heliograph_refused_connections_total{reason="unknown_key"} 0\n' in text
+    assert said_of_clients(caplog) == [
+        f"app {APP_ID}: a client was refused: origin 'https://other.example' is not among its"
+        " allowed_origins (from 127.0.0.1)"
+    ]
+
+
+async def test_a_wrong_key_in_a_page_is_a_line_and_is_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No more of it than its beginning: it may be the secret."""
+    caplog.set_level("INFO", "heliograph")
+    async with serving(metrics=True) as rig:
+        for key in (SECRET, "a%0Ab", "short"):
+            async with rig.open(f"/app/{key}?protocol=7") as client:
+                assert "4001" in await client.receive()
+        text = (await rig.fetch("GET", "/metrics")).text
+        assert 'heliograph_refused_connections_total{reason="unknown_key"} 3\n' in text
+    assert said_of_clients(caplog) == [
+        f"no app of ours: a client was refused: unknown key '{SECRET[:8]}...' (from 127.0.0.1)"
+    ]
+
+
+async def test_a_wrong_signature_is_a_line_with_its_channel(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "heliograph")
+    async with serving() as rig, rig.client() as client:
+        data = {"channel": "private-a\u00e9", "auth": f"{KEY}:no"}
+        await client.send("pusher:subscribe", data)
+        await client.receive()
+    assert said_of_clients(caplog) == [
+        f"app {APP_ID}: a client was refused: wrong signature (channel 'private-a\\xe9')"
+    ]
+
+
+async def test_malformed_frames_are_counted_by_the_code_of_their_close() -> None:
+    async with serving(metrics=True) as rig:
+        for sent, code in ((b"\x81\x01a", 1002), (b"\x82\x81\0\0\0\0a", 1003)):
+            async with wire(rig) as one:
+                await one.send(UPGRADE + sent)
+                await one.read_all()
+            text = (await rig.fetch("GET", "/metrics")).text
+            assert f'heliograph_protocol_errors_total{{code="{code}"}} 1\n' in text
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+async def test_an_event_that_reaches_nobody_is_in_the_log_for_debugging(
+    verbose: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "heliograph")
+    async with serving(debug=verbose) as rig, rig.client() as client:
+        await client.subscribe("there")
+        await rig.publish("n", "there")
+        await client.receive()
+        await rig.publish("order-created", "nobody")
+    lines = [line for line in caplog.messages if "nobody is subscribed" in line]
+    line = f"app {APP_ID}: nobody is subscribed to 'nobody', event 'order-created' is not delivered"
+    assert lines == ([line] if verbose else [])

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from heliograph.apps import Apps, Webhook
 from heliograph.errors import ConfigError
+from heliograph.net import streams
 from tests import certificates
 from tests.certificates import Pair
 from tests.integration.rig import APP_ID, PATIENCE_S, Client, Reply, Rig, parse, serving
@@ -288,3 +290,44 @@ async def test_tls_begins_and_ends_with_a_restart(
         Secured(rig, pair).reload(**pair.options)
         assert "changed only by a restart: ssl_cert, ssl_key" in caplog.text
         assert (await rig.fetch("GET", "/health")).status == 200
+
+
+async def test_a_reload_that_is_refused_renews_no_certificate(
+    pair: Pair, made: dict[str, Pair]
+) -> None:
+    """Whatever of it is wrong: a configuration is taken as a whole, or not at all."""
+    async with serving_tls(pair, reuse_port=True) as rig:
+        before = await rig.shown()
+        apps = [*rig.server.config.apps]
+        made["second"].copy_over(pair)
+        hooked = replace(apps[0], webhooks=(Webhook(url="http://localhost/"),), max_batch=1)
+        with pytest.raises(ConfigError, match="--reuse_port"):
+            rig.reload(apps=Apps([hooked]))
+        with pytest.raises(ConfigError, match="no app is left"):
+            rig.reload(development=True)
+        assert await rig.shown() == before
+        tenant = rig.server.node.tenant(apps[0].id)
+        assert tenant is not None
+        assert tenant.app == apps[0]
+
+
+@pytest.mark.skipif(not streams.available(), reason="asyncio's transports report no handshakes")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(HEALTH, "it sent HTTP without TLS"), (b"\x00" * 100, "it sent something else than TLS")],
+)
+async def test_a_failed_handshake_is_a_line_with_its_address_and_is_counted(
+    pair: Pair, words: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heliograph")
+    async with serving_tls(pair, metrics=True) as rig:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+            writer.write(words)
+            async with asyncio.timeout(PATIENCE_S):
+                await reader.read()
+            writer.close()
+        reply = await rig.fetch("GET", "/metrics")
+        assert "\nheliograph_tls_failures_total 3\n" in reply.text
+    lines = [line for line in caplog.messages if "handshake" in line]
+    assert lines == [f"TLS: a handshake failed: {reason} (from 127.0.0.1)"]

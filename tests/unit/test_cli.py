@@ -52,6 +52,8 @@ def test_help_names_every_option_with_its_variables() -> None:
         (["serve", "nonsense"], "Got unexpected extra argument (nonsense)"),
         (["chek-config"], "no such command 'chek-config'; there are serve, check-config"),
         (["--debug", "nonsense"], "no such command 'nonsense'"),
+        (["--prot", "9000"], "No such option '--prot'. Did you mean '--port'?"),
+        (["--prot=9000", "chek-config"], "No such option '--prot'. Did you mean '--port'?"),
         (["--no_port"], "No such option '--no_port'"),
         (["--port", "1" * 400], f"--port: {'1' * 400} is more than 65535"),
         (["--port", "x"], "--port: 'x' is not a whole number (from the flag --port)"),
@@ -66,6 +68,26 @@ def test_help_names_every_option_with_its_variables() -> None:
 )
 def test_what_is_wrong_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
     assert error_of(*arguments).startswith(message)
+
+
+def test_the_start_command_of_an_anycable_application_works() -> None:
+    """Options that ask for what is so anyway, with and without values, dashes and underscores."""
+    done = run(
+        *("--host=127.0.0.1", "--port", "8080", "--norpc", "--broadcast_adapter=http"),
+        *("--health-path", "/health", "--max-conn=100", "--log_level=warn"),
+        *("--pusher_app_id=1", "--pusher_app_key=k", "check-config"),
+        PUSHER_APP_SECRET="s",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "max_connections = 100    # the flag --max_connections" in done.stdout
+
+
+def test_flags_of_anycable_that_are_ignored_are_said_to_be() -> None:
+    done = run("check-config", "--noauth", "--presets=broker", "--redis_url=redis://:sesame@h")
+    assert done.returncode == 0
+    assert "warning: --noauth, --presets: not supported yet, ignored" in done.stderr
+    assert "warning: --redis_url: this process shares no state with others" in done.stderr
+    assert "sesame" not in done.stdout + done.stderr
 
 
 def test_options_may_stand_before_a_command_and_with_dashes() -> None:

@@ -5,14 +5,17 @@ import tomllib
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from heliograph import origins
 from heliograph.apps import APP_OPTIONS, App, AppKey, Webhook
+from heliograph.borrowed import BORROWED
 from heliograph.config import OPTIONS, Config, load
 from heliograph.config_text import describe, options_table, sample
 from heliograph.development import make_up, snippets
 from heliograph.errors import ConfigError
+from heliograph.protocols.pusher import endpoint
 
 SINGLE = {"pusher_app_id": "3", "pusher_app_key": "key", "pusher_secret": "hidden-secret"}
 FILE = {"config": "h.toml"}
@@ -259,7 +262,19 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ),
         (
             "[[apps]]\nid='a/b'\n[[apps.keys]]\nkey='k'\nsecret='s'",
-            "h.toml: apps[0].id: 'a/b' may hold neither blanks nor any of / ? # : &",
+            "h.toml: apps[0].id: 'a/b' may hold neither blanks nor any of / ? # : & + %",
+        ),
+        (
+            "[[apps]]\nid='1'\n[[apps.keys]]\nkey='a+b'\nsecret='s'",
+            "h.toml: apps[0].keys[0].key: 'a+b' may hold neither blanks nor any of / ? # : & + %",
+        ),
+        (
+            "[[apps]]\nid='1'\nkey='k'\nsecret='hidden-secret'",
+            "h.toml: apps[0].key: belongs under [[apps.keys]], for an app may have several",
+        ),
+        (
+            APPS.replace("headers = {", "headers = { Host = 'a', "),
+            "h.toml: apps[0].webhooks[0].headers.Host: this header is the server's to set",
         ),
         (
             "[[apps]]\nid='1'\nmax_batch=-1\n[[apps.keys]]\nkey='k'\nsecret='s'",
@@ -281,7 +296,7 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ),
         (
             APPS.replace('"hidden-secret" }', '"a\\r\\nb" }'),
-            "h.toml: apps[0].webhooks[0].headers.X-Token: is no header that fits on a line",
+            "h.toml: apps[0].webhooks[0].headers.X-Token: does not fit on a line",
         ),
     ],
 )
@@ -629,7 +644,8 @@ def test_the_table_has_a_row_for_every_option() -> None:
 def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:
     config = resolve({"pusher_app_id": "my-app", "pusher_app_key": "key"}, SECRET_SET)
     assert config.warnings == (
-        "app id 'my-app' is not a number: the Python, Go and Node SDKs cannot express it",
+        "app id 'my-app' is not a number: Python's SDK cannot express it, nor can those of Go"
+        " and Node where they are given a URL",
     )
 
 
@@ -651,3 +667,237 @@ def test_proxies_are_addresses_and_networks(text: str) -> None:
         "127.0.0.1",
         "::1",
     )
+
+
+# -- Settings that people bring ------------------------------------------------------------
+
+
+def about(config: Config, *parts: str) -> list[str]:
+    """The warnings that have one of *parts*."""
+    return [one for one in config.warnings if any(part in one for part in parts)]
+
+
+def test_an_unknown_variable_is_warned_of_with_the_nearest_known_one() -> None:
+    environ = {"HELIOGRAPH_PROT": "9000", "HELIOGRAPH_XYZ": "1", "ANYCABLE_HOTS": "x", "PROT": "1"}
+    assert about(resolve(environ=environ), "unknown environment variable") == [
+        "ANYCABLE_HOTS: unknown environment variable, ignored; did you mean ANYCABLE_HOST?",
+        "HELIOGRAPH_PROT: unknown environment variable, ignored; did you mean HELIOGRAPH_PORT?",
+        "HELIOGRAPH_XYZ: unknown environment variable, ignored",
+    ]
+
+
+def test_what_kubernetes_sets_for_a_service_is_ignored_with_one_warning() -> None:
+    """A Service that is called heliograph: its port is no port of ours."""
+    environ = {
+        "HELIOGRAPH_PORT": "tcp://10.0.0.1:8080",
+        "HELIOGRAPH_SERVICE_HOST": "10.0.0.1",
+        "HELIOGRAPH_SERVICE_PORT": "8080",
+        "HELIOGRAPH_SERVICE_PORT_HTTP": "8080",
+        "HELIOGRAPH_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "HELIOGRAPH_PORT_8080_TCP_PROTO": "tcp",
+        "HELIOGRAPH_PORT_8080_TCP_PORT": "8080",
+        "HELIOGRAPH_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "HELIOGRAPH_PUSHER_API_PORT": "tcp://10.0.0.2:8081",
+        "ANYCABLE_PORT": "tcp://10.0.0.3:8080",
+        "PORT": "9000",
+    }
+    config = resolve(environ=environ)
+    assert (config.port, config.pusher_api_port) == (9000, None)
+    (warning,) = about(config, "Kubernetes", "unknown")
+    assert warning.startswith("ANYCABLE_PORT, HELIOGRAPH_PORT, HELIOGRAPH_PORT_8080_TCP and 7 more")
+
+
+def test_a_port_that_is_misspelled_is_still_an_error() -> None:
+    assert "--port" in problem(environ={"HELIOGRAPH_PORT": "http://10.0.0.1:8080"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "read"),
+    [
+        ("ANYCABLE_ALLOWED_ORIGINS", "example.com", "allowed_origins", ("example.com",)),
+        ("ANYCABLE_MAX_CONN", "9", "max_connections", 9),
+    ],
+)
+def test_anycables_variables_of_an_app_are_read(
+    variable: str, value: str, name: str, read: object
+) -> None:
+    assert getattr(only(resolve(SINGLE, {variable: value})), name) == read
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "read"),
+    [
+        ("ANYCABLE_SHUTDOWN_DELAY", "3", "shutdown_delay", 3.0),
+        ("ANYCABLE_LOG_LEVEL", "warn", "log_level", "warn"),
+        ("ANYCABLE_LOG_FORMAT", "json", "log_format", "json"),
+        ("ANYCABLE_DEBUG", "1", "debug", True),
+        ("ANYCABLE_ENABLE_WS_COMPRESSION", "true", "enable_ws_compression", True),
+        ("ANYCABLE_MAX_MESSAGE_SIZE", "70000", "max_message_bytes", 70000),
+        ("ANYCABLE_WS_MAX_PENDING_SIZE", "70000", "max_write_buffer", 70000),
+    ],
+)
+def test_anycables_variables_of_the_server_are_read(
+    variable: str, value: str, name: str, read: object
+) -> None:
+    config = resolve(SINGLE, {variable: value})
+    assert getattr(config, name) == read
+    assert about(config, variable) == []
+
+
+@pytest.mark.parametrize("prefix", ["SOKETI_", "REVERB_"])
+def test_variables_of_another_server_alone_are_worth_one_hint(prefix: str) -> None:
+    environ = {f"{prefix}APP_ID": "1", f"{prefix}APP_KEY": "k", f"{prefix}X": "", f"{prefix}Y": "1"}
+    (hint,) = about(resolve(environ=environ), prefix)
+    assert f"docs/coming-from/{prefix[:-1].lower()}.md" in hint
+    assert about(resolve(environ={**environ, "PUSHER_APP_ID": "1"} | SECRETS), prefix) == []
+
+
+SECRETS = {"PUSHER_APP_KEY": "k", "PUSHER_APP_SECRET": "hidden-secret"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("norpc", "true"),
+        ("broadcast_adapter", "http"),
+        ("health_path", "/health"),
+        ("pubsub", "none"),
+        ("noauth", "false"),
+        ("enats", "false"),
+        ("rpc_host", "none"),
+    ],
+)
+def test_a_flag_of_anycables_that_asks_for_what_is_so_anyway_is_silent(
+    flag: str, value: str
+) -> None:
+    before = resolve(SINGLE).warnings
+    assert resolve({**SINGLE, flag: value}).warnings == before
+    assert resolve(SINGLE, {f"ANYCABLE_{flag.upper()}": value}).warnings == before
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("noauth", "broker", "presets", "history_limit", "history_ttl", "sessions_ttl"),
+        *("presence_ttl", "jwt_secret", "jwt_param", "enforce_jwt", "streams_secret"),
+        *("streams_whisper", "streams_presence", "public_streams"),
+    ],
+)
+def test_what_is_not_supported_yet_is_ignored_with_a_warning(flag: str) -> None:
+    value = "true" if BORROWED[flag].option.kind is bool else "hidden-secret"
+    for flags, environ, name in (
+        ({flag: value}, {}, f"--{flag}"),
+        ({}, {f"ANYCABLE_{flag.upper()}": value}, f"ANYCABLE_{flag.upper()}"),
+    ):
+        (warning,) = about(resolve({**SINGLE, **flags}, environ), name)
+        assert warning == f"{name}: not supported yet, ignored"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("redis_url", "redis://:hidden-secret@h/"),
+        ("pubsub", "redis"),
+        ("enats", "true"),
+        ("broadcast_adapter", "http,redis"),
+        ("nats_servers", "nats://h"),
+    ],
+)
+def test_what_asks_for_shared_state_is_warned_of(flag: str, value: str) -> None:
+    """Silence here would lose events."""
+    for flags, environ in (({flag: value}, {}), ({}, {f"ANYCABLE_{flag.upper()}": value})):
+        (warning,) = about(resolve({**SINGLE, **flags}, environ), "shares no state with others")
+        assert "hidden-secret" not in warning
+
+
+def test_anycables_intervals_are_not_pushers() -> None:
+    config = resolve(SINGLE, {"ANYCABLE_PING_INTERVAL": "3", "ANYCABLE_PONG_TIMEOUT": "6"})
+    assert (config.ping_interval, config.pong_timeout) == (25.0, 15.0)
+    assert about(config, "ANYCABLE_PING_INTERVAL, ANYCABLE_PONG_TIMEOUT: not supported yet")
+
+
+def test_no_flag_of_anycables_is_one_of_ours() -> None:
+    names = {name for one in OPTIONS.values() for name in (one.name, *one.aliases)}
+    assert not names & set(BORROWED)
+
+
+# -- What does not go together -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["port", "pusher_api_port"])
+def test_metrics_have_a_port_of_their_own(other: str) -> None:
+    flags = {**SINGLE, other: "9000", "metrics_port": "9000"}
+    assert problem(flags) == (
+        f"--metrics_port: 9000 (from the flag --metrics_port) is also --{other} (from the flag"
+        f" --{other}); give it a port of its own, or use --metrics"
+    )
+
+
+def test_clients_and_the_api_may_share_a_port_and_free_ones_are_never_the_same() -> None:
+    resolve({**SINGLE, "port": "9000", "pusher_api_port": "9000", "metrics_port": "9001"})
+    resolve({**SINGLE, "port": "0", "pusher_api_port": "0", "metrics_port": "0"})
+
+
+def test_a_shared_port_has_no_webhooks() -> None:
+    file = APPS.replace("[[apps]]", "reuse_port = true\n[[apps]]", 1)
+    assert problem(FILE, file=file).startswith(
+        "--reuse_port (from h.toml): the app '1' has webhooks"
+    )
+    assert problem({**FILE, "data_dir": "/tmp"}, file=file)
+    resolve(FILE, file=file.replace("url =", "enabled = false\nurl =", 1))
+
+
+# -- Origins -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("https://shop.example.com/", "https://shop.example.com"),
+        ("https://Shop.Example.com:443", "https://shop.example.com"),
+        ("http://example.com:80/", "http://example.com"),
+        ("https://example.com:80", "https://example.com:80"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("[::1]", "[::1]"),
+        ("example.com", "example.com"),
+        ("example.com:443", "https://example.com"),
+        ("example.com:80", "http://example.com"),
+        ("localhost:*", "localhost:*"),
+        ("*", "*"),
+        ("*.example.com", "*.example.com"),
+        ("https://*.example.com", "https://*.example.com"),
+        ("*://example.com", "*://example.com"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("null", "null"),
+        ("file://*", "file://*"),
+        ("app+electron://app", "app+electron://app"),
+    ],
+)
+def test_origins_are_read_as_browsers_send_them(written: str, read: str) -> None:
+    flags = {**SINGLE, "allowed_origins": written, "cors_allowed_origins": written}
+    config = resolve(flags)
+    assert (only(config).allowed_origins, config.cors_allowed_origins) == ((read,), (read,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("https://example.com/page", "https://example.com?", "https://", "://example.com"),
+        *("https://user@example.com", "::1", "http://::1", "https://exa mple.com", "https://a:b"),
+        *("https://example.com//", "http://[::1"),
+    ],
+)
+@pytest.mark.parametrize("name", ["allowed_origins", "cors_allowed_origins"])
+def test_an_entry_that_matches_no_origin_is_refused(name: str, text: str) -> None:
+    assert problem({**SINGLE, name: text}).startswith(f"--{name}: ")
+
+
+@given(st.sampled_from(["http", "https"]), st.sampled_from(["a.example", "[::1]", "10.0.0.1"]))
+@example("https", "[2001:db8::1]")
+def test_an_origin_that_a_browser_sends_is_an_entry_that_matches_it(scheme: str, host: str) -> None:
+    for port in ("", ":8000"):
+        origin = f"{scheme}://{host}{port}"
+        for written in (origin, origin + "/", origin.upper(), host + port, host):
+            entry = origins.entry(written)
+            assert origins.entry(entry) == entry
+            assert endpoint.origin_allowed(origin, (entry,)), written

@@ -130,8 +130,8 @@ async def test_what_is_no_database_is_put_aside(
         (tmp_path / FILE_NAME).write_bytes(b"no database at all %d" % number * 100)
         assert await kept_in(tmp_path) == Kept()
         assert only_problem(caplog) == (
-            f"{tmp_path / FILE_NAME}: is damaged (file is not a database); 0 events, 0 deliveries"
-            " and 0 beliefs could be read and are kept, 0 rows are left out; the damaged file is"
+            f"{tmp_path / FILE_NAME}: is damaged (file is not a database); events kept: 0,"
+            " deliveries: 0, beliefs: 0, rows that cannot be read: 0; the damaged file is"
             f" webhooks.sqlite3.damaged-{number} now"
         )
     caplog.clear()

@@ -3,6 +3,11 @@
 from heliograph.api.response import Response, text
 from heliograph.node import ENGINE_AWAY, Node
 
+PAGES = (
+    "/health answers while it runs, /ready while it takes new clients.\n"
+    "Documents: README.md and docs/ in its source."
+)
+
 
 class Readiness:
     """
@@ -27,7 +32,12 @@ def health() -> Response:
     return text(200, "OK")
 
 
+def home() -> Response:
+    """GET /: 200 with a short page, which cloud load balancers and curious people ask for."""
+    return text(200, f"Heliograph, a realtime server for Pusher clients.\n{PAGES}")
+
+
 def ready(readiness: Readiness, node: Node) -> Response:
-    """GET /ready: 200 while new clients are welcome, else 503 and why they are not."""
+    """GET /ready and /accept-traffic: 200 while new clients are welcome, else 503 and why not."""
     why_not = readiness.why_not or ("" if node.engine_available else ENGINE_AWAY)
     return text(503, f"Not ready: {why_not}") if why_not else text(200, "OK")

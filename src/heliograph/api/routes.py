@@ -4,7 +4,7 @@ Which path is answered by what.
 Knows paths, methods and how errors become answers; knows nothing of the endpoints' meaning.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TypeAlias
 from urllib.parse import unquote
@@ -62,10 +62,20 @@ class Routes:
         self._now_s = now_s
         self._api = api
         self._websockets = websockets
-        self._pages: Mapping[str, Page] = {
+        ready: Page = partial(ops.ready, readiness or ops.Readiness(), node)
+        pages: dict[str, Page] = {
             "/health": ops.health,
             "/up": ops.health,
-            "/ready": partial(ops.ready, readiness or ops.Readiness(), node),
+            "/ready": ready,
+            "/accept-traffic": ready,
+        }
+        # A proxy passes paths on with the prefix; whoever checks the server itself knows of none.
+        self._pages: Mapping[str, Page] = {
+            "/": ops.home,
+            prefix or "/": ops.home,
+            f"{prefix}/": ops.home,
+            **pages,
+            **{prefix + path: page for path, page in pages.items()},
         }
 
     def handle(self, request: Request) -> Reply[Response]:
@@ -111,8 +121,8 @@ class Routes:
         try:
             path = request.path.decode("latin-1")
             found = self._endpoint_of(path)
-            if found is None:
-                return self._page(request, path)
+            if found is None or request.method == "OPTIONS":
+                return self._route_page(request, path, found)
             self._authenticated(request, found, path.removeprefix(self._prefix), None)
         except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
             return self._failure(error)
@@ -121,8 +131,19 @@ class Routes:
     def _route(self, request: Request) -> Reply[Response]:
         path = request.path.decode("latin-1")
         found = self._endpoint_of(path)
-        if found is not None:
+        if found is not None and request.method != "OPTIONS":
             return self._answer_api(request, path.removeprefix(self._prefix), found)
+        return self._route_page(request, path, found)
+
+    def _route_page(self, request: Request, path: str, found: "_Found | None") -> Response:
+        """Answer what is no request of the API, or only asks for its methods. Raises ApiError."""
+        if request.method == "OPTIONS":
+            methods = ["GET"] if path in self._pages else ["GET", "POST"]
+            if found is not None:
+                methods = list(found.methods)
+            return Response(
+                204, b"", headers=((b"Allow", _allowed([*methods, "OPTIONS"]).encode()),)
+            )
         return self._page(request, path)
 
     def _endpoint_of(self, path: str) -> "_Found | None":
@@ -243,9 +264,14 @@ def _endpoints(segments: list[str]) -> Mapping[str, Endpoint] | None:
 def _pick(methods: Mapping[str, Callable[..., Reply[Response]]], method: str) -> Endpoint:
     found = methods.get("GET" if method == "HEAD" else method)
     if found is None:
-        allowed = [*methods, *(("HEAD",) if "GET" in methods else ())]
-        raise _method_not_allowed(", ".join(allowed))
+        raise _method_not_allowed(_allowed(methods))
     return found
+
+
+def _allowed(methods: Iterable[str]) -> str:
+    """Return *methods* as a header lists them; where GET is answered, so is HEAD."""
+    listed = list(methods)
+    return ", ".join([*listed, *(("HEAD",) if "GET" in listed else ())])
 
 
 def _method_not_allowed(allowed: str) -> ApiError:

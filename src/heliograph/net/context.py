@@ -88,6 +88,8 @@ class Context:
     slow_readers: int = 0
     refused_over_capacity: int = 0
     rate_limited_messages: int = 0
+    protocol_errors: dict[int, int] = field(default_factory=dict)  # closed by us, by code
+    tls_failures: int = 0  # handshakes
     messages_received: int = 0
     messages_sent: int = 0  # to single clients
     bytes_sent: int = 0  # in these
@@ -109,7 +111,10 @@ class Context:
         config = self.config
         self.max_message_bytes = config.max_message_bytes
         self.max_messages_per_second = config.max_messages_per_second
-        self.first_look_s = min(config.keep_alive_timeout, config.request_timeout)
+        # No later than the first ping, for a WebSocket inherits the place on the wheel.
+        self.first_look_s = min(
+            config.keep_alive_timeout, config.request_timeout, config.ping_interval
+        )
         self.backlog = Backlog(
             self.loop, most_each=config.max_write_buffer, most=config.max_total_write_buffer
         )

@@ -24,12 +24,19 @@ FAREWELL_S = 3.0
 """How long the last ones have to take their leave; the rest is cut off."""
 
 
-async def drain(context: Context, over_s: float, *, shuffle: Callable[[list[Any]], None]) -> None:
+async def drain(
+    context: Context,
+    over_s: float,
+    *,
+    shuffle: Callable[[list[Any]], None],
+    idle_s: float = IDLE_S,
+) -> None:
     """
     End every connection of a server that accepts no new ones; in-flight requests finish.
 
     WebSocket clients are told to reconnect, spread evenly over *over_s* in the order that
-    *shuffle* makes. Returns when all are gone, a few seconds later at the most.
+    *shuffle* makes. HTTP connections are closed when they have been silent for *idle_s* seconds.
+    Returns when all are gone, a few seconds later at the most.
     """
     node, loop = context.node, context.loop
     gone = context.begin_draining()
@@ -42,7 +49,7 @@ async def drain(context: Context, over_s: float, *, shuffle: Callable[[list[Any]
         del sessions[number - due :]
         node.close_each(leave_now, refusals.reconnect())
         for connection in list(context.http_connections):
-            connection.close(idle_s=min(IDLE_S, over_s))
+            connection.close(idle_s=min(idle_s, over_s))
         await _wait(gone, TURN_S)
     closed = asyncio.Event()
     node.close(refusals.reconnect(), closed.set)

@@ -550,8 +550,9 @@ class HttpConnection:
             self._look_again(self._last_seen + patience_s - now)
 
     def _look_again(self, delay_s: float) -> None:
-        # Never later than a request that begins now may take.
-        self._context.wheel.add(self, min(delay_s, self._request_timeout()))
+        # Never later than a request that begins now may take, nor than a WebSocket's first ping.
+        latest_s = min(self._request_timeout(), self._context.first_look_s)
+        self._context.wheel.add(self, min(delay_s, latest_s))
 
     def _request_timeout(self) -> float:
         timeout_s = self._context.config.request_timeout

@@ -21,7 +21,7 @@ from heliograph.net.descriptors import most_unnamed
 from heliograph.net.places import BACKLOG, INTERNET, Place
 from heliograph.net.room import Room
 from heliograph.net.streams import Poller
-from heliograph.net.tls_streams import TlsStream
+from heliograph.net.tls_streams import Failed, TlsStream
 from heliograph.net.transport import FirstReceiver
 from heliograph.summary import Summary
 from heliograph.wire import proxy
@@ -61,7 +61,8 @@ class Listener:
     *poller* serves them, where there is one, else the event loop. *tls* is for those that come from
     afar, not through a Unix socket. Where it is *proxied*, connections must begin by saying for
     whom (PROXY protocol 2). *patience_s* is what they have for either. *addresses* counts them,
-    where they are counted. A listener begins once, and ends once; what it brought stays.
+    where they are counted. *tls_failed* is called for each handshake of TLS that fails, where there
+    is a poller. A listener begins once, and ends once; what it brought stays.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Listener:
         proxied: bool = False,
         patience_s: float = 60.0,
         addresses: Addresses | None = None,
+        tls_failed: Failed | None = None,
     ) -> None:
+        self._tls_failed = tls_failed
         self._places = places
         self._factory = factory
         self._room = room
@@ -195,7 +198,7 @@ class Listener:
         protocol = self._factory(origin, self._room.full(descriptor))
         tls = self._tls_at(place)
         if tls is not None:
-            protocol = TlsStream(tls, self._poller, protocol)
+            protocol = TlsStream(tls, self._poller, protocol, failed=self._tls_failed)
         try:
             self._poller.adopt(descriptor, protocol)
         except OSError as error:

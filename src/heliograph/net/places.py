@@ -1,5 +1,5 @@
 """
-Where a server can listen: sockets that are bound, and how they come to be.
+Where a server listens: sockets, and how they come to be.
 
 Knows addresses and permissions; nothing of those who connect.
 """
@@ -21,7 +21,7 @@ INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 class Place:
     """
-    One bound socket. What is *kept* by another, who passed it on, is not ours to end.
+    One socket that listens. What is *kept* by another, who passed it on, is not ours to end.
 
     *host* is what people call its address. *file* is that of a Unix socket of ours, which goes
     when the place is closed.
@@ -80,7 +80,7 @@ def bind(
     hosts: Sequence[str], port: int, *, host_option: str, port_option: str, shared: bool = False
 ) -> list[Place]:
     """
-    Bind a TCP socket to every address of *hosts*; port 0 takes a free one, the same for all.
+    Listen on a TCP socket at every address of *hosts*; port 0 takes a free one, the same for all.
 
     An address that this machine does not have is passed over where its name has others. A
     *shared* port may be bound again, by whoever shares it, too. Raises ConfigError, which
@@ -132,6 +132,7 @@ def _bind_host(
         bound = socket.socket(family, kind, protocol)
         try:
             _bind(bound, (address[0], chosen, *address[2:]), shared=shared)
+            bound.listen(BACKLOG)  # here: of two servers that have only bound a port, both succeed
             places.append(Place(bound, host=host))
         except OSError as error:
             bound.close()

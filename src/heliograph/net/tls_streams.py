@@ -20,18 +20,30 @@ RECORD_BYTES: Final = 16 * 1024
 """The most that one record holds (RFC 8446, 5.1); OpenSSL is given, and asked for, no more."""
 
 
+Failed = Callable[[str, str], object]
+"""Takes the address of a peer, and why its handshake failed: one of the few reasons of OpenSSL."""
+
+REASONS = {
+    "HTTP_REQUEST": "it sent HTTP without TLS",
+    "WRONG_VERSION_NUMBER": "it sent something else than TLS",
+}
+"""Those that OpenSSL has words for which say little."""
+
+
 class TlsStream:
     """
     A Receiver to its stream, and a Transport to *receiver*: the server's side of one connection.
 
     The receiver is told of the connection before its handshake, and has the deadlines; what it
-    writes before the handshake is done is lost. Nothing here raises, whatever the peer sends.
+    writes before the handshake is done is lost. *failed* is called with the peer's address and a
+    reason where the handshake fails. Nothing here raises, whatever the peer sends.
     """
 
     __slots__ = (
         "_clock",
         "_closing",
         "_ended",
+        "_failed",
         "_incoming",
         "_input",
         "_object",
@@ -51,8 +63,11 @@ class TlsStream:
         turns: Turns,
         receiver: FirstReceiver,
         clock: Callable[[], float] = monotonic,
+        *,
+        failed: Failed | None = None,
     ) -> None:
         self.stream: Stream
+        self._failed = failed
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -122,7 +137,8 @@ class TlsStream:
                     break
                 self._incoming.write(self._input[:RECORD_BYTES])
                 self._input = self._input[RECORD_BYTES:]
-            except ssl.SSLError:
+            except ssl.SSLError as error:
+                self._report(error)
                 self._send()  # an alert says to the peer what was wrong
                 self._shut = True
                 self.close()
@@ -140,6 +156,13 @@ class TlsStream:
                 return
         if self._paused and not self._shut:
             self.stream.pause_reading()
+
+    def _report(self, error: ssl.SSLError) -> None:
+        if self._failed is not None and not self._ready:
+            peer = self.stream.get_extra_info("peername")
+            name = error.reason or type(error).__name__
+            reason = REASONS.get(name, name.lower().replace("_", " "))
+            self._failed(str(peer[0]) if peer else "?", reason)
 
     def _next(self) -> bytes | None:
         """Return what the peer says next, b"" at its end, None where the handshake went on."""

@@ -323,8 +323,6 @@ class WebSocketConnection:
         self._origin = origin
         config = self._context.config
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
-        if config.ping_interval < config.request_timeout:  # the latest place to inherit
-            self._context.wheel.add(self, config.ping_interval)
         try:
             self._admit(handshake, crowded=crowded)
             session = self._context.node.connect(
@@ -333,6 +331,12 @@ class WebSocketConnection:
                 subscription_errors=config.subscription_errors,
             )
         except ClientError as error:
+            peer = self._transport.get_extra_info("peername")
+            # Through a Unix socket it is a path, or nothing.
+            address = peer[0] if isinstance(peer, tuple) else "a Unix socket"
+            self._context.node.connection_refused(
+                error, handshake.app_key, handshake.origin, address
+            )
             self.write(answer)
             self.close(error)
             return
@@ -624,6 +628,8 @@ class WebSocketConnection:
 
     def _fail(self, code: int, reason: str) -> None:
         """RFC 6455 7.1.7: say why and be done; what the peer still sends is not understood."""
+        errors = self._context.protocol_errors
+        errors[code] = errors.get(code, 0) + 1
         self._transport.write(close_frame(code, reason))
         self._end()
         self._finish(LINGER_S)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from heliograph.apps import App, Webhook
 from heliograph.hub.event import Event, Happening
-from heliograph.summary import Summary
+from heliograph.summary import Summary, counted
 from heliograph.webhooks import payload
 from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of
 from heliograph.webhooks.rows import Kept
@@ -172,12 +172,8 @@ class Webhooks:
         Serve the webhooks of *apps*, and no others; before `start`, and whenever they change.
 
         A webhook is the same as before while its app and URL are: it keeps what it is owed. What
-        a webhook that was removed or disabled is owed is dropped. Raises ConfigError, and changes
-        nothing then.
+        a webhook that was removed or disabled is owed is dropped.
         """
-        apps = list(apps)
-        for app in apps:
-            payload.check(app)
         before, self._receivers = self._receivers, {}
         wanted = {name: audience.wants for name, audience in self._audiences.items()}
         audiences = {app.id: audience for app in apps if (audience := self._audience(app, before))}
@@ -222,10 +218,10 @@ class Webhooks:
         if outbox.events:
             self.counters.dropped += outbox.events
             logger.warning(
-                "app %s: webhook %s was taken out; %d events are not sent to it",
+                "app %s: webhook %s was taken out; %s not sent to it",
                 receiver.app.id,
                 receiver.label,
-                outbox.events,
+                counted(outbox.events, "event"),
             )
         for delivery in outbox.deliveries:
             self._store.finish(delivery.id, [entry.number for entry in delivery.entries])
@@ -318,9 +314,13 @@ class Webhooks:
         self.counters.dropped += len(lost) + len(unreadable)
         self._store.drop(lost + unreadable)
         if lost:
-            logger.warning("%d events were kept for webhooks that are no more; not sent", len(lost))
+            logger.warning(
+                "%s kept for webhooks that are no more; not sent", counted(len(lost), "event")
+            )
         if unreadable:
-            logger.error("%d events that were kept cannot be read; not sent", len(unreadable))
+            logger.error(
+                "%s that cannot be read any more; not sent", counted(len(unreadable), "event")
+            )
 
     async def stop(self, timeout_s: float) -> None:
         """
@@ -368,7 +368,9 @@ class Webhooks:
                 break
         if self.pending:
             self.counters.dropped += self.pending
-            logger.warning("stopped with %d events that no webhook received", self.pending)
+            logger.warning(
+                "stopped with %s that no webhook received", counted(self.pending, "event")
+            )
 
     def _quiet(self) -> bool:
         held = any(audience.beliefs.due() is not None for audience in self._audiences.values())
@@ -573,12 +575,12 @@ class Webhooks:
             self.counters.failed += 1
             if self._losses.first(receiver.name, f"{failure}; a delivery is given up"):
                 logger.error(
-                    "%s: %s; delivery %s is given up after %d tries, %d events lost",
+                    "%s: %s; delivery %s is given up after %d tries, %s lost",
                     receiver.name,
                     failure,
                     delivery.id,
                     delivery.tries,
-                    len(delivery.entries),
+                    counted(len(delivery.entries), "event"),
                 )
         elif not receiver.failing:
             self._failures.note(receiver.name, f"{failure}; trying again")
@@ -592,10 +594,10 @@ class Webhooks:
     def _found_room(self, receiver: _Receiver) -> None:
         if receiver.lost and not receiver.outbox.crowded:
             logger.warning(
-                "app %s: there is room for webhook %s again; %d events were dropped",
+                "app %s: there is room for webhook %s again; %s dropped",
                 receiver.app.id,
                 receiver.label,
-                receiver.lost,
+                counted(receiver.lost, "event"),
             )
             receiver.lost = 0
 

@@ -7,15 +7,12 @@ client event's data is a string: Go and .NET read events as tables of strings.
 Source: https://pusher.com/docs/channels/server_api/webhooks/
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from msgspec import Raw, Struct
 
-from heliograph.apps import App, Webhook
-from heliograph.errors import ConfigError
+from heliograph.apps import Webhook
 from heliograph.hub.event import (
     CacheMiss,
     ChannelOccupied,
@@ -54,25 +51,6 @@ KEY_HEADER = "X-Pusher-Key"
 SIGNATURE_HEADER = "X-Pusher-Signature"
 DELIVERY_HEADER = "X-Heliograph-Delivery"
 USER_AGENT = "Heliograph"
-
-# Those that say what the request is, or how it travels.
-_OURS = {
-    "content-type",
-    KEY_HEADER.lower(),
-    SIGNATURE_HEADER.lower(),
-    DELIVERY_HEADER.lower(),
-    "connection",
-    "content-encoding",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
-_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 
 
 def channel_of(happening: Happening) -> str | None:
@@ -215,29 +193,6 @@ def headers(
     if not any(name.lower() == "user-agent" for name, _ in extra):
         sent.append(("User-Agent", USER_AGENT))
     return sent
-
-
-def check(app: App) -> None:
-    """Raise ConfigError where an app's webhooks cannot be sent. What it says holds no secret."""
-    for number, webhook in enumerate(app.webhooks):
-        where = f"app {app.id!r}: webhooks[{number}]"
-        if not _is_url(webhook.url):
-            raise ConfigError(f"{where}.url: is no URL with a host")
-        for name, text in webhook.headers:
-            if not _HEADER_NAME.fullmatch(name):
-                raise ConfigError(f"{where}.headers.{name}: is no name of a header")
-            if name.lower() in _OURS:
-                raise ConfigError(f"{where}.headers.{name}: this header is the server's to set")
-            if not text.isprintable():
-                raise ConfigError(f"{where}.headers.{name}: does not fit on a line")
-
-
-def _is_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number, say
-        return False
 
 
 def label(webhook: Webhook) -> str:

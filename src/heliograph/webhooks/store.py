@@ -426,8 +426,8 @@ class SqliteStore:
         aside = self._put_aside()
         recovered.rename(self.path)
         logger.error(
-            "%s: is damaged (%s); %d events, %d deliveries and %d beliefs could be read and are"
-            " kept, %d rows are left out; the damaged file is %s now",
+            "%s: is damaged (%s); events kept: %d, deliveries: %d, beliefs: %d, rows that cannot be"
+            " read: %d; the damaged file is %s now",
             self.path,
             damage,
             len(kept.events),

@@ -6,7 +6,7 @@ The WebSocket endpoint: what a client says of itself before its first message.
 
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
@@ -100,9 +100,16 @@ def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
     host = origin.partition("://")[2]
     name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
     return any(
-        fnmatchcase(origin, entry) or fnmatchcase(host, entry) or fnmatchcase(name, entry)
-        for entry in (entry.lower() for entry in allowed)
+        pattern.match(origin) or pattern.match(host) or pattern.match(name)
+        for pattern in map(_pattern, allowed)
     )
+
+
+@lru_cache(maxsize=1024)
+def _pattern(entry: str) -> re.Pattern[str]:
+    """Return what matches *entry*, where `*` alone has a meaning: IPv6 has [::1]."""
+    literal = entry.lower().replace("[", "[[]").replace("?", "[?]")
+    return re.compile(translate(literal))
 
 
 def query_parameters(query: bytes) -> list[tuple[str, str]]:

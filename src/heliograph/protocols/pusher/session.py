@@ -93,8 +93,12 @@ class Application(Protocol):
     def sign_out(self, session: "Session", user: User) -> None:
         """Undo `sign_in`, and `watch` where it came to that."""
 
-    def signature_failed(self, reason: str) -> None:
-        """Take note that a client showed a signature that is none; *reason* is of a few."""
+    def signature_failed(self, reason: str, channel: str | None) -> None:
+        """
+        Take note that a client showed a signature that is none; *reason* is of a few.
+
+        *channel* is what it wanted to subscribe to, None where it wanted to sign in.
+        """
 
     def ended(self, session: "Session") -> None:
         """Count the session no more; it has left its channels, or is about to leave them."""
@@ -265,18 +269,18 @@ class Session:
         if not kind.private:
             return kind, None
         signed = auth.channel_string(self.id, name, request.channel_data)
-        self._check_signature(signed, request.auth or "")
+        self._check_signature(signed, request.auth or "", name)
         return kind, self._member(request) if kind.presence else None
 
-    def _check_signature(self, signed: str, stated: str) -> None:
+    def _check_signature(self, signed: str, stated: str, channel: str | None = None) -> None:
         key, _, signature = stated.partition(":")
         application = self._application
         secret = application.app.secret(key)
         if secret is None:
-            application.signature_failed("unknown key")
+            application.signature_failed("unknown key", channel)
             raise refusals.invalid_key(key)
         if not auth.matches(auth.sign(secret, signed), signature):
-            application.signature_failed("wrong signature")
+            application.signature_failed("wrong signature", channel)
             raise refusals.invalid_signature(signed, signature)
 
     def _member(self, request: messages.Subscribe) -> Member:

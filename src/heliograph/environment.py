@@ -1,0 +1,83 @@
+"""
+Environment variables that look like settings of this server and are none.
+
+Knows the names that Kubernetes gives to variables of a Service, and how to find a misspelled one.
+Values are read in `config`.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+
+PREFIX = "HELIOGRAPH_"
+READ_PREFIXES = (PREFIX, "ANYCABLE_")
+"""A variable that begins like this is meant for the server."""
+
+OTHERS = {"SOKETI_": "soketi", "REVERB_": "reverb"}
+"""How variables of other servers begin, and the page for those who come from there."""
+
+_SERVICE_NAME = re.compile(
+    r"\w+_SERVICE_HOST|\w+_SERVICE_PORT(_\w+)?|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+_SERVICE_PORT = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+def is_of_service(name: str, value: str) -> bool:
+    """
+    Whether Kubernetes sets the variable for a Service, in each container of its namespace.
+
+    A Service named heliograph sets HELIOGRAPH_PORT=tcp://10.0.0.1:8080. Source:
+    https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+    """
+    if not name.startswith(READ_PREFIXES):
+        return False
+    if _SERVICE_NAME.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and _SERVICE_PORT.fullmatch(value) is not None
+
+
+def without_services(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return *environ* without the variables of Kubernetes' Services, and their names."""
+    kept, services = {}, []
+    for name, value in environ.items():
+        if is_of_service(name, value):
+            services.append(name)
+        else:
+            kept[name] = value
+    return kept, sorted(services)
+
+
+def warnings(
+    environ: Mapping[str, str], services: Collection[str], known: Collection[str]
+) -> list[str]:
+    """
+    Return a line for each kind of variable of *environ* that sets nothing.
+
+    *known* are the names that do. *services* are what `without_services` took out.
+    """
+    lines = []
+    if services:
+        lines.append(
+            f"{_few(services)}: set by Kubernetes for a Service, ignored"
+            " (enableServiceLinks: false in the pod leaves them out)"
+        )
+    for name in sorted(environ):
+        if name.startswith(READ_PREFIXES) and name not in known and environ[name]:
+            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{name}: unknown environment variable, ignored{hint}")
+    if not any(environ.get(name) for name in known):
+        for prefix, server in OTHERS.items():
+            found = sorted(name for name in environ if name.startswith(prefix))
+            if found:
+                lines.append(
+                    f"{_few(found)}: not read here; docs/coming-from/{server}.md has the names"
+                    " that are"
+                )
+    return lines
+
+
+def _few(names: Collection[str]) -> str:
+    first = list(names)[:3]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f" and {more} more" if more else "")

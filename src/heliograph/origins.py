@@ -1,0 +1,47 @@
+"""
+Origins as operators write them, made comparable with what browsers send.
+
+A browser sends a scheme, a host and a port that is not the scheme's default, in lower case:
+https://shop.example.com. Source: https://datatracker.ietf.org/doc/html/rfc6454#section-6.2
+"""
+
+import re
+
+DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+_SCHEMES = {"80": "http", "443": "https"}
+
+_ENTRY = re.compile(
+    r"(?:(?P<scheme>[a-z*][a-z0-9+.*-]*)://)?"
+    r"(?P<host>\[[0-9a-f:.*]+\]|[^\s/?#@:\[\]]+)"
+    r"(?::(?P<port>[0-9]+|\*))?"
+)
+
+
+def entry(text: str) -> str:
+    """
+    Return *text*, an origin or a host with `*` for anything, as browsers send it.
+
+    A trailing slash and a port that is the default of its scheme are left out. Raises ValueError
+    for an entry that can match no origin.
+    """
+    found = _ENTRY.fullmatch(text.strip().lower().removesuffix("/"))
+    if found is None:
+        raise ValueError(
+            f"{text!r} is no origin such as https://example.com, nor a host such as example.com"
+        )
+    scheme, host, port = found["scheme"], _ascii(found["host"], text), found["port"]
+    if scheme is None and port in _SCHEMES:
+        scheme = _SCHEMES[port]  # a browser leaves the port out, so that it says only this
+    if scheme is not None and DEFAULT_PORTS.get(scheme) == port:
+        port = None
+    return f"{scheme}://" * (scheme is not None) + host + f":{port}" * (port is not None)
+
+
+def _ascii(host: str, text: str) -> str:
+    """Return a name of other letters as browsers send it, in ASCII."""
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError(f"{text!r} has a host that is no name") from None

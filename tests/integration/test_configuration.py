@@ -1,0 +1,121 @@
+"""What `check-config` accepts is what a server starts with, and what it refuses none does."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from heliograph import cli
+from heliograph.config import load
+from heliograph.errors import ConfigError
+from heliograph.server import Server
+from tests import certificates
+
+URLS = (
+    *("http://localhost:9/hooks", "https://u:p@h.example/?a=b", "http://", "http://h:0/", "h/"),
+    *("http://h:99999/", "ftp://h/", "http://a b/", "http://[::1]/", "http://[::1", "http://h\\n/"),
+)
+HEADERS: tuple[dict[str, str], ...] = (
+    *({}, {"X-Mine": "yes"}, {"Host": "h"}, {"Content-length": "1"}, {"X Mine": "a"}, {"": "a"}),
+    *(
+        {"X-Mine": "a\nb"},
+        {"X:Y": "a"},
+        {"\u00dc": "a"},
+        {"X-Pusher-Key": "k"},
+        {"X-Mine": "\u00fc"},
+    ),
+)
+VALUES: dict[str, tuple[Any, ...]] = {
+    "path_prefix": ("", "/realtime", "realtime", "/a b"),
+    "allowed_origins": ([], ["https://a.example/"], ["https://a.example/path"], ["[::1]"], ["::1"]),
+    "cors_allowed_origins": ([], ["*"], ["https://"]),
+    "trusted_proxies": ([], ["10.0.0.0/8"], ["10.0.0"]),
+    "ping_interval": (25, 0, -1, "x"),
+    "unix_socket_mode": ("660", "999"),
+    "reuse_port": (False, True),
+    "max_connections_per_ip": (0, 5),
+    "metrics": (False, True),
+    "metrics_token": ("t", "\u00fc"),
+    "log_level": ("info", "loud"),
+    "port": (0, 7, 65536),
+    "pusher_api_port": (0,),
+    "metrics_port": (0, 7),
+    "loop": ("auto", "asyncio", "libev"),
+    "terminate_code": (4009, 1000),
+}
+
+
+@st.composite
+def files(draw: st.DrawFn) -> str:
+    """A configuration file with a few options and apps, of which some are wrong."""
+    names = draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=3))
+    server = {name: draw(st.sampled_from(VALUES[name])) for name in names}
+    own = {name: server.pop(name) for name in ("allowed_origins",) if name in server}
+    lines = [f"{name} = {toml(value)}" for name, value in server.items()]
+    for number in range(draw(st.integers(1, 2))):
+        app = draw(st.sampled_from(["1", "1", "a-b", "a/b", "2+"]))
+        lines += [
+            "[[apps]]",
+            f'id = "{app}{number}"',
+            *(f"{n} = {toml(v)}" for n, v in own.items()),
+        ]
+        lines += ["[[apps.keys]]", f'key = "k{number}"', 'secret = "s"']
+        for _ in range(draw(st.integers(0, 1))):
+            lines += ["[[apps.webhooks]]", f"url = {toml(draw(st.sampled_from(URLS)))}"]
+            lines += [f"enabled = {toml(draw(st.booleans()))}"]
+            headers = draw(st.sampled_from(HEADERS))
+            lines += [
+                "[apps.webhooks.headers]",
+                *(f"{toml(n)} = {toml(v)}" for n, v in headers.items()),
+            ]
+    return "\n".join(lines)
+
+
+def toml(value: Any) -> str:
+    return json.dumps(value)  # of texts, numbers, truth values and lists, it is the same
+
+
+async def starts(path: Path) -> str:
+    """Start a server with the file and stop it; return why it cannot be, or nothing."""
+    try:
+        config = load({"config": str(path)}, {}, make_up=lambda: ("1", "k", "s"))
+        server = Server(config)
+        await server.start()
+    except ConfigError as error:
+        return str(error)
+    await server.stop(at_once=True)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("configuration")
+
+
+@given(files())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_server_starts_with_what_check_config_accepts_and_with_nothing_else(
+    folder: Path, text: str
+) -> None:
+    path = folder / "h.toml"
+    path.write_text(text)
+    problem = asyncio.run(starts(path))
+    if "cannot listen on" in problem:
+        return  # port 7 is for root: what is free is for no file to say
+    done = CliRunner().invoke(cli.command, ["check-config", "--config", str(path)], obj=None)
+    refused = "" if done.exception is None else str(done.exception)
+    assert refused == problem
+
+
+def test_check_config_reads_the_certificate_as_a_server_does(tmp_path: Path) -> None:
+    pair = certificates.make(tmp_path, "served")
+    flags = ["check-config", f"--ssl_cert={pair.certificate}", f"--ssl_key={pair.key}"]
+    assert CliRunner().invoke(cli.command, flags).exit_code == 0
+    pair.key.write_text("nonsense")
+    done = CliRunner().invoke(cli.command, flags)
+    assert isinstance(done.exception, ConfigError)
