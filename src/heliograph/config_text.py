@@ -123,9 +123,13 @@ def sample() -> str:
     return "\n".join(lines) + "\n"
 
 
+EXAMPLES = {"pusher_api_port": "8081", "metrics_port": "9090"}
+"""What the sample shows of numbers that have no default."""
+
+
 def _toml(one: Option) -> str:
     if one.default is None:
-        return "8081" if one.kind is int else '""'
+        return EXAMPLES.get(one.name, '""')
     if one.kind is tuple:
         return "[" + ", ".join(f'"{part}"' for part in one.default) + "]"
     text = shown(one, one.default)

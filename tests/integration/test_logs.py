@@ -141,7 +141,8 @@ def test_frames_are_shown_as_json_too_and_inflated(start_server: StartServer) ->
 
 def test_no_frame_is_in_the_log_unless_asked_for(start_server: StartServer) -> None:
     log = subscribe(start_server())
-    assert "presence-a" not in log
+    assert "pusher:" not in log
+    assert "channel_data" not in log
     assert "connected" not in log
 
 

@@ -14,6 +14,7 @@ from websockets.extensions.permessage_deflate import (
 
 from heliograph.errors import MAX_ECHO
 from tests.integration.rig import KEY, SECRET, Client, serving
+from tests.integration.test_http import UPGRADE, wire
 
 
 async def test_the_first_message_gives_the_socket_id() -> None:
@@ -161,6 +162,17 @@ async def test_a_client_that_answers_pings_stays() -> None:
             async with asyncio.timeout(2):
                 await client.connection.recv()
         await client.expect_nothing_before_pong()
+
+
+async def test_a_client_is_pinged_at_each_interval_however_long_it_may_take_to_answer() -> None:
+    """Proxies cut off who is silent for as long as the time to answer."""
+    async with serving(ping_interval=0.3, pong_timeout=30) as rig, wire(rig) as one:
+        await one.send(UPGRADE)
+        await one.read_until(b"connection_established")
+        await one.read_until(b"}")
+        for _ in range(3):
+            await one.read_until(b"\x89\x00")
+            await one.send(b"\x8a\x80\0\0\0\0")
 
 
 async def test_a_client_that_does_not_answer_is_told_4201() -> None:

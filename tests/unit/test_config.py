@@ -637,8 +637,12 @@ def test_the_sample_shows_every_option() -> None:
 
 
 def test_the_table_has_a_row_for_every_option() -> None:
-    rows = options_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == [f"--{name}" for name in OPTIONS]
+    rows = [line for line in options_table().splitlines() if line.startswith("| `--")]
+    assert sorted(row.split("`")[1] for row in rows) == sorted(f"--{name}" for name in OPTIONS)
+    for one in OPTIONS.values():
+        (row,) = [row for row in rows if row.startswith(f"| `--{one.name}` ")]
+        assert all(f"`{variable}`" in row for variable in one.environment)
+        assert all(f"`--{alias}`" in row for alias in one.aliases)
 
 
 def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:

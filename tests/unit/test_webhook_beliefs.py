@@ -399,3 +399,17 @@ def test_removals_that_are_held_are_forgotten_a_piece_at_a_time_with_all_else() 
     held = [many, *(len(beliefs._held) for _ in beliefs.forget(lambda _: True))]
     assert max(before - after for before, after in pairwise(held)) == FORGOTTEN_AT_ONCE
     assert held[-1] == 0
+
+
+def test_a_removal_that_is_held_while_others_are_forgotten_is_told() -> None:
+    beliefs = fresh()
+    many = 3 * FORGOTTEN_AT_ONCE
+    beliefs.load([Belief(CHANNEL, str(number), "") for number in range(many)], until=1.0)
+    forgetting = beliefs.forget(lambda belief: belief.channel != "new")
+    while len(beliefs):
+        next(forgetting)
+    assert beliefs.take(ChannelOccupied("new"), 2.0)
+    beliefs.take(ChannelVacated("new"), 2.0)
+    for _ in forgetting:
+        pass
+    assert beliefs.elapse(100.0, EVERYTHING) == [ChannelVacated("new")]

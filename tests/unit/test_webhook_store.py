@@ -162,7 +162,7 @@ async def test_of_a_file_with_holes_the_rest_is_kept(
     assert [one.delivery for one in kept.events if one.delivery] == ["d1", "d1", "d2"]
     assert [one.id for one in kept.deliveries] == ["d1", "d2"]
     assert kept.beliefs == [("3", Belief(CHANNEL, "c", ""))]
-    assert f"{len(whole)} events, 2 deliveries and 1 beliefs could be read" in only_problem(caplog)
+    assert f"events kept: {len(whole)}, deliveries: 2, beliefs: 1," in only_problem(caplog)
     assert path.with_name(FILE_NAME + ".damaged-1").read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     caplog.clear()
@@ -202,7 +202,7 @@ async def test_of_a_truncated_file_what_is_left_is_kept(
     kept = {event.number for event in (await kept_in(tmp_path)).events}
     assert len(left) > 500 * part * 0.8
     assert left <= kept
-    assert f"{len(kept)} events" in only_problem(caplog)
+    assert f"events kept: {len(kept)}," in only_problem(caplog)
 
 
 async def test_a_file_that_is_cut_to_nothing_is_a_new_one(tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ async def test_a_row_that_is_wrong_is_left_out_and_the_others_are_kept(
         deliveries,
     )
     line = only_problem(caplog)
-    assert "is damaged (1 rows are not what they should be)" in line
-    assert "1 rows are left out" in line
+    assert "is damaged (wrong rows: 1)" in line
+    assert "rows that cannot be read: 1" in line
     caplog.clear()
     assert await kept_in(tmp_path) == kept
     assert not caplog.records

@@ -233,6 +233,7 @@ class Stream:
             return
         if not data:
             self.ended()
+            poller.now = poller.clock()
             return
         began = poller.now
         self.protocol.data_received(data)
@@ -520,6 +521,7 @@ class Poller:
             self.now = self.clock()
             if self._queue:
                 self._line_up(events)
+                self.now = self.clock()  # the first one served has not used that time
                 self._serve_queue()
             else:
                 self._serve_all(events)

@@ -566,8 +566,12 @@ class WebSocketConnection:
             self._look_again(config.ping_interval - silent_s, now)
         elif self._state is State.OPEN:
             self._state = State.PINGED
+            self._last_seen = now - config.ping_interval  # however late: it has time from now on
             self.write(PING)
-            self._look_again(config.pong_timeout, now)
+            self._look_again(min(config.pong_timeout, config.ping_interval), now)
+        elif (left_s := config.ping_interval + config.pong_timeout - silent_s) > 0:
+            # Once more before, for it may have answered and be silent again by then.
+            self._look_again(min(left_s, config.ping_interval), now)
         elif has_input(self._transport):
             self._look_again(config.pong_timeout, now)  # it is there, and we are slow to read
         else:

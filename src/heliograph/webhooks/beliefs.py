@@ -188,10 +188,10 @@ class Beliefs:
             for belief in forgotten:
                 self._untell(belief)
             yield forgotten
-        if not self._told:  # what is left of the heap is stale, and may be as large
-            while self._held:
-                del self._held[-FORGOTTEN_AT_ONCE:]
-                yield []
+        # What is left of the heap is stale, and may be as large: until something is told again.
+        while self._held and not self._told:
+            del self._held[-FORGOTTEN_AT_ONCE:]
+            yield []
 
     def _appear(self, belief: Belief) -> bool:
         if belief in self._told:

@@ -383,7 +383,7 @@ class SqliteStore:
             raise
         if wrong:
             self._connection.close()
-            return kept, f"{wrong} rows are not what they should be"
+            return kept, f"wrong rows: {wrong}"
         return kept, None
 
     def _prepare(self) -> None:
