@@ -240,13 +240,15 @@ async def test_with_a_shared_port_publishers_and_clients_go_to_the_next_server_a
 async def test_a_server_that_did_not_start_leaves_nothing_behind_and_can_be_stopped(
     tmp_path: Path,
 ) -> None:
-    """Its last port is taken, or its store is another server's: what it had begun is ended."""
-    async with serving(data_dir=str(tmp_path)) as rig:
+    """Its last port is taken, or its folder cannot be had: what it had begun is ended."""
+    file = tmp_path / "file"
+    file.write_text("")
+    async with serving() as rig:
         taken = rig.server.port
         for options, message in (
             ({"pusher_api_port": taken}, "--pusher_api_port"),
             ({"metrics_port": taken}, "--metrics_port"),
-            ({"unix_socket": str(tmp_path / "s"), "data_dir": str(tmp_path)}, "data_dir"),
+            ({"unix_socket": str(tmp_path / "s"), "data_dir": str(file)}, "data_dir"),
         ):
             flags = {"port": 0, "host": "127.0.0.1", **options}
             config = load(flags, {}, make_up=lambda: (APP_ID, KEY, SECRET))
