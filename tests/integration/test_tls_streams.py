@@ -174,7 +174,7 @@ async def test_closing_says_so_in_tls_before_the_connection_ends(pair: Pair) -> 
 
 async def test_after_our_end_nothing_is_decrypted(pair: Pair) -> None:
     told = Told()
-    async with connected(pair, told) as (_, peer):
+    async with connected(pair, told, clock=Clock()) as (_, peer):
         await peer.shake_hands()
         await peer.say(b"hello", told)
         await told.until(GOT)
