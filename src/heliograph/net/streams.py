@@ -38,8 +38,11 @@ AT_ONCE = 512
 READ_BYTES: Final = 64 * 1024
 """Read from one socket at once, at the most."""
 
-BUSY_READ_BYTES: Final = 8 * 1024
-"""The same while there is more to read than time: the kernel keeps what cannot be handled yet."""
+BUSY_READ_BYTES: Final = 16 * 1024
+"""
+The same while there is more to read than time: the kernel keeps what cannot be handled yet. An event
+of the largest size by default is one read, or its publisher would count as one that asks for much.
+"""
 
 PARTS_AT_ONCE = 512
 """Chunks that are handed to the kernel in one call; POSIX promises 16, Linux takes 1024."""
