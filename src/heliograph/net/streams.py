@@ -40,8 +40,8 @@ READ_BYTES: Final = 64 * 1024
 
 BUSY_READ_BYTES: Final = 16 * 1024
 """
-The same while there is more to read than time: the kernel keeps what cannot be handled yet. An event
-of the largest size by default is one read, or its publisher would count as one that asks for much.
+The same while there is more to read than time: the kernel keeps what cannot be handled yet. By
+default, an event of the largest size is one read: its publisher must not seem to ask for much.
 """
 
 PARTS_AT_ONCE = 512
