@@ -17,6 +17,7 @@ NO_SHARED_STATE = (
     "this process shares no state with others, ignored: an event that is published through"
     " another process does not reach the clients of this one"
 )
+NO_SETTING = "there is no such setting here, ignored"
 NO_RPC = "there are no RPC calls here, ignored"
 
 
@@ -66,6 +67,17 @@ BORROWED: Mapping[str, Borrowed] = {
         NO_RPC,
         same=("", "none"),
     ),
+    **_borrowed("disable_telemetry", NO_SETTING, same=(*_ON, *_OFF), kind=bool),
+    **_borrowed(
+        "ws_write_timeout ws_read_buffer_size ws_write_buffer_size read_buffer_size"
+        " write_buffer_size hub_gopool_size gopool_size netpoll max_pool_size"
+        " metrics_host metrics_log_filter metrics_log_formatter metrics_rotate_interval"
+        " metrics_tags statsd_host statsd_prefix statsd_max_packet_size statsd_tags_format"
+        " stats_app_interval pprof_port pprof_path ignore_config_path",
+        NO_SETTING,
+        same=("",),
+    ),
+    **_borrowed("metrics_log netpoll_enabled", NO_SETTING, same=_OFF, kind=bool),
     # What an engine that processes share will bring.
     **_borrowed(
         "redis_url redis_channel redis_sentinels redis_tls_verify nats_servers nats_channel"

@@ -769,6 +769,7 @@ SECRETS = {"PUSHER_APP_KEY": "k", "PUSHER_APP_SECRET": "hidden-secret"}
         ("noauth", "false"),
         ("enats", "false"),
         ("rpc_host", "none"),
+        ("disable_telemetry", "true"),
     ],
 )
 def test_a_flag_of_anycables_that_asks_for_what_is_so_anyway_is_silent(
@@ -812,6 +813,13 @@ def test_what_asks_for_shared_state_is_warned_of(flag: str, value: str) -> None:
     for flags, environ in (({flag: value}, {}), ({}, {f"ANYCABLE_{flag.upper()}": value})):
         (warning,) = about(resolve({**SINGLE, **flags}, environ), "shares no state with others")
         assert "hidden-secret" not in warning
+
+
+def test_settings_that_only_tune_anycable_are_ignored_with_a_warning() -> None:
+    config = resolve({**SINGLE, "hub_gopool_size": "16"}, {"ANYCABLE_WS_WRITE_TIMEOUT": "2"})
+    assert about(config, "there is no such setting") == [
+        "--hub_gopool_size, ANYCABLE_WS_WRITE_TIMEOUT: there is no such setting here, ignored"
+    ]
 
 
 def test_anycables_intervals_are_not_pushers() -> None:
