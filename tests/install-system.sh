@@ -13,6 +13,8 @@ gcc cc gcc clang
 nginx nginx
 haproxy haproxy
 caddy caddy
+prometheus prometheus
+prometheus promtool
 libc6-dev cc gcc clang
 END
 }
