@@ -15,6 +15,8 @@ haproxy haproxy
 caddy caddy
 prometheus prometheus
 prometheus promtool
+systemd systemd-analyze
+systemd systemctl
 libc6-dev cc gcc clang
 END
 }
