@@ -13,6 +13,10 @@ gcc cc gcc clang
 nginx nginx
 haproxy haproxy
 caddy caddy
+prometheus prometheus
+prometheus promtool
+systemd systemd-analyze
+systemd systemctl
 libc6-dev cc gcc clang
 END
 }

@@ -8,16 +8,17 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from tests.integration.rig import KEY, PATIENCE_S, Client, Rig, parse, serving
 
 OPS = Path(__file__).parents[2] / "ops"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,9 @@ def replaced(name: str, *pairs: tuple[str, str]) -> str:
     return text
 
 
-def for_nginx(folder: Path, certificate: Path, port: int, server_port: int) -> str:
+def for_nginx(
+    folder: Path, certificate: Path, port: int, server_port: int, settings: str = "events {}"
+) -> str:
     snippet = replaced(
         "nginx.conf",
         ("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
@@ -56,7 +59,7 @@ def for_nginx(folder: Path, certificate: Path, port: int, server_port: int) -> s
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     return (
-        f"daemon off;\nworker_processes 1;\n{logs}events {{}}\n"
+        f"daemon off;\nworker_processes 1;\n{logs}{settings}\n"
         f"http {{\naccess_log off;\n{paths}{snippet}\n}}\n"
     )
 
@@ -155,6 +158,49 @@ async def test_websockets_and_the_api_go_through_a_proxy(
                 assert json.loads(await client.receive())["data"] == "x" * 9000
             assert await get_through(port, trusting, "/metrics") == proxy.hidden
             assert await get_through(port, trusting, "/up") == 200
+
+
+@asynccontextmanager
+async def clients_through_nginx(
+    certificate: Path, folder: Path, settings: str, at_most: int
+) -> AsyncIterator[list[ClientConnection]]:
+    """Connect clients, one after the other, until one is reset or there are *at_most*."""
+    port = free_port()
+    trusting = ssl.create_default_context(cafile=str(certificate / "certificate.pem"))
+    async with serving() as rig, AsyncExitStack() as connected:
+        configuration = for_nginx(folder, certificate, port, rig.server.port, settings)
+        await connected.enter_async_context(running(PROXIES["nginx"], folder, configuration, port))
+        clients: list[ClientConnection] = []
+        while len(clients) < at_most:
+            try:
+                connection = await connect(
+                    f"wss://localhost:{port}/app/{KEY}?protocol=7", ssl=trusting, proxy=None
+                )
+            except ConnectionResetError:
+                break
+            clients.append(await connected.enter_async_context(connection))
+            assert "connection_established" in await Client(connection).receive()
+        yield clients
+
+
+async def test_with_the_defaults_of_debian_nginx_resets_the_384th_client(
+    certificate: Path, tmp_path: Path
+) -> None:
+    settings = "events { worker_connections 768; }"
+    async with clients_through_nginx(certificate, tmp_path, settings, 450) as clients:
+        assert 380 <= len(clients) <= 383
+    assert "768 worker_connections are not enough" in (tmp_path / "error.log").read_text()
+
+
+async def test_with_the_settings_of_the_documentation_nginx_serves_more_clients(
+    certificate: Path, tmp_path: Path
+) -> None:
+    (settings,) = re.findall(
+        r"^```nginx\n(.*?)^```", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert "worker_connections" in settings
+    async with clients_through_nginx(certificate, tmp_path, settings, 800) as clients:
+        assert len(clients) == 800
 
 
 async def publish_through(rig: Rig, port: int, trusting: ssl.SSLContext, data: str) -> int:
