@@ -14,6 +14,8 @@ nginx nginx
 haproxy haproxy
 caddy caddy
 libc6-dev cc gcc clang
+default-jdk-headless javac
+maven mvn
 END
 }
 
