@@ -18,6 +18,8 @@ prometheus promtool
 systemd systemd-analyze
 systemd systemctl
 libc6-dev cc gcc clang
+default-jdk-headless javac
+maven mvn
 END
 }
 
