@@ -22,10 +22,8 @@ HEADINGS = (
     "server",
     "baseline",
     "ratio (spread)",
-    "p50",
-    "p99",
-    "must",
-    "go for",
+    "p50, p99 (ms)",
+    "must; go for",
 )
 
 
@@ -52,11 +50,11 @@ def replace_table(path: Path, table: str, marks: tuple[str, str]) -> None:
     path.write_text(f"{before}{found}{table}{also}{after}")
 
 
-def _times(pair: tuple[float, float | None] | None) -> str:
-    if pair is None:
-        return ""
-    mine, other = pair
-    return f"{mine:.2f} ms" if other is None else f"{mine:.2f} ({other:.2f}) ms"
+def _times(*pairs: tuple[float, float | None] | None) -> str:
+    shown = []
+    for mine, other in filter(None, pairs):
+        shown.append(f"{mine:.2f}" if other is None else f"{mine:.2f} ({other:.2f})")
+    return ", ".join(shown)
 
 
 def _marked(aim: str, reached: bool | None) -> str:
@@ -68,16 +66,15 @@ def cells(row: Row) -> tuple[str, ...]:
     ratio = ""
     if row.ratio is not None and row.spread is not None:
         ratio = f"{row.ratio:.2f} ({row.spread[0]:.2f} to {row.spread[1]:.2f})"
+    aims = (_marked(row.must, row.met) or row.note, _marked(row.goal, row.reached))
     return (
         row.title,
         row.measure,
         row.server or "-",
         row.baseline,
         ratio,
-        _times(row.p50_ms),
-        _times(row.p99_ms),
-        _marked(row.must, row.met) or row.note,
-        _marked(row.goal, row.reached),
+        _times(row.p50_ms, row.p99_ms),
+        "; ".join(filter(None, aims)),
     )
 
 

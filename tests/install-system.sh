@@ -9,6 +9,7 @@ needed() {
 chromium chromium chromium-browser google-chrome google-chrome-stable
 curl curl
 openssl openssl
+sqlite3 sqlite3
 gcc cc gcc clang
 nginx nginx
 haproxy haproxy

@@ -10,10 +10,10 @@ from bench.report import machine
 
 HEADINGS = (
     "beside",
-    "connections",
+    "attackers",
     "ping: p50, p99, max (ms)",
     "GET /up: p50, p99, max (ms)",
-    "new connection: p50, max (ms)",
+    "connect: p50, max (ms)",
     "attack",
     "server's core",
     "must",

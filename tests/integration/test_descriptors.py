@@ -100,7 +100,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_everybody_beyond_the_room_is_told_4100_and_nobody_is_dropped_without_a_word(
+def test_clients_beyond_the_last_descriptor_are_closed_with_4100(
     confined: Confined,
 ) -> None:
     """Four times as many come at once as there is room for; one line in the log."""
@@ -139,7 +139,7 @@ def test_there_is_room_again_without_a_restart(confined: Confined) -> None:
     assert confined.log().count("over capacity") == 1  # and a sum, a minute later
 
 
-def test_silent_clients_hold_the_last_descriptors_only_as_long_as_a_request_may_take(
+def test_silent_clients_hold_the_last_descriptors_for_a_limited_time(
     confined: Confined,
 ) -> None:
     """Who comes after them waits for as long, and is heard."""
@@ -228,7 +228,7 @@ def test_idle_http_connections_make_room_where_every_descriptor_is_taken(loop: s
         assert server.log().count("over capacity") == 1
 
 
-def test_clients_that_never_say_for_whom_they_come_do_not_take_the_last_descriptor() -> None:
+def test_clients_without_a_proxy_header_do_not_take_the_last_descriptor() -> None:
     """Behind a balancer it is the PROXY header that they owe first."""
     options = {"proxy_protocol": True, "request_timeout": 2}
     with ConfinedBehindABalancer(options) as server, ExitStack() as stack:

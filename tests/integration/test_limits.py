@@ -455,7 +455,7 @@ async def test_a_connection_has_as_many_subscriptions_as_it_may_have() -> None:
 # -- Publishes of an app -------------------------------------------------------------------
 
 
-async def test_an_app_that_publishes_too_fast_is_told_429_and_when_to_come_again() -> None:
+async def test_an_app_that_publishes_too_fast_is_answered_429() -> None:
     async with serving(max_publishes_per_second=5) as rig, rig.client() as client:
         await client.subscribe("c")
         body = {"name": "n", "channel": "c", "data": "x"}

@@ -465,7 +465,7 @@ def test_lists_of_one_app_delay_those_of_another_by_their_share() -> None:
     assert len(finished) == 21
 
 
-def test_too_many_requests_for_long_lists_are_refused_with_retry_after(world: LargeWorld) -> None:
+def test_too_many_requests_for_long_lists_are_answered_503(world: LargeWorld) -> None:
     occupy(world, *some(1000))
     waiting = [get(world) for _ in range(MOST_WAITING)]
     refused: list[Exception] = []
