@@ -40,7 +40,7 @@ endif
 coverage: export COVERAGE_FILE = $(COVERAGE)/data
 coverage: $(STAMPS)/dev $(STAMPS)/system
 	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
-	for suite in $(MEASURED_SUITES); do $(BIN)/coverage run -m pytest -q tests/$$suite || exit 1; done
+	for suite in $(MEASURED_SUITES); do $(BIN)/coverage run -m pytest -q --timeout=300 tests/$$suite || exit 1; done
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet -o $(COVERAGE)/report.json
 	$(BIN)/coverage html --quiet -d $(COVERAGE)/html
