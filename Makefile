@@ -5,18 +5,55 @@ STAMPS := .stamps
 COMPILED := .compiled
 NODE_CLIENTS := tests/clients/node
 
-.PHONY: run test test-compiled bench fairness compile soak fuzz mutate check format build clean
+# The suites under tests/ in the order in which `make test` runs them: fast ones first, so that a
+# failure shows early. A suite that is not named here runs in the middle.
+MEASURED_SUITES := unit integration
+FAST_SUITES := docs conformance webhooks packaging fuzz
+SLOW_SUITES := clients ops bench fairness soak
+ALL_SUITES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
+OTHER_SUITES := $(filter $(ALL_SUITES),$(FAST_SUITES)) \
+	$(filter-out $(MEASURED_SUITES) $(FAST_SUITES) $(SLOW_SUITES),$(ALL_SUITES)) \
+	$(filter $(ALL_SUITES),$(SLOW_SUITES))
+
+COVERAGE := $(CURDIR)/$(STAMPS)/coverage
+PYTHONS ?= python3.11 python3.12 python3.13
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
+.PHONY: run test coverage test-compiled test-versions bench fairness compile soak fuzz mutate autobahn \
+	check check-workflows format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
 run: $(STAMPS)/run
 	$(BIN)/heliograph $(ARGS)
 
-## test: everything, against real clients and a real browser
+## test: everything, against real clients and a real browser (ARGS="-k presence": those tests only)
 test: $(STAMPS)/dev $(STAMPS)/node $(STAMPS)/system
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
-ifndef ARGS
+else
+	$(MAKE) coverage
+	for suite in $(OTHER_SUITES); do $(BIN)/python -m pytest -q tests/$$suite || exit 1; done
 	$(MAKE) test-compiled ARGS="tests/fuzz tests/unit $(SOCKETS)"
 endif
+
+## coverage: unit and integration tests, with what they ran of each package, servers included
+coverage: export COVERAGE_FILE = $(COVERAGE)/data
+coverage: $(STAMPS)/dev $(STAMPS)/system
+	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
+	for suite in $(MEASURED_SUITES); do $(BIN)/coverage run -m pytest -q --timeout=300 tests/$$suite || exit 1; done
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet -o $(COVERAGE)/report.json
+	$(BIN)/coverage html --quiet -d $(COVERAGE)/html
+	$(BIN)/python -m tests.floors $(COVERAGE)/report.json
+
+## test-versions: unit and integration tests on each Python of PYTHONS="python3.12 /opt/python3.13/bin/python"
+test-versions:
+	@set -e; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import platform; print(platform.python_version())'); \
+		echo "Python $$version"; \
+		$(MAKE) --no-print-directory $(STAMPS)/versions/$$version/installed PYTHON=$$python; \
+		$(STAMPS)/versions/$$version/bin/python -m pytest -q $(or $(ARGS),tests/unit tests/integration); \
+	done
 
 ## test-compiled: the same sources, compiled
 test-compiled: $(STAMPS)/compiled
@@ -39,12 +76,17 @@ fairness: $(STAMPS)/dev
 	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench.fairness $(ARGS)
 
-## check: lint, format, types, import directions
+## check: lint, format, types, import directions, documents
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py tests/unit/test_docs.py
+
+## check-workflows: lint .github/workflows with actionlint (takes Go)
+check-workflows:
+	@command -v go >/dev/null || { echo "Checking the workflows takes Go: install it first." >&2; exit 1; }
+	go run $(ACTIONLINT)
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
@@ -62,6 +104,10 @@ fuzz: $(STAMPS)/fuzz
 mutate: $(STAMPS)/mutate
 	nice $(BIN)/python -m mutate $(ARGS)
 
+## autobahn: the WebSocket cases of Autobahn|Testsuite (ARGS="--cases 1.*"); says what to install
+autobahn: $(STAMPS)/dev
+	$(BIN)/python -m conformance $(ARGS)
+
 build: $(STAMPS)/dev
 	$(BIN)/python -m build
 
@@ -78,6 +124,11 @@ $(STAMPS)/run: pyproject.toml constraints.txt | $(BIN)/python
 $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/run
+
+$(STAMPS)/versions/%/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 $(STAMPS)/compiled: $(STAMPS)/dev $(shell find src -name '*.py')
 	@command -v cc >/dev/null || { echo "Compiling takes a C compiler, and Python's headers." >&2; exit 1; }

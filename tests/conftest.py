@@ -5,9 +5,15 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.server import ServerProcess
+
+# How long an example takes depends on coverage and on what else the machine does. A test that hangs
+# ends by its time-out.
+hypothesis.settings.register_profile("heliograph", deadline=None)
+hypothesis.settings.load_profile("heliograph")
 
 StartServer = Callable[..., ServerProcess]
 

@@ -1,0 +1,1 @@
+"""The WebSocket protocol, tested by Autobahn|Testsuite: `make autobahn`."""
