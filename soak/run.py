@@ -241,12 +241,12 @@ class Soak:
     async def _reload_broken(self) -> None:
         """A file that cannot be read changes nothing."""
         broken = self._configuration() + "nonsense"
-        await self._server.reload(broken, "configuration not reloaded, nothing is changed")
+        await self._server.reload(broken, "configuration not reloaded, nothing was changed")
 
     async def _reload_fixed(self) -> None:
         """What takes a restart is named, and the rest is taken on."""
         toml = f"max_message_bytes = 65536\n{self._configuration()}"
-        await self._server.reload(toml, "changed only by a restart: max_message_bytes")
+        await self._server.reload(toml, "a restart is needed to apply: max_message_bytes")
 
     def _configuration(self, *, extra: bool = False) -> str:
         apps = [self._table(app, webhooks=True) for app in self._apps.values()]

@@ -34,7 +34,7 @@ def _app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) ->
     for name in ("key", "secret", "secret_file"):
         if name in table:
             raise ConfigError(
-                f"{where}.{name}: belongs under [[apps.keys]], for an app may have several"
+                f"{where}.{name}: belongs under [[apps.keys]], because an app can have several keys"
             )
     _check_keys(table, (*known, "id", "keys", "webhooks"), where)
     app_id = _text(table, "id", where)
@@ -44,7 +44,7 @@ def _app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) ->
         for number, key in enumerate(list_of_tables(table.get("keys", []), f"{where}.keys"))
     )
     if not keys:
-        raise ConfigError(f"{where}.keys: missing; an app needs a key with a secret")
+        raise ConfigError(f"{where}.keys: missing; an app needs at least one key with a secret")
     webhooks = tuple(
         _webhook_of_table(webhook, f"{where}.webhooks[{number}]")
         for number, webhook in enumerate(
@@ -65,7 +65,7 @@ def _key_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) ->
     check_identifier(key, f"{where}.key")
     if "secret_file" in table:
         if "secret" in table:
-            raise ConfigError(f"{where}.secret_file: give either it or secret")
+            raise ConfigError(f"{where}.secret_file: set either secret_file or secret, not both")
         return AppKey(key, read_secret(_text(table, "secret_file", where), f"{where}.secret_file"))
     return AppKey(key, _text(table, "secret", where))
 
@@ -75,13 +75,15 @@ def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
     url = _text(table, "url", where)
     events = table.get("events", list(WEBHOOK_KINDS))
     if not isinstance(events, list) or not events:
-        raise ConfigError(f"{where}.events: must be a list of {', '.join(WEBHOOK_KINDS)}")
+        raise ConfigError(
+            f"{where}.events: must be a list with at least one of {', '.join(WEBHOOK_KINDS)}"
+        )
     for kind in events:
         if kind not in WEBHOOK_KINDS:
-            raise ConfigError(f"{where}.events: {kind!r} is none of {', '.join(WEBHOOK_KINDS)}")
+            raise ConfigError(f"{where}.events: {kind!r} is not one of {', '.join(WEBHOOK_KINDS)}")
     prefix, enabled = table.get("channel_prefix", ""), table.get("enabled", True)
     if not isinstance(prefix, str):
-        raise ConfigError(f"{where}.channel_prefix: must be a text")
+        raise ConfigError(f"{where}.channel_prefix: must be a string")
     if not isinstance(enabled, bool):
         raise ConfigError(f"{where}.enabled: must be true or false")
     headers = _headers(table.get("headers", {}), f"{where}.headers")
@@ -95,7 +97,7 @@ def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
 
 def _headers(value: object, where: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise ConfigError(f"{where}: must be a table of texts")
+        raise ConfigError(f"{where}: must be a table of strings")
     return tuple(value.items())
 
 
@@ -110,7 +112,7 @@ def list_of_tables(value: object, where: str) -> list[dict[str, Any]]:
     """Return *value* if it is what [[…]] makes. Raises ConfigError."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         heading = re.sub(r"\[\d+\]", "", where.rpartition(" ")[2])
-        raise ConfigError(f"{where}: must be tables, each under [[{heading}]]")
+        raise ConfigError(f"{where}: must be one or more tables, each under [[{heading}]]")
     return value
 
 
@@ -123,9 +125,9 @@ def _check_keys(table: Mapping[str, Any], known: Any, where: str) -> None:
 def _text(table: Mapping[str, Any], name: str, where: str) -> str:
     value = table.get(name)
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}.{name}: missing; it must be a text that is not empty")
+        raise ConfigError(f"{where}.{name}: missing, empty or not a string")
     if "\0" in value:
-        raise ConfigError(f"{where}.{name}: holds a zero byte, which no path may")
+        raise ConfigError(f"{where}.{name}: contains a zero byte")
     return value
 
 
@@ -137,7 +139,7 @@ def check_identifier(text: str, where: str) -> None:
     """
     if not text.isprintable() or any(mark in text for mark in NOT_IN_IDENTIFIERS):
         marks = " ".join(NOT_IN_IDENTIFIERS.strip())
-        raise ConfigError(f"{where}: {text!r} may hold neither blanks nor any of {marks}")
+        raise ConfigError(f"{where}: {text!r} must not contain spaces or any of {marks}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

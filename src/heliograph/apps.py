@@ -65,25 +65,27 @@ class Webhook:
         _check_url(self.url)
         for name, text in self.headers:
             if not _HEADER_NAME.fullmatch(name):
-                raise ConfigError(f"headers.{name}: is no name of a header")
+                raise ConfigError(f"headers.{name}: is not a valid header name")
             if name.lower() in _OUR_HEADERS:
-                raise ConfigError(f"headers.{name}: this header is the server's to set")
+                raise ConfigError(f"headers.{name}: the server sets this header; remove it")
             if not text.isprintable():
-                raise ConfigError(f"headers.{name}: does not fit on a line")
+                raise ConfigError(
+                    f"headers.{name}: the value must be one line of printable characters"
+                )
 
 
 def _check_url(url: str) -> None:
     if not url.startswith(("http://", "https://")):
         raise ConfigError("url: must begin with http:// or https://")
     if not url.isprintable() or " " in url:
-        raise ConfigError("url: may hold no blanks")
+        raise ConfigError("url: must not contain spaces or control characters")
     try:
         # Reading the port checks it. A password with a slash in it ends up here, too.
         named = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
     except ValueError:
         named = False
     if not named:
-        raise ConfigError("url: names no host, or no port that exists")
+        raise ConfigError("url: has no host, or an invalid port")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

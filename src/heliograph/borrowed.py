@@ -18,7 +18,7 @@ NO_SHARED_STATE = (
     " another process does not reach the clients of this one"
 )
 NO_SETTING = "there is no such setting here, ignored"
-NO_RPC = "there are no RPC calls here, ignored"
+NO_RPC = "this server makes no RPC calls, ignored"
 
 
 class Borrowed(Struct, frozen=True):
@@ -57,9 +57,11 @@ BORROWED: Mapping[str, Borrowed] = {
     **_borrowed("norpc", NO_RPC, same=_ON, kind=bool),
     **_borrowed("broadcast_adapter", NO_SHARED_STATE, same=("http", "")),
     **_borrowed("disable_disconnect", NO_RPC, same=(*_ON, *_OFF), kind=bool),
-    **_borrowed("health_path", "the path is /health, ignored", same=("/health",)),
-    **_borrowed("metrics_http", "use --metrics, or --metrics_port; ignored", same=("", "none")),
-    **_borrowed("enable_native_pings", "pings are native, ignored", same=_ON, kind=bool),
+    **_borrowed("health_path", "the path is always /health, ignored", same=("/health",)),
+    **_borrowed(
+        "metrics_http", "not supported, use --metrics or --metrics_port; ignored", same=("", "none")
+    ),
+    **_borrowed("enable_native_pings", "pings are always native, ignored", same=_ON, kind=bool),
     **_borrowed(
         "rpc_host rpc_concurrency rpc_impl rpc_enable_tls rpc_tls_root_ca http_rpc_secret"
         " http_rpc_timeout rpc_max_call_recv_size rpc_max_call_send_size disconnect_mode"

@@ -71,7 +71,7 @@ class _Group(click.Group):
         if name is not None and name not in self.commands:
             _refuse_unknown_flag(rest, ctx)
             known = ", ".join(one for one, it in self.commands.items() if not it.hidden)
-            raise click.UsageError(f"no such command {name!r}; there are {known}", ctx)
+            raise click.UsageError(f"unknown command {name!r}; the commands are {known}", ctx)
         return super().parse_args(ctx, [name or START, *rest])
 
 

@@ -309,7 +309,7 @@ VARIABLES = frozenset(
 """The environment variables that are read, or ignored for a reason."""
 
 DEFAULT = "default"
-MADE_UP = "made up: development mode"
+MADE_UP = "generated: development mode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,7 +442,7 @@ def parse(one: Option, value: object, source: str) -> Any:
     try:
         return one.parse(value)
     except ValueError as error:
-        reason = "its value is of another kind" if one.secret else str(error)
+        reason = "the value is not a valid string" if one.secret else str(error)
         raise ConfigError(f"{one.flag}: {reason} (from {source})") from None
 
 
@@ -456,9 +456,9 @@ def _document(path: str, read_file: Callable[[str], str], source: str) -> dict[s
     except UnicodeDecodeError:
         raise ConfigError(f"--config: {path} is not UTF-8") from None
     except RecursionError:
-        raise ConfigError(f"--config: {path} is not TOML: nested too deeply") from None
+        raise ConfigError(f"--config: {path} is not valid TOML: nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and what it lets pass: a number too long
-        raise ConfigError(f"--config: {path} is not TOML: {error}") from None
+        raise ConfigError(f"--config: {path} is not valid TOML: {error}") from None
 
 
 class _SecretFiles:
@@ -480,12 +480,13 @@ class _SecretFiles:
             raise ConfigError(f"{where}: {path} is not UTF-8") from None
         secret = text.strip()
         if not secret:
-            raise ConfigError(f"{where}: {path} is empty; it must hold the secret")
+            raise ConfigError(f"{where}: {path} is empty; it must contain the secret")
         if not secret.isprintable():
-            raise ConfigError(f"{where}: {path} must hold the secret on one line, and nothing else")
+            raise ConfigError(f"{where}: {path} must contain only the secret, on one line")
         if mode & READABLE_BY_ANYBODY:
             self.warnings.append(
-                f"{path} holds a secret, and everybody on this machine may read it: chmod o-r"
+                f"{path} contains a secret, and every user of this machine can read it:"
+                " run chmod o-r on it"
             )
         return secret
 
@@ -513,7 +514,7 @@ def _single_app(given: _Given, values: Mapping[str, Any], secrets: _SecretFiles)
                 for other in (*parts, "pusher_secret_file")
                 if values[other]
             )
-            raise ConfigError(f"--{name}: missing, though {others} is given")
+            raise ConfigError(f"--{name}: missing; it is required together with {others}")
     return _app(given, *parts.values())
 
 
@@ -524,8 +525,8 @@ def _own_secret(given: _Given, values: Mapping[str, Any], secrets: _SecretFiles)
         return secret
     if secret:
         raise ConfigError(
-            f"--pusher_secret_file (from {given.source('pusher_secret_file')}): give either it or"
-            f" --pusher_secret (from {given.source('pusher_secret')})"
+            f"--pusher_secret_file (from {given.source('pusher_secret_file')}): --pusher_secret"
+            f" (from {given.source('pusher_secret')}) is also set; remove one of them"
         )
     return secrets.read(path, f"--pusher_secret_file (from {given.source('pusher_secret_file')})")
 
@@ -548,8 +549,8 @@ def _check_unlike(single: App, others: list[App], given: _Given) -> None:
 
 def _refuse_taken(name: str, value: str, other: App, given: _Given) -> None:
     raise ConfigError(
-        f"--{name}: {value!r} (from {given.source(name)}) is that of the app {other.id!r}"
-        f" of {given.value('config')}, too"
+        f"--{name}: {value!r} (from {given.source(name)}) is also used by the app {other.id!r}"
+        f" in {given.value('config')}; choose another one"
     )
 
 
@@ -569,7 +570,7 @@ def _sources_of_single(given: _Given, *, development: bool) -> dict[str, str]:
 def _check_path_prefix(prefix: str, given: _Given) -> None:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix):
         raise ConfigError(
-            f"--path_prefix: {prefix!r} is no path such as /realtime"
+            f"--path_prefix: {prefix!r} is not a path such as /realtime"
             f" (from {given.source('path_prefix')})"
         )
 
@@ -577,7 +578,7 @@ def _check_path_prefix(prefix: str, given: _Given) -> None:
 def _check_mode(mode: str, given: _Given) -> None:
     if not re.fullmatch(r"0?[0-7]{3}", mode):
         raise ConfigError(
-            f"--unix_socket_mode: {mode!r} is no mode such as 660"
+            f"--unix_socket_mode: {mode!r} is not a mode such as 660"
             f" (from {given.source('unix_socket_mode')})"
         )
 
@@ -586,7 +587,8 @@ def _check_pair(values: Mapping[str, Any], given: _Given) -> None:
     for one, other in (("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")):
         if values[one] and not values[other]:
             raise ConfigError(
-                f"--{other}: missing, though --{one} (from {given.source(one)}) is given"
+                f"--{other}: missing; it is required together with --{one}"
+                f" (from {given.source(one)})"
             )
 
 
@@ -596,7 +598,7 @@ def _check_networks(texts: tuple[str, ...], given: _Given) -> None:
             ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise ConfigError(
-                f"--trusted_proxies: {text!r} is neither an address nor a network such as"
+                f"--trusted_proxies: {text!r} is not an address or a network such as"
                 f" 10.0.0.0/8 (from {given.source('trusted_proxies')})"
             ) from None
 
@@ -610,8 +612,8 @@ def _check_ports(values: Mapping[str, Any], given: _Given) -> None:
     for name in PORTS[:-1]:
         if metrics and values[name] == metrics:
             raise ConfigError(
-                f"--metrics_port: {metrics} (from {given.source('metrics_port')}) is also --{name}"
-                f" (from {given.source(name)}); give it a port of its own, or use --metrics"
+                f"--metrics_port: {metrics} (from {given.source('metrics_port')}) is also the port"
+                f" of --{name} (from {given.source(name)}); choose another port, or use --metrics"
             )
 
 
@@ -625,9 +627,9 @@ def check_shared_port(config: Config) -> None:
         if any(webhook.enabled for webhook in app.webhooks):
             source = config.sources.get("reuse_port", DEFAULT)
             raise ConfigError(
-                f"--reuse_port (from {source}): the app {app.id!r} has webhooks, and processes that"
-                " share a port would report channels and members as gone that the other one has;"
-                " take out either of them"
+                f"--reuse_port (from {source}): the app {app.id!r} has webhooks, and each process"
+                " that shares the port would report channels and members as gone that are connected"
+                " to the other process; remove --reuse_port or the webhooks"
             )
 
 
@@ -640,16 +642,16 @@ def _check_local(host: str, given: _Given) -> None:
             local = False
     if not local:
         raise ConfigError(
-            f"--host: {host!r} (from {given.source('host')}) needs an app; without one the server"
-            " is in development mode, which is for localhost only (give --pusher_app_id,"
-            " --pusher_app_key and --pusher_secret, or a --config with [[apps]])"
+            f"--host: {host!r} (from {given.source('host')}) needs an app; without an app the"
+            " server is in development mode, which listens on localhost only; set --pusher_app_id,"
+            " --pusher_app_key and --pusher_secret, or --config with [[apps]]"
         )
 
 
 def _warnings_of_ids(apps: Apps) -> list[str]:
     return [
-        f"app id {app.id!r} is not a number: Python's SDK cannot express it, nor can those of Go"
-        " and Node where they are given a URL"
+        f"app id {app.id!r} is not a number: the Python SDK does not accept it, nor do the Go and"
+        " Node SDKs when they are configured with a URL"
         for app in apps
         if not (app.id.isascii() and app.id.isdigit())
     ]
@@ -658,8 +660,8 @@ def _warnings_of_ids(apps: Apps) -> list[str]:
 def _warnings_of_idle(single: App | None, given: _Given) -> list[str]:
     """Options of an app change nothing for the apps of the file, which have their own."""
     return [
-        f"--{one.name} (from {given.source(one.name)}) is for the app of the command line,"
-        " and there is none"
+        f"--{one.name} (from {given.source(one.name)}) has no effect: it applies to the app of"
+        " --pusher_app_id, which is not set; set it under [[apps]]"
         for one in APP_OPTIONS
         if single is None and one.name in given.sources
     ]
@@ -668,7 +670,7 @@ def _warnings_of_idle(single: App | None, given: _Given) -> list[str]:
 def _warnings_of_flags(given: _Given) -> list[str]:
     """What stands on the command line can be read by everybody who may list processes."""
     return [
-        f"--{one.name} stands on the command line, where everybody on this machine can read it:"
+        f"--{one.name} is on the command line, where every user of this machine can read it:"
         f" use {_instead_of_flag(one)}"
         for one in OPTIONS.values()
         if one.secret and given.source(one.name).startswith("the flag")

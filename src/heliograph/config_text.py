@@ -99,7 +99,7 @@ def sample() -> str:
     lines += [
         "",
         "# -- Apps " + "-" * 76,
-        "# Any number of apps, each with any number of keys, so that a key can be replaced.",
+        "# Any number of apps. An app can have several keys, so that a key can be replaced.",
         "",
         "#[[apps]]",
         '#id = "1"',
@@ -111,7 +111,7 @@ def sample() -> str:
         "#[[apps.keys]]",
         '#key = "my-app-key"',
         '#secret = "my-app-secret"',
-        '# or, for a file that holds it on one line: secret_file = "/run/secrets/my-app"',
+        '# Or a file that contains only the secret: secret_file = "/run/secrets/my-app"',
         "",
         "#[[apps.webhooks]]",
         '#url = "http://localhost:8000/webhooks"',
@@ -123,13 +123,13 @@ def sample() -> str:
     return "\n".join(lines) + "\n"
 
 
-EXAMPLES = {"pusher_api_port": "8081", "metrics_port": "9090"}
-"""What the sample shows of numbers that have no default."""
+EXAMPLE_PORTS = {"pusher_api_port": "8081", "metrics_port": "8082"}
+"""What the sample shows for a port without a default."""
 
 
 def _toml(one: Option) -> str:
     if one.default is None:
-        return EXAMPLES.get(one.name, '""')
+        return EXAMPLE_PORTS.get(one.name, '""')
     if one.kind is tuple:
         return "[" + ", ".join(f'"{part}"' for part in one.default) + "]"
     text = shown(one, one.default)

@@ -20,7 +20,8 @@ def make_up(random_bits: Callable[[int], int]) -> tuple[str, str, str]:
 
 _SNIPPETS = """\
 
-  Development mode: no app is configured, so here is one, for this run and this machine only.
+  Development mode: no app is configured, so the server generated one for this run.
+  The server listens on this machine only.
 
   // pusher-js: npm install pusher-js
   import Pusher from 'pusher-js';
@@ -54,7 +55,7 @@ def snippets(config: Config, port: int, api_port: int) -> str:
     (key,) = app.keys
     prefix = config.path_prefix
     host = next(iter(config.host), "localhost")
-    note = f" (it knows no path prefix: a proxy must put {prefix} before its paths)"
+    note = f" (it has no option for a path prefix: a proxy must add {prefix} to its paths)"
     return _SNIPPETS.format(
         app_id=app.id,
         key=key.key,

@@ -73,7 +73,11 @@ def examine(
     yield from _certificate(config)
     yield from _folder(config)
     if url is None:
-        yield Finding(HINT, "public URL", "not looked at: give it as an argument, wss://HOST")
+        yield Finding(
+            HINT,
+            "public URL",
+            "not checked: give the URL as an argument, such as wss://ws.example.com",
+        )
     else:
         yield from _public(config, url, wait_s=wait_s, origin=origin)
 
@@ -101,11 +105,11 @@ def _descriptors() -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard >= FEW_DESCRIPTORS:
         many = "without limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-        return Finding(FINE, "open files", f"{many}; every client is one")
+        return Finding(FINE, "open files", f"{many}; every client needs one")
     return Finding(
         HINT,
         "open files",
-        f"at most {hard:,}, and every client is one: raise LimitNOFILE or ulimit -Hn",
+        f"at most {hard:,}, and every client needs one: raise LimitNOFILE or ulimit -Hn",
     )
 
 
@@ -140,7 +144,9 @@ def _folder(config: Config) -> Iterator[Finding]:
     if folder is None:
         if any(app.webhooks for app in config.apps):
             yield Finding(
-                HINT, "webhooks", "wait in memory: give --data_dir to keep them through a restart"
+                HINT,
+                "webhooks",
+                "kept in memory only: set --data_dir to keep them through a restart",
             )
         return
     try:
@@ -151,17 +157,17 @@ def _folder(config: Config) -> Iterator[Finding]:
             os.fsync(probe.fileno())
     except OSError as error:
         yield Finding(
-            FAULT, "--data_dir", f"{folder} cannot be written: {error.strerror}; give it to the"
-            " user that the server runs as",
+            FAULT, "--data_dir", f"{folder} cannot be written: {error.strerror}; change its owner"
+            " to the user of the server",
         )  # fmt: skip
         return
     if sys.platform != "win32" and Path(folder).stat().st_mode & 0o007:
         yield Finding(
-            HINT, "--data_dir", f"{folder} is open to everybody, and holds what webhooks say:"
-            " chmod o= it",
+            HINT, "--data_dir", f"{folder} is open to every user, and contains the content of"
+            " webhooks: run chmod o= on it",
         )  # fmt: skip
     else:
-        yield Finding(FINE, "--data_dir", f"{folder} can be written")
+        yield Finding(FINE, "--data_dir", f"{folder} is writable")
 
 
 # -- The way through the proxy -------------------------------------------------------------------
@@ -174,7 +180,7 @@ class _Unreachable(Exception):
 def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> Iterator[Finding]:
     address = _address(url)
     if address.scheme not in ("ws", "wss", "http", "https") or not address.hostname:
-        yield Finding(FAULT, "public URL", f"{url} is none such as wss://ws.example.com")
+        yield Finding(FAULT, "public URL", f"{url} is not a URL such as wss://ws.example.com")
         return
     app = next(iter(config.apps))
     key = app.keys[0]
@@ -194,7 +200,7 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
             yield Finding(
                 HINT,
                 "HTTP API",
-                "not looked at: give --pusher_app_id, --pusher_app_key and --pusher_secret,"
+                "not checked: set --pusher_app_id, --pusher_app_key and --pusher_secret,"
                 " or --config",
             )
         else:
@@ -204,7 +210,7 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
     except _Unreachable as error:
         yield Finding(FAULT, "public URL", str(error))
     except OSError as error:
-        yield Finding(FAULT, "public URL", f"the connection broke: {error}")
+        yield Finding(FAULT, "public URL", f"the connection failed: {error}")
 
 
 def _address(url: str) -> SplitResult:
@@ -233,29 +239,29 @@ def _websocket(
         status = lines[0].split(" ", 2)[1] if " " in lines[0] else "?"
         if status != "101":
             reason = (
-                "the proxy does not reach the server"
+                "the proxy cannot reach the server"
                 if status in GATEWAY_ERRORS
-                else "the proxy must pass on Upgrade and Connection, over HTTP/1.1, and leave the"
-                " path as it is"
+                else "the proxy must pass on the headers Upgrade and Connection, use HTTP/1.1, and"
+                " leave the path unchanged"
             )
-            yield Finding(FAULT, "WebSocket", f"answered {status} instead of 101: {reason}")
+            yield Finding(FAULT, "WebSocket", f"the answer was {status} instead of 101: {reason}")
             return
         accepted = f"sec-websocket-accept: {accept_key(nonce).decode()}".lower()
         if accepted not in (line.lower() for line in lines):
-            yield Finding(FAULT, "WebSocket", "whoever answered is no WebSocket server")
+            yield Finding(FAULT, "WebSocket", "the answer does not come from a WebSocket server")
             return
         connection.settimeout(GREETING_S)
         try:
             while b"}" not in rest:  # the end of a greeting or of an error
                 rest += _received(connection)
                 if len(rest) > HELD_LINES:
-                    raise _Unreachable("whoever answered speaks, but not as this server does")
+                    raise _Unreachable("the answer does not come from a server for Pusher clients")
         except TimeoutError:
             yield Finding(
                 FAULT,
                 "WebSocket",
-                f"nothing came within {GREETING_S:.0f} s of the handshake: a proxy in between holds"
-                " back what the server sends (in nginx, proxy_buffering off;)",
+                f"no message arrived within {GREETING_S:.0f} s of the handshake: a proxy buffers"
+                " what the server sends (in nginx, set proxy_buffering off)",
             )
             return
     yield _greeting(rest, page, invented=invented)
@@ -264,19 +270,23 @@ def _websocket(
 def _greeting(rest: bytes, page: str | None, *, invented: bool) -> Finding:
     """Judge the first message that the server sent."""
     if b"connection_established" in rest:
-        return Finding(FINE, "WebSocket", "a client gets through and is greeted")
+        return Finding(FINE, "WebSocket", "a client can connect")
     told = rest[rest.find(b"{") : rest.rfind(b"}") + 1].decode(errors="replace")
     if b":4001" in rest and invented:
         return Finding(
-            FINE, "WebSocket", "a client gets through; without an app, more cannot be said"
+            FINE,
+            "WebSocket",
+            "a client reaches the server; without an app, nothing more can be checked",
         )
     advice = ""
     if b":4001" in rest:
-        advice = ": no app of that server has this --pusher_app_key"
+        advice = ": the server has no app with this --pusher_app_key"
     elif b":4009" in rest:
-        comes = "without an Origin" if page is None else f"from {page}"
-        advice = f": a page {comes} is not among the app's allowed_origins (--origin names another)"
-    return Finding(FAULT, "WebSocket", f"a client gets through and is refused{advice}: {told}")
+        comes = "without an Origin header" if page is None else f"from {page}"
+        advice = f": a page {comes} is not in the app's allowed_origins (--origin sets another one)"
+    return Finding(
+        FAULT, "WebSocket", f"a client reaches the server and is refused{advice}: {told}"
+    )
 
 
 class _Idle(ClientConnection):
@@ -316,8 +326,7 @@ def _wait(address: SplitResult, path: str, page: str | None, wait_s: float) -> F
     return Finding(
         FINE,
         "idle time-out",
-        f"a client was connected for {wait_s:.0f} s and nobody cut it off; the longest silence was"
-        f" {longest_s:.0f} s",
+        f"a client stayed connected for {wait_s:.0f} s; the longest silence was {longest_s:.0f} s",
     )
 
 
@@ -326,15 +335,15 @@ def _cut(closed: ConnectionClosed, silent_s: float, after_s: float) -> Finding:
         return Finding(
             FAULT,
             "idle time-out",
-            f"the server closed the client after {after_s:.0f} s:"
+            f"the server closed the connection after {after_s:.0f} s:"
             f" {closed.rcvd.code} {closed.rcvd.reason}",
         )
     return Finding(
         FAULT,
         "idle time-out",
-        f"a proxy cut the client off after {silent_s:.0f} s of silence: raise its time-out"
-        " (proxy_read_timeout in nginx, timeout tunnel in HAProxy, the idle time-out of a cloud"
-        f" balancer), or give the server a --ping_interval below {max(silent_s, 1):.0f}",
+        f"a proxy closed the connection after {silent_s:.0f} s of silence: raise its idle time-out"
+        " (proxy_read_timeout in nginx, timeout tunnel in HAProxy, the idle timeout of a cloud load"
+        f" balancer), or set --ping_interval below {max(silent_s, 1):.0f}",
     )
 
 
@@ -346,7 +355,7 @@ def _shown(address: SplitResult, connection: socket.socket) -> Iterator[Finding]
             datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate[name])), UTC)
             for name in ("notBefore", "notAfter")
         )
-        yield _dates(f"that of {address.hostname}", begin, end, "renew it")
+        yield _dates(f"the certificate of {address.hostname}", begin, end, "renew it")
 
 
 def _api(
@@ -378,13 +387,13 @@ def _api(
     except (ValueError, TypeError):
         taken = False
     if taken:
-        yield Finding(FINE, "HTTP API", "a signed request is answered")
+        yield Finding(FINE, "HTTP API", "a signed request succeeds")
     elif response.status == 404:  # noqa: PLR2004 - Not Found
         yield Finding(
-            HINT, "HTTP API", "not found there: right where it has a port of its own in private"
+            HINT, "HTTP API", "not found: correct if the HTTP API has a separate, private port"
         )
     else:
-        yield Finding(FAULT, "HTTP API", f"answered {response.status}: {body[:200]}")
+        yield Finding(FAULT, "HTTP API", f"the answer was {response.status}: {body[:200]}")
 
 
 def _clock(date: str | None) -> Iterator[Finding]:
@@ -398,10 +407,11 @@ def _clock(date: str | None) -> Iterator[Finding]:
         yield Finding(
             HINT,
             "clock",
-            f"{abs(skew_s):.0f} s off that of the server: requests are refused from ten minutes on",
+            f"{abs(skew_s):.0f} s off the clock of the server: signed requests are refused from"
+            " 600 s on",
         )
     else:
-        yield Finding(FINE, "clock", "that of the server agrees with this machine's")
+        yield Finding(FINE, "clock", "the clocks of the server and of this machine agree")
 
 
 @contextmanager
@@ -431,7 +441,9 @@ def _connection(address: SplitResult) -> socket.socket:
             return plain
         return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
-        raise _Unreachable(f"{host}: the certificate is no good: {error.verify_message}") from None
+        raise _Unreachable(
+            f"{host}: the certificate is not valid: {error.verify_message}"
+        ) from None
     except (OSError, ValueError) as error:
         raise _Unreachable(f"{host} cannot be reached: {error}") from None
 
@@ -442,9 +454,9 @@ def _received(connection: socket.socket) -> bytes:
     except TimeoutError:
         raise
     except OSError as error:
-        raise _Unreachable(f"the connection broke: {error}") from None
+        raise _Unreachable(f"the connection failed: {error}") from None
     if not part:
-        raise _Unreachable("the connection was closed in the middle of an answer")
+        raise _Unreachable("the connection was closed before the answer was complete")
     return part
 
 
@@ -454,6 +466,6 @@ def _head_of(connection: socket.socket) -> tuple[list[str], bytes]:
     while b"\r\n\r\n" not in received:
         received += _received(connection)
         if len(received) > HELD_LINES:
-            raise _Unreachable("the answer does not look like HTTP")
+            raise _Unreachable("the answer is not HTTP")
     head, _, rest = received.partition(b"\r\n\r\n")
     return head.decode("latin-1").split("\r\n"), rest

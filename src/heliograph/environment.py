@@ -59,7 +59,7 @@ def warnings(
     if services:
         lines.append(
             f"{_few(services)}: set by Kubernetes for a Service, ignored"
-            " (enableServiceLinks: false in the pod leaves them out)"
+            " (enableServiceLinks: false in the pod turns these variables off)"
         )
     for name in sorted(environ):
         if name.startswith(READ_PREFIXES) and name not in known and environ[name]:
@@ -71,8 +71,8 @@ def warnings(
             found = sorted(name for name in environ if name.startswith(prefix))
             if found:
                 lines.append(
-                    f"{_few(found)}: not read here; docs/coming-from/{server}.md has the names"
-                    " that are"
+                    f"{_few(found)}: not read by this server; docs/coming-from/{server}.md lists"
+                    " the names to use instead"
                 )
     return lines
 

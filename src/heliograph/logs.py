@@ -25,7 +25,7 @@ class _Formatter(logging.Formatter):
         if len(text) <= MAX_EXCEPTION:
             return text
         half = MAX_EXCEPTION // 2
-        return f"{text[:half]}\n({len(text) - 2 * half} characters)\n{text[-half:]}"
+        return f"{text[:half]}\n({len(text) - 2 * half} characters omitted)\n{text[-half:]}"
 
 
 class TextFormatter(_Formatter):

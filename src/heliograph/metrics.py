@@ -27,75 +27,78 @@ class Family(Struct, frozen=True):
 
 FAMILIES = (
     Family("heliograph_info", GAUGE, "Always 1; the version is the label.", ("version",)),
-    Family("heliograph_uptime_seconds", GAUGE, "Time since the server began to listen."),
-    Family("heliograph_connections", GAUGE, "WebSocket clients that are connected.", ("app",)),
-    Family("heliograph_connections_opened_total", COUNTER, "WebSockets that were opened, those"
-           " refused at once included."),
-    Family("heliograph_http_connections", GAUGE, "HTTP connections, those on their way to"
-           " becoming WebSockets included."),
+    Family("heliograph_uptime_seconds", GAUGE, "Seconds since the server began to listen."),
+    Family("heliograph_connections", GAUGE, "Connected WebSocket clients.", ("app",)),
+    Family("heliograph_connections_opened_total", COUNTER, "WebSocket connections opened, including"
+           " those refused immediately."),
+    Family("heliograph_http_connections", GAUGE, "Open HTTP connections, including those that are"
+           " about to become WebSockets."),
     Family("heliograph_subscriptions", GAUGE, "Subscriptions of connected clients.", ("app",)),
     Family("heliograph_channels", GAUGE, "Occupied channels.", ("app", "kind")),
-    Family("heliograph_users", GAUGE, "Users that are signed in.", ("app",)),
-    Family("heliograph_messages_received_total", COUNTER, "Messages of clients."),
-    Family("heliograph_messages_sent_total", COUNTER, "Messages to single clients: answers,"
-           " acknowledgements, errors. What is said on channels counts as deliveries."),
+    Family("heliograph_users", GAUGE, "Signed-in users.", ("app",)),
+    Family("heliograph_messages_received_total", COUNTER, "Messages received from clients."),
+    Family("heliograph_messages_sent_total", COUNTER, "Messages sent to single clients: replies,"
+           " acknowledgements, errors. Events on channels count as deliveries."),
     Family("heliograph_bytes_sent_total", COUNTER, "Bytes of messages to single clients."),
-    Family("heliograph_bytes_received_total", COUNTER, "Bytes that arrived, TLS taken off."),
-    Family("heliograph_bytes_delivered_total", COUNTER, "Bytes written because of what was said on"
-           " channels."),
-    Family("heliograph_publishes_total", COUNTER, "Events taken from the HTTP API, one for each of"
-           " their channels."),
-    Family("heliograph_facts_total", COUNTER, "What was said on channels that somebody here"
-           " subscribes to: events, members, counts."),
-    Family("heliograph_deliveries_total", COUNTER, "Facts handed to a subscriber."),
-    Family("heliograph_writes_total", COUNTER, "Writes that it took. Deliveries divided by writes"
-           " is how many were put together."),
-    Family("heliograph_encodings_total", COUNTER, "Facts turned into frames, once for all who"
-           " take the same."),
-    Family("heliograph_api_requests_total", COUNTER, "Requests of the HTTP API.",
-           ("route", "status")),
-    Family("heliograph_api_request_duration_seconds", HISTOGRAM, "Time from a request's last byte"
-           " to its answer."),
-    Family("heliograph_auth_failures_total", COUNTER, "Signatures that were wrong: of clients, and"
-           " of requests of the HTTP API.", ("of",)),
-    Family("heliograph_client_errors_total", COUNTER, "Errors told to clients; the code is"
-           " Pusher's, or none.", ("code",)),
-    Family("heliograph_slow_readers_total", COUNTER, "Clients dropped because they did not read."),
-    Family("heliograph_refused_connections_total", COUNTER, "WebSocket clients refused for what the"
-           " page has wrong: the key, or its origin.", ("reason",)),
-    Family("heliograph_protocol_errors_total", COUNTER, "WebSockets closed for a malformed frame or"
-           " message, by the code of the Close frame.", ("code",)),
+    Family("heliograph_bytes_received_total", COUNTER, "Bytes received, after TLS."),
+    Family("heliograph_bytes_delivered_total", COUNTER, "Bytes of events written to subscribers."),
+    Family("heliograph_publishes_total", COUNTER, "Events published with the HTTP API; an event for"
+           " several channels counts once for each."),
+    Family("heliograph_facts_total", COUNTER, "Events, membership changes and counts on channels"
+           " that have subscribers on this server."),
+    Family("heliograph_deliveries_total", COUNTER, "Events, membership changes and counts"
+           " delivered, one for each subscriber."),
+    Family("heliograph_writes_total", COUNTER, "Socket writes for deliveries. Deliveries divided by"
+           " writes is the batch size."),
+    Family("heliograph_encodings_total", COUNTER, "Frames encoded for deliveries; subscribers that"
+           " need the same frame share it."),
+    Family("heliograph_api_requests_total", COUNTER, "Requests to the HTTP"
+           " API.", ("route", "status")),
+    Family("heliograph_api_request_duration_seconds", HISTOGRAM, "Seconds from the last byte of a"
+           " request to its response."),
+    Family("heliograph_auth_failures_total", COUNTER, "Wrong signatures, of clients and of requests"
+           " to the HTTP API.", ("of",)),
+    Family("heliograph_client_errors_total", COUNTER, "Errors sent to clients, by Pusher's error"
+           " code or none.", ("code",)),
+    Family("heliograph_slow_readers_total", COUNTER, "Clients disconnected because they did not"
+           " read fast enough."),
+    Family("heliograph_refused_connections_total", COUNTER, "WebSocket clients refused because of"
+           " an unknown key or a refused origin.", ("reason",)),
+    Family("heliograph_protocol_errors_total", COUNTER, "WebSocket connections closed for a"
+           " malformed frame or message, by close code.", ("code",)),
     Family("heliograph_tls_failures_total", COUNTER, "TLS handshakes that failed."),
-    Family("heliograph_refused_over_capacity_total", COUNTER, "Clients told 4100 because the server"
-           " was full."),
-    Family("heliograph_refused_per_address_total", COUNTER, "Connections refused because their"
-           " address had as many connections as it may have."),
+    Family("heliograph_refused_over_capacity_total", COUNTER, "Clients closed with 4100 because the"
+           " server was over capacity."),
+    Family("heliograph_refused_per_address_total", COUNTER, "Connections refused because of"
+           " --max_connections_per_ip."),
     Family("heliograph_idle_connections_closed_total", COUNTER, "Idle HTTP connections closed"
-           " because file descriptors ran short."),
-    Family("heliograph_rate_limited_messages_total", COUNTER, "Clients told 4100 because their"
-           " messages came too fast."),
-    Family("heliograph_rate_limited_publishes_total", COUNTER, "Events answered with 429, one for"
-           " each of their channels."),
-    Family("heliograph_cached_events_evicted_total", COUNTER, "Events of cache channels that were"
-           " not kept until they expired, because their app had too many."),
-    Family("heliograph_webhook_events_queued_total", COUNTER, "Events that webhooks wait for."),
-    Family("heliograph_webhook_events_dropped_total", COUNTER, "Events that no webhook will get:"
-           " there was no room, or it was removed."),
-    Family("heliograph_webhook_events_pending", GAUGE, "Events that were not yet received."),
-    Family("heliograph_webhook_deliveries_total", COUNTER, "Requests to webhooks: sent are those"
-           " that were received, failed those given up.", ("result",)),
-    Family("heliograph_webhook_retries_total", COUNTER, "Tries after the first."),
-    Family("heliograph_webhook_store_failures_total", COUNTER, "Times that webhooks could not be"
-           " written to disk."),
-    Family("heliograph_engine_up", GAUGE, "Whether what nodes share can be reached; alone, always"
-           " 1.", ("engine",)),
-    Family("heliograph_event_loop_lag_seconds", HISTOGRAM, "How late a timer was, asked ten times"
-           " a second."),
-    Family("heliograph_cpu_seconds_total", COUNTER, "Time that the process was computing. The"
-           " server is busy where it grows by one a second."),
-    Family("heliograph_resident_memory_bytes", GAUGE, "Memory that the process holds."),
-    Family("heliograph_open_descriptors", GAUGE, "Files and sockets that are open."),
-    Family("heliograph_descriptor_capacity", GAUGE, "With so many, new clients are told 4100."),
+           " because few file descriptors were left."),
+    Family("heliograph_rate_limited_messages_total", COUNTER, "Clients closed with 4100 because of"
+           " --max_messages_per_second."),
+    Family("heliograph_rate_limited_publishes_total", COUNTER, "Published events refused with 429;"
+           " an event for several channels counts once for each."),
+    Family("heliograph_cached_events_evicted_total", COUNTER, "Events of cache channels dropped"
+           " before they expired, because the app had too many."),
+    Family("heliograph_webhook_events_queued_total", COUNTER, "Events queued for webhooks."),
+    Family("heliograph_webhook_events_dropped_total", COUNTER, "Webhook events dropped: the queue"
+           " was full, or the webhook was removed."),
+    Family("heliograph_webhook_events_pending", GAUGE, "Webhook events not delivered yet."),
+    Family("heliograph_webhook_deliveries_total", COUNTER, "Webhook deliveries by result: sent, or"
+           " failed after the last attempt.", ("result",)),
+    Family("heliograph_webhook_retries_total", COUNTER, "Webhook requests sent again after a failed"
+           " attempt."),
+    Family("heliograph_webhook_store_failures_total", COUNTER, "Failed writes of webhooks to"
+           " --data_dir."),
+    Family("heliograph_engine_up", GAUGE, "1 while the engine is available, else 0; always 1 for a"
+           " single process.", ("engine",)),
+    Family("heliograph_event_loop_lag_seconds", HISTOGRAM, "Delay of a timer that runs ten times a"
+           " second."),
+    Family("heliograph_cpu_seconds_total", COUNTER, "CPU seconds of the process. The server is"
+           " saturated when this grows by one per second."),
+    Family("heliograph_resident_memory_bytes", GAUGE, "Resident memory of the process."),
+    Family("heliograph_open_descriptors", GAUGE, "Open file descriptors."),
+    Family("heliograph_descriptor_capacity", GAUGE, "Descriptors in use from which new clients are"
+           " closed with 4100."),
 )  # fmt: skip
 
 BY_NAME: Mapping[str, Family] = {family.name: family for family in FAMILIES}

@@ -57,7 +57,7 @@ CLOSED_AT_ONCE = 64
 NOTIFIED_AT_ONCE = 64
 """More watchers than this are notified of a user in slices."""
 
-ENGINE_AWAY = "what nodes share is away"
+ENGINE_AWAY = "engine unavailable"
 """What the log calls it."""
 
 
@@ -365,7 +365,7 @@ class Tenant:
     def _lost(self, error: Exception) -> None:
         if not isinstance(error, EngineError):
             raise error
-        self._outages.note(ENGINE_AWAY, f"a change was not taken ({error})")
+        self._outages.note(ENGINE_AWAY, f"an update was lost ({error})")
 
 
 def _done(_nothing: object) -> None:
@@ -510,11 +510,11 @@ class Node:
         """
         owner = None if key is None else self._by_key.get(key)
         tenant = owner or (None if app_id is None else self._tenants.get(app_id))
-        subject = "no app of ours" if tenant is None else f"app {tenant.app.id}"
+        subject = "unknown app" if tenant is None else f"app {tenant.app.id}"
         if owner is None and key is not None:
             reason = "unknown key"
         elif owner is not None and app_id is not None and owner.app.id != app_id:
-            reason = "its key, but the id of another app"
+            reason = "its key was used with the id of another app"
         self._failures.note(subject, f"an API request was refused: {reason}")
 
     def connection_refused(
@@ -529,15 +529,15 @@ class Node:
         if error.code == refusals.Code.NO_SUCH_APP:
             self.tally.unknown_keys += 1
             subject, reason = (
-                "no app of ours",
+                "unknown app",
                 f"a client was refused: unknown key {_short(key, SHOWN_OF_KEY)}",
             )
         elif error.code == refusals.Code.UNAUTHORIZED:
             self.tally.refused_origins += 1
-            page = "a client without an Origin" if origin is None else f"origin {_short(origin)}"
+            page = "no Origin header" if origin is None else f"origin {_short(origin)}"
             tenant = self._by_key.get(key)
-            subject = "no app of ours" if tenant is None else f"app {tenant.app.id}"
-            reason = f"a client was refused: {page} is not among its allowed_origins"
+            subject = "unknown app" if tenant is None else f"app {tenant.app.id}"
+            reason = f"a client was refused: {page} is not in allowed_origins"
         else:
             return
         if self._failures.first(subject, reason):
@@ -546,7 +546,7 @@ class Node:
     def cached_events_evicted(self, app_id: str, count: int) -> None:
         """Take note that an app has more cached events than are kept; *count* of them are not."""
         self.tally.cached_events_evicted += count
-        self.outages.note(f"app {app_id}", "too many cached events, the oldest are not kept")
+        self.outages.note(f"app {app_id}", "the cache has too many events; the oldest are dropped")
 
     @property
     def engine_available(self) -> bool:
@@ -615,7 +615,7 @@ class Node:
         tenant = self._tenants.get(app_id)
         if tenant is not None and isinstance(said, Event) and said.channel not in tenant.hub:
             logger.debug(
-                "app %s: nobody is subscribed to %s, event %s is not delivered",
+                "app %s: channel %s has no subscribers; event %s was not delivered",
                 app_id,
                 _short(said.channel),
                 _short(said.name or ""),

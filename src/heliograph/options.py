@@ -60,12 +60,12 @@ class Option:
         if isinstance(value, str) and not _is_unicode(value):
             raise ValueError(f"{value!r} is not UTF-8")
         if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{value!r} holds a zero byte, which no path may")
+            raise ValueError(f"{value!r} contains a zero byte")
         parsed = _PARSERS[self.kind](value)
         if self.each is not None:
             parsed = tuple(map(self.each, parsed))
         if self.choices and parsed not in self.choices:
-            raise ValueError(f"{value!r} is none of {', '.join(self.choices)}")
+            raise ValueError(f"{value!r} is not one of {', '.join(self.choices)}")
         if isinstance(parsed, int | float) and not isinstance(parsed, bool):
             if parsed < self.minimum:
                 raise ValueError(f"{_in_full(parsed)} is less than {_in_full(self.minimum)}")
@@ -117,7 +117,7 @@ def _parse_float(value: object) -> float:
 def _parse_str(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise ValueError(f"{value!r} is not a text")
+    raise ValueError(f"{value!r} is not a string")
 
 
 def _parse_list(value: object) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ def _parse_list(value: object) -> tuple[str, ...]:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return tuple(value)
-    raise ValueError(f"{value!r} is not a list of texts")
+    raise ValueError(f"{value!r} is not a list of strings")
 
 
 _PARSERS: dict[type, Callable[[object], Any]] = {

@@ -27,7 +27,7 @@ def entry(text: str) -> str:
     found = _ENTRY.fullmatch(text.strip().lower().removesuffix("/"))
     if found is None:
         raise ValueError(
-            f"{text!r} is no origin such as https://example.com, nor a host such as example.com"
+            f"{text!r} is not an origin such as https://example.com or a host such as example.com"
         )
     scheme, host, port = found["scheme"], _ascii(found["host"], text), found["port"]
     if scheme is None and port in _SCHEMES:
@@ -44,4 +44,4 @@ def _ascii(host: str, text: str) -> str:
     try:
         return host.encode("idna").decode("ascii")
     except UnicodeError:
-        raise ValueError(f"{text!r} has a host that is no name") from None
+        raise ValueError(f"{text!r} has an invalid host name") from None

@@ -236,7 +236,9 @@ class Server:
             main = [place for name, place in self._passed if name != systemd.API_NAME]
             api = [place for name, place in self._passed if name == systemd.API_NAME]
             if not main:
-                raise ConfigError("LISTEN_FDNAMES: every socket is for the API alone")
+                raise ConfigError(
+                    "LISTEN_FDNAMES: every socket is for the API only; add one for clients"
+                )
         else:
             main, api = bind(config.port, "port"), []
         port = config.pusher_api_port
@@ -357,7 +359,10 @@ class Server:
         """
         if config.development and not self.config.development:
             # An app that is made up is for a first look, not for the clients of a running server.
-            raise ConfigError(f"{config.config or 'the environment'}: no app is left")
+            raise ConfigError(
+                f"{config.config or 'the environment'}: no app is configured any more;"
+                " keep at least one"
+            )
         if self.config.reuse_port:
             check_shared_port(config)
         certificate = self._certificate
@@ -371,7 +376,7 @@ class Server:
             and not (pair and one.name in CERTIFICATE_OPTIONS)
         ]
         if fixed:
-            logger.warning("changed only by a restart: %s", ", ".join(fixed))
+            logger.warning("a restart is needed to apply: %s", ", ".join(fixed))
         # Nothing from here on is refused: a reload is taken as a whole, or not at all.
         if certificate and pair:
             certificate.renew(pair)
@@ -470,7 +475,7 @@ def _loop_factory(kind: str) -> Any:
         import uvloop  # noqa: PLC0415 - it does not exist everywhere
     except ImportError:
         if kind == "uvloop":
-            raise ConfigError("--loop: uvloop is not installed here; use auto or asyncio") from None
+            raise ConfigError("--loop: uvloop is not installed; use auto or asyncio") from None
         return asyncio.new_event_loop
     return uvloop.new_event_loop
 
@@ -485,7 +490,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     def signalled(number: int) -> None:
         if stopping.done():
             os._exit(128 + number)
-        logger.info("stopping: %s", signal.Signals(number).name)
+        logger.info("server stopping: %s", signal.Signals(number).name)
         stopping.set_result(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -506,7 +511,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     # A loop that closes would leave the default, which ends the process before its status is ours.
     loop.remove_signal_handler(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    logger.info("stopped")
+    logger.info("server stopped")
     return 0
 
 
@@ -517,8 +522,8 @@ def _summed_up(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         subject, error = str(context.get("message")), context.get("exception")
         if isinstance(error, BaseException):
-            subject = f"a fault in the loop ({place_of(error)})"
-        if faults.first(subject, "the same fault"):
+            subject = f"unhandled exception in the event loop ({place_of(error)})"
+        if faults.first(subject, "the same error"):
             loop.default_exception_handler(context)
 
     return handle
@@ -534,7 +539,7 @@ def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifi
         server.reload(load())
     except ConfigError as error:
         logger.error(  # noqa: TRY400 - a line for the operator, whose fault it is
-            "configuration not reloaded, nothing is changed: %s", error
+            "configuration not reloaded, nothing was changed: %s", error
         )
     notifier.ready()
 
@@ -553,6 +558,8 @@ def _announce(server: Server) -> None:
     for url in server.metrics_urls:
         logger.info("Handle Prometheus at %s/metrics", url)
     if config.data_dir is None and any(app.webhooks for app in config.apps):
-        logger.info("webhooks wait in memory: give --data_dir to keep them through a restart")
+        logger.info(
+            "webhooks are kept in memory only: set --data_dir to keep them through a restart"
+        )
     if config.development:
         print(development.snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied

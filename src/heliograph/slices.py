@@ -109,7 +109,7 @@ class Slices:
                 except StopIteration:
                     jobs.popleft()
                 except Exception as error:  # noqa: BLE001 - it is reported, the rest is done
-                    self.fault("a fault in work that is done in slices", error)
+                    self.fault("a background task failed", error)
                 moment = self._now()
         finally:
             if jobs:
@@ -205,4 +205,4 @@ class LargeAnswers(Generic[T]):
                     else:
                         later.fail(failure)
                 except Exception as error:  # noqa: BLE001 - no fault of the other requests
-                    self._slices.fault("an answer was not taken", error)
+                    self._slices.fault("a request failed on an answer that it shares", error)

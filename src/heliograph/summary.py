@@ -41,7 +41,7 @@ class Summary:
 
     def fault(self, subject: str, error: BaseException) -> None:
         """Log *error*, a fault of ours: with its traceback, or in a sum."""
-        if self.first(f"{subject} ({place_of(error)})", "the same fault"):
+        if self.first(f"{subject} ({place_of(error)})", "the same error"):
             self._logger.log(self._level, "%s", subject, exc_info=error)
 
     def first(self, subject: str, reason: str) -> bool:

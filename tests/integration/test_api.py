@@ -239,7 +239,7 @@ async def test_a_socket_id_excludes_that_socket() -> None:
             {"name": "n", "channel": "c", "data": "x", "info": "colour"},
             400,
             "info should be a comma separated list of attributes."
-            " Known here: subscription_count, user_count\n",
+            " Supported: subscription_count, user_count\n",
         ),
         (b"nonsense", 400, "The request body is not valid JSON\n"),
         (b"\xff", 400, "The request body is not valid UTF-8\n"),
@@ -390,7 +390,7 @@ async def test_channels() -> None:
             "/channels",
             {"info": "colour"},
             "info should be a comma separated list of attributes."
-            " Known here: subscription_count, user_count\n",
+            " Supported: subscription_count, user_count\n",
         ),
         (
             "/channels/c",
@@ -406,7 +406,7 @@ async def test_channels() -> None:
             "/channels/c",
             {"info": "colour"},
             "info should be a comma separated list of attributes."
-            " Known here: cache, subscription_count, user_count\n",
+            " Supported: cache, subscription_count, user_count\n",
         ),
         ("/channels/c/users", {}, "Users can only be retrieved for presence channels\n"),
         (

@@ -53,8 +53,8 @@ async def test_a_healthy_server_is_found_healthy(private_folder: Path) -> None:
         status, text = await told_of(rig, config(data_dir=str(private_folder)))
     assert status == 0, text
     for line in (
-        "ok     WebSocket: a client gets through and is greeted",
-        "ok     HTTP API: a signed request is answered",
+        "ok     WebSocket: a client can connect",
+        "ok     HTTP API: a signed request succeeds",
         "ok     clock",
         "ok     --data_dir",
     ):
@@ -66,7 +66,7 @@ async def test_a_wrong_secret_and_an_unknown_key_are_found() -> None:
     async with serving() as rig:
         status, text = await told_of(rig, config(pusher_secret="another"))
         assert status == 1
-        assert "fault  HTTP API: answered 401: Invalid signature" in text
+        assert "fault  HTTP API: the answer was 401: Invalid signature" in text
         assert "another" not in text
         status, text = await told_of(rig, config(pusher_app_key="unknown"))
         assert status == 1
@@ -77,8 +77,14 @@ async def test_a_wrong_secret_and_an_unknown_key_are_found() -> None:
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (b"426 Upgrade Required", "answered 426 instead of 101: the proxy must pass on Upgrade"),
-        (b"502 Bad Gateway", "answered 502 instead of 101: the proxy does not reach the server"),
+        (
+            b"426 Upgrade Required",
+            "the answer was 426 instead of 101: the proxy must pass on the headers",
+        ),
+        (
+            b"502 Bad Gateway",
+            "the answer was 502 instead of 101: the proxy cannot reach the server",
+        ),
     ],
 )
 async def test_a_proxy_that_lets_no_websocket_through_is_found(status: bytes, reason: str) -> None:
@@ -94,7 +100,7 @@ async def test_a_proxy_that_lets_no_websocket_through_is_found(status: bytes, re
         code, text = await told_of(rig, config(), f"ws://127.0.0.1:{port}")
     assert code == 1
     assert reason in text
-    assert f"answered {int(status[:3])}: no way [31m" in text.splitlines()[-1]
+    assert f"the answer was {int(status[:3])}: no way [31m" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +191,7 @@ def test_a_certificate_whose_dates_cannot_be_read_is_said_to_be_so(tmp_path: Pat
     )
     status, text = told(config(ssl_cert=str(trusted), ssl_key=key))
     assert status == 1
-    assert f"{trusted} has no dates that can be read" in text
+    assert f"{trusted} has no readable dates" in text
 
 
 async def test_the_certificate_that_clients_are_shown_is_looked_at(
@@ -197,11 +203,11 @@ async def test_the_certificate_that_clients_are_shown_is_looked_at(
     async with serving(**pair.options) as rig:
         status, text = await told_of(rig, config(), f"{url}:{rig.server.port}")
         assert status == 1
-        assert "localhost: the certificate is no good: self-signed certificate" in text
+        assert "localhost: the certificate is not valid: self-signed certificate" in text
         monkeypatch.setenv("SSL_CERT_FILE", str(pair.certificate))
         status, text = await told_of(rig, config(), f"{url}:{rig.server.port}")
     assert status == 0
-    assert "hint   certificate: that of localhost is valid until" in text
+    assert "hint   certificate: the certificate of localhost is valid until" in text
     assert "ok     WebSocket" in text
 
 
@@ -210,7 +216,7 @@ async def test_the_certificate_that_clients_are_shown_is_looked_at(
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [(500, "hint   open files: at most 500, and every client is one: raise"), (10_000, "ok")],
+    [(500, "hint   open files: at most 500, and every client needs one: raise"), (10_000, "ok")],
 )
 def test_few_descriptors_are_worth_a_hint(limit: int, said: str) -> None:
     command = f'ulimit -n {limit} && exec "$@"'
@@ -281,25 +287,25 @@ async def test_without_an_app_none_is_made_up_to_be_refused() -> None:
     async with serving() as rig:
         status, text = await told_of(rig, nobody)
     assert status == 0, text
-    assert "ok     WebSocket: a client gets through; without an app" in text
-    assert "hint   HTTP API: not looked at: give --pusher_app_id" in text
+    assert "ok     WebSocket: a client reaches the server; without an app" in text
+    assert "hint   HTTP API: not checked: set --pusher_app_id" in text
 
 
 async def test_an_address_without_a_scheme_is_tried_with_and_without_tls() -> None:
     async with serving() as rig:
         status, text = await told_of(rig, config(), f"127.0.0.1:{rig.server.port}")
     assert status == 0, text
-    assert "ok     HTTP API: a signed request is answered" in text
+    assert "ok     HTTP API: a signed request succeeds" in text
 
 
 async def test_a_refused_origin_is_found_and_one_that_is_allowed_is_used() -> None:
     async with serving(allowed_origins="https://shop.example") as rig:
         status, text = await told_of(rig, config())
         assert status == 1
-        assert "a page without an Origin is not among the app's allowed_origins" in text
+        assert "a page without an Origin header is not in the app's allowed_origins" in text
         status, text = await told_of(rig, config(), origin="https://other.example")
         assert status == 1
-        assert "a page from https://other.example is not among" in text
+        assert "a page from https://other.example is not in the app" in text
         assert (await told_of(rig, config(), origin="https://shop.example"))[0] == 0
         for entry in ("https://shop.example", "shop.example"):
             assert (await told_of(rig, config(allowed_origins=entry)))[0] == 0
@@ -308,7 +314,7 @@ async def test_a_refused_origin_is_found_and_one_that_is_allowed_is_used() -> No
 async def test_a_wrong_key_says_which_option_it_is() -> None:
     async with serving() as rig:
         _, text = await told_of(rig, config(pusher_app_key="unknown"))
-    assert "no app of that server has this --pusher_app_key" in text
+    assert "the server has no app with this --pusher_app_key" in text
 
 
 @asynccontextmanager
@@ -352,7 +358,7 @@ async def test_a_proxy_that_cuts_off_idle_clients_is_found_with_its_time_out() -
     async with serving(ping_interval=30) as rig, through(rig, idle_s=1.0) as url:
         status, text = await told_of(rig, config(), url, wait_s=4.0)
     assert status == 1
-    assert "a proxy cut the client off after 1 s of silence: raise its time-out" in text
+    assert "a proxy closed the connection after 1 s of silence: raise its idle time-out" in text
     assert "--ping_interval below 1" in text
 
 
@@ -360,14 +366,14 @@ async def test_a_proxy_that_is_more_patient_than_the_server_is_silent_cuts_nobod
     async with serving(ping_interval=0.4) as rig, through(rig, idle_s=2.0) as url:
         status, text = await told_of(rig, config(), url, wait_s=3.0)
     assert status == 0, text
-    assert "ok     idle time-out: a client was connected for 3 s and nobody cut it off" in text
+    assert "ok     idle time-out: a client stayed connected for 3 s" in text
 
 
 async def test_a_server_that_closes_a_client_meanwhile_is_no_proxy() -> None:
     async with serving(ping_interval=30, authorized_connections_timeout=0.5) as rig:
         status, text = await told_of(rig, config(), wait_s=3.0)
     assert status == 1
-    assert "the server closed the client after" in text
+    assert "the server closed the connection after" in text
     assert "4009" in text
 
 
@@ -378,4 +384,4 @@ async def test_a_proxy_that_holds_back_what_the_server_sends_is_found(
     async with serving() as rig, through(rig, idle_s=30.0, holds_back=True) as url:
         status, text = await told_of(rig, config(), url)
     assert status == 1
-    assert "a proxy in between holds back what the server sends" in text
+    assert "a proxy buffers what the server sends" in text

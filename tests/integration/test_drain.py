@@ -67,7 +67,7 @@ async def test_a_server_is_not_ready_while_what_nodes_share_is_away(
         assert Engines.made is not None
         Engines.made.away = True
         reply = await rig.fetch("GET", "/ready")
-        assert (reply.status, reply.body) == (503, b"Not ready: what nodes share is away\n")
+        assert (reply.status, reply.body) == (503, b"Not ready: engine unavailable\n")
         assert (await rig.fetch("GET", "/up")).status == 200
         Engines.made.away = False
         assert (await rig.fetch("GET", "/ready")).status == 200

@@ -298,7 +298,7 @@ async def test_an_engine_that_is_away_is_503_and_reaches_nobody(
         reply = await rig.request("POST", "/events", body)
         assert (reply.status, reply.text) == (
             503,
-            "The server cannot do this right now, try again later\n",
+            "The server cannot process this request now, try again later\n",
         )
         await client.expect_nothing_before_pong()
         Engines.made.away = False

@@ -399,7 +399,7 @@ async def test_a_client_that_floods_is_closed_with_4100_and_nobody_else() -> Non
                 await client.send("pusher:ping", {})
             for _ in range(20):  # ten seconds' worth
                 await client.expect('{"event":"pusher:pong","data":"{}"}')
-            await client.expect_error(4100, "Over capacity: messages come too fast")
+            await client.expect_error(4100, "Over capacity: too many messages per second")
             await client.expect_close(4100)
         await other.expect_nothing_before_pong()
         assert rig.server.context.rate_limited_messages == 1
@@ -418,7 +418,7 @@ async def test_frames_of_any_kind_count_as_messages() -> None:
             await one.send(UPGRADE)
             await one.read_until(b'120}"}')
             await one.send(flood)
-            said = await one.read_until(b'Over capacity: messages come too fast"}}')
+            said = await one.read_until(b'Over capacity: too many messages per second"}}')
             assert said.count(b"\x8a\x00") in (0, 10)
             assert rig.server.context.rate_limited_messages == 1
 
@@ -444,7 +444,7 @@ async def test_a_connection_has_as_many_subscriptions_as_it_may_have() -> None:
             error = json.loads(await client.subscribe(name, data))["data"]
             assert error == {
                 "code": None,
-                "message": "Subscription limit exceeded: a connection may have 3",
+                "message": "Subscription limit exceeded: at most 3 for each connection",
             }
         await client.send("pusher:unsubscribe", {"channel": "c0"})
         assert "subscription_succeeded" in await client.subscribe("c4")
@@ -468,7 +468,7 @@ async def test_an_app_that_publishes_too_fast_is_answered_429() -> None:
         refused = replies[-1]
         assert refused.headers["Retry-After"] == "1"
         assert refused.text == (
-            "The rate limit was exceeded: this app may publish 5 events a second here\n"
+            "Rate limit exceeded: this app may publish 5 events per second on this server\n"
         )
         assert rig.server.node.tally.rate_limited_publishes == 10 - taken
         # Looking is not publishing.
@@ -580,4 +580,4 @@ async def test_cached_events_of_an_app_are_bounded_counted_and_logged(
         page = (await rig.fetch("GET", "/metrics")).text
         assert "\nheliograph_cached_events_evicted_total 2\n" in page
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert lines == ["app 3: too many cached events, the oldest are not kept"]
+    assert lines == ["app 3: the cache has too many events; the oldest are dropped"]

@@ -154,7 +154,8 @@ async def test_a_stale_unix_socket_is_replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [("file", "it is there and no socket"), ("nothing", "No such file")]
+    ("kind", "reason"),
+    [("file", "the file exists and is not a socket"), ("nothing", "No such file")],
 )
 async def test_what_is_no_unix_socket_stays(path: Path, kind: str, reason: str) -> None:
     path = obstruct(path) if kind == "file" else path / "below"
@@ -323,7 +324,7 @@ async def test_a_full_process_accepts_again_when_there_is_room(
         listener._accepting = [loop.create_task(listener._accept(place))]
         assert await told_address(rig, b"".join(header(OF_V4))) == "192.0.2.1"
         assert failures == 3
-        assert caplog.text.count("cannot accept connections: Too many open files") == 1
+        assert caplog.text.count("connections cannot be accepted: Too many open files") == 1
 
 
 class _Patched:
@@ -407,12 +408,12 @@ def passed_to_us() -> dict[str, str]:
 def test_a_passed_descriptor_must_be_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", os.dup(datagrams.fileno()))
-        with pytest.raises(ConfigError, match="is no stream socket"):
+        with pytest.raises(ConfigError, match="is not a stream socket"):
             systemd.inherited(passed_to_us())
     reader, writer = os.pipe()
     os.close(writer)
     monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", reader)
-    with pytest.raises(ConfigError, match="is no socket"):
+    with pytest.raises(ConfigError, match="is not a socket"):
         systemd.inherited(passed_to_us())
     os.close(reader)
 
@@ -438,4 +439,4 @@ def test_a_service_manager_that_is_away_is_said(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     systemd.Notifier({"NOTIFY_SOCKET": str(path)}).ready()
-    assert "NOTIFY_SOCKET: the service manager cannot be told READY: No such file" in caplog.text
+    assert "NOTIFY_SOCKET: READY cannot be sent to the service manager: No such file" in caplog.text

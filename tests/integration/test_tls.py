@@ -249,8 +249,8 @@ async def test_a_certificate_may_move_to_other_files(
 BROKEN = {
     "another key": ("second", "key", "served.key is not the key of "),
     "another certificate": ("second", "crt", "served.key is not the key of "),
-    "a locked key": ("locked", "key", "served.key is locked by a passphrase"),
-    "no certificate": (None, "crt", "served.crt is no certificate in PEM"),
+    "a locked key": ("locked", "key", "served.key is protected by a passphrase"),
+    "no certificate": (None, "crt", "served.crt is not a certificate in PEM format"),
     "no key": (None, "key", "served.key is not the key of "),
 }
 
@@ -288,7 +288,7 @@ async def test_tls_begins_and_ends_with_a_restart(
 ) -> None:
     async with serving() as rig:
         Secured(rig, pair).reload(**pair.options)
-        assert "changed only by a restart: ssl_cert, ssl_key" in caplog.text
+        assert "a restart is needed to apply: ssl_cert, ssl_key" in caplog.text
         assert (await rig.fetch("GET", "/health")).status == 200
 
 
@@ -303,7 +303,7 @@ async def test_a_reload_that_is_refused_renews_no_certificate(
         hooked = replace(apps[0], webhooks=(Webhook(url="http://localhost/"),), max_batch=1)
         with pytest.raises(ConfigError, match="--reuse_port"):
             rig.reload(apps=Apps([hooked]))
-        with pytest.raises(ConfigError, match="no app is left"):
+        with pytest.raises(ConfigError, match="no app is configured any more"):
             rig.reload(development=True)
         assert await rig.shown() == before
         tenant = rig.server.node.tenant(apps[0].id)
@@ -314,7 +314,10 @@ async def test_a_reload_that_is_refused_renews_no_certificate(
 @pytest.mark.skipif(not streams.available(), reason="asyncio's transports report no handshakes")
 @pytest.mark.parametrize(
     ("words", "reason"),
-    [(HEALTH, "it sent HTTP without TLS"), (b"\x00" * 100, "it sent something else than TLS")],
+    [
+        (HEALTH, "the client sent HTTP without TLS"),
+        (b"\x00" * 100, "the client sent something other than TLS"),
+    ],
 )
 async def test_a_failed_handshake_is_a_line_with_its_address_and_is_counted(
     pair: Pair, words: bytes, reason: str, caplog: pytest.LogCaptureFixture

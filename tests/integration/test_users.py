@@ -67,8 +67,14 @@ async def test_a_failed_sign_in_never_closes_the_socket(
         ("nonsense", "Invalid user_data: expected a JSON object whose id is a string"),
         ('{"id":5}', "Invalid user_data: expected a JSON object whose id is a string"),
         ("{}", "Invalid user_data: expected a JSON object whose id is a string"),
-        ('{"id":""}', "Invalid user_data: id has characters that no channel name may have"),
-        ('{"id":"a b"}', "Invalid user_data: id has characters that no channel name may have"),
+        (
+            '{"id":""}',
+            "Invalid user_data: id contains characters that are not allowed in channel names",
+        ),
+        (
+            '{"id":"a b"}',
+            "Invalid user_data: id contains characters that are not allowed in channel names",
+        ),
         (
             '{"id":"' + "x" * 129 + '"}',
             "Invalid user_data: id exceeds the allowed 128 characters",
@@ -99,12 +105,12 @@ async def test_a_users_channel_is_for_that_user() -> None:
             await client.send("pusher:subscribe", {"channel": "#server-to-user-ann"})
             await client.expect_error(
                 None,
-                "Subscription to #server-to-user-ann requires to be signed in as that user",
+                "Subscription to #server-to-user-ann requires signing in as that user",
             )
         await sign_in(ann, "ann")
         await sign_in(bob, "bob")
         await bob.send("pusher:subscribe", {"channel": "#server-to-user-ann"})
-        assert "requires to be signed in" in await bob.receive()
+        assert "requires signing in" in await bob.receive()
         assert await ann.subscribe("#server-to-user-ann") == (
             '{"event":"pusher_internal:subscription_succeeded",'
             '"channel":"#server-to-user-ann","data":"{}"}'

@@ -382,7 +382,7 @@ async def test_a_broken_receiver_gets_the_same_again(caplog: pytest.LogCaptureFi
     assert receiver.story == ["client_event private-c 1", "client_event private-c 2"]
     said = [record.getMessage() for record in caplog.records if "webhook " in record.getMessage()]
     label = f"app 3: webhook {receiver.url}"
-    assert said == [f"{label}: HTTP 500; trying again", f"{label}: takes events again"]
+    assert said == [f"{label}: HTTP 500; trying again", f"{label}: accepts events again"]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ async def test_what_never_arrives_is_given_up_and_counted(
             record(webhooks, say("private-c", 3))
             await until(lambda: webhooks.counters.sent == 1)
     said = [record.getMessage() for record in caplog.records]
-    assert sum("is given up after 2 tries, 1 event lost" in line for line in said) == 1
+    assert sum("dropped after 2 attempts, 1 event lost" in line for line in said) == 1
 
 
 async def test_a_receiver_that_fails_again_and_again_fills_no_log(
@@ -508,9 +508,8 @@ async def test_what_is_too_much_is_dropped_counted_and_said_once(
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     label = f"webhook {receiver.url}"
     assert [line for line in said if "trying again" not in line] == [
-        f"app 3: too much is waiting for {label}; events are dropped, those of public"
-        " channels first",
-        f"app 3: there is room for {label} again; 15 events dropped",
+        f"app 3: the queue of {label} is full; events are dropped, those of public channels first",
+        f"app 3: the queue of {label} has room again; 15 events dropped",
     ]
 
 
@@ -698,7 +697,7 @@ async def test_a_webhook_that_is_taken_out_is_owed_nothing(tmp_path: Path) -> No
 
 async def test_a_change_that_cannot_be_changes_nothing() -> None:
     async with receiving() as receiver, sending(app_for(receiver)) as webhooks:
-        with pytest.raises(ConfigError, match="this header is the server's to set"):
+        with pytest.raises(ConfigError, match="the server sets this header"):
             webhooks.configure([app_for(receiver, headers=(("Host", "elsewhere"),))])
         record(webhooks, say("private-c", 1))
         await receiver.received(1)
@@ -755,7 +754,7 @@ async def test_stopping_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture)
         await webhooks.stop(0.1)
         assert time.monotonic() - began < 2.0
     assert webhooks.counters.dropped == 2
-    assert "stopped with 2 events that no webhook received" in caplog.text
+    assert "the server stopped before 2 events could be delivered" in caplog.text
 
 
 async def test_pending_deliveries_survive_a_restart_with_their_ids(tmp_path: Path) -> None:
@@ -825,7 +824,7 @@ async def test_what_was_kept_for_a_webhook_that_is_no_more_is_dropped(
             await until(lambda: webhooks.counters.retried > 0)
         async with sending(store=SqliteStore(tmp_path)) as webhooks:
             assert webhooks.counters.dropped == 3
-        assert "3 events kept for webhooks that are no more" in caplog.text
+        assert "3 events dropped: the webhook is no longer configured" in caplog.text
         assert await what_is_kept(tmp_path) == (0, 0, 0)
 
 
@@ -833,7 +832,7 @@ async def test_a_file_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -
     await what_is_kept(tmp_path)
     change(tmp_path, "PRAGMA user_version = 2")
     webhooks = webhooks_of(store=SqliteStore(tmp_path))
-    with pytest.raises(ConfigError, match="of a newer version"):
+    with pytest.raises(ConfigError, match="by a newer version"):
         await webhooks.start()
     await webhooks.stop(0.0)
 
@@ -897,7 +896,7 @@ async def test_an_event_that_says_nothing_is_left_out_of_its_delivery(
             assert webhooks.counters.dropped == 4
     assert sorted(receiver.story) == story_of({0, *range(5, 20)})
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == ["4 events that cannot be read any more; not sent"]
+    assert lines == ["webhooks: 4 events dropped: the stored data is unreadable"]
     assert await what_is_kept(tmp_path) == (0, 0, 0)
 
 

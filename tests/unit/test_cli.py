@@ -50,19 +50,22 @@ def test_help_names_every_option_with_its_variables() -> None:
     [
         (["--nonsense"], "No such option '--nonsense'"),
         (["serve", "nonsense"], "Got unexpected extra argument (nonsense)"),
-        (["chek-config"], "no such command 'chek-config'; there are serve, check-config"),
-        (["--debug", "nonsense"], "no such command 'nonsense'"),
+        (["chek-config"], "unknown command 'chek-config'; the commands are serve, check-config"),
+        (["--debug", "nonsense"], "unknown command 'nonsense'"),
         (["--prot", "9000"], "No such option '--prot'. Did you mean '--port'?"),
         (["--prot=9000", "chek-config"], "No such option '--prot'. Did you mean '--port'?"),
         (["--no_port"], "No such option '--no_port'"),
         (["--port", "1" * 400], f"--port: {'1' * 400} is more than 65535"),
         (["--port", "x"], "--port: 'x' is not a whole number (from the flag --port)"),
         (["--config", "missing.toml"], "--config: cannot read missing.toml: No such file"),
-        (["--pusher-app-id=1"], "--pusher_app_key: missing, though --pusher_app_id (from"),
+        (
+            ["--pusher-app-id=1"],
+            "--pusher_app_key: missing; it is required together with --pusher_app_id (from",
+        ),
         (["--host", "0.0.0.0"], "--host: '0.0.0.0' (from the flag --host) needs an app"),
         (
             ["--host", "nowhere.invalid", "--pusher_app_id=1", "--pusher_app_key=k", "--secret=s"],
-            "--host (from the flag --host): cannot find 'nowhere.invalid'",
+            "--host (from the flag --host): cannot resolve 'nowhere.invalid'",
         ),
     ],
 )
@@ -208,7 +211,7 @@ def test_a_signal_ends_it_in_order(started: Running, number: signal.Signals) -> 
     started.process.send_signal(number)
     _, log = started.process.communicate(timeout=10)
     assert started.process.returncode == 0
-    assert "stopped" in log
+    assert "server stopped" in log
     assert "Traceback" not in log
 
 
@@ -263,11 +266,11 @@ def test_sighup_reads_the_apps_again(free_port: int, tmp_path: Path) -> None:
 
         file.write_text(app("1") + "nonsense")
         running.process.send_signal(signal.SIGHUP)
-        log = running.read_log_until("configuration not reloaded, nothing is changed: --config: ")
+        log = running.read_log_until("configuration not reloaded, nothing was changed: --config: ")
 
         file.write_text("")
         running.process.send_signal(signal.SIGHUP)
-        log += running.read_log_until("h.toml: no app is left")
+        log += running.read_log_until("h.toml: no app is configured any more")
 
         file.write_text("port = 1\n" + app("2") + app("3"))
         running.process.send_signal(signal.SIGHUP)
@@ -326,7 +329,7 @@ def test_no_sighup_on_the_way_there_ends_a_server(
     process.send_signal(signal.SIGHUP)
     running.read_log_until("configuration reloaded: 1 app")
     process.terminate()
-    running.read_log_until("stopping: SIGTERM")
+    running.read_log_until("server stopping: SIGTERM")
     while process.poll() is None:  # nor does one on the way out
         process.send_signal(signal.SIGHUP)
         time.sleep(0.001)

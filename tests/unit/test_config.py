@@ -196,7 +196,7 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ("port = 'x'", "--port: 'x' is not a whole number (from h.toml)"),
         ("port = true", "--port: True is not a whole number (from h.toml)"),
         ("debug = 'maybe'", "--debug: 'maybe' is neither true nor false (from h.toml)"),
-        ("loop = 'x'", "--loop: 'x' is none of auto, uvloop, asyncio (from h.toml)"),
+        ("loop = 'x'", "--loop: 'x' is not one of auto, uvloop, asyncio (from h.toml)"),
         ("port = 70000", "--port: 70000 is more than 65535 (from h.toml)"),
         ("ping_interval = nan", "--ping_interval: nan is not a number (from h.toml)"),
         ("port = 1234567", "--port: 1234567 is more than 65535 (from h.toml)"),
@@ -204,27 +204,27 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
             "max_batch = 9007199254740993",
             "--max_batch: 9007199254740993 is more than 9007199254740992 (from h.toml)",
         ),
-        ("path_prefix = 'ws'", "--path_prefix: 'ws' is no path such as /realtime (from h.toml)"),
+        ("path_prefix = 'ws'", "--path_prefix: 'ws' is not a path such as /realtime (from h.toml)"),
         (
             "path_prefix = '/ws/'",
-            "--path_prefix: '/ws/' is no path such as /realtime (from h.toml)",
+            "--path_prefix: '/ws/' is not a path such as /realtime (from h.toml)",
         ),
         (
             r'data_dir = "a\u0000b"',
-            r"--data_dir: 'a\x00b' holds a zero byte, which no path may (from h.toml)",
+            r"--data_dir: 'a\x00b' contains a zero byte (from h.toml)",
         ),
         (
             r'pusher_secret = "hidden-secret\u0000"',
-            "--pusher_secret: its value is of another kind (from h.toml)",
+            "--pusher_secret: the value is not a valid string (from h.toml)",
         ),
         (
             "[[apps]]\nid='1'\n[[apps.keys]]\nkey='k'\nsecret_file=\"a\\u0000b\"",
-            "h.toml: apps[0].keys[0].secret_file: holds a zero byte, which no path may",
+            "h.toml: apps[0].keys[0].secret_file: contains a zero byte",
         ),
-        ("apps = 5", "h.toml: apps: must be tables, each under [[apps]]"),
+        ("apps = 5", "h.toml: apps: must be one or more tables, each under [[apps]]"),
         (
             "[[apps]]\nid='1'\nkeys=5",
-            "h.toml: apps[0].keys: must be tables, each under [[apps.keys]]",
+            "h.toml: apps[0].keys: must be one or more tables, each under [[apps.keys]]",
         ),
         (
             APPS.replace('"new"', '"old"'),
@@ -232,49 +232,53 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ),
         (
             APPS.replace("http://user", "http://us er"),
-            "h.toml: apps[0].webhooks[0].url: may hold no blanks",
+            "h.toml: apps[0].webhooks[0].url: must not contain spaces or control characters",
         ),
         (
             APPS.replace("@localhost:9", "@localhost:99999"),
-            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+            "h.toml: apps[0].webhooks[0].url: has no host, or an invalid port",
         ),
         (
             APPS.replace("user:hidden-secret@localhost:9", ""),
-            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+            "h.toml: apps[0].webhooks[0].url: has no host, or an invalid port",
         ),
         (
             APPS.replace("user:hidden-secret", "user:hidden-secret/more"),
-            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+            "h.toml: apps[0].webhooks[0].url: has no host, or an invalid port",
         ),
         (
             APPS.replace("user:hidden-secret@localhost", "[::1"),
-            "h.toml: apps[0].webhooks[0].url: names no host, or no port that exists",
+            "h.toml: apps[0].webhooks[0].url: has no host, or an invalid port",
         ),
         (
             "[[apps]]\nid='1'\nmax_conections=1\n[[apps.keys]]\nkey='k'\nsecret='s'",
             "h.toml: apps[0].max_conections: unknown key; did you mean max_connections?",
         ),
-        ("[[apps]]\nid=1", "h.toml: apps[0].id: missing; it must be a text that is not empty"),
-        ("[[apps]]\nid='1'", "h.toml: apps[0].keys: missing; an app needs a key with a secret"),
+        ("[[apps]]\nid=1", "h.toml: apps[0].id: missing, empty or not a string"),
+        (
+            "[[apps]]\nid='1'",
+            "h.toml: apps[0].keys: missing; an app needs at least one key with a secret",
+        ),
         (
             "[[apps]]\nid='1'\n[[apps.keys]]\nkey='k'\nsecret=''",
-            "h.toml: apps[0].keys[0].secret: missing; it must be a text that is not empty",
+            "h.toml: apps[0].keys[0].secret: missing, empty or not a string",
         ),
         (
             "[[apps]]\nid='a/b'\n[[apps.keys]]\nkey='k'\nsecret='s'",
-            "h.toml: apps[0].id: 'a/b' may hold neither blanks nor any of / ? # : & + %",
+            "h.toml: apps[0].id: 'a/b' must not contain spaces or any of / ? # : & + %",
         ),
         (
             "[[apps]]\nid='1'\n[[apps.keys]]\nkey='a+b'\nsecret='s'",
-            "h.toml: apps[0].keys[0].key: 'a+b' may hold neither blanks nor any of / ? # : & + %",
+            "h.toml: apps[0].keys[0].key: 'a+b' must not contain spaces or any of / ? # : & + %",
         ),
         (
             "[[apps]]\nid='1'\nkey='k'\nsecret='hidden-secret'",
-            "h.toml: apps[0].key: belongs under [[apps.keys]], for an app may have several",
+            "h.toml: apps[0].key: belongs under [[apps.keys]], because an app can have several"
+            " keys",
         ),
         (
             APPS.replace("headers = {", "headers = { Host = 'a', "),
-            "h.toml: apps[0].webhooks[0].headers.Host: this header is the server's to set",
+            "h.toml: apps[0].webhooks[0].headers.Host: the server sets this header; remove it",
         ),
         (
             "[[apps]]\nid='1'\nmax_batch=-1\n[[apps.keys]]\nkey='k'\nsecret='s'",
@@ -287,7 +291,7 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ),
         (
             APPS.replace('["presence"]', '["presents"]'),
-            "h.toml: apps[0].webhooks[0].events: 'presents' is none of channel_existence,"
+            "h.toml: apps[0].webhooks[0].events: 'presents' is not one of channel_existence,"
             " presence, client_event, cache_miss, subscription_count, user_presence",
         ),
         (
@@ -296,7 +300,8 @@ def test_apps_of_the_file_and_the_one_of_the_command_line() -> None:
         ),
         (
             APPS.replace('"hidden-secret" }', '"a\\r\\nb" }'),
-            "h.toml: apps[0].webhooks[0].headers.X-Token: does not fit on a line",
+            "h.toml: apps[0].webhooks[0].headers.X-Token: the value must be one line of"
+            " printable characters",
         ),
     ],
 )
@@ -317,7 +322,7 @@ def test_a_file_that_cannot_be_read() -> None:
     "file", ["a =", "port = " + "1" * 5000, "port = " + "[" * 5000], ids=["cut", "long", "deep"]
 )
 def test_a_file_that_is_not_toml(file: str) -> None:
-    assert problem(FILE, file=file).startswith("--config: h.toml is not TOML: ")
+    assert problem(FILE, file=file).startswith("--config: h.toml is not valid TOML: ")
 
 
 @pytest.mark.parametrize("file", ["port = ", "ping_interval = ", "max_batch = "])
@@ -346,11 +351,12 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 def test_the_app_of_the_command_line_may_be_no_app_of_the_file() -> None:
     assert problem({**FILE, **SINGLE, "pusher_app_id": "2"}, file=APPS) == (
-        "--pusher_app_id: '2' (from the flag --pusher_app_id) is that of the app '2' of h.toml, too"
+        "--pusher_app_id: '2' (from the flag --pusher_app_id) is also used by the app '2'"
+        " in h.toml; choose another one"
     )
     assert problem({**FILE, **SINGLE}, {}, APPS.replace('"other"', '"key"')) == (
-        "--pusher_app_key: 'key' (from the flag --pusher_app_key) is that of the app '2'"
-        " of h.toml, too"
+        "--pusher_app_key: 'key' (from the flag --pusher_app_key) is also used by the app '2'"
+        " in h.toml; choose another one"
     )
 
 
@@ -360,7 +366,7 @@ def test_the_app_of_the_command_line_may_be_no_app_of_the_file() -> None:
 @pytest.mark.parametrize("missing", list(SINGLE))
 def test_an_app_with_a_part_missing_does_not_start(missing: str) -> None:
     flags = {name: value for name, value in SINGLE.items() if name != missing}
-    assert problem(flags).startswith(f"--{missing}: missing, though --")
+    assert problem(flags).startswith(f"--{missing}: missing; it is required together with --")
 
 
 def test_an_empty_secret_is_none() -> None:
@@ -422,10 +428,10 @@ def test_apps_of_the_file_may_have_theirs_in_files_too() -> None:
     ("text", "message"),
     [
         (None, "cannot read /secret: Permission denied"),
-        ("", "/secret is empty; it must hold the secret"),
-        (" \n", "/secret is empty; it must hold the secret"),
-        ("hidden-secret\nmore", "/secret must hold the secret on one line, and nothing else"),
-        ("hidden-secret\0", "/secret must hold the secret on one line, and nothing else"),
+        ("", "/secret is empty; it must contain the secret"),
+        (" \n", "/secret is empty; it must contain the secret"),
+        ("hidden-secret\nmore", "/secret must contain only the secret, on one line"),
+        ("hidden-secret\0", "/secret must contain only the secret, on one line"),
     ],
 )
 def test_a_file_without_a_secret_is_an_error_that_names_it(text: str | None, message: str) -> None:
@@ -442,10 +448,10 @@ def test_a_file_without_a_secret_is_an_error_that_names_it(text: str | None, mes
 
 
 def test_a_secret_is_given_once() -> None:
-    with pytest.raises(ConfigError, match="give either it or --pusher_secret \\(from the env"):
+    with pytest.raises(ConfigError, match=r"--pusher_secret \(from the env.*is also set"):
         with_files({"/secret": "s"}, {"pusher_secret_file": "/secret"}, SECRET_SET)
     toml = '[[apps]]\nid = "7"\nkeys = [{ key = "k", secret = "s", secret_file = "/secret" }]'
-    with pytest.raises(ConfigError, match="secret_file: give either it or secret"):
+    with pytest.raises(ConfigError, match="secret_file: set either secret_file or secret"):
         with_files({"/secret": "s", "h.toml": toml}, {"config": "h.toml"}, SECRET_SET)
 
 
@@ -454,7 +460,7 @@ def test_a_file_that_everybody_may_read_is_warned_of() -> None:
     assert with_files({"/secret": "s"}, flags, mode=0o100640).warnings == ()
     (warning,) = with_files({"/secret": "s"}, flags, mode=0o100644).warnings
     assert warning == (
-        "/secret holds a secret, and everybody on this machine may read it: chmod o-r"
+        "/secret contains a secret, and every user of this machine can read it: run chmod o-r on it"
     )
 
 
@@ -467,7 +473,7 @@ def test_a_secret_on_the_command_line_is_warned_of() -> None:
         if name == "pusher_secret":
             del flags["pusher_secret_file"]
         (warning,) = with_files({"/secret": "s"}, flags).warnings
-        assert warning.startswith(f"--{name} stands on the command line, where everybody")
+        assert warning.startswith(f"--{name} is on the command line, where every user")
         assert one.variables[0] in warning
         assert ("--pusher_secret_file" in warning) == (name == "pusher_secret")
         assert "hidden-secret" not in warning
@@ -475,7 +481,7 @@ def test_a_secret_on_the_command_line_is_warned_of() -> None:
 
 def test_a_wrong_secret_is_not_shown() -> None:
     assert problem(FILE, file="pusher_secret = ['hidden-secret']") == (
-        "--pusher_secret: its value is of another kind (from h.toml)"
+        "--pusher_secret: the value is not a valid string (from h.toml)"
     )
 
 
@@ -503,14 +509,14 @@ def test_hosts_are_a_list() -> None:
 @pytest.mark.parametrize("mode", ["", "rw", "66", "0o660", "1660", "668", "-660"])
 def test_a_mode_is_octal(mode: str) -> None:
     assert problem({"unix_socket_mode": mode}) == (
-        f"--unix_socket_mode: {mode!r} is no mode such as 660 (from the flag --unix_socket_mode)"
+        f"--unix_socket_mode: {mode!r} is not a mode such as 660 (from the flag --unix_socket_mode)"
     )
 
 
 @pytest.mark.parametrize(("one", "other"), [("ssl_cert", "ssl_key"), ("ssl_key", "ssl_cert")])
 def test_a_certificate_has_a_key_and_a_key_a_certificate(one: str, other: str) -> None:
     assert problem({one: "x.pem"}) == (
-        f"--{other}: missing, though --{one} (from the flag --{one}) is given"
+        f"--{other}: missing; it is required together with --{one} (from the flag --{one})"
     )
 
 
@@ -539,7 +545,7 @@ def test_the_snippets_can_be_pasted() -> None:
 
 def test_the_python_snippet_says_where_its_sdk_falls_short() -> None:
     """It has no option for a prefix: pasted as it is, every request would be a 404."""
-    assert "a proxy must put /ws before its paths" in snippets(
+    assert "a proxy must add /ws to its paths" in snippets(
         resolve({"path_prefix": "/ws"}), 8080, 8080
     )
     assert "proxy" not in snippets(resolve(), 8080, 8080)
@@ -595,7 +601,7 @@ def test_the_description_says_of_each_app_where_its_values_came_from() -> None:
 
 def test_the_description_says_what_was_made_up() -> None:
     text = describe(resolve({"max_batch": "7"}))
-    assert "id = 1    # made up: development mode\n" in text
+    assert "id = 1    # generated: development mode\n" in text
     assert "max_batch = 7    # the flag --max_batch\n" in text
 
 
@@ -648,15 +654,15 @@ def test_the_table_has_a_row_for_every_option() -> None:
 def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:
     config = resolve({"pusher_app_id": "my-app", "pusher_app_key": "key"}, SECRET_SET)
     assert config.warnings == (
-        "app id 'my-app' is not a number: Python's SDK cannot express it, nor can those of Go"
-        " and Node where they are given a URL",
+        "app id 'my-app' is not a number: the Python SDK does not accept it, nor do the Go"
+        " and Node SDKs when they are configured with a URL",
     )
 
 
 def test_an_option_that_no_app_takes_is_warned_of() -> None:
     assert resolve({**FILE, "max_batch": "3"}, file=APPS).warnings == (
-        "--max_batch (from the flag --max_batch) is for the app of the command line,"
-        " and there is none",
+        "--max_batch (from the flag --max_batch) has no effect: it applies to the app of"
+        " --pusher_app_id, which is not set; set it under [[apps]]",
     )
     single = {"pusher_app_id": "3", "pusher_app_key": "key"}
     assert resolve({**FILE, **single, "max_batch": "3"}, SECRET_SET, APPS).warnings == ()
@@ -666,7 +672,7 @@ def test_an_option_that_no_app_takes_is_warned_of() -> None:
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "proxy.example", "10.0.0", "*"])
 def test_proxies_are_addresses_and_networks(text: str) -> None:
     message = problem({**SINGLE, "trusted_proxies": f"127.0.0.1,fd00::/8,{text}"})
-    assert message.startswith(f"--trusted_proxies: {text!r} is neither an address nor a network")
+    assert message.startswith(f"--trusted_proxies: {text!r} is not an address or a network")
     assert resolve({"trusted_proxies": "127.0.0.1, ::1"}).trusted_proxies == (
         "127.0.0.1",
         "::1",
@@ -840,8 +846,8 @@ def test_no_flag_of_anycables_is_one_of_ours() -> None:
 def test_metrics_have_a_port_of_their_own(other: str) -> None:
     flags = {**SINGLE, other: "9000", "metrics_port": "9000"}
     assert problem(flags) == (
-        f"--metrics_port: 9000 (from the flag --metrics_port) is also --{other} (from the flag"
-        f" --{other}); give it a port of its own, or use --metrics"
+        f"--metrics_port: 9000 (from the flag --metrics_port) is also the port of"
+        f" --{other} (from the flag --{other}); choose another port, or use --metrics"
     )
 
 

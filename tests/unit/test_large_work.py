@@ -217,9 +217,7 @@ def test_a_fault_in_closing_some_sessions_closes_the_others_and_is_one_line(
     proceed(world.tenant.terminate("u"), lambda _nothing: None, lambda _error: None)
     world.settle()
     assert open_count(crowd) == 10
-    assert [record.message for record in caplog.records] == [
-        "a fault in work that is done in slices"
-    ]
+    assert [record.message for record in caplog.records] == ["a background task failed"]
 
 
 # -- Leaving many channels ---------------------------------------------------------------------

@@ -185,9 +185,18 @@ def test_who_a_member_is(stated: str, read: str) -> None:
         ('{"id":"u","watchlist":null}', "u"),
         ('{"id":"u","watchlist":[]}', "u"),
         ('{"id":1}', "Invalid user_data: expected a JSON object whose id is a string"),
-        ('{"id":""}', "Invalid user_data: id has characters that no channel name may have"),
-        ('{"id":"a b"}', "Invalid user_data: id has characters that no channel name may have"),
-        ('{"id":"#u"}', "Invalid user_data: id has characters that no channel name may have"),
+        (
+            '{"id":""}',
+            "Invalid user_data: id contains characters that are not allowed in channel names",
+        ),
+        (
+            '{"id":"a b"}',
+            "Invalid user_data: id contains characters that are not allowed in channel names",
+        ),
+        (
+            '{"id":"#u"}',
+            "Invalid user_data: id contains characters that are not allowed in channel names",
+        ),
         ('{"id":"u","watchlist":{}}', "Invalid user_data: watchlist must be an array of strings"),
         ('{"id":"u","watchlist":[1]}', "Invalid user_data: watchlist must be an array of strings"),
         ('{"id":"u","watchlist":"v"}', "Invalid user_data: watchlist must be an array of strings"),

@@ -226,7 +226,7 @@ def test_a_connection_has_as_many_subscriptions_as_the_limit_attempts_included()
         for name in ("a", "b", "c"):
             say(peer, "subscribe", name)
         world.settle()
-        refused = "error: Subscription limit exceeded: a connection may have 2"
+        refused = "error: Subscription limit exceeded: at most 2 for each connection"
         assert sorted(peer.take()) == [
             refused,
             "subscription_succeeded a",
@@ -419,7 +419,7 @@ def test_a_presence_channel_is_full_for_newcomers_and_not_for_further_tabs() -> 
         assert member(world.client(), f'{{"user_id":"{user}"}}').startswith("subscription_succ")
     late = world.client()
     assert member(late, '{"user_id":"eve"}') == (
-        "error: Presence channel presence-c is full: it may have 2 members"
+        "error: Presence channel presence-c is full: at most 2 members"
     )
     assert late.session.channels == {}
 
@@ -593,15 +593,15 @@ def test_a_users_channel_is_for_sessions_signed_in_as_that_user() -> None:
     peer = world.client()
     mine, anothers = "#server-to-user-u", "#server-to-user-v"
     say(peer, "subscribe", mine)
-    assert error(peer) == f"Subscription to {mine} requires to be signed in as that user"
+    assert error(peer) == f"Subscription to {mine} requires signing in as that user"
     sign_in(peer, "u")
     say(peer, "subscribe", mine)  # not answered yet
-    assert error(peer) == f"Subscription to {mine} requires to be signed in as that user"
+    assert error(peer) == f"Subscription to {mine} requires signing in as that user"
     world.settle()
     peer.take()
     for other in (anothers, "#server-to-user-uv"):
         say(peer, "subscribe", other)
-        assert error(peer) == f"Subscription to {other} requires to be signed in as that user"
+        assert error(peer) == f"Subscription to {other} requires signing in as that user"
     say(peer, "subscribe", mine)
     world.settle()
     assert peer.take() == [f"subscription_succeeded {mine}"]

@@ -80,7 +80,7 @@ def test_what_is_called_a_secret_is_one(name: str) -> None:
 
 @pytest.mark.parametrize("message", [b"sesame", b'{"auth":"sesame', b"[" * 100_000, b"\xff"])
 def test_what_is_no_json_is_not_shown(message: bytes) -> None:
-    assert shown(message) == f"({len(message)} bytes that are no JSON)"
+    assert shown(message) == f"({len(message)} bytes, not JSON)"
 
 
 def test_a_long_message_is_cut() -> None:

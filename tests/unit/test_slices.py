@@ -124,7 +124,7 @@ def test_a_fault_is_reported_and_the_other_items_have_their_turn() -> None:
     loop.slices.start("a", Each(range(4), act, lambda: done.append(-1)))
     loop.turn()
     assert done == [0, 2, 3, -1]
-    assert loop.faults == [("a fault in work that is done in slices", "a fault")]
+    assert loop.faults == [("a background task failed", "a fault")]
     assert not loop.due
 
 

@@ -130,9 +130,9 @@ async def test_what_is_no_database_is_put_aside(
         (tmp_path / FILE_NAME).write_bytes(b"no database at all %d" % number * 100)
         assert await kept_in(tmp_path) == Kept()
         assert only_problem(caplog) == (
-            f"{tmp_path / FILE_NAME}: is damaged (file is not a database); events kept: 0,"
-            " deliveries: 0, beliefs: 0, rows that cannot be read: 0; the damaged file is"
-            f" webhooks.sqlite3.damaged-{number} now"
+            f"{tmp_path / FILE_NAME} is damaged (file is not a database); recovered events: 0,"
+            " deliveries: 0, reported states: 0; unreadable rows: 0; the damaged file is now"
+            f" webhooks.sqlite3.damaged-{number}"
         )
     caplog.clear()
     assert await kept_in(tmp_path) == Kept()
@@ -162,7 +162,9 @@ async def test_of_a_file_with_holes_the_rest_is_kept(
     assert [one.delivery for one in kept.events if one.delivery] == ["d1", "d1", "d2"]
     assert [one.id for one in kept.deliveries] == ["d1", "d2"]
     assert kept.beliefs == [("3", Belief(CHANNEL, "c", ""))]
-    assert f"events kept: {len(whole)}, deliveries: 2, beliefs: 1," in only_problem(caplog)
+    assert f"recovered events: {len(whole)}, deliveries: 2, reported states: 1;" in only_problem(
+        caplog
+    )
     assert path.with_name(FILE_NAME + ".damaged-1").read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     caplog.clear()
@@ -202,7 +204,7 @@ async def test_of_a_truncated_file_what_is_left_is_kept(
     kept = {event.number for event in (await kept_in(tmp_path)).events}
     assert len(left) > 500 * part * 0.8
     assert left <= kept
-    assert f"events kept: {len(kept)}," in only_problem(caplog)
+    assert f"recovered events: {len(kept)}," in only_problem(caplog)
 
 
 async def test_a_file_that_is_cut_to_nothing_is_a_new_one(tmp_path: Path) -> None:
@@ -312,8 +314,8 @@ async def test_a_row_that_is_wrong_is_left_out_and_the_others_are_kept(
         deliveries,
     )
     line = only_problem(caplog)
-    assert "is damaged (wrong rows: 1)" in line
-    assert "rows that cannot be read: 1" in line
+    assert "is damaged (invalid rows: 1)" in line
+    assert "unreadable rows: 1;" in line
     caplog.clear()
     assert await kept_in(tmp_path) == kept
     assert not caplog.records
@@ -416,7 +418,7 @@ def test_whatever_bytes_of_a_file_are_damaged_the_server_starts_or_says_why(
         try:
             kept = asyncio.run(kept_in(Path(name)))
         except ConfigError as error:
-            assert str(error).startswith(f"data_dir: {path}: ")  # noqa: PT017 - either will do
+            assert str(error).startswith(f"--data_dir: {path}: ")  # noqa: PT017 - either will do
             assert "\n" not in str(error)  # noqa: PT017 - as above
             return
         assert asyncio.run(kept_in(Path(name))) == kept
@@ -438,14 +440,16 @@ async def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 2")
     connection.close()
     before = (tmp_path / FILE_NAME).read_bytes()
-    with pytest.raises(ConfigError, match=r"newer version of Heliograph \(schema 2, not 1\)"):
+    with pytest.raises(
+        ConfigError, match=r"newer version of Heliograph \(schema 2; this version reads 1\)"
+    ):
         await opened(tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
 async def test_two_servers_cannot_share_a_file(tmp_path: Path) -> None:
     store, _ = await opened(tmp_path)
-    with pytest.raises(ConfigError, match="another server uses it"):
+    with pytest.raises(ConfigError, match="another server uses this file"):
         await opened(tmp_path)
     await store.close()
     await kept_in(tmp_path)
@@ -453,7 +457,7 @@ async def test_two_servers_cannot_share_a_file(tmp_path: Path) -> None:
 
 async def test_a_directory_that_is_none_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"data_dir: .*webhooks\.sqlite3: "):
+    with pytest.raises(ConfigError, match=r"--data_dir: .*webhooks\.sqlite3: "):
         await opened(tmp_path / "file")
 
 
@@ -491,8 +495,8 @@ async def test_a_full_disk_stops_nothing_and_heals(
     assert [belief.channel for _, belief in (await kept_in(tmp_path)).beliefs] == ["after", "true"]
     problems = [record.getMessage() for record in caplog.records]
     assert len(problems) == 2
-    assert "database or disk is full; webhooks go on" in problems[0]
-    assert "are kept again" in problems[1]
+    assert "database or disk is full; webhooks are still sent" in problems[0]
+    assert "is written again" in problems[1]
 
 
 def limit_pages(store: SqliteStore, pages: int) -> None:

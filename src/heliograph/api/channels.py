@@ -128,7 +128,7 @@ def _answer(
     if later is None:
         raise ApiError(
             503,
-            "Too many requests for long lists wait already, try again later",
+            "Too many requests for long lists are pending, try again later",
             headers=((b"Retry-After", b"1"),),
         )
     return later

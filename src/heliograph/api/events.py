@@ -132,8 +132,8 @@ def _pay(tenant: Tenant, events: Sequence[Event]) -> None:
     if wait_s:
         raise ApiError(
             429,
-            "The rate limit was exceeded:"
-            f" this app may publish {tenant.app.max_publishes_per_second} events a second here",
+            "Rate limit exceeded: this app may publish"
+            f" {tenant.app.max_publishes_per_second} events per second on this server",
             headers=((b"Retry-After", b"%d" % ceil(wait_s)),),
         )
 

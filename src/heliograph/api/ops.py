@@ -4,8 +4,8 @@ from heliograph.api.response import Response, text
 from heliograph.node import ENGINE_AWAY, Node
 
 PAGES = (
-    "/health answers while it runs, /ready while it takes new clients.\n"
-    "Documents: README.md and docs/ in its source."
+    "GET /health answers 200 while the server runs, GET /ready while it accepts new clients.\n"
+    "Documentation: README.md and docs/ in the source."
 )
 
 

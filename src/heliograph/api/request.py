@@ -68,6 +68,6 @@ def attributes(info: object, known: frozenset[str]) -> frozenset[str]:
         raise ApiError(
             400,
             "info should be a comma separated list of attributes."
-            f" Known here: {', '.join(sorted(known))}",
+            f" Supported: {', '.join(sorted(known))}",
         )
     return found

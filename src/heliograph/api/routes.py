@@ -213,7 +213,7 @@ class Routes:
             return text(error.status, error.message, headers=error.headers)
         if isinstance(error, EngineError):
             self._node.outages.note(ENGINE_AWAY, f"a request was refused with 503 ({error})")
-            return text(503, "The server cannot do this right now, try again later")
+            return text(503, "The server cannot process this request now, try again later")
         self._node.faults.fault("a request failed", error)
         return text(500, "Internal server error")
 

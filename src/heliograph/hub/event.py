@@ -152,7 +152,7 @@ class Entry(Struct, frozen=True):
 class Refusal(Enum):
     """Why a channel was not entered; nothing was changed."""
 
-    FULL = "the presence channel has as many members as it may have"
+    FULL = "the presence channel is full"
 
 
 class Departure(Struct, frozen=True):

@@ -225,10 +225,10 @@ class Addresses:
         self.refused += 1
         self._summary.note(
             "a connection was refused",
-            f"its address has --max_connections_per_ip ({self.limit}) connections; is it a"
-            f" proxy's, name that in --trusted_proxies",
+            f"its address already has --max_connections_per_ip ({self.limit}) connections; if it"
+            " is the address of a proxy, add it to --trusted_proxies",
         )
-        logger.debug("%s has %d connections, no more are accepted", key, origin.connections)
+        logger.debug("%s: a connection was refused; open connections: %d", key, origin.connections)
         over = self._over.get(key) or Origin(key, self._over, over=True)
         if over.connections >= MOST_OVER_EACH or self._over_now >= MOST_OVER:
             return None

@@ -115,8 +115,8 @@ class Backlog:
                 break
             self._drop(client)
             self._summary.note(
-                "a slow client was dropped",
-                f"more than --max_total_write_buffer ({self._most} bytes) waited for all of them",
+                "a slow client was disconnected",
+                f"the unsent bytes of all clients exceeded --max_total_write_buffer ({self._most})",
             )
         self._relieving = False
 

@@ -103,7 +103,9 @@ class IdleConnections:
         for _, connection in nsmallest(wanted, idle, key=itemgetter(0)):
             connection.drop()
             self.closed += 1
-            self._summary.note("file descriptors run short", "an idle HTTP connection was closed")
+            self._summary.note(
+                "few file descriptors are left", "an idle HTTP connection was closed"
+            )
 
     def _sample(self) -> list[HttpPeer]:
         if len(self._connections) <= SAMPLE:

@@ -69,7 +69,7 @@ class Intake:
             self.dropped += 1
             self._summary.note(
                 "a client was disconnected",
-                f"all clients together had sent {self._most} bytes of incomplete messages and"
-                " requests, and this one the most",
+                f"incomplete messages and requests of all clients exceeded {self._most} bytes, and"
+                " this client had sent most of them",
             )
             connection.drop_unfinished()

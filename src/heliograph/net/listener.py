@@ -129,7 +129,7 @@ class Listener:
                 task.cancel()
 
     def _cannot_accept(self, error: OSError) -> None:
-        self._strangers.note("cannot accept connections", error.strerror or str(error))
+        self._strangers.note("connections cannot be accepted", error.strerror or str(error))
 
     # -- By the poller, or by the loop ---------------------------------------------------
 
@@ -305,7 +305,7 @@ class Listener:
             oldest.cancel()
             self._strangers.note(
                 "--proxy_protocol: a connection was closed",
-                "it sent no header, and too many others have not yet",
+                "its header had not arrived, and too many connections were waiting for theirs",
             )
         arrival: Coroutine[Any, Any, None] = self._arrive(connection, place, peer)
         task = asyncio.get_running_loop().create_task(arrival)

@@ -120,9 +120,9 @@ def _bind_host(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except socket.gaierror as error:
-        raise ConfigError(f"{host_option}: cannot find {host!r}: {error.strerror}") from None
+        raise ConfigError(f"{host_option}: cannot resolve {host!r}: {error.strerror}") from None
     except UnicodeError:  # such as a..b
-        raise ConfigError(f"{host_option}: {host!r} is no name that a host can have") from None
+        raise ConfigError(f"{host_option}: {host!r} is not a valid host name") from None
     places: list[Place] = []
     problem: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -153,7 +153,7 @@ def _bind(bound: socket.socket, address: tuple[str | int | bytes, ...], *, share
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         if not hasattr(socket, "SO_REUSEPORT"):
-            raise ConfigError("--reuse_port: this system cannot share a port")
+            raise ConfigError("--reuse_port: this system does not support shared ports")
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if bound.family == socket.AF_INET6:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -170,13 +170,13 @@ def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> Pla
     """
     file = Path(path)
     if not hasattr(socket, "AF_UNIX"):
-        raise ConfigError(f"{option}: this system has no Unix sockets")
+        raise ConfigError(f"{option}: this system does not support Unix sockets")
     try:
         used = _answers(file)
     except OSError as error:
         raise ConfigError(f"{option}: cannot listen on {path}: {_reason(error)}") from None
     if used and not shared:
-        raise ConfigError(f"{option}: {path} is in use by a server that runs")
+        raise ConfigError(f"{option}: {path} is in use by a running server")
     bound = socket.socket(socket.AF_UNIX)
     # It takes its name when it is ready, so nobody meets one that is not, nor one with
     # the permissions of the moment.
@@ -202,7 +202,7 @@ def _answers(file: Path) -> bool:
     """Whether somebody listens at *file*. Raises OSError where that cannot be told."""
     try:
         if not stat.S_ISSOCK(file.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "it is there and no socket")
+            raise FileExistsError(errno.EEXIST, "the file exists and is not a socket")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             probe.connect(str(file))

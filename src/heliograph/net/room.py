@@ -83,7 +83,9 @@ class Room:
             self._probe = -1
 
     def _note(self) -> None:
-        reason = f"all {self.capacity} files for clients are open, new ones get 4100"
+        reason = (
+            f"all {self.capacity} descriptors for clients are in use; new clients get error 4100"
+        )
         self._summary.note("over capacity", reason)
 
     def _relieve(self, used: int) -> None:

@@ -224,7 +224,7 @@ class Stream:
         if what & WRITE:
             self.send()
         if what & BROKEN and not reads and not self._lost:
-            self._lose(ConnectionResetError("the peer is gone"))
+            self._lose(ConnectionResetError("the peer disconnected"))
 
     def read(self) -> None:
         """Have what has come handled, as much of it as is read at once now."""
@@ -504,7 +504,10 @@ class Poller:
 
     def complain(self, error: Exception, stream: Stream | None = None) -> None:
         """Tell the loop's handler of a fault of ours."""
-        context: dict[str, Any] = {"message": "a fault in a protocol", "exception": error}
+        context: dict[str, Any] = {
+            "message": "unhandled exception in a connection",
+            "exception": error,
+        }
         if stream is not None:
             context |= {"protocol": stream.protocol, "transport": stream}
         self._loop.call_exception_handler(context)

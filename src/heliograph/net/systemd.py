@@ -47,12 +47,12 @@ def _passed(descriptor: int) -> socket.socket:
         passed = socket.socket(fileno=descriptor)
     except OSError as error:
         raise ConfigError(
-            f"LISTEN_FDS: descriptor {descriptor} is no socket: {error.strerror}"
+            f"LISTEN_FDS: descriptor {descriptor} is not a socket: {error.strerror}"
         ) from None
     families = (*INTERNET, getattr(socket, "AF_UNIX", None))
     if passed.family not in families or passed.type != socket.SOCK_STREAM:
         passed.close()
-        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} is no stream socket")
+        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} is not a stream socket")
     passed.setblocking(False)
     return passed
 
@@ -85,7 +85,7 @@ class Notifier:
                 sender.sendto(message.encode(), self._address)
         except OSError as error:
             logger.warning(
-                "NOTIFY_SOCKET: the service manager cannot be told %s: %s",
+                "NOTIFY_SOCKET: %s cannot be sent to the service manager: %s",
                 message.partition("=")[0],
                 error.strerror,
             )

@@ -49,17 +49,17 @@ def load(certificate: str, key: str) -> ssl.SSLContext:
     try:
         _context().load_verify_locations(certificate)
     except ssl.SSLError:
-        raise ConfigError(f"--ssl_cert: {certificate} is no certificate in PEM") from None
+        raise ConfigError(f"--ssl_cert: {certificate} is not a certificate in PEM format") from None
 
     def locked() -> NoReturn:
         # Without this, OpenSSL would ask at the terminal, and wait.
-        raise ConfigError(f"--ssl_key: {key} is locked by a passphrase; store it without one")
+        raise ConfigError(f"--ssl_key: {key} is protected by a passphrase; store it without one")
 
     try:
         context.load_cert_chain(certificate, key, locked)
     except ssl.SSLError:
         raise ConfigError(
-            f"--ssl_key: {key} is not the key of {certificate}, or not in PEM"
+            f"--ssl_key: {key} is not the key of {certificate}, or not in PEM format"
         ) from None
     return context
 
@@ -92,7 +92,7 @@ def lifetime(path: str) -> tuple[datetime, datetime]:
     text = Path(path).read_text(encoding="latin-1")
     each = [_validity(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(text)]
     if not each:
-        raise ConfigError(f"--ssl_cert: {path} has no dates that can be read: no BEGIN CERTIFICATE")
+        raise ConfigError(f"--ssl_cert: {path} has no readable dates: BEGIN CERTIFICATE is missing")
     return max(begin for begin, _ in each), min(end for _, end in each)
 
 

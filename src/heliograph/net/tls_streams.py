@@ -24,8 +24,8 @@ Failed = Callable[[str, str], object]
 """Takes the address of a peer, and why its handshake failed: one of the few reasons of OpenSSL."""
 
 REASONS = {
-    "HTTP_REQUEST": "it sent HTTP without TLS",
-    "WRONG_VERSION_NUMBER": "it sent something else than TLS",
+    "HTTP_REQUEST": "the client sent HTTP without TLS",
+    "WRONG_VERSION_NUMBER": "the client sent something other than TLS",
 }
 """Those that OpenSSL has words for which say little."""
 

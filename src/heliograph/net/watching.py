@@ -63,7 +63,7 @@ class WatchedConnection(WebSocketConnection):
     def connection_lost(self, error: Exception | None) -> None:
         """Say so, and go on as ever."""
         super().connection_lost(error)
-        logger.debug("%s is gone%s", self.id or self._came_from, f": {error}" if error else "")
+        logger.debug("%s disconnected%s", self.id or self._came_from, f": {error}" if error else "")
 
     def say(self, verb: str, opcode: Opcode, payload: bytes) -> None:
         """Put a frame into the log."""

@@ -218,7 +218,7 @@ class Webhooks:
         if outbox.events:
             self.counters.dropped += outbox.events
             logger.warning(
-                "app %s: webhook %s was taken out; %s not sent to it",
+                "app %s: webhook %s was removed; %s dropped",
                 receiver.app.id,
                 receiver.label,
                 counted(outbox.events, "event"),
@@ -315,11 +315,13 @@ class Webhooks:
         self._store.drop(lost + unreadable)
         if lost:
             logger.warning(
-                "%s kept for webhooks that are no more; not sent", counted(len(lost), "event")
+                "webhooks: %s dropped: the webhook is no longer configured",
+                counted(len(lost), "event"),
             )
         if unreadable:
             logger.error(
-                "%s that cannot be read any more; not sent", counted(len(unreadable), "event")
+                "webhooks: %s dropped: the stored data is unreadable",
+                counted(len(unreadable), "event"),
             )
 
     async def stop(self, timeout_s: float) -> None:
@@ -369,7 +371,8 @@ class Webhooks:
         if self.pending:
             self.counters.dropped += self.pending
             logger.warning(
-                "stopped with %s that no webhook received", counted(self.pending, "event")
+                "webhooks: the server stopped before %s could be delivered",
+                counted(self.pending, "event"),
             )
 
     def _quiet(self) -> bool:
@@ -391,7 +394,7 @@ class Webhooks:
         try:
             self._take(audience, happening)
         except Exception as error:  # noqa: BLE001 - a client caused it, and must not suffer from it
-            self._faults.fault(f"app {app_id}: a webhook could not be recorded", error)
+            self._faults.fault(f"app {app_id}: an event for webhooks could not be queued", error)
 
     def _take(self, audience: _Audience, happening: Happening) -> None:
         if isinstance(happening, Event) and happening.cached:
@@ -444,7 +447,7 @@ class Webhooks:
             self.counters.dropped += len(dropped)
             if not receiver.lost:
                 logger.error(
-                    "app %s: too much is waiting for webhook %s; events are dropped, those of"
+                    "app %s: the queue of webhook %s is full; events are dropped, those of"
                     " public channels first",
                     receiver.app.id,
                     receiver.label,
@@ -547,8 +550,8 @@ class Webhooks:
         try:
             failure = await self._ready_sender().post(webhook.url, headers, body)
         except Exception as error:  # noqa: BLE001 - our fault; the others must not wait for it
-            self._faults.fault(receiver.name, error)
-            failure = "an error of the server"
+            self._faults.fault(f"{receiver.name}: a request failed", error)
+            failure = "internal error"
         if self._receivers.get(receiver.id) is receiver:
             self._tried(receiver, delivery, failure)
 
@@ -573,13 +576,13 @@ class Webhooks:
     ) -> None:
         if given_up:
             self.counters.failed += 1
-            if self._losses.first(receiver.name, f"{failure}; a delivery is given up"):
+            if self._losses.first(receiver.name, f"{failure}; delivery dropped"):
                 logger.error(
-                    "%s: %s; delivery %s is given up after %d tries, %s lost",
+                    "%s: %s; delivery %s dropped after %s, %s lost",
                     receiver.name,
                     failure,
                     delivery.id,
-                    delivery.tries,
+                    counted(delivery.tries, "attempt"),
                     counted(len(delivery.entries), "event"),
                 )
         elif not receiver.failing:
@@ -589,12 +592,12 @@ class Webhooks:
     def _recovered(self, receiver: _Receiver) -> None:
         if receiver.failing:
             receiver.failing = False
-            self._recoveries.note(receiver.name, "takes events again")
+            self._recoveries.note(receiver.name, "accepts events again")
 
     def _found_room(self, receiver: _Receiver) -> None:
         if receiver.lost and not receiver.outbox.crowded:
             logger.warning(
-                "app %s: there is room for webhook %s again; %s dropped",
+                "app %s: the queue of webhook %s has room again; %s dropped",
                 receiver.app.id,
                 receiver.label,
                 counted(receiver.lost, "event"),

@@ -65,7 +65,7 @@ class HttpSender:
 def _reason(error: Exception) -> str:
     """Say what went wrong, and never more: an error's text may hold the URL and a password."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not accepted: {error.certificate_error}"
+        return f"certificate not accepted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection: {error.os_error.strerror or error.os_error}"
     return f"connection lost or unusable ({type(error).__name__})"

@@ -291,7 +291,7 @@ class SqliteStore:
             if self._timer is None:
                 self._timer = self._loop.call_later(self._linger_s, self._write)
         elif len(self._operations) > MAX_OPERATIONS or self._text_bytes > MAX_OPERATIONS_BYTES:
-            self._fail("the disk does not answer")
+            self._fail("the disk does not respond")
             self._loop.call_soon(self._on_kept)
 
     def _write(self) -> None:
@@ -314,7 +314,7 @@ class SqliteStore:
             self._fail(str(error))
         elif renewed:
             self._failed = False
-            logger.warning("%s: webhooks are kept again", self.path)
+            logger.warning("%s is written again; pending webhooks survive a restart", self.path)
         if self._failed:
             self._forget()
             if not self._closed:
@@ -328,8 +328,8 @@ class SqliteStore:
         self.failures += 1
         if not self._failed:
             logger.error(
-                "%s: %s; webhooks go on, but a restart would lose what is pending, until it can"
-                " be written again",
+                "%s cannot be written: %s; webhooks are still sent, but until writing succeeds"
+                " again, a restart loses the pending ones",
                 self.path,
                 reason,
             )
@@ -363,9 +363,9 @@ class SqliteStore:
             kept, damage = self._connect()
             return kept if damage is None else self._recover(damage, recovered)
         except OSError as error:
-            raise ConfigError(f"data_dir: {self.path}: {error.strerror}") from None
+            raise ConfigError(f"--data_dir: {self.path}: {error.strerror}") from None
         except rows.UNREADABLE as error:
-            raise ConfigError(f"data_dir: {self.path}: {_advice(error)}") from None
+            raise ConfigError(f"--data_dir: {self.path}: {_advice(error)}") from None
 
     def _connect(self) -> tuple[Kept, str | None]:
         """Return what the file keeps and, if not all of it can be used, what is wrong with it."""
@@ -383,7 +383,7 @@ class SqliteStore:
             raise
         if wrong:
             self._connection.close()
-            return kept, f"wrong rows: {wrong}"
+            return kept, f"invalid rows: {wrong}"
         return kept, None
 
     def _prepare(self) -> None:
@@ -401,9 +401,9 @@ class SqliteStore:
             connection.executescript(_SCHEMA)
         elif version > SCHEMA_VERSION:
             raise ConfigError(
-                f"data_dir: {self.path}: is of a newer version of Heliograph (schema {version},"
-                f" not {SCHEMA_VERSION}). Run that version, or move the file away: webhooks that"
-                " it keeps are not sent then."
+                f"--data_dir: {self.path} was written by a newer version of Heliograph (schema"
+                f" {version}; this version reads {SCHEMA_VERSION}); run that version, or move the"
+                " file away (the webhooks in it are then not sent)"
             )
         elif version < 0:
             raise sqlite3.DatabaseError(f"schema {version}")
@@ -426,8 +426,8 @@ class SqliteStore:
         aside = self._put_aside()
         recovered.rename(self.path)
         logger.error(
-            "%s: is damaged (%s); events kept: %d, deliveries: %d, beliefs: %d, rows that cannot be"
-            " read: %d; the damaged file is %s now",
+            "%s is damaged (%s); recovered events: %d, deliveries: %d, reported states: %d;"
+            " unreadable rows: %d; the damaged file is now %s",
             self.path,
             damage,
             len(kept.events),
@@ -504,7 +504,7 @@ def _write_anew(path: Path, kept: Kept) -> None:
 def _advice(error: Exception) -> str:
     """Say what an operator can do about a file that cannot be opened."""
     if "locked" in str(error):
-        return "another server uses it; each needs a directory of its own"
+        return "another server uses this file; give each server its own directory"
     return _on_one_line(error)
 
 

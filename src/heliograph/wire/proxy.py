@@ -31,12 +31,12 @@ def rest_bytes(head: bytes) -> int:
         raise HeaderError("it does not begin with a PROXY header of version 2")
     command, family = head[12], head[13]
     if command not in (_LOCAL, _PROXY):
-        raise HeaderError(f"0x{command:02x} is no version and command of a PROXY header")
+        raise HeaderError(f"0x{command:02x} is not a version and command of a PROXY header")
     if command == _PROXY and family not in _ADDRESS_BYTES:
-        raise HeaderError(f"0x{family:02x} is no stream of a family that there is")
+        raise HeaderError(f"0x{family:02x} is not a stream of a known address family")
     size = int.from_bytes(head[14:16])
     if size > MAX_REST_BYTES:
-        raise HeaderError(f"its PROXY header is {size} bytes long")
+        raise HeaderError(f"its PROXY header is too long: {size} bytes")
     return size
 
 
@@ -53,7 +53,7 @@ def source(head: bytes, rest: bytes) -> str | None:
     family = head[13]
     size = _ADDRESS_BYTES[family]
     if len(rest) < size:
-        raise HeaderError("its PROXY header has no room for the addresses")
+        raise HeaderError("its PROXY header is too short for the addresses")
     _check_additions(rest[size:] if family != _UNSPECIFIED else b"")
     if family == _IPV4:
         return str(IPv4Address(rest[:4]))
@@ -68,5 +68,5 @@ def _check_additions(rest: bytes) -> None:
     while rest:
         end = 3 + int.from_bytes(rest[1:3])
         if len(rest) < end or len(rest) < 3:  # noqa: PLR2004 - a type and a length
-            raise HeaderError("its PROXY header ends within an addition")
+            raise HeaderError("its PROXY header ends within a TLV")
         rest = rest[end:]

@@ -200,7 +200,9 @@ def read_user(user_data: str, max_id_length: int) -> User:
         ) from None
     # As long as a channel's name may be: the user has a channel of its own.
     if not is_channel_name(USER_CHANNEL_PREFIX + found.id, 0):
-        raise ClientError("Invalid user_data: id has characters that no channel name may have")
+        raise ClientError(
+            "Invalid user_data: id contains characters that are not allowed in channel names"
+        )
     if max_id_length and len(found.id) > max_id_length:
         raise ClientError(f"Invalid user_data: id exceeds the allowed {max_id_length} characters")
     watchlist = found.watchlist if found.watchlist is not None else []

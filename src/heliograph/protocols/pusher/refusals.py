@@ -79,12 +79,14 @@ def too_many_from_address() -> ClientError:
 
 def too_many_messages() -> ClientError:
     """The client sends faster than the server allows; it may come back, and be slower."""
-    return ClientError("Over capacity: messages come too fast", Code.OVER_CAPACITY, closes=True)
+    return ClientError(
+        "Over capacity: too many messages per second", Code.OVER_CAPACITY, closes=True
+    )
 
 
 def too_much_unfinished() -> ClientError:
     """The server holds too much of messages that are not complete, and most of them is this one."""
-    text = "Over capacity: too many messages are incomplete"
+    text = "Over capacity: too many incomplete messages"
     return ClientError(text, Code.OVER_CAPACITY, closes=True)
 
 
@@ -122,7 +124,7 @@ def already_signed_in(user_id: str) -> ClientError:
 
 def not_signed_in_as(channel: str) -> ClientError:
     """A user's channel is for that user's sessions."""
-    return ClientError(f"Subscription to {echoed(channel)} requires to be signed in as that user")
+    return ClientError(f"Subscription to {echoed(channel)} requires signing in as that user")
 
 
 def watchlist_limit(accepted: Sequence[str]) -> ClientError:
@@ -156,7 +158,7 @@ def already_subscribed(channel: str) -> ClientError:
 
 def too_many_subscriptions(limit: int) -> ClientError:
     """The socket has as many subscriptions as it may have."""
-    return ClientError(f"Subscription limit exceeded: a connection may have {limit}")
+    return ClientError(f"Subscription limit exceeded: at most {limit} for each connection")
 
 
 def not_subscribed(channel: str) -> ClientError:
@@ -172,7 +174,7 @@ def invalid_channel_name(channel: str) -> ClientError:
 
 def presence_channel_full(channel: str, limit: int) -> ClientError:
     """The channel has as many members as it may have."""
-    return ClientError(f"Presence channel {echoed(channel)} is full: it may have {limit} members")
+    return ClientError(f"Presence channel {echoed(channel)} is full: at most {limit} members")
 
 
 def channel_data_required() -> ClientError:

@@ -36,7 +36,7 @@ def shown(text: bytes) -> str:
         value = json.loads(text)
         result = json.dumps(_cut(value), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
-        return f"({len(text)} bytes that are no JSON)"
+        return f"({len(text)} bytes, not JSON)"
     if len(result) > MAX_SHOWN:
         return f"{result[:MAX_SHOWN]}... ({len(text)} bytes)"
     return result
