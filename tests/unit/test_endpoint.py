@@ -108,7 +108,10 @@ def test_the_version_of_the_protocol_is_one_of_ours(query: str, version: int) ->
         ("null", ("a.example",), False),
         ("", ("a.example",), False),
         ("a.example", ("a.example",), True),
-        ("https://[::1]:8000", ("[[]::1]",), True),
+        ("https://[::1]:8000", ("[::1]",), True),
+        ("https://[::1]:8000", ("https://[::1]:8000",), True),
+        ("https://1", ("[::1]",), False),
+        ("https://a", ("?",), False),
     ],
 )
 def test_a_page_is_of_a_site_that_the_app_allows(
