@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -145,9 +146,11 @@ class Listener:
             create: Any = loop.create_unix_server if place.local else loop.create_server
             # The loop closes what it is given, and some are still waiting then: see `end`.
             waiting = place.socket.dup()
-            server = await create(
-                self._meet, sock=waiting, backlog=at_once, **self._security(place)
-            )
+            options = self._security(place)
+            if place.local and sys.version_info >= (3, 13):
+                # Python 3.13 removes the path of a Unix socket; it can belong to somebody else.
+                options["cleanup_socket"] = False
+            server = await create(self._meet, sock=waiting, backlog=at_once, **options)
             self._servers.append(server)
             place.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
 
