@@ -327,7 +327,7 @@ def test_no_sighup_on_the_way_there_ends_a_server(
     running = Running.of(process)
     running.read_log_until("Handle Pusher API requests")
     process.send_signal(signal.SIGHUP)
-    running.read_log_until("configuration reloaded: 1 apps")
+    running.read_log_until("configuration reloaded: 1 app")
     process.terminate()
     running.read_log_until("server stopping: SIGTERM")
     while process.poll() is None:  # nor does one on the way out
