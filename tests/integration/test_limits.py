@@ -287,7 +287,7 @@ async def test_connections_that_owe_a_proxy_header_are_bounded_in_total(
         for one in silent[2:]:
             await one.send(last)
             await one.read_until(b"OK\n")
-        assert "too many others have not yet" in caplog.text
+        assert "too many connections were waiting for theirs" in caplog.text
 
 
 async def test_behind_a_balancer_an_http_connection_counts_from_its_header() -> None:

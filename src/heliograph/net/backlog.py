@@ -116,7 +116,8 @@ class Backlog:
             self._drop(client)
             self._summary.note(
                 "a slow client was disconnected",
-                f"the unsent bytes of all clients exceeded --max_total_write_buffer ({self._most})",
+                "the unsent bytes of all clients exceeded --max_total_write_buffer"
+                f" ({self._most} bytes)",
             )
         self._relieving = False
 
