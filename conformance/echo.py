@@ -2,7 +2,8 @@
 A server that sends each message back to its client, as Autobahn|Testsuite expects.
 
 The event loop, sockets, handshake, frames, compression, pings and closes are those of the real
-server. Only the Pusher session and the refusal of binary messages are replaced.
+server. The Pusher session and the refusal of binary messages are replaced. The limit on the
+fragments of a message (1024) is raised: cases 9.3 and 9.4 send more than 65,536.
 """
 
 import asyncio
@@ -11,13 +12,15 @@ from typing import Any
 
 from heliograph.config import load
 from heliograph.net.addresses import Origin
-from heliograph.net.websocket import Handshake, WebSocketConnection
+from heliograph.net.websocket import DeflateLane, Handshake, Unfinished, WebSocketConnection
 from heliograph.server import Server
 from heliograph.wire.websocket import Opcode, frame
 
 KEY = "conformance"
 LARGEST_MESSAGE = 1 << 25
 """Bytes; the largest message of the test suite has 16 MiB."""
+
+MOST_FRAGMENTS = 1 << 17
 
 
 class EchoSession:
@@ -57,6 +60,13 @@ class EchoConnection(WebSocketConnection):
         self.write(answer)
         if rest:
             self.data_received(rest)
+
+    def _take_frames(self, data: bytes, now: float) -> None:
+        if self._reader is None:
+            compression = isinstance(self.lane, DeflateLane)
+            self._reader = Unfinished(LARGEST_MESSAGE, now, compression=compression)
+            self._reader._max_fragments = MOST_FRAGMENTS
+        super()._take_frames(data, now)
 
     def _take(self, opcode: Opcode, payload: bytes, now: float) -> None:
         if opcode is Opcode.BINARY:
