@@ -19,7 +19,7 @@ from tests.integration.test_http import UPGRADE, wire
 from tests.integration.test_tls import Secured
 from tests.integration.test_turns import until
 
-GET = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
+GET = b"GET /x HTTP/1.1\r\nHost:\r\n\r\n"
 MUCH = GET * (64 * 1024 // len(GET))
 REQUESTS = len(MUCH) // len(GET)
 
@@ -397,7 +397,7 @@ async def test_an_early_answer_is_the_one_that_the_whole_request_would_get() -> 
                 await whole.send(head.encode() + body)
                 await early.send(head.encode())
                 answer = parse(await early.read_all())
-                await whole.send(b"GET / HTTP/1.0\r\n\r\n")
+                await whole.send(b"GET /x HTTP/1.0\r\n\r\n")
                 first = (await whole.read_all()).partition(b"HTTP/1.1 404")[0]
                 expected = parse(first)
             assert (answer.status, answer.body) == (expected.status, expected.body)
