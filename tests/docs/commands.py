@@ -145,8 +145,10 @@ class Scratch:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
-            rest, _ = process.communicate(timeout=STOP_TIMEOUT_S)
-            running.printed += rest
+            # Not `communicate`: what the loop above has read ahead would be lost.
+            running.printed += process.stdout.read()
+            process.wait(timeout=STOP_TIMEOUT_S)
+            process.stdout.close()
         assert "Traceback" not in running.printed, running.printed
 
 

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(400)  # the first start installs packages
 
 APP = "PUSHER_APP_ID=1 PUSHER_APP_KEY=my-app-key PUSHER_APP_SECRET=my-app-secret"
 CONFIGURED = ("README.md", "heliograph --config heliograph.toml")
-LARAVEL = ("docs/frameworks/laravel.md", "set -a; . ./.env; set +a")
+LARAVEL = ("docs/frameworks/laravel.md", f"{APP} heliograph")
+RAILS = ("docs/frameworks/rails.md", f"{APP} heliograph")
 REVERB = ("docs/coming-from/reverb.md", "set -a; . ./.env; set +a")
 SERVERS = [
     ("README.md", f"{APP} make run"),
@@ -41,6 +42,7 @@ SERVERS = [
     ("docs/frameworks/flask.md", f"{APP} heliograph"),
     ("docs/frameworks/node.md", f"{APP} heliograph"),
     LARAVEL,
+    RAILS,
     REVERB,
 ]
 """Commands that start a server, by their page and beginning."""
@@ -153,7 +155,7 @@ def test_each_command_is_either_run_here_or_listed_as_untried() -> None:
 
 
 def test_the_first_command_starts_a_server_in_development_mode(first: FirstStart) -> None:
-    assert "Development mode" in first.printed
+    assert "Development mode" in first.printed, first.printed
 
 
 def test_the_first_commands_print_no_warning(first: FirstStart) -> None:
@@ -169,10 +171,9 @@ def prepare(named: Named, scratch: Scratch) -> None:
     if named == CONFIGURED:
         (block,) = blocks("README.md", "toml")
         (scratch.folder / "heliograph.toml").write_text(block)
-    elif named in {LARAVEL, REVERB}:
-        pusher, reverb = blocks(LARAVEL[0], "ini")
-        text = pusher if named == LARAVEL else f"{reverb}\nREVERB_SERVER_PORT=0\n"
-        (scratch.folder / ".env").write_text(text)
+    elif named == REVERB:
+        _, reverb = blocks(LARAVEL[0], "ini")
+        (scratch.folder / ".env").write_text(f"{reverb}\nREVERB_SERVER_PORT=0\n")
 
 
 @pytest.mark.parametrize("named", SERVERS, ids=name_of)
