@@ -509,6 +509,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     # Somebody sits at a terminal and waits, or a service manager has something to replace.
     await server.stop(at_once=reason == signal.SIGINT)
     # A loop that closes would leave the default, which ends the process before its status is ours.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # there is a moment in between
     loop.remove_signal_handler(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logger.info("server stopped")
