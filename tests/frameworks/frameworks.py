@@ -38,12 +38,15 @@ class Framework:
         self.prepare(folder)
 
     def application(self, folder: Path, **variables: str) -> Application:
-        """Return the application of the page's last command; exports before it are obeyed."""
+        """Return the application of the page's last command, with the variables that it sets."""
         *before, command = self.page.commands("Run")
         for line in before:
             if line.startswith("export "):
                 pairs = line.removeprefix("export ").split(" ")
                 variables = {**dict(pair.split("=") for pair in pairs), **variables}
+        while (pair := command.split(" ")[0]).partition("=")[1]:
+            variables = {**dict([pair.split("=")]), **variables}
+            command = command.removeprefix(f"{pair} ")
         variables = {name: value.replace("8000", FREE_PORT) for name, value in variables.items()}
         return Application(command.replace("8000", FREE_PORT), folder, **variables)
 
