@@ -85,7 +85,10 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
     rest: list[str] = []
     waiting: Option | None = None  # what the next word may be the value of
     for arg in args:
-        if waiting is not None and _is_value(waiting, arg):
+        if waiting is not None and not _is_value(waiting, arg):
+            rest[-1] += "=true"  # or the word behind it would be taken for its value
+            waiting = None
+        if waiting is not None:
             waiting = None
         elif arg.startswith("-"):
             flag = arg.removeprefix("--").replace("-", "_")
@@ -98,6 +101,8 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
             name, waiting = arg, None
             continue
         rest.append(arg)
+    if waiting is not None and waiting.kind is bool:
+        rest[-1] += "=true"
     return name, rest
 
 

@@ -363,6 +363,7 @@ def load(
     _check_mode(values["unix_socket_mode"], given)
     _check_networks(values["trusted_proxies"], given)
     _check_ports(values, given)
+    _check_hosts(values["host"], given)
     secrets = _SecretFiles(read_file, mode_of_file)
     apps = apps_of_file(tables, str(path), secrets.read)
     app_sources = {
@@ -601,6 +602,21 @@ def _check_networks(texts: tuple[str, ...], given: _Given) -> None:
                 f"--trusted_proxies: {text!r} is not an address or a network such as"
                 f" 10.0.0.0/8 (from {given.source('trusted_proxies')})"
             ) from None
+
+
+def _check_hosts(hosts: tuple[str, ...], given: _Given) -> None:
+    """All addresses, and one of them beside, would be listened on twice."""
+    for everything, version in (("0.0.0.0", 4), ("::", 6)):  # noqa: S104 - not listened on here
+        for host in hosts:
+            try:
+                address = ipaddress.ip_address(host)
+            except ValueError:
+                continue
+            if everything in hosts and host != everything and address.version == version:
+                raise ConfigError(
+                    f"--host: {host} (from {given.source('host')}) is one of {everything}, which"
+                    " stands beside it; take one of them out"
+                )
 
 
 PORTS = ("port", "pusher_api_port", "metrics_port")

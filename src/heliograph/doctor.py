@@ -186,7 +186,9 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
     key = app.keys[0]
     prefix = address.path.rstrip("/") or config.path_prefix
     path = f"{prefix}/app/{quote(key.key)}"
-    page = origin or next((one for one in app.allowed_origins if "*" not in one), None)
+    page = (origin and origin.removesuffix("/")) or next(
+        (one for one in app.allowed_origins if "*" not in one), None
+    )
     page = f"https://{page}" if page is not None and "://" not in page else page
     try:
         try:
@@ -205,7 +207,9 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
             )
         else:
             yield from _api(address, prefix, app.id, key.key, key.secret.encode())
-        if wait_s:
+        if wait_s and config.development:
+            yield Finding(HINT, "idle time-out", "not measured: set the app, as for the HTTP API")
+        elif wait_s:
             yield _wait(address, path, page, wait_s)
     except _Unreachable as error:
         yield Finding(FAULT, "public URL", str(error))
@@ -388,7 +392,7 @@ def _api(
         taken = False
     if taken:
         yield Finding(FINE, "HTTP API", "a signed request succeeds")
-    elif response.status == 404:  # noqa: PLR2004 - Not Found
+    elif response.status == 404 and "app_id" not in body:  # noqa: PLR2004 - Not Found
         yield Finding(
             HINT, "HTTP API", "not found: correct if the HTTP API has a separate, private port"
         )

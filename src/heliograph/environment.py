@@ -13,6 +13,9 @@ PREFIX = "HELIOGRAPH_"
 READ_PREFIXES = (PREFIX, "ANYCABLE_")
 """A variable that begins like this is meant for the server."""
 
+OURS = (PREFIX, "PUSHER_APP_", "ANYCABLE_PUSHER_")
+"""How variables begin that configure an app of this server, or the server."""
+
 OTHERS = {"SOKETI_": "soketi", "REVERB_": "reverb"}
 """How variables of other servers begin, and the page for those who come from there."""
 
@@ -66,7 +69,8 @@ def warnings(
             close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
             hint = f"; did you mean {close[0]}?" if close else ""
             lines.append(f"{name}: unknown environment variable, ignored{hint}")
-    if not any(environ.get(name) for name in known):
+    # Many platforms set PORT.
+    if not any(environ.get(name) for name in known if name.startswith(OURS)):
         for prefix, server in OTHERS.items():
             found = sorted(name for name in environ if name.startswith(prefix))
             if found:

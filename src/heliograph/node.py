@@ -434,7 +434,9 @@ class Node:
         self.counters = Counters()
         self.tally = Tally()
         # What the log tells in sums: others can do it as often as they like.
+        # Each kind has its own, so that one does not hide the first line of another.
         self._failures = Summary(logger, logging.INFO, timing.later)
+        self._refused_clients = Summary(logger, logging.INFO, timing.later)
         self.refusals = Summary(logger, logging.INFO, timing.later)
         self.outages = Summary(logger, logging.WARNING, timing.later)
         self.faults = Summary(logger, logging.ERROR, timing.later)
@@ -446,7 +448,7 @@ class Node:
             timing=timing,
             counters=self.counters,
             tally=self.tally,
-            failures=self._failures,
+            failures=Summary(logger, logging.INFO, timing.later),
             outages=self.outages,
             record=record,
             slices=self._slices,
@@ -540,7 +542,7 @@ class Node:
             reason = f"a client was refused: {page} is not in allowed_origins"
         else:
             return
-        if self._failures.first(subject, reason):
+        if self._refused_clients.first(subject, reason):
             logger.info("%s: %s (from %s)", subject, reason, address)
 
     def cached_events_evicted(self, app_id: str, count: int) -> None:

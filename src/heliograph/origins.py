@@ -5,9 +5,11 @@ A browser sends a scheme, a host and a port that is not the scheme's default, in
 https://shop.example.com. Source: https://datatracker.ietf.org/doc/html/rfc6454#section-6.2
 """
 
+import ipaddress
 import re
 
 DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+LAST_PORT = 65535
 _SCHEMES = {"80": "http", "443": "https"}
 
 _ENTRY = re.compile(
@@ -29,7 +31,11 @@ def entry(text: str) -> str:
         raise ValueError(
             f"{text!r} is not an origin such as https://example.com or a host such as example.com"
         )
-    scheme, host, port = found["scheme"], _ascii(found["host"], text), found["port"]
+    scheme, host, port = found["scheme"], _canonical(found["host"], text), found["port"]
+    if port is not None and port != "*":
+        port = str(int(port))
+        if int(port) > LAST_PORT:
+            raise ValueError(f"{text!r} has a port that does not exist")
     if scheme is None and port in _SCHEMES:
         scheme = _SCHEMES[port]  # a browser leaves the port out, so that it says only this
     if scheme is not None and DEFAULT_PORTS.get(scheme) == port:
@@ -37,8 +43,13 @@ def entry(text: str) -> str:
     return f"{scheme}://" * (scheme is not None) + host + f":{port}" * (port is not None)
 
 
-def _ascii(host: str, text: str) -> str:
-    """Return a name of other letters as browsers send it, in ASCII."""
+def _canonical(host: str, text: str) -> str:
+    """Return a host as browsers send it: a name in ASCII, an IPv6 address in its short form."""
+    if host.startswith("[") and "*" not in host:
+        try:
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]"
+        except ValueError:
+            raise ValueError(f"{text!r} has a host that is not an IPv6 address") from None
     if host.isascii():
         return host
     try:

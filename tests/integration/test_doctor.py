@@ -285,8 +285,9 @@ async def test_whoever_answers_without_end_is_not_listened_to_for_ever(
 async def test_without_an_app_none_is_made_up_to_be_refused() -> None:
     nobody = load({}, {}, make_up=lambda: ("1", "made-up", "made-up"))
     async with serving() as rig:
-        status, text = await told_of(rig, nobody)
+        status, text = await told_of(rig, nobody, wait_s=1.0)
     assert status == 0, text
+    assert "hint   idle time-out: not measured" in text
     assert "ok     WebSocket: a client reaches the server; without an app" in text
     assert "hint   HTTP API: not checked: set --pusher_app_id" in text
 
@@ -385,3 +386,10 @@ async def test_a_proxy_that_holds_back_what_the_server_sends_is_found(
         status, text = await told_of(rig, config(), url)
     assert status == 1
     assert "a proxy buffers what the server sends" in text
+
+
+async def test_a_wrong_app_id_is_a_fault_though_the_api_may_be_elsewhere() -> None:
+    async with serving() as rig:
+        status, text = await told_of(rig, config(pusher_app_id="7"))
+    assert status == 1
+    assert "fault  HTTP API: the answer was 404: Unknown app_id" in text

@@ -398,3 +398,21 @@ async def test_an_event_that_reaches_nobody_is_in_the_log_for_debugging(
         " event 'order-created' was not delivered"
     )
     assert lines == ([line] if verbose else [])
+
+
+async def test_one_kind_of_refusal_does_not_hide_the_first_line_of_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "heliograph")
+    async with serving(allowed_origins="https://shop.example") as rig:
+        async with rig.open(origin="https://other.example") as refused:
+            await refused.receive()
+        await rig.fetch(
+            "GET", rig.signed("GET", f"/apps/{APP_ID}/channels", auth_signature="0" * 64)
+        )
+        async with rig.client(origin="https://shop.example") as client:
+            await client.send("pusher:subscribe", {"channel": "private-a", "auth": f"{KEY}:no"})
+            await client.receive()
+    lines = [line for line in caplog.messages if "refused" in line]
+    assert len(lines) == 3, lines
+    assert lines[2].endswith("(channel 'private-a')")

@@ -118,6 +118,19 @@ def test_a_word_is_no_command_where_an_option_wants_it() -> None:
         assert "debug = true    # the flag --debug" in done.stdout
 
 
+def test_a_switch_does_not_take_the_word_behind_it() -> None:
+    """The URL of the doctor, for one: a dead port would pass."""
+    for arguments in (
+        ["--norpc", "doctor", "ws://127.0.0.1:1"],
+        ["doctor", "--norpc", "ws://127.0.0.1:1"],
+        ["doctor", "--debug", "ws://127.0.0.1:1"],
+        ["doctor", "ws://127.0.0.1:1", "--debug"],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1, done.stdout
+        assert "fault  public URL" in done.stdout
+
+
 def test_a_switch_is_turned_off_with_no() -> None:
     for flag in ("--no_client_events", "--no-client-events", "--client-events=false"):
         assert "client_events = false    # the flag --client_events" in (

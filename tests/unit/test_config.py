@@ -760,6 +760,7 @@ def test_variables_of_another_server_alone_are_worth_one_hint(prefix: str) -> No
     (hint,) = about(resolve(environ=environ), prefix)
     assert f"docs/coming-from/{prefix[:-1].lower()}.md" in hint
     assert about(resolve(environ={**environ, "PUSHER_APP_ID": "1"} | SECRETS), prefix) == []
+    assert len(about(resolve(environ={**environ, "PORT": "80"}), prefix)) == 1
 
 
 SECRETS = {"PUSHER_APP_KEY": "k", "PUSHER_APP_SECRET": "hidden-secret"}
@@ -856,6 +857,13 @@ def test_clients_and_the_api_may_share_a_port_and_free_ones_are_never_the_same()
     resolve({**SINGLE, "port": "0", "pusher_api_port": "0", "metrics_port": "0"})
 
 
+@pytest.mark.parametrize("hosts", ["0.0.0.0,127.0.0.1", "::,::1", "::1,0.0.0.0,::"])
+def test_all_addresses_and_one_of_them_are_not_both_listened_on(hosts: str) -> None:
+    assert problem({**SINGLE, "host": hosts}).startswith("--host: ")
+    resolve({**SINGLE, "host": "0.0.0.0,::"})
+    resolve({**SINGLE, "host": "0.0.0.0,::1"})
+
+
 def test_a_shared_port_has_no_webhooks() -> None:
     file = APPS.replace("[[apps]]", "reuse_port = true\n[[apps]]", 1)
     assert problem(FILE, file=file).startswith(
@@ -887,6 +895,8 @@ def test_a_shared_port_has_no_webhooks() -> None:
         ("*://example.com", "*://example.com"),
         ("https://bücher.example", "https://xn--bcher-kva.example"),
         ("null", "null"),
+        ("http://[0:0:0:0:0:0:0:1]:8000", "http://[::1]:8000"),
+        ("http://a.example:080", "http://a.example"),
         ("file://*", "file://*"),
         ("app+electron://app", "app+electron://app"),
     ],
@@ -902,7 +912,7 @@ def test_origins_are_read_as_browsers_send_them(written: str, read: str) -> None
     [
         *("https://example.com/page", "https://example.com?", "https://", "://example.com"),
         *("https://user@example.com", "::1", "http://::1", "https://exa mple.com", "https://a:b"),
-        *("https://example.com//", "http://[::1"),
+        *("https://example.com//", "http://[::1", "http://a:99999", "http://[:::::]"),
     ],
 )
 @pytest.mark.parametrize("name", ["allowed_origins", "cors_allowed_origins"])

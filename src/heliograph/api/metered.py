@@ -143,6 +143,8 @@ class MetricsPage:
         return self._page(request)  # its body is of no use
 
     def _page(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return Response(204, b"", headers=((b"Allow", b"GET, OPTIONS, HEAD"),))
         if request.method not in ("GET", "HEAD"):
             return text(405, "Method not allowed", headers=((b"Allow", b"GET, HEAD"),))
         if self._expected is not None and not hmac.compare_digest(_given(request), self._expected):
