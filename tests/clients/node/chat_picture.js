@@ -6,15 +6,8 @@
 
 import { chromium } from 'playwright-core'
 
-const FLAGS = [
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--disable-dev-shm-usage', // containers have little of it
-]
+import { FLAGS } from './chromium.js'
+
 const WINDOW = { width: 660, height: 500 } // just wide enough for the list of members
 const PICTURE_WIDTH = 1200
 

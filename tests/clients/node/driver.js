@@ -14,20 +14,11 @@ import { chromium } from 'playwright-core'
 import Pusher from 'pusher-js'
 
 import { Backend } from './backend.js'
+import { FLAGS } from './chromium.js'
 import * as scenarios from './scenarios.js'
 import { play, within } from './toolkit.js'
 
 const LONGEST_MS = 60_000 // for any order
-
-const FLAGS = [
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--disable-dev-shm-usage', // containers have little of it
-]
 
 const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`)
 const reached = (mark) => say({ reached: mark })

@@ -12,15 +12,7 @@ import { pathToFileURL } from 'node:url'
 
 import { chromium } from 'playwright-core'
 
-const FLAGS = [
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--disable-dev-shm-usage', // containers have little of it
-]
+import { FLAGS } from './chromium.js'
 
 const [executablePath, width, folder, shots] = process.argv.slice(2)
 const browser = await chromium.launch({ executablePath, args: FLAGS })
