@@ -6,14 +6,13 @@ the place, and shows nothing of a secret.
 """
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from heliograph.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webhook
 from heliograph.errors import ConfigError
-from heliograph.options import Option
+from heliograph.options import Option, suggestion
 
 NOT_IN_IDENTIFIERS = "/?#:&+% "
 
@@ -140,9 +139,3 @@ def check_identifier(text: str, where: str) -> None:
     if not text.isprintable() or any(mark in text for mark in NOT_IN_IDENTIFIERS):
         marks = " ".join(NOT_IN_IDENTIFIERS.strip())
         raise ConfigError(f"{where}: {text!r} must not contain spaces or any of {marks}")
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return what may have been meant by *name*, as the end of a sentence; else nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

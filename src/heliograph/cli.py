@@ -85,20 +85,19 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
     rest: list[str] = []
     waiting: Option | None = None  # what the next word may be the value of
     for arg in args:
-        if waiting is not None and not _is_value(waiting, arg):
+        taken = waiting is not None and _is_value(waiting, arg)
+        if waiting is not None and not taken:
             rest[-1] += "=true"  # or the word behind it would be taken for its value
-            waiting = None
-        if waiting is not None:
-            waiting = None
-        elif arg.startswith("-"):
+        waiting = None
+        if not taken and arg.startswith("-"):
             flag = arg.removeprefix("--").replace("-", "_")
             waiting = _option_of(flag)
             switch = FLAGS.get(flag.removeprefix("no_"))
             if waiting is None and switch is not None and switch.kind is bool:
                 rest.append(f"{switch.flag}=false")
                 continue
-        elif name is None:
-            name, waiting = arg, None
+        elif not taken and name is None:
+            name = arg
             continue
         rest.append(arg)
     if waiting is not None and waiting.kind is bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heliograph import borrowed, environment, origins
-from heliograph.app_tables import apps_of_file, check_identifier, list_of_tables, suggestion
+from heliograph.app_tables import apps_of_file, check_identifier, list_of_tables
 from heliograph.apps import APP_OPTIONS, App, AppKey, Apps
 from heliograph.errors import ConfigError
 from heliograph.options import (
@@ -26,6 +26,7 @@ from heliograph.options import (
     Option,
     option,
     options_of,
+    suggestion,
 )
 
 

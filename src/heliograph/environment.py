@@ -5,9 +5,10 @@ Knows the names that Kubernetes gives to variables of a Service, and how to find
 Values are read in `config`.
 """
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
+
+from heliograph.options import suggestion
 
 PREFIX = "HELIOGRAPH_"
 READ_PREFIXES = (PREFIX, "ANYCABLE_")
@@ -66,8 +67,7 @@ def warnings(
         )
     for name in sorted(environ):
         if name.startswith(READ_PREFIXES) and name not in known and environ[name]:
-            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = suggestion(name, sorted(known), cutoff=0.8)
             lines.append(f"{name}: unknown environment variable, ignored{hint}")
     # Many platforms set PORT.
     if not any(environ.get(name) for name in known if name.startswith(OURS)):

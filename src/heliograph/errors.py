@@ -58,6 +58,6 @@ MAX_ECHO = 500
 """Characters that a text repeats of what was sent to us: more than any name, key or signature."""
 
 
-def echoed(text: str) -> str:
-    """Return *text*, which a client sent, as far as an answer repeats it."""
-    return text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "..."
+def echoed(text: str, most: int = MAX_ECHO) -> str:
+    """Return *text*, which a client sent, as far as it is repeated: *most* characters of it."""
+    return text if len(text) <= most else text[:most] + "..."

@@ -16,7 +16,7 @@ from heliograph import rate
 from heliograph.apps import App, Apps
 from heliograph.counting import Counting
 from heliograph.engine.base import Engine
-from heliograph.errors import ClientError, EngineError
+from heliograph.errors import ClientError, EngineError, echoed
 from heliograph.hub.channel import Counters, Subscription
 from heliograph.hub.event import (
     Cached,
@@ -402,7 +402,7 @@ SHOWN, SHOWN_OF_KEY = 100, 8
 
 def _short(text: str, size: int = SHOWN) -> str:
     """Return the beginning of *text*, which a stranger sent, as the log can show it."""
-    return ascii(text if len(text) <= size else text[:size] + "...")
+    return ascii(echoed(text, size))
 
 
 def _ignore(_app_id: str, _happening: Happening) -> None:
@@ -520,13 +520,13 @@ class Node:
         self._failures.note(subject, f"an API request was refused: {reason}")
 
     def connection_refused(
-        self, error: ClientError, key: str, origin: str | None, address: str
+        self, error: ClientError, key: str, origin: str | None, address: Callable[[], str]
     ) -> None:
         """
         Take note that a client was refused for something that an operator can mend.
 
         That is a wrong key in a page, or a page of another site. Strangers can do this as often as
-        they like: the first line of a minute has the *address* that it came from.
+        they like: the first line of a minute has the *address* that it came from, asked for then.
         """
         if error.code == refusals.Code.NO_SUCH_APP:
             self.tally.unknown_keys += 1
@@ -543,7 +543,7 @@ class Node:
         else:
             return
         if self._refused_clients.first(subject, reason):
-            logger.info("%s: %s (from %s)", subject, reason, address)
+            logger.info("%s: %s (from %s)", subject, reason, address())
 
     def cached_events_evicted(self, app_id: str, count: int) -> None:
         """Take note that an app has more cached events than are kept; *count* of them are not."""

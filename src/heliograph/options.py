@@ -6,9 +6,10 @@ name, type, default, a sentence. Flags, environment variables, keys of the confi
 the sample file and the table in the README are all made of that.
 """
 
+import difflib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -202,3 +203,13 @@ def shown(one: Option, value: object) -> str:
 
 def _in_full(number: float) -> str:
     return str(number).removesuffix(".0")
+
+
+def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """
+    Return what may have been meant by *name*, as the end of a sentence; else nothing.
+
+    *cutoff* is how similar the two must be, from 0 to 1.
+    """
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]}?" if close else ""

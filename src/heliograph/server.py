@@ -36,6 +36,7 @@ from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.streams import Poller
+from heliograph.net.transport import Transport, peer_address
 from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
@@ -341,9 +342,10 @@ class Server:
         self._listeners.append(listener)
         await listener.begin()
 
-    def _tls_failed(self, address: str, reason: str) -> None:
+    def _tls_failed(self, connection: Transport, reason: str) -> None:
         self.context.tls_failures += 1
         if self._handshakes.first("TLS", reason):
+            address = peer_address(connection) or "?"
             logger.info("TLS: a handshake failed: %s (from %s)", reason, address)
 
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
@@ -387,9 +389,7 @@ class Server:
     @property
     def stop_s(self) -> float:
         """How long `stop` may take."""
-        config = self.config
-        delay_s = 0.0 if config.reuse_port else config.shutdown_delay
-        clients_s = delay_s + self._handover_s + LATE_S + FAREWELL_S
+        clients_s = self._delay_s + self._handover_s + LATE_S + FAREWELL_S
         return clients_s + WEBHOOKS_STOP_TIMEOUT_S
 
     async def stop(self, *, at_once: bool = False) -> None:
@@ -402,15 +402,19 @@ class Server:
         if not self._serving:
             return
         self._serving = False
-        config = self.config
         self.readiness.why_not = DRAINING
-        if config.shutdown_delay and not at_once and not config.reuse_port:
-            await asyncio.sleep(config.shutdown_delay)
+        if self._delay_s and not at_once:
+            await asyncio.sleep(self._delay_s)
         await asyncio.gather(*(listener.end() for listener in self._listeners))
         over_s = 0.0 if at_once else self._handover_s
-        idle_s = HANDOVER_IDLE_S if config.reuse_port else IDLE_S
+        idle_s = HANDOVER_IDLE_S if self.config.reuse_port else IDLE_S
         await drain(self.context, over_s, shuffle=self._shuffle, idle_s=idle_s)
         await self._started.aclose()
+
+    @property
+    def _delay_s(self) -> float:
+        """How long the server goes on when it is told to end; not beside its successor."""
+        return 0.0 if self.config.reuse_port else self.config.shutdown_delay
 
     @property
     def _handover_s(self) -> float:

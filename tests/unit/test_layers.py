@@ -27,7 +27,7 @@ ALLOWED = {
     "counting": set(),
     "development": {"apps", "config", "errors"},
     "doctor": {"config", "errors", "net", "protocols", "wire"},
-    "environment": set(),
+    "environment": {"options"},
     "errors": set(),
     "logs": set(),
     "metrics": set(),

@@ -35,8 +35,8 @@ class Hub:
         hurry: Callable[[], object] | None = None,
     ) -> None:
         self._wake = wake
-        self._hurry = hurry
-        self._urgent = hurry is None  # somebody flushes at the end of this tick
+        self._hurry = hurry or wake
+        self._urgent = False  # somebody flushes at the end of this tick
         self._channels: dict[str, Channel] = {}
         self._dirty: deque[Channel] = deque()
         self._walked: deque[Channel] = deque()  # large channels in the middle of their flush
@@ -86,19 +86,14 @@ class Hub:
         self.counters.facts += 1
         if not self._urgent and type(fact) is Event:
             self._urgent = True
-            if self._hurry is not None:
-                self._hurry()
+            self._hurry()
         if channel.pending is not None:
             channel.pending.append(fact)
             return
         channel.pending = [fact]
         if channel.walk is None:
             self._dirty.append(channel)
-            if (
-                len(self._dirty) == 1
-                and not self._walked
-                and (self._hurry is None or not self._urgent)
-            ):
+            if len(self._dirty) == 1 and not self._walked and not self._urgent:
                 self._wake()
 
     @property
@@ -114,7 +109,7 @@ class Hub:
         large one never keeps a small one waiting for more than a turn; half of the writes
         are its own all the same.
         """
-        self._urgent = self._hurry is None
+        self._urgent = False
         writes = 0
         share = budget // 2 if self._walked else budget
         for queue, limit in ((self._dirty, share), (self._walked, budget)):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from heliograph.net.transport import Transport
+from heliograph.net.transport import Transport, peer_address
 from heliograph.summary import Summary
 from heliograph.wire.http import Request
 
@@ -199,7 +199,7 @@ class Addresses:
         """Count in a connection as `arrive` does, where the event loop accepted it."""
         if _is_local(transport):
             return self.arrive_locally()
-        return self.arrive(_peer(transport))
+        return self.arrive(peer_address(transport))
 
     def name_client(self, proxy: Origin, request: Request) -> Origin | None:
         """
@@ -246,8 +246,3 @@ class Addresses:
 def _is_local(transport: Transport) -> bool:
     """Whether a transport is a Unix socket's. One without a peer may also have lost it."""
     return isinstance(transport.get_extra_info("sockname"), str | bytes)
-
-
-def _peer(transport: Transport) -> str:
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if isinstance(peer, tuple) else ""

@@ -13,15 +13,15 @@ from time import monotonic
 from typing import Any, Final
 
 from heliograph.net.streams import Stream
-from heliograph.net.transport import FirstReceiver, Receiver
+from heliograph.net.transport import FirstReceiver, Receiver, Transport
 from heliograph.net.turns import SLICE_S, Turns
 
 RECORD_BYTES: Final = 16 * 1024
 """The most that one record holds (RFC 8446, 5.1); OpenSSL is given, and asked for, no more."""
 
 
-Failed = Callable[[str, str], object]
-"""Takes the address of a peer, and why its handshake failed: one of the few reasons of OpenSSL."""
+Failed = Callable[[Transport, str], object]
+"""Takes a connection, and why its handshake failed: one of the few reasons of OpenSSL."""
 
 REASONS = {
     "HTTP_REQUEST": "the client sent HTTP without TLS",
@@ -35,8 +35,8 @@ class TlsStream:
     A Receiver to its stream, and a Transport to *receiver*: the server's side of one connection.
 
     The receiver is told of the connection before its handshake, and has the deadlines; what it
-    writes before the handshake is done is lost. *failed* is called with the peer's address and a
-    reason where the handshake fails. Nothing here raises, whatever the peer sends.
+    writes before the handshake is done is lost. *failed* is called with this and a reason
+    where the handshake fails. Nothing here raises, whatever the peer sends.
     """
 
     __slots__ = (
@@ -159,10 +159,9 @@ class TlsStream:
 
     def _report(self, error: ssl.SSLError) -> None:
         if self._failed is not None and not self._ready:
-            peer = self.stream.get_extra_info("peername")
             name = error.reason or type(error).__name__
             reason = REASONS.get(name, name.lower().replace("_", " "))
-            self._failed(str(peer[0]) if peer else "?", reason)
+            self._failed(self, reason)
 
     def _next(self) -> bytes | None:
         """Return what the peer says next, b"" at its end, None where the handshake went on."""

@@ -91,3 +91,9 @@ def has_input(transport: Transport) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def peer_address(transport: Transport) -> str:
+    """Return the peer's IP address; "" through a Unix socket, or where the peer is gone."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""

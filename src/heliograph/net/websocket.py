@@ -19,7 +19,7 @@ from heliograph.net.addresses import Origin
 from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.clock import Timed
 from heliograph.net.context import Context
-from heliograph.net.transport import Transport, has_input
+from heliograph.net.transport import Transport, has_input, peer_address
 from heliograph.net.turns import SLICE_S
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.session import Session
@@ -331,11 +331,8 @@ class WebSocketConnection:
                 subscription_errors=config.subscription_errors,
             )
         except ClientError as error:
-            peer = self._transport.get_extra_info("peername")
-            # Through a Unix socket it is a path, or nothing.
-            address = peer[0] if isinstance(peer, tuple) else "a Unix socket"
             self._context.node.connection_refused(
-                error, handshake.app_key, handshake.origin, address
+                error, handshake.app_key, handshake.origin, self._peer_name
             )
             self.write(answer)
             self.close(error)
@@ -350,6 +347,9 @@ class WebSocketConnection:
             self._context.wheel.add(self, min(patience_s, config.ping_interval))
         if rest:
             self.data_received(rest)
+
+    def _peer_name(self) -> str:
+        return peer_address(self._transport) or "a Unix socket"
 
     def _admit(self, handshake: Handshake, *, crowded: bool) -> None:
         """Raise ClientError for whom no app need be asked to refuse."""
