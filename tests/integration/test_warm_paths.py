@@ -156,7 +156,7 @@ async def test_a_bad_request_among_good_ones_in_the_same_words_is_refused_as_alo
         await client.expect_nothing_before_pong()
 
 
-@pytest.mark.parametrize("offset", [-600, 601])
+@pytest.mark.parametrize("offset", [-600, 660])  # ahead: the clock goes on meanwhile
 async def test_a_timestamp_expires_for_a_publisher_that_is_known(offset: int) -> None:
     async with serving() as warm:
         stamp = str(int(time.time()) + offset)
