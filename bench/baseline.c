@@ -8,17 +8,7 @@
  *     baseline PORT PAYLOAD_BYTES
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include "serving.h"
 
 enum { MAX_DESCRIPTORS = 1 << 16, MAX_CHANNELS = 1 << 15, BUFFER = 1 << 16, EVENTS = 256 };
 
@@ -35,27 +25,11 @@ static struct channel channels[MAX_CHANNELS];
 static char event[BUFFER + 512], established[512], succeeded[512];
 static int event_length, established_length, succeeded_length;
 
-static int make_frame(char *frame, const char *payload, int length) {
-    int at = 0;
-    frame[at++] = (char)0x81;
-    if (length < 126) {
-        frame[at++] = (char)length;
-    } else {
-        frame[at++] = 126;
-        frame[at++] = (char)(length >> 8);
-        frame[at++] = (char)length;
-    }
-    memcpy(frame + at, payload, (size_t)length);
-    return at + length;
-}
-
 static void write_all(int fd, const char *bytes, int length) {
     /* A subscriber that is too slow loses what does not fit: there is no buffer here. */
     if (send(fd, bytes, (size_t)length, MSG_NOSIGNAL) < 0 && errno != EAGAIN && errno != EPIPE &&
-        errno != ECONNRESET) {
-        perror("send");
-        exit(1);
-    }
+        errno != ECONNRESET)
+        fail("send: %s", strerror(errno));
 }
 
 /* Find the next name of a channel from *text on, and move *text behind it. */
@@ -122,21 +96,10 @@ static int take_request(int fd, struct connection *one) {
 }
 
 static int take_frame(int fd, struct connection *one) {
-    unsigned char *bytes = (unsigned char *)one->buffer;
-    if (one->length < 2)
+    char *payload;
+    int length, used = open_frame(one->buffer, one->length, &payload, &length);
+    if (!used)
         return 0;
-    int length = bytes[1] & 127, head = 6;
-    if (length == 126) {
-        if (one->length < 4)
-            return 0;
-        length = bytes[2] << 8 | bytes[3];
-        head = 8;
-    }
-    if (one->length < head + length)
-        return 0;
-    char *payload = one->buffer + head;
-    for (int i = 0; i < length; i++)
-        payload[i] ^= (char)bytes[head - 4 + i % 4];
     if (memmem(payload, (size_t)length, "pusher:subscribe", 16)) {
         const char *text = payload;
         struct channel *channel = next_channel(&text, payload + length);
@@ -148,7 +111,7 @@ static int take_frame(int fd, struct connection *one) {
             if (channel->descriptors[i] != fd)
                 write_all(channel->descriptors[i], event, event_length);
     }
-    return head + length;
+    return used;
 }
 
 static void readable(int fd) {
@@ -168,16 +131,9 @@ static void readable(int fd) {
 }
 
 static void accept_all(int listener, int poll) {
-    int fd, yes = 1;
-    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-        if (fd >= MAX_DESCRIPTORS) {
-            close(fd);
-            continue;
-        }
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    for (int fd; (fd = accept_one(listener, MAX_DESCRIPTORS)) >= 0;) {
         connections[fd].buffer = malloc(BUFFER);
-        struct epoll_event interest = {.events = EPOLLIN, .data.fd = fd};
-        epoll_ctl(poll, EPOLL_CTL_ADD, fd, &interest);
+        watch(poll, fd, EPOLLIN, EPOLL_CTL_ADD);
     }
 }
 
@@ -203,27 +159,13 @@ static void make_frames(int payload_bytes) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 3 || atoi(arguments[2]) > BUFFER - 256) {
-        fprintf(stderr, "usage: baseline PORT PAYLOAD_BYTES\n");
-        return 2;
-    }
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    if (count != 3 || atoi(arguments[2]) > BUFFER - 256)
+        fail("usage: baseline PORT PAYLOAD_BYTES");
+    raise_descriptor_limit();
     make_frames(atoi(arguments[2]));
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), yes = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((unsigned short)atoi(arguments[1])),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096)) {
-        perror("listen");
-        return 1;
-    }
-    int poll = epoll_create1(0);
-    struct epoll_event interest = {.events = EPOLLIN, .data.fd = listener}, ready[EVENTS];
-    epoll_ctl(poll, EPOLL_CTL_ADD, listener, &interest);
+    int listener = listen_on(atoi(arguments[1])), poll = epoll_create1(0);
+    watch(poll, listener, EPOLLIN, EPOLL_CTL_ADD);
+    struct epoll_event ready[EVENTS];
     for (;;) {
         int many = epoll_wait(poll, ready, EVENTS, -1);
         for (int i = 0; i < many; i++)

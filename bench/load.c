@@ -3,10 +3,15 @@
  *
  *     load NAME=VALUE...
  *
- * One epoll loop that never sleeps (but for calm=MS, where two share a core): how often it found nothing to do says whether the load
- * or the server was the bottleneck. The last line printed is an object of JSON; whatever is not as
- * it must be (an error of the server, an answer that is no 200, a client that is cut off) ends the
- * program with status 1 and one line on standard error.
+ * One epoll loop that never sleeps (but for calm=MS, where two share a core): the share of its time
+ * in which it had something to do says whether the load or the server was the bottleneck, and with
+ * pid=PID it reads how the server spent the same time. The last line printed is an object of JSON.
+ * An error of the server, an answer that is no 200 or a client that is cut off ends the program
+ * with status 1 and one line on standard error.
+ *
+ * A publisher has one event in flight: until the server has answered or, with undelivered=1, until
+ * the event has reached every subscriber, too. Where the server closes the connection after its
+ * answer, the publisher dials again, in the time that is measured.
  *
  * Latencies need no clock in the payload: a channel hands its events to each subscriber in one
  * order, so the n-th event that arrives is the n-th one that was published.
@@ -28,12 +33,20 @@
 #include "process.h"
 #include "signing.h"
 
-enum { EVENTS = 512, RING = 1 << 16, READ_BUFFER = 1 << 20, WARM_UP_MS = 300, SETTLE_MS = 500 };
+enum {
+    EVENTS = 512,
+    FIRST_RING = 1 << 12,
+    READ_BUFFER = 1 << 20,
+    WARM_UP_MS = 300,
+    SETTLE_MS = 500,
+    STUCK_S = 5, /* what is queued for so long, while the queue does not shrink, is lost */
+    SMALL = 64   /* payloads that may be a ping of Pusher's: events are larger, or are compared */
+};
 
 static struct {
     const char *mode, *host, *app, *key, *secret, *prefix, *path;
     int port, api_port, subscribers, channels, first, publishers, payload, batch, exclude, parallel,
-        deflate, all_channels, calm;
+        deflate, all_channels, calm, undelivered, pid;
     double seconds, rate;
 } options = {.mode = "publish",
              .host = "127.0.0.1",
@@ -86,8 +99,9 @@ struct client {
     int channel;
     uint64_t received; /* events of its channel, those that exclude it counted */
     int64_t skip;      /* what is left of a payload */
-    int head_length;
+    int head_length, kept_length;
     unsigned char head[10];
+    char *kept; /* of a payload that may have to be answered; NULL for others */
     char *text; /* what came before it is live */
     int text_length, text_room;
     char socket_id[40];
@@ -102,18 +116,20 @@ struct request {
 struct publisher {
     struct endpoint endpoint;
     char answer[4096];
-    int answer_length, busy;
+    int answer_length, busy, left; /* left: deliveries of its event that are still to come */
+    struct request *request;
     double sent;
 };
 
 struct publish {
     double sent;
-    int excluded;
+    int excluded, publisher;
 };
 
 struct channel {
-    uint64_t published;
+    uint64_t published, ring_size; /* the size is a power of two */
     struct publish *ring;
+    int subscribers;
     double sent; /* the client event under way */
 };
 
@@ -122,7 +138,10 @@ static struct publisher *publishers;
 static struct channel *channels;
 static struct request *requests;
 static int requests_count, next_request, live, poll_fd, answering = 1;
-static uint64_t deliveries, answers, bytes, polls, empty_polls;
+static uint64_t deliveries, answers, bytes, polls, empty_polls, redials;
+static double idle_s, idle_since; /* time without anything to do, and when it may have begun */
+static int found_nothing;
+static double server_user_s, server_kernel_s; /* at the beginning of what is measured */
 static struct histogram delivery_times, answer_times;
 static char buffer[READ_BUFFER];
 
@@ -167,6 +186,11 @@ static int make_frame(char *frame, const char *payload) {
     for (int i = 0; i < length; i++)
         frame[at++] = payload[i] ^ mask[i % 4];
     return at;
+}
+
+static void hang_up(struct endpoint *endpoint) {
+    close(endpoint->fd);
+    endpoint->fd = -1;
 }
 
 /* -- Clients --------------------------------------------------------------------------------- */
@@ -222,6 +246,23 @@ static void send_client_event(struct client *client) {
     write_all(client->endpoint.fd, frame, make_frame(frame, message));
 }
 
+static void publish_again(struct publisher *publisher, double time);
+
+/* Answer what wants one: a ping of WebSocket's, and one of Pusher's, which is a message. */
+static void answer_ping(struct client *client, int opcode) {
+    char text[SMALL + 1], frame[256];
+    memcpy(text, client->kept, (size_t)client->kept_length);
+    text[client->kept_length] = 0;
+    int length = make_frame(frame, opcode == 9 ? text : "{\"event\":\"pusher:pong\",\"data\":{}}");
+    if (opcode == 9)
+        frame[0] = (char)0x8a;
+    write_all(client->endpoint.fd, frame, length);
+}
+
+static int is_pusher_ping(const struct client *client) {
+    return memmem(client->kept, (size_t)client->kept_length, "\"pusher:ping\"", 13) != NULL;
+}
+
 static void delivered(struct client *client, double time) {
     struct channel *channel = &channels[client->channel];
     deliveries++;
@@ -234,28 +275,48 @@ static void delivered(struct client *client, double time) {
         do {
             if (client->received == channel->published)
                 fail("an event that nobody published");
-            publish = &channel->ring[client->received++ % RING];
+            publish = &channel->ring[client->received++ & (channel->ring_size - 1)];
         } while (publish->excluded == client - clients);
         record(&delivery_times, time - publish->sent);
+        if (options.undelivered) {
+            struct publisher *publisher = &publishers[publish->publisher];
+            if (!--publisher->left && !publisher->busy)
+                publish_again(publisher, time);
+        }
     }
 }
 
-/* Count the frames in *at*; whatever they hold was checked by the tests, not here. */
+/* A whole frame has arrived. */
+static void take_frame(struct client *client, double time) {
+    int opcode = client->head[0] & 15;
+    if (opcode > 2 && opcode < 9)
+        fail("a frame of opcode %d: is the server closing?", opcode);
+    if (opcode == 9 || (opcode < 9 && client->kept && is_pusher_ping(client)))
+        answer_ping(client, opcode);
+    else if (opcode < 9)
+        delivered(client, time);
+    free(client->kept);
+    client->kept = NULL;
+}
+
+/* Count the frames in *at*. What events hold was checked by the tests, and is not here. */
 static void count_frames(struct client *client, const char *at, int64_t left, double time) {
     while (left > 0) {
         if (client->skip) {
             int64_t part = client->skip < left ? client->skip : left;
+            if (client->kept) {
+                memcpy(client->kept + client->kept_length, at, (size_t)part);
+                client->kept_length += (int)part;
+            }
             client->skip -= part, at += part, left -= part;
             if (!client->skip)
-                delivered(client, time);
+                take_frame(client, time);
             continue;
         }
         client->head[client->head_length++] = (unsigned char)*at++;
         left--;
         if (client->head_length < 2)
             continue;
-        if ((client->head[0] & 15) > 2)
-            fail("a frame of opcode %d: is the server closing?", client->head[0] & 15);
         int marker = client->head[1] & 127, needed = marker < 126 ? 2 : marker == 126 ? 4 : 10;
         if (client->head_length < needed)
             continue;
@@ -263,6 +324,16 @@ static void count_frames(struct client *client, const char *at, int64_t left, do
         for (int i = 2; i < needed; i++)
             client->skip = client->skip << 8 | client->head[i];
         client->head_length = 0;
+        if ((client->head[0] & 15) == 8)
+            fail("a frame of opcode 8: is the server closing?");
+        if (client->skip <= SMALL) {
+            client->kept = malloc(SMALL);
+            client->kept_length = 0;
+        } else if ((client->head[0] & 15) == 9) {
+            fail("a ping of %ld bytes", (long)client->skip);
+        }
+        if (!client->skip)
+            take_frame(client, time);
     }
 }
 
@@ -384,8 +455,28 @@ static void make_requests(void) {
     for (int i = 0; i < requests_count; i++)
         requests[i] = options.exclude ? make_request(clients[i].channel, i)
                                       : make_request(options.all_channels ? -1 : i, -1);
-    for (int i = 0; i < options.channels; i++)
-        channels[i].ring = calloc(RING, sizeof *channels[i].ring);
+    for (int i = 0; i < options.channels; i++) {
+        channels[i].ring_size = FIRST_RING;
+        channels[i].ring = calloc(FIRST_RING, sizeof *channels[i].ring);
+    }
+    for (int i = 0; i < options.subscribers; i++)
+        channels[clients[i].channel].subscribers++;
+}
+
+/* Make room for what a channel's slowest subscriber has yet to get. */
+static void grow_ring(struct channel *channel) {
+    uint64_t size = channel->ring_size, oldest = channel->published;
+    for (int i = 0; i < options.subscribers; i++)
+        if (&channels[clients[i].channel] == channel && clients[i].received < oldest)
+            oldest = clients[i].received;
+    if (channel->published - oldest < size / 2)
+        return;
+    struct publish *ring = calloc(size * 2, sizeof *ring);
+    for (uint64_t at = oldest; at < channel->published; at++)
+        ring[at & (size * 2 - 1)] = channel->ring[at & (size - 1)];
+    free(channel->ring);
+    channel->ring = ring;
+    channel->ring_size = size * 2;
 }
 
 static void publish(struct publisher *publisher, double due) {
@@ -393,12 +484,49 @@ static void publish(struct publisher *publisher, double due) {
     int first = request->channel < 0 ? 0 : request->channel;
     int last = request->channel < 0 ? options.channels - 1 : request->channel;
     for (int at = first; at <= last; at++)
-        for (int i = 0; i < options.batch; i++)
-            channels[at].ring[channels[at].published++ % RING] =
-                (struct publish){.sent = due, .excluded = request->excluded};
+        for (int i = 0; i < options.batch; i++) {
+            struct channel *channel = &channels[at];
+            channel->ring[channel->published++ & (channel->ring_size - 1)] =
+                (struct publish){.sent = due,
+                                 .excluded = request->excluded,
+                                 .publisher = (int)(publisher - publishers)};
+            publisher->left += channel->subscribers - (request->excluded >= 0);
+            if (!(channel->published & (channel->ring_size / 2 - 1)))
+                grow_ring(channel);
+        }
     publisher->busy = 1;
     publisher->sent = due;
+    publisher->request = request;
+    if (publisher->endpoint.fd < 0) {
+        dial(&publisher->endpoint, options.api_port, 1);
+        redials++;
+    }
     write_all(publisher->endpoint.fd, request->bytes, request->length);
+}
+
+static void publish_again(struct publisher *publisher, double time) {
+    if (answering && !options.rate)
+        publish(publisher, time);
+}
+
+/* Whether an answer is complete whose head ends at *body*; *ended: the server has closed. */
+static int complete(const struct publisher *publisher, const char *body, int ended) {
+    const char *end = publisher->answer + publisher->answer_length;
+    const char *field = strcasestr(publisher->answer, "\r\ncontent-length:");
+    const char *chunked = strcasestr(publisher->answer, "\r\ntransfer-encoding: chunked");
+    if (field && field < body)
+        return end >= body + atoi(field + 17);
+    if (chunked && chunked < body)
+        return end - body >= 5 && !memcmp(end - 5, "0\r\n\r\n", 5);
+    return ended;
+}
+
+static void answered(struct publisher *publisher, double time) {
+    publisher->answer_length = publisher->busy = 0;
+    answers++;
+    record(&answer_times, time - publisher->sent);
+    if (!options.undelivered || !publisher->left)
+        publish_again(publisher, time);
 }
 
 static void take_answer(struct publisher *publisher, const char *got, int length, double time) {
@@ -410,16 +538,30 @@ static void take_answer(struct publisher *publisher, const char *got, int length
     char *end = strstr(publisher->answer, "\r\n\r\n");
     if (!end)
         return;
-    char *field = strcasestr(publisher->answer, "content-length:");
-    if (strncmp(publisher->answer, "HTTP/1.1 200", 12) || !field)
+    if (!publisher->busy || strncmp(publisher->answer, "HTTP/1.1 200", 12))
         fail("a publish was not taken: %s", publisher->answer);
-    if (publisher->answer_length < (int)(end + 4 - publisher->answer) + atoi(field + 15))
+    if (!complete(publisher, end + 4, 0))
         return;
-    publisher->answer_length = publisher->busy = 0;
-    answers++;
-    record(&answer_times, time - publisher->sent);
-    if (answering && !options.rate)
-        publish(publisher, time);
+    char *closes = strcasestr(publisher->answer, "\r\nconnection: close");
+    if (closes && closes < end)
+        hang_up(&publisher->endpoint);
+    answered(publisher, time);
+}
+
+/* The server has closed the connection of *publisher*: after its answer, or before it has read more. */
+static void redial(struct publisher *publisher, double time) {
+    char *end = publisher->answer_length ? strstr(publisher->answer, "\r\n\r\n") : NULL;
+    hang_up(&publisher->endpoint);
+    if (end && complete(publisher, end + 4, 1)) {
+        answered(publisher, time);
+    } else if (publisher->answer_length) {
+        fail("an answer is not whole: %s", publisher->answer);
+    } else if (publisher->busy) {
+        /* It closed an idle connection as this request was on its way, as HTTP allows. */
+        dial(&publisher->endpoint, options.api_port, 1);
+        redials++;
+        write_all(publisher->endpoint.fd, publisher->request->bytes, publisher->request->length);
+    }
 }
 
 /* -- The loop -------------------------------------------------------------------------------- */
@@ -427,17 +569,29 @@ static void take_answer(struct publisher *publisher, const char *got, int length
 static void turn(void) {
     struct epoll_event ready[EVENTS];
     int many = epoll_wait(poll_fd, ready, EVENTS, options.calm);
+    double time = now();
     polls++;
-    empty_polls += many == 0;
+    if (!many) {
+        empty_polls++;
+        found_nothing = 1;
+        return;
+    }
+    if (found_nothing || options.calm)
+        idle_s += time - idle_since;
+    found_nothing = 0;
     for (int i = 0; i < many; i++) {
         struct endpoint *endpoint = ready[i].data.ptr;
         ssize_t got = recv(endpoint->fd, buffer, sizeof buffer, 0);
-        if (got < 0 && errno == EAGAIN)
+        if (got < 0 && (errno == EAGAIN || errno == EBADF))
             continue;
+        time = now();
+        if (got <= 0 && endpoint->publisher) {
+            redial((struct publisher *)endpoint, time);
+            continue;
+        }
         if (got <= 0)
             fail("the server hung up: %s", got ? strerror(errno) : "end of stream");
         bytes += (uint64_t)got;
-        double time = now();
         if (endpoint->publisher)
             take_answer((struct publisher *)endpoint, buffer, (int)got, time);
         else if (((struct client *)endpoint)->state == LIVE)
@@ -445,10 +599,32 @@ static void turn(void) {
         else
             take_text((struct client *)endpoint, buffer, (int)got, time);
     }
+    idle_since = now();
+}
+
+/* Read how much processor time the server has used, in its own code and in the kernel. */
+static void read_server(double *user_s, double *kernel_s) {
+    char path[64], text[1024] = "";
+    unsigned long user = 0, kernel = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", options.pid);
+    FILE *file = options.pid ? fopen(path, "r") : NULL;
+    if (file) {
+        text[fread(text, 1, sizeof text - 1, file)] = 0;
+        fclose(file);
+        char *name_end = strrchr(text, ')');
+        if (name_end)
+            sscanf(name_end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                   &kernel);
+    }
+    *user_s = (double)user / (double)sysconf(_SC_CLK_TCK);
+    *kernel_s = (double)kernel / (double)sysconf(_SC_CLK_TCK);
 }
 
 static void forget_measurements(void) {
-    deliveries = answers = bytes = polls = empty_polls = 0;
+    deliveries = answers = bytes = polls = empty_polls = redials = 0;
+    idle_s = 0;
+    idle_since = now();
+    read_server(&server_user_s, &server_kernel_s);
     memset(&delivery_times, 0, sizeof delivery_times);
     memset(&answer_times, 0, sizeof answer_times);
 }
@@ -476,13 +652,35 @@ static void disconnect_all(void) {
     usleep(SETTLE_MS * 1000);
 }
 
+/* What is known only after the measured time, and 0 where it is not asked for. */
+static struct {
+    uint64_t queue_half, queue_end; /* deliveries to come, in the middle of that time and at its end */
+    double drain_s;
+    double load_busy, server_user, server_kernel; /* shares of that time */
+} aftermath;
+
+/* The measured time has ended, after *seconds*. */
+static void note_shares(double seconds) {
+    double user_s, kernel_s;
+    read_server(&user_s, &kernel_s);
+    aftermath.server_user = (user_s - server_user_s) / seconds;
+    aftermath.server_kernel = (kernel_s - server_kernel_s) / seconds;
+    if (found_nothing)
+        idle_s += now() - idle_since;
+    aftermath.load_busy = 1 - idle_s / seconds;
+}
+
 static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
     printf("{\"seconds\":%.4f,\"deliveries\":%lu,\"answers\":%lu,\"clients\":%lu,\"lost\":%lu,"
-           "\"bytes\":%lu,\"empty_polls\":%.4f,"
+           "\"bytes\":%lu,\"empty_polls\":%.4f,\"redials\":%lu,"
+           "\"queue_half\":%lu,\"queue_end\":%lu,\"drain_s\":%.4f,"
+           "\"load_busy\":%.4f,\"server_user\":%.4f,\"server_kernel\":%.4f,"
            "\"delivery_p50_ms\":%.4f,\"delivery_p99_ms\":%.4f,"
            "\"answer_p50_ms\":%.4f,\"answer_p99_ms\":%.4f}\n",
            seconds, deliveries, answers, clients_connected, lost, bytes,
-           polls ? (double)empty_polls / (double)polls : 1, quantile_ms(&delivery_times, 0.5),
+           polls ? (double)empty_polls / (double)polls : 1, redials, aftermath.queue_half,
+           aftermath.queue_end, aftermath.drain_s, aftermath.load_busy, aftermath.server_user,
+           aftermath.server_kernel, quantile_ms(&delivery_times, 0.5),
            quantile_ms(&delivery_times, 0.99), quantile_ms(&answer_times, 0.5),
            quantile_ms(&answer_times, 0.99));
     fflush(stdout);
@@ -495,8 +693,12 @@ static uint64_t missing(void) {
     uint64_t count = 0;
     for (int i = 0; i < options.subscribers; i++) {
         struct channel *channel = &channels[clients[i].channel];
+        if (!options.exclude) {
+            count += channel->published - clients[i].received;
+            continue;
+        }
         for (uint64_t at = clients[i].received; at < channel->published; at++)
-            count += channel->ring[at % RING].excluded != i;
+            count += channel->ring[at & (channel->ring_size - 1)].excluded != i;
     }
     return count;
 }
@@ -520,6 +722,23 @@ static void publish_what_is_due(double start, double time, uint64_t *published) 
     }
 }
 
+/* Wait for what is on its way, as long as it becomes less; return how much never came. */
+static uint64_t drain(void) {
+    double start = now(), shrunk = start, time = start;
+    uint64_t least = missing();
+    answering = 0;
+    while ((busy() || least) && time < shrunk + STUCK_S) {
+        for (int i = 0; i < 1000; i++)
+            turn();
+        time = now();
+        uint64_t left = missing();
+        if (left < least)
+            least = left, shrunk = time;
+    }
+    aftermath.drain_s = (least ? shrunk : time) - start;
+    return least;
+}
+
 /* Publish for some seconds, then wait for the rest; print what came of it. */
 static void run_publish(void) {
     connect_all(options.parallel);
@@ -531,7 +750,7 @@ static void run_publish(void) {
         dial(&publishers[i].endpoint, options.api_port, 1);
     double start = now(), begin_at = start + WARM_UP_MS / 1e3, time = start;
     uint64_t published = 0;
-    int warm = 0;
+    int warm = 0, half = 0;
     for (int i = 0; i < options.publishers && !options.rate; i++)
         publish(&publishers[i], now());
     while ((time = now()) < begin_at + options.seconds) {
@@ -539,19 +758,22 @@ static void run_publish(void) {
             warm = 1, begin_at = time;
             forget_measurements();
         }
+        if (!half && time >= begin_at + options.seconds / 2) {
+            half = 1;
+            aftermath.queue_half = missing();
+        }
         if (options.rate)
             publish_what_is_due(start, time, &published);
         turn();
     }
-    double seconds = time - begin_at, given_up = time + 10;
-    uint64_t counted[] = {deliveries, answers, bytes, polls, empty_polls};
-    answering = 0;
-    while ((busy() || missing()) && now() < given_up)
-        for (int i = 0; i < 1000; i++)
-            turn();
+    double seconds = time - begin_at;
+    note_shares(seconds);
+    aftermath.queue_end = missing();
+    uint64_t counted[] = {deliveries, answers, bytes, polls, empty_polls, redials};
+    uint64_t lost = drain();
     deliveries = counted[0], answers = counted[1], bytes = counted[2], polls = counted[3],
-    empty_polls = counted[4];
-    report(seconds, 0, missing());
+    empty_polls = counted[4], redials = counted[5];
+    report(seconds, 0, lost);
 }
 
 static void run_client_events(void) {
@@ -566,18 +788,31 @@ static void run_client_events(void) {
     begin_at = now();
     while (now() < begin_at + options.seconds)
         turn();
-    report(now() - begin_at, 0, 0);
+    double seconds = now() - begin_at;
+    note_shares(seconds);
+    report(seconds, 0, 0);
 }
 
 static void run_connect(void) {
-    double seconds = 0;
+    double seconds = 0, busy_s = 0, user_s = 0, kernel_s = 0;
     uint64_t connected = 0;
     forget_measurements();
     while (seconds < options.seconds) {
-        seconds += connect_all(options.parallel);
+        /* The time in which clients are disconnected is not measured. */
+        idle_s = 0, idle_since = now();
+        read_server(&server_user_s, &server_kernel_s);
+        double took = connect_all(options.parallel);
+        note_shares(took);
+        seconds += took;
+        busy_s += aftermath.load_busy * took;
+        user_s += aftermath.server_user * took;
+        kernel_s += aftermath.server_kernel * took;
         connected += (uint64_t)options.subscribers;
         disconnect_all();
     }
+    aftermath.load_busy = busy_s / seconds;
+    aftermath.server_user = user_s / seconds;
+    aftermath.server_kernel = kernel_s / seconds;
     report(seconds, connected, 0);
 }
 
@@ -642,6 +877,8 @@ static void parse(char *argument) {
                  {"deflate", 0, &options.deflate, 0},
                  {"all_channels", 0, &options.all_channels, 0},
                  {"calm", 0, &options.calm, 0},
+                 {"undelivered", 0, &options.undelivered, 0},
+                 {"pid", 0, &options.pid, 0},
                  {"seconds", 0, 0, &options.seconds},
                  {"rate", 0, 0, &options.rate}};
     char *value = strchr(argument, '=');
