@@ -65,10 +65,10 @@ SOCKETS := $(addprefix tests/integration/test_,api.py garbage.py greedy_clients.
 ## compile: what every event goes through, into an environment of its own (takes a C compiler)
 compile: $(STAMPS)/compiled
 
-## bench: every workload beside the plainest server, in ten minutes (ARGS="--help" for more);
+## bench: every workload beside two servers in C, in a quarter of an hour (ARGS="--help" for more);
 ##        ARGS="--against REV" compares this tree with the build of a commit instead
 bench: $(STAMPS)/dev
-	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
+	@case "$(ARGS)" in *--server*) ;; *) command -v cc >/dev/null && $(MAKE) --no-print-directory compile;; esac || true
 	$(BIN)/python -m bench $(ARGS)
 
 ## fairness: how long a client waits beside attackers, in seven minutes (ARGS="--help" for more)

@@ -1,7 +1,7 @@
 """
-Measure Heliograph, or another Pusher server, beside the plainest server that can exist.
+Measure Heliograph, or another Pusher server, beside two servers in C on the same core.
 
-    python -m bench [--only fan-out-1,posts-32] [--json FILE] [--server URL --api URL ...]
+    python -m bench [--only fan-out-1,posts-32] [--json FILE] [--server URL --pid PID ...]
     python -m bench --against REV [--only ...] [--rounds N] [--json FILE]
 """
 
@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 from bench import against, builds, report, tools
 from bench.tools import BenchError, Target
 from bench.verdict import BOUND
-from bench.workloads import REPORT_ROUNDS, ROUND_S, ROUNDS, WORKLOADS, Bench, Row
+from bench.workloads import WORKLOADS, Bench, Row
 
 MARKS = ("<!-- bench -->\n", "<!-- /bench -->")
 AGAINST_MARKS = ("<!-- bench against -->\n", "<!-- /bench against -->")
 QUICK_CLIENTS = 500
+PAYLOAD_BYTES = 100
+"""What load.c publishes where a workload does not say."""
 
 WITHOUT_COMPILER = frozenset(
     (
@@ -59,7 +61,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     other.add_argument("--app", default=tools.APP, help="the app's id")
     other.add_argument("--key", default=tools.KEY, help="the app's key")
     other.add_argument("--secret", default=tools.SECRET, help="the app's secret")
-    other.add_argument("--pid", type=int, help="the server's process, to see how busy it is")
+    other.add_argument(
+        "--pid", type=int, help="the server's process: kept on one core, and its time is shown"
+    )
+    other.add_argument("--name", help="what the report calls it, with its version")
     options = parser.parse_args(arguments)
     if options.against and (options.server or options.chart):
         parser.error("--against: --server and --chart do not go with it")
@@ -88,6 +93,8 @@ def _other(options: argparse.Namespace) -> Target:
         raise BenchError("--server: write ws://HOST:PORT, and --api: http://HOST:PORT")
     # The load generator speaks IPv4, and the name that everybody uses is this.
     host = "127.0.0.1" if server.hostname == "localhost" else server.hostname or ""
+    if options.pid is not None:
+        _pin(options.pid)
     return Target(
         host=host,
         port=server.port,
@@ -97,7 +104,16 @@ def _other(options: argparse.Namespace) -> Target:
         key=options.key,
         secret=options.secret,
         pid=options.pid,
+        pinned=options.pid is not None,
+        may_lose=True,
     )
+
+
+def _pin(pid: int) -> None:
+    try:
+        tools.pin(pid, tools.SERVER_CORE)
+    except OSError as error:
+        raise BenchError(f"--pid: process {pid} cannot be pinned: {error.strerror}") from None
 
 
 def _with_load(names: list[str]) -> tuple[list[str], list[str]]:
@@ -112,47 +128,50 @@ def _with_load(names: list[str]) -> tuple[list[str], list[str]]:
     ]
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def measure(options: argparse.Namespace) -> tuple[list[Row], Bench]:
     """Run the chosen workloads, and say on standard error how far they are."""
     names, load = _with_load(_chosen(options.only))
     build = tools.tree(interpreted=options.interpreted)
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(tools.baseline(100)) if tools.compiler() else None
-        target = (
-            _other(options)
-            if options.server
-            else stack.enter_context(tools.heliograph(build=build))
-        )
+        in_c = tools.compiler() is not None
         bench = Bench(
             load=load,
-            server=target,
-            baseline=plain,
+            plain=stack.enter_context(tools.baseline(PAYLOAD_BYTES)) if in_c else None,
+            coalescing=stack.enter_context(tools.coalescing()) if in_c else None,
+            server=(
+                _other(options)
+                if options.server
+                else stack.enter_context(tools.heliograph(build=build))
+            ),
             ours=not options.server,
             build=build,
         )
         if options.quick:
             bench.rounds, bench.round_s, bench.clients = 1, 0.3, QUICK_CLIENTS
-        rows = []
-        for name in names:
-            began = time.monotonic()
-            try:
-                row = WORKLOADS[name](bench)
-            except BenchError as error:
-                row = Row(title=name, measure="", note=str(error), met=False)
-            rows.append(row)
-            took = time.monotonic() - began
-            verdict = {True: "met", False: "MISSED", None: ""}[row.met]
-            ratio = f"ratio {row.ratio:.2f}" if row.ratio is not None else row.note
-            print(f"{name}: {row.server} {ratio} {verdict} ({took:.0f} s)", file=sys.stderr)
-        return rows
+        return [_measured_row(name, bench) for name in names], bench
 
 
-def _measured(options: argparse.Namespace) -> str:
-    """Say what was measured, where it is ours."""
-    if options.server:
-        return ""
-    compiled = tools.python(interpreted=options.interpreted) != sys.executable
-    return f"Heliograph {'compiled' if compiled else 'interpreted'}; "
+def _measured_row(name: str, bench: Bench) -> Row:
+    began = time.monotonic()
+    try:
+        row = WORKLOADS[name](bench)
+    except BenchError as error:
+        row = Row(title=name, measure="", notes=[str(error)], measured=False)
+    took = time.monotonic() - began
+    print(f"{name}: {report.progress(row)} ({took:.0f} s)", file=sys.stderr)
+    return row
+
+
+def _about(options: argparse.Namespace, bench: Bench) -> str:
+    """Say what was measured, and how."""
+    if not options.server:
+        compiled = tools.python(interpreted=options.interpreted) != sys.executable
+        name = f"Heliograph {'compiled' if compiled else 'interpreted'}"
+    else:
+        name = options.name or options.server
+        name += "" if bench.server.pinned else ", not pinned to a core"
+    rounds = f"{bench.rounds} rounds of {bench.round_s:g} s"
+    return f"{name}; {report.machine()}; median of {rounds}"
 
 
 def _write(
@@ -170,17 +189,16 @@ def _write(
         Path(options.json).write_text(as_json + "\n")
 
 
-def _beside_baseline(options: argparse.Namespace) -> int:
-    rows = measure(options)
-    about = (
-        f"{_measured(options)}{report.machine()}; rounds of {ROUND_S:.0f} s, median of {ROUNDS}"
-        f" ({REPORT_ROUNDS} where it is only reported)"
-    )
-    explained = "p50 and p99: the baseline's in brackets"
-    _write(options, about, report.table(rows), report.as_json(rows), explained)
+def _beside_baselines(options: argparse.Namespace) -> int:
+    rows, bench = measure(options)
+    explained = "p50 and p99: those of the server that coalesces in brackets"
+    about = _about(options, bench)
+    _write(options, about, report.table(rows), report.as_json(rows, about), explained)
     if options.chart:
-        Path(options.chart).write_text(report.chart(rows))
-    return 1 if any(row.met is False for row in rows) else 0
+        Path(options.chart).write_text(report.chart(rows, about))
+    if any(row.met is False for row in rows):
+        return 1
+    return 0 if all(row.measured for row in rows) else 2
 
 
 def _two_builds(options: argparse.Namespace) -> int:
@@ -213,7 +231,7 @@ def main(arguments: list[str]) -> int:
     """Return 0 where everything that must be reached is, 1 where not, 2 where it cannot be said."""
     options = parse(arguments)
     try:
-        return _two_builds(options) if options.against else _beside_baseline(options)
+        return _two_builds(options) if options.against else _beside_baselines(options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

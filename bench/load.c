@@ -38,16 +38,15 @@ enum {
     FIRST_RING = 1 << 12,
     READ_BUFFER = 1 << 20,
     WARM_UP_MS = 300,
-    SETTLE_MS = 500,
-    STUCK_S = 5, /* what is queued for so long, while the queue does not shrink, is lost */
-    SMALL = 64   /* payloads that may be a ping of Pusher's: events are larger, or are compared */
+    SETTLE_US = 50, /* for each client that disconnects */
+    SMALL = 64 /* payloads that may be a ping of Pusher's: events are larger, or are compared */
 };
 
 static struct {
     const char *mode, *host, *app, *key, *secret, *prefix, *path;
     int port, api_port, subscribers, channels, first, publishers, payload, batch, exclude, parallel,
         deflate, all_channels, calm, undelivered, pid;
-    double seconds, rate;
+    double seconds, rate, patience; /* patience: a queue that does not shrink for so long is lost */
 } options = {.mode = "publish",
              .host = "127.0.0.1",
              .app = "1",
@@ -62,7 +61,8 @@ static struct {
              .payload = 100,
              .batch = 1,
              .parallel = 64,
-             .seconds = 3};
+             .seconds = 3,
+             .patience = 5};
 
 /* -- Latencies: counted in steps of three in a hundred -------------------------------------- */
 
@@ -116,7 +116,8 @@ struct request {
 struct publisher {
     struct endpoint endpoint;
     char answer[4096];
-    int answer_length, busy, left; /* left: deliveries of its event that are still to come */
+    int answer_length, busy;
+    int left, answers; /* deliveries of its event to come; answers on this connection */
     struct request *request;
     double sent;
 };
@@ -479,6 +480,12 @@ static void grow_ring(struct channel *channel) {
     channel->ring_size = size * 2;
 }
 
+static void dial_again(struct publisher *publisher) {
+    dial(&publisher->endpoint, options.api_port, 1);
+    publisher->answers = 0;
+    redials++;
+}
+
 static void publish(struct publisher *publisher, double due) {
     struct request *request = &requests[next_request++ % requests_count];
     int first = request->channel < 0 ? 0 : request->channel;
@@ -497,10 +504,8 @@ static void publish(struct publisher *publisher, double due) {
     publisher->busy = 1;
     publisher->sent = due;
     publisher->request = request;
-    if (publisher->endpoint.fd < 0) {
-        dial(&publisher->endpoint, options.api_port, 1);
-        redials++;
-    }
+    if (publisher->endpoint.fd < 0)
+        dial_again(publisher);
     write_all(publisher->endpoint.fd, request->bytes, request->length);
 }
 
@@ -523,6 +528,7 @@ static int complete(const struct publisher *publisher, const char *body, int end
 
 static void answered(struct publisher *publisher, double time) {
     publisher->answer_length = publisher->busy = 0;
+    publisher->answers++;
     answers++;
     record(&answer_times, time - publisher->sent);
     if (!options.undelivered || !publisher->left)
@@ -556,10 +562,11 @@ static void redial(struct publisher *publisher, double time) {
         answered(publisher, time);
     } else if (publisher->answer_length) {
         fail("an answer is not whole: %s", publisher->answer);
+    } else if (publisher->busy && !publisher->answers) {
+        fail("a publish was not answered: the server closed its connection");
     } else if (publisher->busy) {
         /* It closed an idle connection as this request was on its way, as HTTP allows. */
-        dial(&publisher->endpoint, options.api_port, 1);
-        redials++;
+        dial_again(publisher);
         write_all(publisher->endpoint.fd, publisher->request->bytes, publisher->request->length);
     }
 }
@@ -649,7 +656,7 @@ static double connect_all(int parallel) {
 static void disconnect_all(void) {
     for (int i = 0; i < options.subscribers; i++)
         close(clients[i].endpoint.fd);
-    usleep(SETTLE_MS * 1000);
+    usleep((useconds_t)(SETTLE_US * options.subscribers));
 }
 
 /* What is known only after the measured time, and 0 where it is not asked for. */
@@ -727,7 +734,7 @@ static uint64_t drain(void) {
     double start = now(), shrunk = start, time = start;
     uint64_t least = missing();
     answering = 0;
-    while ((busy() || least) && time < shrunk + STUCK_S) {
+    while ((busy() || least) && time < shrunk + options.patience) {
         for (int i = 0; i < 1000; i++)
             turn();
         time = now();
@@ -880,7 +887,8 @@ static void parse(char *argument) {
                  {"undelivered", 0, &options.undelivered, 0},
                  {"pid", 0, &options.pid, 0},
                  {"seconds", 0, 0, &options.seconds},
-                 {"rate", 0, 0, &options.rate}};
+                 {"rate", 0, 0, &options.rate},
+                 {"patience", 0, 0, &options.patience}};
     char *value = strchr(argument, '=');
     if (!value)
         fail("%s: write NAME=VALUE", argument);

@@ -3,12 +3,13 @@ The load generator of load.c in Python, for machines without a C compiler.
 
 It takes the same options and prints the same object of JSON, for the modes publish, connect
 and idle, one publish in flight a publisher. It is slow: what it finds is often its own limit,
-which the share of its empty polls tells.
+as the share of its time in which it was busy shows.
 """
 
 import hashlib
 import hmac
 import json
+import os
 import selectors
 import socket
 import statistics
@@ -17,6 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 OPTIONS: dict[str, Any] = {
@@ -35,11 +37,14 @@ OPTIONS: dict[str, Any] = {
     "publishers": 1,
     "payload": 100,
     "parallel": 64,
+    "pid": 0,
     "seconds": 3.0,
 }
 WARM_UP_S = 0.3
 SETTLE_S = 0.5
-GIVEN_UP_S = 10.0
+STUCK_S = 5.0
+"""What is queued for so long, while the queue does not shrink, is lost."""
+
 MASK = b"mask"
 
 
@@ -55,6 +60,16 @@ def text_frame(text: str) -> bytes:
     length = len(payload)
     head = bytes([0x80 | length]) if length < 126 else b"\xfe" + struct.pack(">H", length)
     return b"\x81" + head + MASK + masked
+
+
+def processor_s(pid: int) -> tuple[float, float]:
+    """Return the processor time that a process has used, in its own code and in the kernel."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0, 0.0
+    ticks = os.sysconf("SC_CLK_TCK")
+    return int(fields[11]) / ticks, int(fields[12]) / ticks
 
 
 class Client:
@@ -183,11 +198,14 @@ class Load:
         self.clients: list[Client] = []
         self.sent: list[deque[float]] = [deque() for _ in range(options["channels"])]
         self.published = [0] * options["channels"]
+        self.queue_half = self.queue_end = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget what was measured."""
         self.deliveries = self.polls = self.empty = 0
+        self.idle_s, self._idle_since, self._found_nothing = 0.0, time.monotonic(), False
+        self.used_s = processor_s(self.options["pid"])
         self.delays: list[float] = []
         self.answers: list[float] = []
 
@@ -195,7 +213,13 @@ class Load:
         """Take what there is, and never wait for it."""
         ready = self.selector.select(0)
         self.polls += 1
-        self.empty += not ready
+        if not ready:
+            self.empty += 1
+            self._found_nothing = True
+            return
+        if self._found_nothing:
+            self.idle_s += time.monotonic() - self._idle_since
+            self._found_nothing = False
         for key, _ in ready:
             one = key.data
             if isinstance(one, Publisher):
@@ -205,6 +229,7 @@ class Load:
             elif events := one.readable():
                 self.deliveries += events
                 self._time(one, events)
+        self._idle_since = time.monotonic()
 
     def _time(self, client: Client, events: int) -> None:
         sent, now = self.sent[client.number], time.monotonic()
@@ -249,6 +274,8 @@ class Load:
                 return values[0] * 1000 if values else 0.0
             return statistics.quantiles(values, n=100)[int(share * 100) - 1] * 1000
 
+        shares = zip(processor_s(self.options["pid"]), self.used_s, strict=True)
+        user, kernel = ((after - before) / seconds for after, before in shares)
         found: dict[str, float] = {
             "seconds": seconds,
             "deliveries": self.deliveries,
@@ -257,6 +284,12 @@ class Load:
             "lost": 0,
             "bytes": 0,
             "empty_polls": self.empty / max(self.polls, 1),
+            "redials": 0,
+            "queue_half": self.queue_half,
+            "queue_end": self.queue_end,
+            "load_busy": 1 - self.idle_s / seconds,
+            "server_user": user,
+            "server_kernel": kernel,
         }
         times = self.answers or [client.joined_s for client in self.clients]
         for name, values in (("delivery", self.delays), ("answer", times)):
@@ -279,12 +312,27 @@ def run_publish(load: Load) -> None:
         load.turn(load.publish)
     load.reset()
     began = time.monotonic()
+    half = began + options["seconds"] / 2
     while (now := time.monotonic()) < began + options["seconds"]:
         load.turn(load.publish)
+        if now > half:
+            load.queue_half, half = load.missing(), float("inf")
+    load.queue_end = load.missing()
     found = load.figures(now - began)
-    while load.missing() and time.monotonic() < now + GIVEN_UP_S:
+    lost, drain_s = drain(load)
+    print(json.dumps({**found, "lost": lost, "drain_s": drain_s}), flush=True)
+
+
+def drain(load: Load) -> tuple[int, float]:
+    """Wait for what is on its way, as long as it becomes less; return what never came, and when."""
+    start = shrunk = time.monotonic()
+    least = load.missing()
+    while least and time.monotonic() < shrunk + STUCK_S:
         load.turn()
-    print(json.dumps({**found, "lost": load.missing()}), flush=True)
+        left = load.missing()
+        if left < least:
+            least, shrunk = left, time.monotonic()
+    return least, shrunk - start
 
 
 def run_connect(load: Load) -> None:
@@ -299,12 +347,13 @@ def run_connect(load: Load) -> None:
         load.answers += [client.joined_s for client in load.clients]
         load.clients.clear()
         time.sleep(SETTLE_S)
-    print(json.dumps(load.figures(seconds, connected)), flush=True)
+    print(json.dumps({**load.figures(seconds, connected), "drain_s": 0.0}), flush=True)
 
 
 def run_idle(load: Load) -> None:
     """Connect and stay until standard input ends."""
-    print(json.dumps(load.figures(load.connect(), len(load.clients))), flush=True)
+    found = load.figures(load.connect(), len(load.clients))
+    print(json.dumps({**found, "drain_s": 0.0}), flush=True)
     sys.stdin.read()
 
 

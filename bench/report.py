@@ -14,15 +14,15 @@ from typing import Any
 from bench.against import Compared
 from bench.tools import BenchError, Build
 from bench.verdict import BOUND, Ratios
-from bench.workloads import Row
+from bench.workloads import Beside, Row, Shares, rounded
 
 HEADINGS = (
     "workload",
-    "measure",
     "server",
-    "baseline",
-    "ratio (spread)",
+    "beside one send each",
+    "beside coalescing",
     "p50, p99 (ms)",
+    "server's code + kernel; load",
     "must; go for",
 )
 
@@ -50,32 +50,53 @@ def replace_table(path: Path, table: str, marks: tuple[str, str]) -> None:
     path.write_text(f"{before}{found}{table}{also}{after}")
 
 
-def _times(*pairs: tuple[float, float | None] | None) -> str:
-    shown = []
-    for mine, other in filter(None, pairs):
-        shown.append(f"{mine:.2f}" if other is None else f"{mine:.2f} ({other:.2f})")
-    return ", ".join(shown)
+def _times(row: Row) -> str:
+    if row.p50_ms is None or row.p99_ms is None:
+        return ""
+    limit = row.coalescing
+    others = "" if limit is None else f" ({limit.p50_ms:.2f}, {limit.p99_ms:.2f})"
+    return f"{row.p50_ms:.2f}, {row.p99_ms:.2f}{others}"
 
 
 def _marked(aim: str, reached: bool | None) -> str:
     return aim if reached is None or not aim else f"{aim} {'✓' if reached else '✗'}"
 
 
+def _beside(beside: Beside | None) -> str:
+    if beside is None:
+        return ""
+    low, high = beside.spread
+    return f"{beside.ratio:.2f} ({low:.2f} to {high:.2f}) of {rounded(beside.rate)}"
+
+
+def _shares(shares: Shares | None) -> str:
+    if shares is None:
+        return ""
+    server = f"{shares.server_user:.0%} + {shares.server_kernel:.0%}; "
+    return f"{server if shares.server_user or shares.server_kernel else ''}{shares.load_busy:.0%}"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """Return what the table says of *row*."""
-    ratio = ""
-    if row.ratio is not None and row.spread is not None:
-        ratio = f"{row.ratio:.2f} ({row.spread[0]:.2f} to {row.spread[1]:.2f})"
-    aims = (_marked(row.must, row.met) or row.note, _marked(row.goal, row.reached))
+    aims = (_marked(row.must, row.met), _marked(row.goal, row.reached))
     return (
-        row.title,
-        row.measure,
+        ": ".join(filter(None, (row.title, row.measure))),
         row.server or "-",
-        row.baseline,
-        ratio,
-        _times(row.p50_ms, row.p99_ms),
-        "; ".join(filter(None, aims)),
+        row.other or _beside(row.plain),
+        _beside(row.coalescing),
+        _times(row),
+        _shares(row.shares),
+        ". ".join(filter(None, ("; ".join(filter(None, aims)), *row.notes))),
     )
+
+
+def progress(row: Row) -> str:
+    """Return what a terminal shows of *row* once it is measured."""
+    if not row.measured:
+        return f"not measured: {'; '.join(row.notes)}"
+    verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+    limit = row.coalescing
+    return f"{row.server}{f', ratio {limit.ratio:.2f}' if limit else ''} {verdict}".rstrip()
 
 
 Line = Sequence[str]
@@ -103,10 +124,18 @@ def markdown(table: Sequence[Line]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[Row], about: str) -> str:
     """Return everything for machines."""
-    found = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+    found = {"about": about, "machine": machine(), "rows": [_row_object(row) for row in rows]}
     return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+def _row_object(row: Row) -> dict[str, Any]:
+    found = asdict(row)
+    for name, beside in (("plain", row.plain), ("coalescing", row.coalescing)):
+        if beside is not None:
+            found[name] |= {"ratio": beside.ratio}
+    return found
 
 
 # -- Two builds --------------------------------------------------------------------------------
@@ -180,76 +209,77 @@ def _compared_object(row: Compared) -> dict[str, Any]:
 
 # -- The picture -------------------------------------------------------------------------------
 
-WIDTH, LEFT, RIGHT, LINE = 980, 470, 90, 34
-SMALLEST, LARGEST = 0.1, 100.0
+WIDTH, LEFT, RIGHT, LINE = 900, 20, 76, 52
+SMALLEST, LARGEST = 0.25, 4.0
+TICKS = (0.25, 0.5, 1, 2, 4)
+BAR, HEAD = 9, 112
 
 STYLE = """
     text { fill: #1d241f; }
-    .faint { fill: #5c665f; font-size: 12px; }
+    .faint { fill: #5c665f; font-size: 13px; }
     .grid { stroke: #d9ddd6; }
-    .one { stroke: #5c665f; stroke-dasharray: 4 3; }
-    .met { fill: #1f6b4f; }
-    .plain { fill: #7d8a82; }
-    .missed { fill: #a3301d; }
-    .must { stroke: #1d241f; stroke-width: 2; }
-    .goal { stroke: #1d241f; stroke-width: 2; stroke-dasharray: 2 2; }
+    .one { stroke: #1d241f; stroke-width: 1.5; }
+    .coalescing { fill: #1f6b4f; }
+    .plain { fill: #c9a227; }
     .spread { stroke: #1d241f; stroke-width: 1; }
 """
 
 
 def _at(ratio: float) -> float:
-    share = math.log(max(ratio, SMALLEST) / SMALLEST) / math.log(LARGEST / SMALLEST)
+    """Return where on the logarithmic scale a ratio is, at its ends where it is beyond them."""
+    inside = min(max(ratio, SMALLEST), LARGEST)
+    share = math.log(inside / SMALLEST) / math.log(LARGEST / SMALLEST)
     return LEFT + share * (WIDTH - LEFT - RIGHT)
 
 
-def chart(rows: Sequence[Row]) -> str:
-    """Draw the ratios, on a logarithmic scale, beside what they must reach and go for."""
-    shown = [row for row in rows if row.ratio is not None]
-    height = 92 + LINE * len(shown)
-    bottom = height - 22
+def chart(rows: Sequence[Row], about: str) -> str:
+    """Draw the ratios to both baselines, on a logarithmic scale."""
+    shown = [row for row in rows if row.plain is not None or row.coalescing is not None]
+    height = HEAD + LINE * len(shown) + 30
+    bottom = height - 26
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
         ' aria-labelledby="title" font-family="system-ui, \'DejaVu Sans\', sans-serif"'
-        ' font-size="13">',
-        '<title id="title">Heliograph beside the plainest server: ratios by workload</title>',
+        ' font-size="14">',
+        '<title id="title">The rate beside two servers in C, by workload</title>',
         f"<style>{STYLE}</style>",
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#f7f8f5"/>',
-        '<text x="20" y="28" font-weight="600" font-size="15">'
-        "How often the rate of the plainest server in C (1 is as fast)</text>",
-        f'<text x="20" y="48" class="faint">{escape(machine())}</text>',
+        '<text x="20" y="30" font-weight="600" font-size="17">'
+        "Rate beside two servers in C (1 is as fast)</text>",
+        f'<text x="20" y="52" class="faint">{escape(about.partition(";")[0])}</text>',
+        f'<rect class="coalescing" x="20" y="66" width="22" height="{BAR}"/>',
+        '<text x="50" y="75" class="faint">one write for each subscriber and turn, and all'
+        " checks</text>",
+        f'<rect class="plain" x="440" y="66" width="22" height="{BAR}"/>',
+        '<text x="470" y="75" class="faint">one write for each event, and no checks</text>',
     ]
-    for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100):
+    for tick in TICKS:
         kind, x = "one" if tick == 1 else "grid", f"{_at(tick):.1f}"
         parts.append(
-            f'<line class="{kind}" x1="{x}" x2="{x}" y1="60" y2="{bottom}"/>'
-            f'<text class="faint" x="{x}" y="{height - 6}"'
-            f' text-anchor="middle">{tick:g}</text>'
+            f'<line class="{kind}" x1="{x}" x2="{x}" y1="{HEAD - 16}" y2="{bottom}"/>'
+            f'<text class="faint" x="{x}" y="{height - 8}" text-anchor="middle">{tick:g}</text>'
         )
     for number, row in enumerate(shown):
-        parts += _bar(row, 66 + number * LINE)
+        parts += _bars(row, HEAD + number * LINE)
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _bar(row: Row, top: float) -> list[str]:
-    if row.ratio is None or row.spread is None:
-        return []
-    kind = {True: "met", False: "missed", None: "plain"}[row.met]
-    start, end, middle = _at(SMALLEST), _at(row.ratio), top + LINE / 2
-    title = escape(row.title if len(row.title) < 66 else row.title[:64] + "…")
-    parts = [
-        f'<text x="20" y="{middle + 4:.1f}" font-size="12">{title}</text>',
-        f'<rect class="{kind}" x="{start:.1f}" y="{top + 7:.1f}" width="{end - start:.1f}"'
-        f' height="{LINE - 14}" rx="2"/>',
-        f'<line class="spread" x1="{_at(row.spread[0]):.1f}" x2="{_at(row.spread[1]):.1f}"'
-        f' y1="{middle:.1f}" y2="{middle:.1f}"/>',
-        f'<text x="{WIDTH - RIGHT + 14}" y="{middle + 4:.1f}" font-weight="600">'
-        f"{row.ratio:.2f}</text>",
-    ]
-    for aim, name in ((row.must_ratio, "must"), (row.goal_ratio, "goal")):
-        if aim is not None:
-            x = f"{_at(aim):.1f}"
-            parts.append(
-                f'<line class="{name}" x1="{x}" x2="{x}" y1="{top + 4:.1f}"'
-                f' y2="{top + LINE - 4:.1f}"/>'
-            )
+def _bars(row: Row, top: float) -> list[str]:
+    parts = [f'<text x="{LEFT + 6}" y="{top + 12:.1f}">{escape(row.title)}</text>']
+    for kind, beside, at in (
+        ("coalescing", row.coalescing, top + 18),
+        ("plain", row.plain, top + 20 + BAR),
+    ):
+        if beside is None:
+            continue
+        start, end = _at(SMALLEST), _at(beside.ratio)
+        low, high = (f"{_at(one):.1f}" for one in beside.spread)
+        middle = f"{at + BAR / 2:.1f}"
+        parts += [
+            f'<rect class="{kind}" x="{start:.1f}" y="{at:.1f}" width="{end - start:.1f}"'
+            f' height="{BAR}"/>',
+            f'<line class="spread" x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>',
+            f'<text x="{WIDTH - RIGHT + 8}" y="{at + BAR:.1f}" font-size="13"'
+            f' font-weight="600">{beside.ratio:.3g}</text>',
+        ]
     return parts

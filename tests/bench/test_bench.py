@@ -1,17 +1,24 @@
 """The benchmark runs and its books balance; what it finds in so short a time does not matter."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from bench import tools
-from bench.tools import BenchError
+from bench.tools import BenchError, Target
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,8 +36,8 @@ def bench(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_kind_of_workload_is_measured_and_drawn(tmp_path: Path) -> None:
-    names = "fan-out-4,fan-out-excluding,fan-out-channels,posts-1,batches,client-events"
-    names += ",connecting-private,memory-one-channel,presence-burst"
+    names = "fan-out-4,fan-out-excluding,fan-out-channels,undelivered-4,posts-1,batches"
+    names += ",client-events,connecting-private,memory-one-channel,presence-burst"
     found, drawn = tmp_path / "bench.json", tmp_path / "chart.svg"
     done = bench("--only", names, "--json", str(found), "--chart", str(drawn))
 
@@ -38,12 +45,21 @@ def test_every_kind_of_workload_is_measured_and_drawn(tmp_path: Path) -> None:
     rows = json.loads(found.read_text())["rows"]
     assert len(rows) == len(names.split(","))
     for row in rows:
-        assert row["server"], f"{row['title']}: {row['note']}"
+        assert row["server"], f"{row['title']}: {row['notes']}"
         assert row["measure"] in done.stdout
-    compared = [row for row in rows if row["ratio"] is not None]
-    assert len(compared) == len(rows) - 2
-    bars = ET.fromstring(drawn.read_text()).findall("{http://www.w3.org/2000/svg}rect")
-    assert len(bars) == 1 + len(compared)
+    plain = [row for row in rows if row["plain"]]
+    coalescing = [row for row in rows if row["coalescing"]]
+    assert len(coalescing) == len(rows) - 2
+    assert len(plain) == len(coalescing) - 2  # it cannot exclude anybody, nor take a batch
+    for row in coalescing:
+        assert row["coalescing"]["ratio"] > 0
+        assert row["shares"]["load_busy"] > 0
+    svg = "{http://www.w3.org/2000/svg}"
+    bars = [
+        bar.get("class") for bar in ET.fromstring(drawn.read_text()).findall(f"{svg}rect[@class]")
+    ]
+    assert bars.count("plain") == 1 + len(plain)  # and the legend
+    assert bars.count("coalescing") == 1 + len(coalescing)
 
 
 def test_without_a_compiler_there_are_no_ratios(tmp_path: Path) -> None:
@@ -52,7 +68,9 @@ def test_without_a_compiler_there_are_no_ratios(tmp_path: Path) -> None:
 
     assert "without a C compiler" in done.stderr
     rows = json.loads(found.read_text())["rows"]
-    assert [(bool(row["server"]), row["ratio"]) for row in rows] == [(True, None)] * 2, done.stderr
+    found_in_c = [(row["plain"], row["coalescing"]) for row in rows]
+    assert found_in_c == [(None, None)] * 2
+    assert all(row["server"] for row in rows), done.stderr
 
 
 def test_a_benchmark_that_is_ended_ends_its_servers() -> None:
@@ -64,7 +82,7 @@ def test_a_benchmark_that_is_ended_ends_its_servers() -> None:
         listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.terminate()
         process.communicate(timeout=60)
-    assert len(listed) >= 2  # baseline and server; the load ends with its connections
+    assert len(listed) >= 3  # baselines and server; the load ends with its connections
     assert process.returncode == 128 + signal.SIGTERM
     assert not [child for child in listed if Path("/proc", child).exists()]
 
@@ -101,24 +119,243 @@ def test_sigterm_while_a_load_starts_ends_it() -> None:
     assert not Path("/proc", done.stdout.strip()).exists()
 
 
-def test_another_server_is_measured_by_its_address() -> None:
-    with tools.heliograph() as target:
+def test_another_server_is_measured_by_its_address(tmp_path: Path) -> None:
+    found = tmp_path / "bench.json"
+    with tools.heliograph(interpreted=True) as target:
         address = f"ws://localhost:{target.port}"
-        done = bench("--only", "posts-1,memory-one-channel", "--server", address, "--json", "-")
+        here = ("--server", address, "--json", str(found), "--name", "Other 1.2")
+        done = bench("--only", "posts-1,undelivered-1", "--pid", str(target.pid), *here)
+        rows = json.loads(found.read_text())["rows"]
+        unpinned = bench("--only", "posts-1", "--server", address)
+        ours_only = bench("--only", "posts-1,memory-one-channel", "--server", address)
         wrong = bench("--only", "posts-1", "--server", address, "--secret", "wrong")
 
-    assert "not measured" in done.stdout
-    assert "ratio" in done.stderr
-    assert wrong.returncode == 1
+    assert done.returncode == 0, done.stderr
+    assert "\nOther 1.2; " in done.stdout
+    assert "not pinned" not in done.stdout
+    for row in rows:  # our bounds are no other server's
+        assert (row["must"], row["goal"], row["met"]) == ("", "", None)
+        assert row["coalescing"]["ratio"] > 0
+    assert f"\n{address}, not pinned to a core; " in unpinned.stdout
+    assert ours_only.returncode == 2
+    assert "not measured: this takes a server that is started for it" in ours_only.stdout
+    assert wrong.returncode == 2
     assert "a publish was not taken: HTTP/1.1 401" in wrong.stdout
 
 
+# -- What other servers do -----------------------------------------------------------------------
+
+
+class Scripted(socketserver.ThreadingTCPServer):
+    """
+    A server that does what Heliograph does not: it loses events, pings, closes connections.
+
+    Each publish is delivered to every subscriber by *deliver*, which gets their sockets.
+    """
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(
+        self,
+        deliver: Callable[[list[socket.socket], bytes], None],
+        *,
+        answer: bytes = b"Content-Length: 2\r\nConnection: close\r\n\r\n{}",
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), ScriptedConnection)
+        self.deliver, self.answer = deliver, b"HTTP/1.1 200 OK\r\n" + answer
+        self.subscribers: list[socket.socket] = []
+        self.heard = b""
+        self.lock = threading.Lock()
+
+
+class ScriptedConnection(socketserver.StreamRequestHandler):
+    """A client or a publisher, by its request."""
+
+    server: Scripted
+
+    def handle(self) -> None:
+        target = self.rfile.readline()
+        headers = {}
+        while line := self.rfile.readline().strip():
+            name, _, value = line.partition(b": ")
+            headers[name.lower()] = value
+        if target.startswith(b"POST"):
+            self.rfile.read(int(headers[b"content-length"]))
+            with self.server.lock:
+                self.server.deliver(self.server.subscribers, EVENT)
+            self.wfile.write(self.server.answer)
+            return
+        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        hello = {"socket_id": "1.1", "activity_timeout": 120}
+        self.wfile.write(server_frame("pusher:connection_established", json.dumps(hello)))
+        self.rfile.read(6)
+        with self.server.lock:
+            self.wfile.write(server_frame("pusher_internal:subscription_succeeded", "{}"))
+            self.server.subscribers.append(self.connection)
+        with contextlib.suppress(OSError):
+            while heard := self.connection.recv(65536):
+                self.server.heard += heard
+
+
+def server_frame(event: str, data: str) -> bytes:
+    payload = json.dumps({"event": event, "data": data}).encode()
+    return b"\x81\x7e" + len(payload).to_bytes(2, "big") + payload
+
+
+EVENT = server_frame("my-event", "x" * 100)
+
+
+def to_all(subscribers: list[socket.socket], event: bytes) -> None:
+    for subscriber in subscribers:
+        subscriber.sendall(event)
+
+
+@contextlib.contextmanager
+def scripted(server: Scripted) -> Iterator[Target]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        port = server.server_address[1]
+        yield Target(port=port, api_port=port, may_lose=True)
+        server.shutdown()
+        thread.join()
+
+
+LOAD: Mapping[str, Any] = {"seconds": 0.3, "subscribers": 3, "patience": 1}
+
+
+@pytest.mark.parametrize("undelivered", [0, 1])
+def test_a_publisher_dials_again_where_the_server_closes(undelivered: int) -> None:
+    with scripted(Scripted(to_all)) as target:
+        found = tools.run_load([str(tools.build("load"))], target, undelivered=undelivered, **LOAD)
+    assert found.figures["lost"] == 0
+    assert found.figures["deliveries"] >= 3
+    assert abs(found.figures["redials"] - found.figures["answers"]) <= 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: 2\r\n\r\n{}",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"X-Ends: with the connection\r\n\r\n{}",
+    ],
+)
+def test_an_answer_ends_as_http_allows_and_a_closed_connection_is_dialled_again(
+    answer: bytes,
+) -> None:
+    with scripted(Scripted(to_all, answer=answer)) as target:
+        found = tools.run_load([str(tools.build("load"))], target, **LOAD)
+    assert found.figures["lost"] == 0
+    assert found.figures["answers"] >= 2
+    assert found.figures["redials"] >= found.figures["answers"] - 1
+
+
+def test_pings_are_answered_and_are_no_events() -> None:
+    def with_pings(subscribers: list[socket.socket], event: bytes) -> None:
+        pusher = b'{"event":"pusher:ping","data":{}}'
+        to_all(subscribers, b"\x89\x02hi" + bytes((0x81, len(pusher))) + pusher + event)
+
+    server = Scripted(with_pings)
+    with scripted(server) as target:
+        found = tools.run_load([str(tools.build("load"))], target, undelivered=1, **LOAD)
+        assert found.figures["lost"] == 0
+        assert found.figures["deliveries"] >= 3
+    pong = bytes(byte ^ b"mask"[at % 4] for at, byte in enumerate(b"hi"))
+    assert b"\x8a\x82mask" + pong in server.heard
+    pusher_pong = b'{"event":"pusher:pong","data":{}}'
+    assert bytes(byte ^ b"mask"[at % 4] for at, byte in enumerate(pusher_pong)) in server.heard
+
+
+def test_events_that_a_server_loses_are_counted_and_none_of_ours_may_be() -> None:
+    def to_some(subscribers: list[socket.socket], event: bytes) -> None:
+        to_all(subscribers[1:], event)
+
+    load = [str(tools.build("load"))]
+    with scripted(Scripted(to_some)) as target:
+        found = tools.run_load(load, target, **LOAD)
+        assert found.figures["lost"] * 2 >= found.figures["deliveries"] > 0
+    with scripted(Scripted(to_some)) as target:
+        with pytest.raises(BenchError, match="events did not arrive"):
+            tools.run_load(load, replace(target, may_lose=False), **LOAD)
+
+
+def test_a_queue_that_shrinks_is_waited_for_and_one_that_grows_is_named() -> None:
+    held: list[tuple[list[socket.socket], bytes]] = []
+    over = threading.Event()
+
+    def later(subscribers: list[socket.socket], event: bytes) -> None:
+        held.append((list(subscribers), event))
+
+    def deliver() -> None:
+        over.wait(1.0)
+        while held:
+            to_all(*held.pop())
+            over.wait(0.0005)
+
+    with scripted(Scripted(later)) as target:
+        thread = threading.Thread(target=deliver)
+        thread.start()
+        found = tools.run_load([str(tools.build("load"))], target, **LOAD)
+        thread.join()
+    assert found.figures["lost"] == 0
+    assert found.figures["drain_s"] > 0.2
+    assert found.figures["queue_end"] > found.figures["queue_half"] > 0
+    assert found.grows
+
+
+def test_nothing_is_compiled_again_that_did_not_change() -> None:
+    before = tools.build("load").stat().st_mtime_ns
+    assert tools.build("load").stat().st_mtime_ns == before
+
+
+def test_a_process_is_pinned_with_its_threads() -> None:
+    script = (
+        "import threading, time\n"
+        "[threading.Thread(target=time.sleep, args=(60,), daemon=True).start() for _ in range(3)]\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        tools.pin(process.pid, 0)
+        tasks = list(Path(f"/proc/{process.pid}/task").iterdir())
+        assert len(tasks) == 4
+        assert {frozenset(os.sched_getaffinity(int(task.name))) for task in tasks} == {
+            frozenset({0})
+        }
+        process.kill()
+
+
+# -- The baselines -------------------------------------------------------------------------------
+
+
+def test_the_baseline_that_coalesces_checks_what_a_server_must() -> None:
+    load = [str(tools.build("load"))]
+    with tools.coalescing() as target:
+        for options in (
+            {"publishers": 4, "channels": 2},
+            {"publishers": 4, "exclude": 1},
+            {"publishers": 2, "batch": 3},
+            {"publishers": 2, "channels": 5, "all_channels": 1, "payload": 9000},
+        ):
+            found = tools.run_load(load, target, seconds=0.3, subscribers=20, **options)
+            assert found.figures["deliveries"] > 0, options
+        private = {"subscribers": 10, "prefix": "private-", "mode": "client_events"}
+        assert tools.run_load(load, target, seconds=0.2, **private).figures["deliveries"] > 0
+        for wrong in (replace(target, secret="wrong"), replace(target, key="wrong")):
+            with pytest.raises(BenchError, match="the load failed"):
+                tools.run_load(load, wrong, seconds=0.2)
+        with pytest.raises(BenchError, match="the load failed"):
+            tools.run_load(load, replace(target, secret="wrong"), seconds=0.2, **private)
+
+
 def test_a_load_without_time_to_spare_is_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "MIN_EMPTY_POLLS", 1.1)
-    monkeypatch.setattr(tools, "BUSY", 1.1)
+    monkeypatch.setattr(tools, "LOAD_BUSY", 0.0)
+    monkeypatch.setattr(tools, "SERVER_BUSY", 1.1)
     load = [str(tools.build("load"))]
     with tools.baseline(100) as target:
-        assert tools.run_load(load, target, seconds=0.2, subscribers=10).busy is None
+        tools.run_load(load, target, seconds=0.2, subscribers=10)  # too short to tell
         monkeypatch.setattr(tools, "SHORTEST_SHARED_S", 0.0)
         with pytest.raises(BenchError, match="is the bottleneck"):
             tools.run_load(load, target, seconds=0.2, subscribers=10)
