@@ -280,21 +280,24 @@ class Channel:
         number = self.next - 1
         except_id = fact.except_id if type(fact) is Event else None
         encoded: dict[Lane, Any] = {}
-        writes = size = 0
+        writes = size = length = 0
         lane: Lane | None = None
         chunk: Any = None
         for subscription in self.subscriptions:
             subscriber = subscription.subscriber
-            if subscription.since > number or subscriber.id == except_id:
+            if subscription.since > number or (
+                except_id is not None and subscriber.id == except_id
+            ):
                 continue
             if subscription.lane is not lane:
                 lane = subscription.lane
                 chunk = encoded.get(lane)
                 if chunk is None:
                     chunk = encoded[lane] = lane.encode(fact)
+                length = len(chunk)
             subscriber.write(chunk)
             writes += 1
-            size += len(chunk)
+            size += length
         counters = self._counters
         counters.bytes += size
         counters.encodings += len(encoded)
@@ -305,8 +308,9 @@ class Channel:
     def _write(self, batch: Batch, subscriptions: Iterable[Subscription]) -> int:
         first, end = batch.first, batch.end
         excluded = batch.excluded
-        writes = deliveries = size = count = 0
+        writes = deliveries = size = count = length = 0
         chunks: Sequence[Any] = []
+        lone: Any = None  # the only one of them, as nearly always
         since, lane = -1, None  # whose chunks these are
         for subscription in subscriptions:
             subscriber = subscription.subscriber
@@ -315,13 +319,20 @@ class Channel:
                 begin = first
             if begin >= end:
                 continue  # joined after all of it, was told already, or is gone
-            if subscriber.id in excluded:
-                lane = None
+            if excluded and subscriber.id in excluded:
+                lane = lone = None
                 chunks, count = batch.chunks_without(subscription.lane, begin, subscriber.id)
             elif begin != since or subscription.lane is not lane:
                 since, lane = begin, subscription.lane
                 chunks, count = batch.chunks(lane, since), end - since
+                lone = chunks[0] if len(chunks) == 1 else None
+                length = len(chunks[0])
             deliveries += count
+            if lone is not None:
+                subscriber.write(lone)
+                writes += 1
+                size += length
+                continue
             for chunk in chunks:
                 subscriber.write(chunk)
                 writes += 1
