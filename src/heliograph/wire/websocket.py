@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from heliograph.wire.deflate import Malformed, TooLarge, deflate, inflate
 
@@ -51,17 +52,17 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
 
 
-FIN = 0x80
-COMPRESSED = 0x40  # RSV1, as permessage-deflate uses it (RFC 7692 6)
-RESERVED_BITS = 0x70
-MASKED = 0x80
-MAX_CONTROL_PAYLOAD = 125
+FIN: Final = 0x80
+COMPRESSED: Final = 0x40  # RSV1, as permessage-deflate uses it (RFC 7692 6)
+RESERVED_BITS: Final = 0x70
+MASKED: Final = 0x80
+MAX_CONTROL_PAYLOAD: Final = 125
 
-_WHOLE_TEXT = FIN | Opcode.TEXT
+_WHOLE_TEXT: Final = 0x81  # FIN | Opcode.TEXT, as a literal, which costs nothing compiled
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
-_LENGTH_OF_2_BYTES = 126
-_LENGTH_OF_8_BYTES = 127
-_SHORTEST_FRAME = 6  # of a client: two bytes of head and four of mask
+_LENGTH_OF_2_BYTES: Final = 126
+_LENGTH_OF_8_BYTES: Final = 127
+_SHORTEST_FRAME: Final = 6  # of a client: two bytes of head and four of mask
 _SHORT_HEADS = {
     opcode: tuple(bytes((FIN | opcode, length)) for length in range(126)) for opcode in Opcode
 }
