@@ -71,7 +71,7 @@ bench: $(STAMPS)/dev
 	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench $(ARGS)
 
-## bench-scale: memory and times of thousands of idle clients, in ten minutes (ARGS="--help" for more)
+## bench-scale: memory and times of thousands of idle clients, in eight minutes (ARGS="--help" for more)
 bench-scale: $(STAMPS)/dev
 	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench.scale $(ARGS)

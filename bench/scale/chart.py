@@ -151,7 +151,7 @@ def _axes(panel: Panel, steps: Sequence[Step]) -> list[str]:
         parts += [
             f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>',
             f'<text class="faint" x="{LEFT - 8}" y="{y + 6:.1f}" text-anchor="end">'
-            f"{2.0**power:g} x</text>",
+            f"{2**power if power >= 0 else f'1/{2**-power}'} x</text>",
         ]
     for step in steps:
         x = panel.x(step.clients)

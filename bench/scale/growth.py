@@ -35,11 +35,20 @@ def exponent(points: Points) -> float | None:
 # -- Rounds ------------------------------------------------------------------------------------
 
 
+DISTURBED = 0.05
+"""A round in which others had the server's core for a larger share of the time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One number of clients: medians of the rounds, and a bystander's times of all of them."""
+    """
+    One number of clients: medians of the rounds, and a bystander's times of all of them.
+
+    Times are those of *rounds* that were not disturbed, or else of the least disturbed one.
+    """
 
     clients: int
+    rounds: int
     start_bytes: float  # of the process, before its first client
     server_bytes: float
     kernel_bytes: float  # of one end of each connection
@@ -51,29 +60,32 @@ class Step:
     drain_s: float
     last_closed_s: float
     drain_cpu_s: float
-    starved: float
+    starved: float  # at most
 
 
 def step(cells: Sequence[Cell]) -> Step:
     """Return what the rounds with one number of clients amount to."""
+    calm = [cell for cell in cells if cell.starved <= DISTURBED]
+    timed = calm or [min(cells, key=lambda cell: cell.starved)]
 
-    def median(value: Callable[[Cell], float]) -> float:
-        return statistics.median(map(value, cells))
+    def median(value: Callable[[Cell], float], of: Sequence[Cell] = timed) -> float:
+        return statistics.median(map(value, of))
 
     return Step(
         clients=cells[0].clients,
-        start_bytes=median(lambda cell: cell.start_bytes),
-        server_bytes=median(lambda cell: cell.server_bytes),
-        kernel_bytes=median(lambda cell: cell.kernel.bytes / 2),
+        rounds=len(timed),
+        start_bytes=median(lambda cell: cell.start_bytes, cells),
+        server_bytes=median(lambda cell: cell.server_bytes, cells),
+        kernel_bytes=median(lambda cell: cell.kernel.bytes / 2, cells),
         connect_s=median(lambda cell: cell.connect_s),
         broadcast_s=median(lambda cell: statistics.median(cell.broadcasts_s)),
-        slowest_broadcast_s=max(max(cell.broadcasts_s) for cell in cells),
-        alone=_times(cell.alone_us for cell in cells),
-        beside=_times(cell.beside_us for cell in cells),
+        slowest_broadcast_s=max(max(cell.broadcasts_s) for cell in timed),
+        alone=_times(cell.alone_us for cell in timed),
+        beside=_times(cell.beside_us for cell in timed),
         drain_s=median(lambda cell: cell.drain_s),
         last_closed_s=median(lambda cell: cell.last_closed_s),
         drain_cpu_s=median(lambda cell: cell.drain_cpu_s),
-        starved=median(lambda cell: cell.starved),
+        starved=max(cell.starved for cell in timed),
     )
 
 
@@ -106,7 +118,7 @@ KERNEL_MEMORY = Measure("memory of the kernel", "bytes", 1, lambda step: step.ke
 CONNECT = Measure("time to connect", "µs", 1e6, lambda step: step.connect_s)
 BROADCAST = Measure("time of a broadcast", "µs", 1e6, lambda step: step.broadcast_s)
 BYSTANDER = Measure("p99 of a bystander's ping", "µs", 1e3, lambda step: step.beside.p99_ms)
-DRAIN = Measure("processor time to drain", "µs", 1e6, lambda step: step.drain_cpu_s)
+DRAIN = Measure("CPU time to drain", "µs", 1e6, lambda step: step.drain_cpu_s)
 
 MEASURES = (SERVER_MEMORY, KERNEL_MEMORY, CONNECT, BROADCAST, BYSTANDER, DRAIN)
 

@@ -71,7 +71,7 @@ class Cell:
     alone_us: Sequence[float]  # of a bystander's pings
     beside_us: Sequence[float]  # the same, while broadcasts follow one another
     busy: float  # the share of its core that the server used for broadcasts
-    starved: float  # the share of that time in which others had its core
+    starved: float  # the share of the time in which it could have run, but others had its core
     empty_polls: float  # of the clients during broadcasts
     drain_s: float  # from SIGTERM until the process has ended
     last_closed_s: float  # from SIGTERM until the last client is disconnected
@@ -182,7 +182,7 @@ def measure(layout: Layout, clients: int, seconds: float, *, interpreted: bool =
         server = stack.enter_context(fairness.heliograph({}, folder, interpreted=interpreted))
         crowd = stack.enter_context(Crowd(server.port, clients, layout.channels(clients), file))
         pid = server.process.pid
-        start_bytes, before = at_rest(pid), kernel.read()
+        start_bytes, before, at_start = at_rest(pid), kernel.read(), server.processor()
         connect_s = crowd.ask("connect")["seconds"]
         full_bytes, after = at_rest(pid), kernel.read()
         with observed(server) as alone:
@@ -193,6 +193,7 @@ def measure(layout: Layout, clients: int, seconds: float, *, interpreted: bool =
             broadcasts = crowd.ask(f"broadcast {seconds}")
             took, now_used = time.monotonic() - began, server.processor()
         busy = (now_used.used_s - used.used_s) / took
+        starved_s = now_used.starved_s - at_start.starved_s
         if broadcasts["empty_polls"] < MIN_EMPTY_POLLS and busy < BUSY:
             raise BenchError(
                 f"the clients are the bottleneck: {broadcasts['empty_polls']:.1%} of their polls"
@@ -210,7 +211,7 @@ def measure(layout: Layout, clients: int, seconds: float, *, interpreted: bool =
             alone_us=alone.pings_us,
             beside_us=beside.pings_us,
             busy=busy,
-            starved=(now_used.starved_s - used.starved_s) / took,
+            starved=starved_s / (starved_s + now_used.used_s - at_start.used_s),
             empty_polls=broadcasts["empty_polls"],
             drain_s=drain_s,
             last_closed_s=last_closed_s,

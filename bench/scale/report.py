@@ -1,14 +1,14 @@
 """The tables of `make bench-scale`, as text, Markdown and JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from bench import report
 from bench.fairness.measure import Times
 from bench.report import Line
 from bench.scale import growth
-from bench.scale.growth import MEASURES, Step
+from bench.scale.growth import DISTURBED, MEASURES, Step
 from bench.scale.measure import LAYOUTS, Cell, Layout
 
 MILLION = 1_000_000
@@ -18,20 +18,15 @@ CORES = 6
 LIMITS = (20_000, 200_000, 1_048_576)
 """Descriptors: of these machines, of the systemd unit, of a process where fs.nr_open is not set."""
 
-DISTURBED = 0.05
-"""Where others had the server's core for a larger share of the time, the report shows it."""
-
 HEADINGS = (
     "channels",
     "clients",
-    "server memory (MB)",
-    "kernel memory (MB)",
+    "memory: server, kernel (MB)",
     "connect (s)",
     "broadcast: p50, max (ms)",
     "ping without: p99, max (ms)",
     "ping during: p99, max (ms)",
-    "drain (s)",
-    "of it CPU (s)",
+    "drain, its CPU time (s)",
 )
 
 
@@ -72,18 +67,16 @@ def _times(times: Times) -> str:
 def _cells(row: Row) -> Line:
     channels, step = ("one each" if row.layout.own_channels else "one"), row.step
     if step is None:
-        return (channels, f"{row.clients:,}", *["-"] * 7, f"not measured: {row.problems[-1]}")
+        return (channels, f"{row.clients:,}", *["-"] * 5, f"not measured: {row.problems[-1]}")
     return (
         channels,
         f"{row.clients:,}",
-        f"{step.server_bytes / 1e6:.1f}",
-        f"{step.kernel_bytes / 1e6:.1f}",
+        f"{step.server_bytes / 1e6:.1f}, {step.kernel_bytes / 1e6:.1f}",
         f"{step.connect_s:.2f}",
         f"{step.broadcast_s * 1e3:.1f}, {step.slowest_broadcast_s * 1e3:.1f}",
         _times(step.alone),
         _times(step.beside),
-        f"{step.drain_s:.2f}",
-        f"{step.drain_cpu_s:.2f}",
+        f"{step.drain_s:.2f}, {step.drain_cpu_s:.2f}",
     )
 
 
@@ -157,7 +150,9 @@ def about(rows: Sequence[Row], *, compiled: bool, rounds: int, seconds: float) -
     """Say what was measured, how and where."""
     cells = [cell for row in rows for cell in row.cells]
     sources = " and ".join(sorted({cell.kernel.source for cell in cells}))
-    starved = max((cell.starved for cell in cells), default=0.0)
+    found = [step for row in rows if (step := row.step)]
+    ignored = len(cells) - sum(step.rounds for step in found)
+    starved = max((step.starved for step in found), default=0.0)
     parts = [
         f"Heliograph {'compiled' if compiled else 'interpreted'}",
         report.machine(),
@@ -166,10 +161,15 @@ def about(rows: Sequence[Row], *, compiled: bool, rounds: int, seconds: float) -
     ]
     if failed := sum(len(row.problems) for row in rows):
         parts.append(f"{failed} round{'s' if failed > 1 else ''} could not be measured")
+    if ignored:
+        parts.append(
+            f"{ignored} of {len(cells)} rounds do not count for times, as other processes had the"
+            f" server's core for more than {DISTURBED:.0%} of the time"
+        )
     if starved > DISTURBED:
         parts.append(
-            f"other processes had the server's core for up to {starved:.0%} of the time: the times"
-            " are too long"
+            f"other processes had the server's core for up to {starved:.0%} of a round that counts:"
+            " its times are too long"
         )
     return "; ".join(parts)
 
@@ -191,20 +191,16 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, list[Line]]]:
 
 def text(rows: Sequence[Row]) -> str:
     """Return the tables for a terminal."""
-    parts = [
-        f"{sentence}\n\n{report.text(lines)}" if sentence else report.text(lines)
-        for sentence, lines in sections(rows)
-    ]
-    return "\n\n".join(parts)
+    return _joined(rows, report.text)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the tables for a document."""
-    parts = [
-        f"{sentence}\n\n{report.markdown(lines)}" if sentence else report.markdown(lines)
-        for sentence, lines in sections(rows)
-    ]
-    return "\n\n".join(parts)
+    return _joined(rows, report.markdown)
+
+
+def _joined(rows: Sequence[Row], write: Callable[[Sequence[Line]], str]) -> str:
+    return "\n\n".join(f"{above}\n\n{write(lines)}".strip() for above, lines in sections(rows))
 
 
 def as_json(rows: Sequence[Row]) -> str:

@@ -91,7 +91,7 @@ def test_a_bystander_is_measured_with_and_without_broadcasts(folder: Path) -> No
             assert 0 < times["p50_ms"] <= times["p99_ms"] <= times["max_ms"]
 
 
-def test_a_drain_takes_the_ten_seconds_of_the_default_and_little_time_of_the_processor(
+def test_a_drain_takes_the_ten_seconds_of_the_default_and_little_cpu_time(
     folder: Path,
 ) -> None:
     for _, one in rounds(folder):
@@ -431,12 +431,28 @@ def test_processes_keep_descriptors_in_reserve() -> None:
     assert growth.processes(1_000_000, 20_000) == 51
 
 
-def test_a_core_that_others_used_is_shown() -> None:
-    rows = [Row(ONE, 100, [cell(100, starved=0.3)])]
-    disturbed = report.about(rows, compiled=True, rounds=1, seconds=1)
-    assert "other processes had the server's core for up to 30% of the time" in disturbed
-    rows = [Row(ONE, 100, [cell(100, starved=0.04)])]
-    assert "other processes" not in report.about(rows, compiled=True, rounds=1, seconds=1)
+def test_times_of_a_round_count_if_the_server_had_its_core() -> None:
+    quiet = cell(100, connect_s=1.0, starved=0.05, beside_us=[1000.0], server_bytes=100_000)
+    disturbed = cell(100, connect_s=9.0, starved=0.06, beside_us=[9000.0], server_bytes=300_000)
+    found = growth.step([disturbed, quiet, disturbed])
+    assert (found.rounds, found.connect_s, found.beside.max_ms) == (1, 1.0, 1.0)
+    assert found.server_bytes == 300_000  # memory does not depend on it
+    worse = replace(disturbed, connect_s=99.0, starved=0.5)
+    assert growth.step([worse, disturbed]).connect_s == 9.0
+
+    def about(*cells: Cell) -> str:
+        return report.about([Row(ONE, 100, [*cells])], compiled=True, rounds=1, seconds=1)
+
+    assert "2 of 3 rounds do not count for times" in about(disturbed, quiet, disturbed)
+    assert "too long" not in about(disturbed, quiet, disturbed)
+    assert "for up to 6% of a round that counts: its times are too long" in about(disturbed)
+    assert "other processes" not in about(quiet)
+
+
+def test_a_measure_that_falls_has_fractions_on_its_axis() -> None:
+    steps = [growth.step([cell(n, beside_us=[4e6 / n] * 9)]) for n in (100, 800)]
+    texts = [text.text for text in ET.fromstring(chart.draw({ONE: steps})).iter()]
+    assert {"1/8 x", "1/2 x", "1 x", "8 x"} < {*texts}
 
 
 def test_proportional_growth_lies_on_the_line_of_proportion() -> None:
