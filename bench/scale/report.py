@@ -156,7 +156,8 @@ def about(rows: Sequence[Row], *, compiled: bool, rounds: int, seconds: float) -
     parts = [
         f"Heliograph {'compiled' if compiled else 'interpreted'}",
         report.machine(),
-        f"median of {rounds} rounds, with {seconds:g} s of broadcasts each",
+        f"{f'median of {rounds} rounds' if rounds > 1 else 'one round'} with {seconds:g} s of"
+        " broadcasts",
         f"kernel memory: {sources or 'not measured'}, half of what both ends of a connection take",
     ]
     if failed := sum(len(row.problems) for row in rows):
