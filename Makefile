@@ -19,7 +19,7 @@ COVERAGE := $(CURDIR)/$(STAMPS)/coverage
 PYTHONS ?= python3.11 python3.12 python3.13
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: run test coverage test-compiled test-versions bench fairness compile soak fuzz mutate autobahn \
+.PHONY: run test coverage test-compiled test-versions bench bench-scale fairness compile soak fuzz mutate autobahn \
 	check check-workflows format build clean
 
 ## run: start the server (ARGS="--port 9000" passes options on)
@@ -70,6 +70,11 @@ compile: $(STAMPS)/compiled
 bench: $(STAMPS)/dev
 	@case "$(ARGS)" in *--server*) ;; *) command -v cc >/dev/null && $(MAKE) --no-print-directory compile;; esac || true
 	$(BIN)/python -m bench $(ARGS)
+
+## bench-scale: memory and times of thousands of idle clients, in eight minutes (ARGS="--help" for more)
+bench-scale: $(STAMPS)/dev
+	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
+	$(BIN)/python -m bench.scale $(ARGS)
 
 ## fairness: how long a client waits beside attackers, in seven minutes (ARGS="--help" for more)
 fairness: $(STAMPS)/dev

@@ -191,9 +191,9 @@ def bytes_a_connection(
         began = time.monotonic()
         for _ in range(warm_up):
             stack.enter_context(state.step(visit))
-        before, files = _at_rest(target.pid), _open_files(target.pid)
+        before, files = at_rest(target.pid), _open_files(target.pid)
         held = [stack.enter_context(state.step(visit)) for _ in range(clients)]
-        after = _at_rest(target.pid)
+        after = at_rest(target.pid)
         if time.monotonic() - began >= state.lasts_s:
             raise BenchError(f"{clients} connections took longer than they stay: fewer, please")
         if _open_files(target.pid) - files != clients:
@@ -210,7 +210,7 @@ def _readable(connection: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _at_rest(pid: int) -> int:
+def at_rest(pid: int) -> int:
     """Return the memory of a process once it does not change any more. Raises BenchError."""
     given_up = time.monotonic() + PATIENCE_S
     size = tools.resident_bytes(pid)

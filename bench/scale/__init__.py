@@ -1,0 +1,1 @@
+"""What more idle clients cost: memory, and the time to connect, reach and drain them."""
