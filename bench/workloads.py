@@ -207,7 +207,7 @@ def _notes(loads: Sequence[Load]) -> list[str]:
     if lost:
         arrived = sum(load.figures["deliveries"] for load in loads)
         notes.append(f"{lost / (lost + arrived):.1%} of the events did not arrive")
-    if any(load.grows for load in loads):
+    if tools.grows(loads):
         queued = _median(load.figures["queue_end"] for load in loads)
         notes.append(f"the queue grows: {rounded(queued)} deliveries to come at the end")
     drain_s = max(load.figures["drain_s"] for load in loads)

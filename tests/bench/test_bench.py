@@ -301,7 +301,40 @@ def test_a_queue_that_shrinks_is_waited_for_and_one_that_grows_is_named() -> Non
     assert found.figures["lost"] == 0
     assert found.figures["drain_s"] > 0.2
     assert found.figures["queue_end"] > found.figures["queue_half"] > 0
-    assert found.grows
+    assert tools.grows([found])
+
+
+def test_a_queue_that_keeps_its_length_does_not_grow() -> None:
+    """It is measured over time: ten events, to three subscribers each, are always to come."""
+    held: list[bytes] = []
+
+    def ten_later(subscribers: list[socket.socket], event: bytes) -> None:
+        held.append(event)
+        if len(held) > 10:
+            to_all(subscribers, held.pop(0))
+
+    with scripted(Scripted(ten_later)) as target:
+        found = tools.run_load([str(tools.build("load"))], target, **LOAD)
+    assert 30 <= found.figures["queue_half"] <= 33
+    assert 30 <= found.figures["queue_end"] <= 33
+    assert found.figures["lost"] == 30  # those that are held in the end
+    assert not tools.grows([found])
+
+
+def test_a_queue_that_swings_from_round_to_round_does_not_grow() -> None:
+    def one(before: float, after: float) -> tools.Load:
+        return tools.Load({"deliveries": 1000, "queue_half": before, "queue_end": after})
+
+    assert tools.grows([one(100, 300)])
+    assert not tools.grows([one(100, 300), one(300, 100), one(100, 120)])
+    assert tools.grows([one(100, 300), one(300, 250), one(100, 120)])
+
+
+def test_where_each_event_is_delivered_before_the_next_no_queue_can_grow() -> None:
+    with scripted(Scripted(to_all)) as target:
+        found = tools.run_load([str(tools.build("load"))], target, undelivered=1, **LOAD)
+    assert found.figures["queue_half"] == found.figures["queue_end"] == 0
+    assert not tools.grows([found])
 
 
 def test_nothing_is_compiled_again_that_did_not_change() -> None:
