@@ -358,7 +358,8 @@ def _connecting(bench: Bench, kind: str, name: str, must: float, goal: float) ->
 def _needs_ours(bench: Bench, row: Row) -> bool:
     if not bench.ours:
         row.measured = False
-        row.notes.append("not measured: this takes a server that is started for it")
+        row.must = row.goal = ""
+        row.notes.append("this takes a server that is started for it")
     return bench.ours
 
 

@@ -127,7 +127,8 @@ def test_another_server_is_measured_by_its_address(tmp_path: Path) -> None:
         done = bench("--only", "posts-1,undelivered-1", "--pid", str(target.pid), *here)
         rows = json.loads(found.read_text())["rows"]
         unpinned = bench("--only", "posts-1", "--server", address)
-        ours_only = bench("--only", "posts-1,memory-one-channel", "--server", address)
+        names = "posts-1,memory-one-channel,presence-burst,compressed-payloads"
+        ours_only = bench("--only", names, "--server", address)
         wrong = bench("--only", "posts-1", "--server", address, "--secret", "wrong")
 
     assert done.returncode == 0, done.stderr
@@ -138,9 +139,14 @@ def test_another_server_is_measured_by_its_address(tmp_path: Path) -> None:
         assert row["coalescing"]["ratio"] > 0
     assert f"\n{address}, not pinned to a core; " in unpinned.stdout
     assert ours_only.returncode == 2
-    assert "not measured: this takes a server that is started for it" in ours_only.stdout
+    reason = " not measured: this takes a server that is started for it\n"
+    assert ours_only.stdout.count(reason) == 3
+    assert "≤" not in ours_only.stdout
+    assert "memory-one-channel: not measured: this takes" in ours_only.stderr
     assert wrong.returncode == 2
-    assert "a publish was not taken: HTTP/1.1 401" in wrong.stdout
+    (row,) = [line for line in wrong.stdout.splitlines() if line.startswith("posts-1")]
+    assert "not measured: the load failed: a publish was not taken: HTTP/1.1 401" in row
+    assert "Invalid signature" in row  # below the head of the answer, in one line here
 
 
 # -- What other servers do -----------------------------------------------------------------------
