@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import socketserver
@@ -18,7 +20,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import tools
+from bench.__main__ import parse
 from bench.tools import BenchError, Target
+from bench.workloads import WORKLOADS
+from tests.docs.commands import all_commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,6 +152,15 @@ def test_another_server_is_measured_by_its_address(tmp_path: Path) -> None:
     (row,) = [line for line in wrong.stdout.splitlines() if line.startswith("posts-1")]
     assert "not measured: the load failed: a publish was not taken: HTTP/1.1 401" in row
     assert "Invalid signature" in row  # below the head of the answer, in one line here
+
+
+def test_the_documents_print_commands_that_the_benchmark_accepts() -> None:
+    titles = [command.title.replace("$pid", "4242") for command in all_commands()]
+    found = [match[1] for title in titles if (match := re.match(r'make bench ARGS="(.*)"$', title))]
+    assert len(found) >= 8
+    for arguments in found:
+        options = parse(shlex.split(arguments))
+        assert set((options.only or "posts-1").split(",")) <= WORKLOADS.keys(), arguments
 
 
 # -- What other servers do -----------------------------------------------------------------------
