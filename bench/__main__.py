@@ -156,7 +156,8 @@ def _measured_row(name: str, bench: Bench) -> Row:
     try:
         row = WORKLOADS[name](bench)
     except BenchError as error:
-        row = Row(title=name, measure="", notes=[str(error)], measured=False)
+        reason = " ".join(str(error).split())  # it may be an answer of the server, in many lines
+        row = Row(title=name, measure="", notes=[reason], measured=False)
     took = time.monotonic() - began
     print(f"{name}: {report.progress(row)} ({took:.0f} s)", file=sys.stderr)
     return row

@@ -140,6 +140,7 @@ static struct channel *channels;
 static struct request *requests;
 static int requests_count, next_request, live, poll_fd, answering = 1;
 static uint64_t deliveries, answers, bytes, polls, empty_polls, redials;
+static uint64_t to_come; /* deliveries of published events that have not arrived */
 static double idle_s, idle_since; /* time without anything to do, and when it may have begun */
 static int found_nothing;
 static double server_user_s, server_kernel_s; /* at the beginning of what is measured */
@@ -279,6 +280,7 @@ static void delivered(struct client *client, double time) {
             publish = &channel->ring[client->received++ & (channel->ring_size - 1)];
         } while (publish->excluded == client - clients);
         record(&delivery_times, time - publish->sent);
+        to_come--;
         if (options.undelivered) {
             struct publisher *publisher = &publishers[publish->publisher];
             if (!--publisher->left && !publisher->busy)
@@ -497,7 +499,9 @@ static void publish(struct publisher *publisher, double due) {
                 (struct publish){.sent = due,
                                  .excluded = request->excluded,
                                  .publisher = (int)(publisher - publishers)};
-            publisher->left += channel->subscribers - (request->excluded >= 0);
+            int more = channel->subscribers - (request->excluded >= 0);
+            publisher->left += more;
+            to_come += (uint64_t)more;
             if (!(channel->published & (channel->ring_size / 2 - 1)))
                 grow_ring(channel);
         }
@@ -661,7 +665,9 @@ static void disconnect_all(void) {
 
 /* What is known only after the measured time, and 0 where it is not asked for. */
 static struct {
-    uint64_t queue_half, queue_end; /* deliveries to come, in the middle of that time and at its end */
+    /* Deliveries to come: the mean of each quarter of that time. A single moment shows only how a
+     * queue swings. It is 0 with undelivered=1, where no queue can grow. */
+    double queue[4];
     double drain_s;
     double load_busy, server_user, server_kernel; /* shares of that time */
 } aftermath;
@@ -680,13 +686,13 @@ static void note_shares(double seconds) {
 static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
     printf("{\"seconds\":%.4f,\"deliveries\":%lu,\"answers\":%lu,\"clients\":%lu,\"lost\":%lu,"
            "\"bytes\":%lu,\"empty_polls\":%.4f,\"redials\":%lu,"
-           "\"queue_half\":%lu,\"queue_end\":%lu,\"drain_s\":%.4f,"
+           "\"queue_half\":%.0f,\"queue_end\":%.0f,\"drain_s\":%.4f,"
            "\"load_busy\":%.4f,\"server_user\":%.4f,\"server_kernel\":%.4f,"
            "\"delivery_p50_ms\":%.4f,\"delivery_p99_ms\":%.4f,"
            "\"answer_p50_ms\":%.4f,\"answer_p99_ms\":%.4f}\n",
            seconds, deliveries, answers, clients_connected, lost, bytes,
-           polls ? (double)empty_polls / (double)polls : 1, redials, aftermath.queue_half,
-           aftermath.queue_end, aftermath.drain_s, aftermath.load_busy, aftermath.server_user,
+           polls ? (double)empty_polls / (double)polls : 1, redials, aftermath.queue[1],
+           aftermath.queue[3], aftermath.drain_s, aftermath.load_busy, aftermath.server_user,
            aftermath.server_kernel, quantile_ms(&delivery_times, 0.5),
            quantile_ms(&delivery_times, 0.99), quantile_ms(&answer_times, 0.5),
            quantile_ms(&answer_times, 0.99));
@@ -694,21 +700,6 @@ static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
 }
 
 /* -- What can be asked for ------------------------------------------------------------------- */
-
-/* How many events have not arrived where they should have. */
-static uint64_t missing(void) {
-    uint64_t count = 0;
-    for (int i = 0; i < options.subscribers; i++) {
-        struct channel *channel = &channels[clients[i].channel];
-        if (!options.exclude) {
-            count += channel->published - clients[i].received;
-            continue;
-        }
-        for (uint64_t at = clients[i].received; at < channel->published; at++)
-            count += channel->ring[at & (channel->ring_size - 1)].excluded != i;
-    }
-    return count;
-}
 
 static int busy(void) {
     for (int i = 0; i < options.publishers; i++)
@@ -732,15 +723,14 @@ static void publish_what_is_due(double start, double time, uint64_t *published) 
 /* Wait for what is on its way, as long as it becomes less; return how much never came. */
 static uint64_t drain(void) {
     double start = now(), shrunk = start, time = start;
-    uint64_t least = missing();
+    uint64_t least = to_come;
     answering = 0;
     while ((busy() || least) && time < shrunk + options.patience) {
         for (int i = 0; i < 1000; i++)
             turn();
         time = now();
-        uint64_t left = missing();
-        if (left < least)
-            least = left, shrunk = time;
+        if (to_come < least)
+            least = to_come, shrunk = time;
     }
     aftermath.drain_s = (least ? shrunk : time) - start;
     return least;
@@ -757,25 +747,25 @@ static void run_publish(void) {
         dial(&publishers[i].endpoint, options.api_port, 1);
     double start = now(), begin_at = start + WARM_UP_MS / 1e3, time = start;
     uint64_t published = 0;
-    int warm = 0, half = 0;
+    int warm = 0;
     for (int i = 0; i < options.publishers && !options.rate; i++)
         publish(&publishers[i], now());
-    while ((time = now()) < begin_at + options.seconds) {
+    while (time < begin_at + options.seconds) {
         if (!warm && time >= begin_at) {
             warm = 1, begin_at = time;
             forget_measurements();
         }
-        if (!half && time >= begin_at + options.seconds / 2) {
-            half = 1;
-            aftermath.queue_half = missing();
-        }
         if (options.rate)
             publish_what_is_due(start, time, &published);
         turn();
+        double before = time;
+        time = now();
+        int quarter = (int)((time - begin_at) / options.seconds * 4);
+        if (warm && quarter < 4 && !options.undelivered)
+            aftermath.queue[quarter] += (double)to_come * (time - before) / (options.seconds / 4);
     }
     double seconds = time - begin_at;
     note_shares(seconds);
-    aftermath.queue_end = missing();
     uint64_t counted[] = {deliveries, answers, bytes, polls, empty_polls, redials};
     uint64_t lost = drain();
     deliveries = counted[0], answers = counted[1], bytes = counted[2], polls = counted[3],

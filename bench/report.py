@@ -79,6 +79,7 @@ def _shares(shares: Shares | None) -> str:
 def cells(row: Row) -> tuple[str, ...]:
     """Return what the table says of *row*."""
     aims = (_marked(row.must, row.met), _marked(row.goal, row.reached))
+    said = ". ".join(filter(None, ("; ".join(filter(None, aims)), *row.notes)))
     return (
         ": ".join(filter(None, (row.title, row.measure))),
         row.server or "-",
@@ -86,7 +87,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _beside(row.coalescing),
         _times(row),
         _shares(row.shares),
-        ". ".join(filter(None, ("; ".join(filter(None, aims)), *row.notes))),
+        said if row.measured else f"not measured: {said}",
     )
 
 

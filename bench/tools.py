@@ -314,11 +314,16 @@ class Load:
         """The share of its core that the server used; 0 where that cannot be seen."""
         return self.figures["server_user"] + self.figures["server_kernel"]
 
-    @property
-    def grows(self) -> bool:
-        """Whether the server took events faster than it delivered them, all the time."""
-        grown = self.figures["queue_end"] - self.figures["queue_half"]
-        return grown > GROWS * self.figures["deliveries"] / 2
+
+def grows(loads: Sequence[Load]) -> bool:
+    """
+    Return whether the server took events faster than it delivered them, in these rounds together.
+
+    The queue before half-time is compared with the one before the end. In a single round, a queue
+    that only swings may seem to grow.
+    """
+    grown = sum(load.figures["queue_end"] - load.figures["queue_half"] for load in loads)
+    return grown > GROWS * sum(load.figures["deliveries"] for load in loads) / 2
 
 
 def command_of(load: Sequence[str], target: Target, options: Mapping[str, Any]) -> list[str]:

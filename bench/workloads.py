@@ -207,7 +207,7 @@ def _notes(loads: Sequence[Load]) -> list[str]:
     if lost:
         arrived = sum(load.figures["deliveries"] for load in loads)
         notes.append(f"{lost / (lost + arrived):.1%} of the events did not arrive")
-    if any(load.grows for load in loads):
+    if tools.grows(loads):
         queued = _median(load.figures["queue_end"] for load in loads)
         notes.append(f"the queue grows: {rounded(queued)} deliveries to come at the end")
     drain_s = max(load.figures["drain_s"] for load in loads)
@@ -358,7 +358,8 @@ def _connecting(bench: Bench, kind: str, name: str, must: float, goal: float) ->
 def _needs_ours(bench: Bench, row: Row) -> bool:
     if not bench.ours:
         row.measured = False
-        row.notes.append("not measured: this takes a server that is started for it")
+        row.must = row.goal = ""
+        row.notes.append("this takes a server that is started for it")
     return bench.ours
 
 

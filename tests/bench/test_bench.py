@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import socketserver
@@ -18,7 +20,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import tools
+from bench.__main__ import parse
 from bench.tools import BenchError, Target
+from bench.workloads import WORKLOADS
+from tests.docs.commands import all_commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +132,8 @@ def test_another_server_is_measured_by_its_address(tmp_path: Path) -> None:
         done = bench("--only", "posts-1,undelivered-1", "--pid", str(target.pid), *here)
         rows = json.loads(found.read_text())["rows"]
         unpinned = bench("--only", "posts-1", "--server", address)
-        ours_only = bench("--only", "posts-1,memory-one-channel", "--server", address)
+        names = "posts-1,memory-one-channel,presence-burst,compressed-payloads"
+        ours_only = bench("--only", names, "--server", address)
         wrong = bench("--only", "posts-1", "--server", address, "--secret", "wrong")
 
     assert done.returncode == 0, done.stderr
@@ -138,9 +144,23 @@ def test_another_server_is_measured_by_its_address(tmp_path: Path) -> None:
         assert row["coalescing"]["ratio"] > 0
     assert f"\n{address}, not pinned to a core; " in unpinned.stdout
     assert ours_only.returncode == 2
-    assert "not measured: this takes a server that is started for it" in ours_only.stdout
+    reason = " not measured: this takes a server that is started for it\n"
+    assert ours_only.stdout.count(reason) == 3
+    assert "≤" not in ours_only.stdout
+    assert "memory-one-channel: not measured: this takes" in ours_only.stderr
     assert wrong.returncode == 2
-    assert "a publish was not taken: HTTP/1.1 401" in wrong.stdout
+    (row,) = [line for line in wrong.stdout.splitlines() if line.startswith("posts-1")]
+    assert "not measured: the load failed: a publish was not taken: HTTP/1.1 401" in row
+    assert "Invalid signature" in row  # below the head of the answer, in one line here
+
+
+def test_the_documents_print_commands_that_the_benchmark_accepts() -> None:
+    titles = [command.title.replace("$pid", "4242") for command in all_commands()]
+    found = [match[1] for title in titles if (match := re.match(r'make bench ARGS="(.*)"$', title))]
+    assert len(found) >= 8
+    for arguments in found:
+        options = parse(shlex.split(arguments))
+        assert set((options.only or "posts-1").split(",")) <= WORKLOADS.keys(), arguments
 
 
 # -- What other servers do -----------------------------------------------------------------------
@@ -301,7 +321,40 @@ def test_a_queue_that_shrinks_is_waited_for_and_one_that_grows_is_named() -> Non
     assert found.figures["lost"] == 0
     assert found.figures["drain_s"] > 0.2
     assert found.figures["queue_end"] > found.figures["queue_half"] > 0
-    assert found.grows
+    assert tools.grows([found])
+
+
+def test_a_queue_that_keeps_its_length_does_not_grow() -> None:
+    """It is measured over time: ten events, to three subscribers each, are always to come."""
+    held: list[bytes] = []
+
+    def ten_later(subscribers: list[socket.socket], event: bytes) -> None:
+        held.append(event)
+        if len(held) > 10:
+            to_all(subscribers, held.pop(0))
+
+    with scripted(Scripted(ten_later)) as target:
+        found = tools.run_load([str(tools.build("load"))], target, **LOAD)
+    assert 30 <= found.figures["queue_half"] <= 33
+    assert 30 <= found.figures["queue_end"] <= 33
+    assert found.figures["lost"] == 30  # those that are held in the end
+    assert not tools.grows([found])
+
+
+def test_a_queue_that_swings_from_round_to_round_does_not_grow() -> None:
+    def one(before: float, after: float) -> tools.Load:
+        return tools.Load({"deliveries": 1000, "queue_half": before, "queue_end": after})
+
+    assert tools.grows([one(100, 300)])
+    assert not tools.grows([one(100, 300), one(300, 100), one(100, 120)])
+    assert tools.grows([one(100, 300), one(300, 250), one(100, 120)])
+
+
+def test_where_each_event_is_delivered_before_the_next_no_queue_can_grow() -> None:
+    with scripted(Scripted(to_all)) as target:
+        found = tools.run_load([str(tools.build("load"))], target, undelivered=1, **LOAD)
+    assert found.figures["queue_half"] == found.figures["queue_end"] == 0
+    assert not tools.grows([found])
 
 
 def test_nothing_is_compiled_again_that_did_not_change() -> None:

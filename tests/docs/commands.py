@@ -18,8 +18,9 @@ from pathlib import Path
 from tests.server import OURS
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("bench", "docs", "examples")
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))]
 )
 
 NOT_COPIED = shutil.ignore_patterns(

@@ -17,8 +17,9 @@ from heliograph.config_text import options_table
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "heliograph"
+FOLDERS = ("bench", "docs", "examples")
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))]
 )
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
