@@ -667,7 +667,9 @@ static void disconnect_all(void) {
 static struct {
     /* Deliveries to come: the mean of each quarter of that time. A single moment shows only how a
      * queue swings. It is 0 with undelivered=1, where no queue can grow. */
-    double queue[4];
+    struct {
+        double sum, seconds; /* of deliveries to come times seconds, and of seconds */
+    } queue[4];
     double drain_s;
     double load_busy, server_user, server_kernel; /* shares of that time */
 } aftermath;
@@ -683,6 +685,11 @@ static void note_shares(double seconds) {
     aftermath.load_busy = 1 - idle_s / seconds;
 }
 
+static double mean_queue(int quarter) {
+    double seconds = aftermath.queue[quarter].seconds;
+    return seconds > 0 ? aftermath.queue[quarter].sum / seconds : 0;
+}
+
 static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
     printf("{\"seconds\":%.4f,\"deliveries\":%lu,\"answers\":%lu,\"clients\":%lu,\"lost\":%lu,"
            "\"bytes\":%lu,\"empty_polls\":%.4f,\"redials\":%lu,"
@@ -691,8 +698,8 @@ static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
            "\"delivery_p50_ms\":%.4f,\"delivery_p99_ms\":%.4f,"
            "\"answer_p50_ms\":%.4f,\"answer_p99_ms\":%.4f}\n",
            seconds, deliveries, answers, clients_connected, lost, bytes,
-           polls ? (double)empty_polls / (double)polls : 1, redials, aftermath.queue[1],
-           aftermath.queue[3], aftermath.drain_s, aftermath.load_busy, aftermath.server_user,
+           polls ? (double)empty_polls / (double)polls : 1, redials, mean_queue(1), mean_queue(3),
+           aftermath.drain_s, aftermath.load_busy, aftermath.server_user,
            aftermath.server_kernel, quantile_ms(&delivery_times, 0.5),
            quantile_ms(&delivery_times, 0.99), quantile_ms(&answer_times, 0.5),
            quantile_ms(&answer_times, 0.99));
@@ -761,8 +768,10 @@ static void run_publish(void) {
         double before = time;
         time = now();
         int quarter = (int)((time - begin_at) / options.seconds * 4);
-        if (warm && quarter < 4 && !options.undelivered)
-            aftermath.queue[quarter] += (double)to_come * (time - before) / (options.seconds / 4);
+        if (warm && quarter < 4 && !options.undelivered) {
+            aftermath.queue[quarter].sum += (double)to_come * (time - before);
+            aftermath.queue[quarter].seconds += time - before;
+        }
     }
     double seconds = time - begin_at;
     note_shares(seconds);

@@ -191,6 +191,7 @@ class Scripted(socketserver.ThreadingTCPServer):
 class ScriptedConnection(socketserver.StreamRequestHandler):
     """A client or a publisher, by its request."""
 
+    disable_nagle_algorithm = True  # it would hold events back until others are acknowledged
     server: Scripted
 
     def handle(self) -> None:
@@ -335,8 +336,9 @@ def test_a_queue_that_keeps_its_length_does_not_grow() -> None:
 
     with scripted(Scripted(ten_later)) as target:
         found = tools.run_load([str(tools.build("load"))], target, **LOAD)
-    assert 30 <= found.figures["queue_half"] <= 33
-    assert 30 <= found.figures["queue_end"] <= 33
+    # One more is being delivered, and the next may be published before the load has read that.
+    assert 30 <= found.figures["queue_half"] <= 36
+    assert 30 <= found.figures["queue_end"] <= 36
     assert found.figures["lost"] == 30  # those that are held in the end
     assert not tools.grows([found])
 
