@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bench import tools
 from bench.tools import APP, KEY, SECRET, BenchError, Build, Load, Target
 from heliograph.config import load as load_config
+from heliograph.net import streams
 from heliograph.server import Server
 
 SETTLE_S = 0.5
@@ -96,7 +97,8 @@ def _count_writes() -> Callable[[], int]:
 
         return write
 
-    os.write, os.writev = counted(os.write), counted(os.writev)
+    for name in ("_write", "_writev"):
+        setattr(streams, name, counted(getattr(streams, name)))
     return lambda: count
 
 

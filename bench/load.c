@@ -19,7 +19,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -146,12 +145,20 @@ static int found_nothing;
 static double server_user_s, server_kernel_s; /* at the beginning of what is measured */
 static struct histogram delivery_times, answer_times;
 static char buffer[READ_BUFFER];
+static struct hmac_key secret;
+static int connecting; /* how fast clients connect is all that is measured */
 
 /* -- Sockets --------------------------------------------------------------------------------- */
 
 static void write_all(int fd, const char *text, int length) {
-    if (send(fd, text, (size_t)length, MSG_NOSIGNAL) != length)
+    if (send(fd, text, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT) != length)
         fail("send: %s", strerror(errno));
+}
+
+/* Thousands of ports that wait for stragglers would be missing in the next round. */
+static void reset_at_close(int fd) {
+    struct linger linger = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
 static void dial(struct endpoint *endpoint, int port, int publisher) {
@@ -161,11 +168,10 @@ static void dial(struct endpoint *endpoint, int port, int publisher) {
         fail("host: %s is no IPv4 address", options.host);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
         fail("connect to port %d: %s", port, strerror(errno));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    /* Thousands of ports that wait for stragglers would be missing in the next round. */
-    struct linger linger = {.l_onoff = 1};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-    fcntl(fd, F_SETFL, O_NONBLOCK);
+    if (!connecting) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        reset_at_close(fd);
+    }
     endpoint->fd = fd;
     endpoint->publisher = publisher;
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = endpoint};
@@ -230,7 +236,7 @@ static void subscribe(struct client *client) {
             length += sprintf(message + length, ",\"channel_data\":\"%s\"", data);
             sprintf(signed_text + strlen(signed_text), ":{\"user_id\":\"%ld\"}", number);
         }
-        hmac_sha256(options.secret, signed_text, signature);
+        hmac_with(&secret, signed_text, strlen(signed_text), signature);
         length += sprintf(message + length, ",\"auth\":\"%s:%s\"", options.key, signature);
     }
     strcpy(message + length, "}}");
@@ -438,7 +444,7 @@ static struct request make_request(int channel, int excluded) {
     snprintf(query, sizeof query, "auth_key=%s&auth_timestamp=%ld&auth_version=1.0&body_md5=%s",
              options.key, (long)time(NULL), hash);
     snprintf(signed_text, sizeof signed_text, "POST\n%s\n%s", event, query);
-    hmac_sha256(options.secret, signed_text, signature);
+    hmac_with(&secret, signed_text, strlen(signed_text), signature);
     struct request request = {.channel = channel, .excluded = excluded};
     request.length = asprintf(&request.bytes,
                               "POST %s%s?%s&auth_signature=%s HTTP/1.1\r\nHost: %s:%d\r\n"
@@ -592,7 +598,7 @@ static void turn(void) {
     found_nothing = 0;
     for (int i = 0; i < many; i++) {
         struct endpoint *endpoint = ready[i].data.ptr;
-        ssize_t got = recv(endpoint->fd, buffer, sizeof buffer, 0);
+        ssize_t got = recv(endpoint->fd, buffer, sizeof buffer, MSG_DONTWAIT);
         if (got < 0 && (errno == EAGAIN || errno == EBADF))
             continue;
         time = now();
@@ -658,8 +664,10 @@ static double connect_all(int parallel) {
 }
 
 static void disconnect_all(void) {
-    for (int i = 0; i < options.subscribers; i++)
+    for (int i = 0; i < options.subscribers; i++) {
+        reset_at_close(clients[i].endpoint.fd);
         close(clients[i].endpoint.fd);
+    }
     usleep((useconds_t)(SETTLE_US * options.subscribers));
 }
 
@@ -915,6 +923,8 @@ int main(int count, char **arguments) {
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     poll_fd = epoll_create1(0);
+    secret = hmac_prepare(options.secret);
+    connecting = !strcmp(options.mode, "connect");
     clients = calloc((size_t)options.subscribers, sizeof *clients);
     channels = calloc((size_t)options.subscribers + (size_t)options.channels, sizeof *channels);
     static const struct {

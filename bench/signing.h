@@ -222,9 +222,4 @@ static inline void hmac_with(const struct hmac_key *key, const void *message, si
     to_hexadecimal(digest, 32, text);
 }
 
-static inline void hmac_sha256(const char *secret, const char *message, char text[65]) {
-    struct hmac_key key = hmac_prepare(secret);
-    hmac_with(&key, message, strlen(message), text);
-}
-
 #endif

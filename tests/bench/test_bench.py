@@ -56,6 +56,8 @@ def test_every_kind_of_workload_is_measured_and_drawn(tmp_path: Path) -> None:
     coalescing = [row for row in rows if row["coalescing"]]
     assert len(coalescing) == len(rows) - 2
     assert len(plain) == len(coalescing) - 2  # it cannot exclude anybody, nor take a batch
+    (burst,) = (row for row in rows if "burst" in row["title"])
+    assert re.search(r"; 1\.00 encodings, [1-9]\d*\.\d writes a join", burst["server"])
     for row in coalescing:
         assert row["coalescing"]["ratio"] > 0
         assert row["shares"]["load_busy"] > 0

@@ -3,12 +3,15 @@
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heliograph.protocols.pusher.names import (
     RESERVED_EVENT_PREFIXES,
     Kind,
     is_channel_name,
     is_socket_id,
+    kind_if_legal,
     kind_of,
 )
 
@@ -52,6 +55,19 @@ def test_illegal_names(name: str) -> None:
 
 def test_no_limit_is_no_limit() -> None:
     assert is_channel_name("x" * 5000, 0)
+
+
+NAMES = st.text(alphabet="ab-#=@,.;_ é\n/:", max_size=12) | st.builds(
+    str.__add__,
+    st.sampled_from(["private-", "presence-cache-", "cache-", "#server-to-user-", "#", "private"]),
+    st.text(alphabet="ab #", max_size=3),
+)
+
+
+@given(NAMES)
+def test_a_name_that_is_remembered_is_judged_as_any_other(name: str) -> None:
+    for _ in range(2):
+        assert kind_if_legal(name) == (kind_of(name) if is_channel_name(name, 0) else None)
 
 
 @pytest.mark.parametrize(

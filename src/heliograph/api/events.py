@@ -29,7 +29,13 @@ from heliograph.protocols.json import (
     encode,
     string_size,
 )
-from heliograph.protocols.pusher.names import RESERVED_EVENT_PREFIXES, is_channel_name, kind_of
+from heliograph.protocols.pusher.names import (
+    MAX_REMEMBERED_NAME,
+    RESERVED_EVENT_PREFIXES,
+    Kind,
+    kind_if_legal,
+    kind_of,
+)
 from heliograph.reply import Reply, after
 
 INFO = frozenset(("subscription_count", "user_count"))
@@ -192,16 +198,32 @@ def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
         raise ApiError(400, "The 'pusher' namespace is reserved for internal usage")
     if app.max_event_name_length and len(name) > app.max_event_name_length:
         raise ApiError(400, f"The event name exceeds {app.max_event_name_length} characters")
-    for channel in channels:
-        if not is_channel_name(channel, app.max_channel_name_length):
-            raise ApiError(400, f"Invalid channel name: {echoed(channel)}")
+    kinds = _kinds(channels, app.max_channel_name_length)
     data = _checked_data(app, body.data)
     # A malformed or unknown socket id excludes nobody, on the real service too.
     except_id = body.socket_id if isinstance(body.socket_id, str) else None
+    event = Event
     events = [
-        Event(channel, name, data, except_id, None, kind_of(channel).cached) for channel in channels
+        event(channel, name, data, except_id, None, kind.cached)
+        for channel, kind in zip(channels, kinds, strict=True)
     ]
     return Publication(events, attributes(body.info, INFO) if body.info else NO_INFO)
+
+
+def _kinds(channels: Sequence[str], max_length: int) -> list[Kind]:
+    """Return the kind of each channel. Raises ApiError for a name that no channel may have."""
+    kinds = []
+    # A publish may name a hundred channels, and compiled, what is not local costs a look-up.
+    judge, most = kind_if_legal, MAX_REMEMBERED_NAME
+    for channel in channels:
+        kind = None
+        length = len(channel)
+        if not max_length or length <= max_length:
+            kind = judge(channel) if length <= most else judge.__wrapped__(channel)
+        if kind is None:
+            raise ApiError(400, f"Invalid channel name: {echoed(channel)}")
+        kinds.append(kind)
+    return kinds
 
 
 def _checked_data(app: App, raw: Raw) -> bytes:
@@ -226,9 +248,13 @@ def _channels(app: App, body: EventBody) -> Sequence[str]:
     """Return the channels to publish to, each once."""
     if body.channels is None:
         return _only_channel(body)
-    if not isinstance(body.channels, list) or not all(
-        isinstance(channel, str) for channel in body.channels
-    ):
+    strings = isinstance(body.channels, list)
+    if strings:
+        for channel in body.channels:
+            if not isinstance(channel, str):
+                strings = False
+                break
+    if not strings:
         raise ApiError(400, "Expected channels parameter to be an array of strings")
     if not body.channels:
         raise ApiError(400, "Missing required parameter: channel")

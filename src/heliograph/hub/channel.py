@@ -124,8 +124,9 @@ class Batch:
 
     def extend(self, facts: list[Fact]) -> None:
         """Take in what was said since, for those who are yet to be reached."""
+        event = Event  # compiled, what is not local costs a look-up for each fact
         for index, fact in enumerate(facts, len(self._facts)):
-            if type(fact) is Event and fact.except_id is not None:
+            if type(fact) is event and fact.except_id is not None:
                 self.excluded.setdefault(fact.except_id, []).append(index)
         self._facts += facts
         self._chunks.clear()

@@ -5,6 +5,7 @@ The only place that knows Pusher's prefixes; the rest of the server is told flag
 """
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -75,6 +76,21 @@ def is_channel_name(name: str, max_length: int) -> bool:
     if max_length and len(name) > max_length:
         return False
     return _LEGAL.fullmatch(name) is not None
+
+
+MAX_REMEMBERED_NAME = 200
+"""Characters; of a longer name, nothing is remembered."""
+
+
+@lru_cache(maxsize=4096)
+def kind_if_legal(channel: str) -> Kind | None:
+    """
+    Return the kind of a channel, or None where it may not have that name, whatever its length.
+
+    Remembered, as publishers name the same channels again and again. For names that somebody
+    signed, of at most MAX_REMEMBERED_NAME characters; for others there is `__wrapped__`.
+    """
+    return None if _LEGAL.fullmatch(channel) is None else kind_of(channel)
 
 
 def is_socket_id(text: str) -> bool:
