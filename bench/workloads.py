@@ -184,6 +184,19 @@ def _filled(row: Row, rounds: Sequence[Round], rate: Rate, timed: str = "deliver
     _fill_server(row, [one.server for one in rounds], rate, timed)
     row.plain = _beside([(one.server, one.plain) for one in rounds], rate, timed)
     row.coalescing = _beside([(one.server, one.coalescing) for one in rounds], rate, timed)
+    limited = [
+        name
+        for name, others in (
+            ("with one send each", [one.plain for one in rounds]),
+            ("that coalesces", [one.coalescing for one in rounds]),
+        )
+        if any(other is not None and other.limited for other in others)
+    ]
+    if limited:
+        row.notes.append(
+            f"the load is the bottleneck of the server in C {' and the one '.join(limited)}:"
+            " the ratio is at most this"
+        )
     return row
 
 

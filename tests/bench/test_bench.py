@@ -22,7 +22,7 @@ import pytest
 from bench import tools
 from bench.__main__ import parse
 from bench.tools import BenchError, Target
-from bench.workloads import WORKLOADS
+from bench.workloads import WORKLOADS, Bench
 from tests.docs.commands import all_commands
 
 ROOT = Path(__file__).parents[2]
@@ -412,10 +412,35 @@ def test_a_load_without_time_to_spare_is_no_measure(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tools, "SERVER_BUSY", 1.1)
     load = [str(tools.build("load"))]
     with tools.baseline(100) as target:
-        tools.run_load(load, target, seconds=0.2, subscribers=10)  # too short to tell
+        measured = replace(target, baseline=False)
+        tools.run_load(load, measured, seconds=0.2, subscribers=10)  # too short to tell
         monkeypatch.setattr(tools, "SHORTEST_SHARED_S", 0.0)
         with pytest.raises(BenchError, match="is the bottleneck"):
-            tools.run_load(load, target, seconds=0.2, subscribers=10)
+            tools.run_load(load, measured, seconds=0.2, subscribers=10)
+        assert tools.run_load(load, target, seconds=0.2, subscribers=10).limited
+
+
+def test_a_row_says_where_a_baseline_was_limited_by_the_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tools, "LOAD_BUSY", 0.0)
+    monkeypatch.setattr(tools, "SERVER_BUSY", 1.1)
+    monkeypatch.setattr(tools, "SHORTEST_SHARED_S", 0.0)
+    with tools.coalescing() as limit, tools.heliograph(interpreted=True) as target:
+        bench = Bench(
+            load=[str(tools.build("load"))],
+            server=replace(target, baseline=True),  # so that it is not refused here
+            plain=None,
+            coalescing=limit,
+            ours=False,
+            build=tools.tree(interpreted=True),
+            rounds=1,
+            round_s=0.2,
+        )
+        row = WORKLOADS["posts-1"](bench)
+    assert row.notes == [
+        "the load is the bottleneck of the server in C that coalesces: the ratio is at most this"
+    ]
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
