@@ -34,7 +34,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -424,10 +423,7 @@ int main(int count, char **arguments) {
     if (!block.length || options.connections < 1 || strlen(options.greeting) >= TAIL ||
         strlen(options.answer) >= TAIL)
         fail("a block and a connection are needed, and texts shorter than %d", TAIL);
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    raise_descriptor_limit();
     poll_fd = epoll_create1(0);
     connections = calloc((size_t)options.connections, sizeof *connections);
     for (int i = 0; i < options.connections; i++) {

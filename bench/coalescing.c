@@ -197,22 +197,24 @@ static void end(int fd) {
 static void write_out(int fd, struct iovec *parts, int count) {
     struct connection *one = &connections[fd];
     struct iovec all[PARTS + 1];
+    if (one->waiting) {
+        for (int i = 0; i < count; i++)
+            append(&one->reply, parts[i].iov_base, (int)parts[i].iov_len);
+        return;
+    }
     int first = one->reply.length ? 1 : 0;
     if (first)
         all[0] = (struct iovec){one->reply.bytes, (size_t)one->reply.length};
     memcpy(all + first, parts, (size_t)count * sizeof *parts);
     count += first;
-    ssize_t sent = 0;
-    if (!one->waiting) {
-        sent = count == 1 ? send(fd, all[0].iov_base, all[0].iov_len, MSG_NOSIGNAL)
-                          : writev(fd, all, count);
-        if (sent < 0 && errno != EAGAIN) {
-            shutdown(fd, SHUT_RDWR); /* which epoll says */
-            one->reply.length = 0;
-            return;
-        }
-        sent = sent < 0 ? 0 : sent;
+    ssize_t sent = count == 1 ? send(fd, all[0].iov_base, all[0].iov_len, MSG_NOSIGNAL)
+                              : writev(fd, all, count);
+    if (sent < 0 && errno != EAGAIN) {
+        shutdown(fd, SHUT_RDWR); /* which epoll says */
+        one->reply.length = 0;
+        return;
     }
+    sent = sent < 0 ? 0 : sent;
     struct buffer kept = {0};
     for (int i = 0; i < count; i++) {
         if ((size_t)sent >= all[i].iov_len) {
@@ -227,9 +229,9 @@ static void write_out(int fd, struct iovec *parts, int count) {
         free_buffer(&one->reply);
         one->reply = kept;
     }
-    if (one->waiting != (kept.length > 0)) {
-        one->waiting = kept.length > 0;
-        watch(poll_fd, fd, one->waiting ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
+    if (kept.length) {
+        one->waiting = 1;
+        watch(poll_fd, fd, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD);
     }
 }
 
@@ -359,14 +361,15 @@ static int authentic(struct slice path, struct slice query, struct slice body) {
 }
 
 static int fd_of(struct slice socket_id) {
-    int fd = socket_id.length ? atoi(socket_id.at) : -1;
-    return fd >= 0 && fd < MAX_DESCRIPTORS && connections[fd].websocket ? fd : -1;
+    int fd, number;
+    if (!socket_id.length || sscanf(socket_id.at, "%d.%d", &fd, &number) != 2 || fd < 0 ||
+        fd >= MAX_DESCRIPTORS)
+        return -1;
+    return connections[fd].websocket && connections[fd].socket_id == number ? fd : -1;
 }
 
-/* Publish one object of the API. Return whether it was one. */
-static int take_event(struct slice object) {
-    struct member members[MAX_MEMBERS];
-    int count = json_object(object, members, MAX_MEMBERS);
+/* Publish the event that an object of the API is. Return whether it was one. */
+static int take_event(const struct member *members, int count) {
     struct slice name = member(members, count, "name"), data = member(members, count, "data");
     struct slice channel = member(members, count, "channel"), item;
     struct slice list = member(members, count, "channels");
@@ -388,11 +391,13 @@ static int take_post(int fd, struct slice path, struct slice query, struct slice
         return 0;
     int count = json_object(body, members, MAX_MEMBERS);
     struct slice batch = member(members, count, "batch"), item;
-    if (!batch.length && !take_event(body))
+    if (!batch.length && !take_event(members, count))
         return 0;
-    while (json_item(&batch, &item))
-        if (!take_event(item))
+    while (json_item(&batch, &item)) {
+        struct member event[MAX_MEMBERS];
+        if (!take_event(event, json_object(item, event, MAX_MEMBERS)))
             return 0;
+    }
     reply(fd, answer, sizeof answer - 1);
     return 1;
 }

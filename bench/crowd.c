@@ -28,7 +28,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -370,6 +369,8 @@ static void broadcast_for(double seconds) {
 static void drain(void) {
     double start = now();
     draining = 1;
+    puts("{}"); /* from here on, the server may close them */
+    fflush(stdout);
     while (closed < options.clients) {
         turn(100);
         if (now() > start + LIMIT_S)
@@ -442,10 +443,7 @@ int main(int count, char **arguments) {
         parse(arguments[i]);
     if (options.clients < 1 || options.channels < 1 || options.publishers < 1 || options.per_address < 1)
         fail("clients, channels, publishers and per_address: at least one");
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    raise_descriptor_limit();
     poll_fd = epoll_create1(0);
     clients = calloc((size_t)options.clients, sizeof *clients);
     publishers = calloc((size_t)options.publishers, sizeof *publishers);

@@ -81,11 +81,28 @@ static inline const char *json_members(const char *at, const char *end, char las
     return NULL;
 }
 
-static inline const char *json_number(const char *at, const char *end) {
+static inline const char *json_digits(const char *at, const char *end) {
     const char *start = at;
-    while (at < end && *at && strchr("+-.0123456789eE", *at))
+    while (at < end && *at >= '0' && *at <= '9')
         at++;
     return at == start ? NULL : at;
+}
+
+static inline const char *json_number(const char *at, const char *end) {
+    const char *start;
+    at += at < end && *at == '-';
+    if (at < end && *at == '0')
+        at++;
+    else if (!(at = json_digits(at, end)))
+        return NULL;
+    if (at < end && *at == '.' && !(at = json_digits(at + 1, end)))
+        return NULL;
+    if (at < end && (*at == 'e' || *at == 'E')) {
+        start = at + 1;
+        start += start < end && (*start == '+' || *start == '-');
+        return json_digits(start, end);
+    }
+    return at;
 }
 
 static inline const char *json_value(const char *at, const char *end, int depth) {

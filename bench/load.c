@@ -25,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -178,10 +177,10 @@ static void dial(struct endpoint *endpoint, int port, int publisher) {
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &interest);
 }
 
-static int make_frame(char *frame, const char *payload) {
+static int make_frame_of(char *frame, int opcode, const char *payload, int length) {
     static const char mask[4] = {'m', 'a', 's', 'k'};
-    int length = (int)strlen(payload), at = 0;
-    frame[at++] = (char)0x81;
+    int at = 0;
+    frame[at++] = (char)(0x80 | opcode);
     if (length < 126) {
         frame[at++] = (char)(0x80 | length);
     } else {
@@ -194,6 +193,10 @@ static int make_frame(char *frame, const char *payload) {
     for (int i = 0; i < length; i++)
         frame[at++] = payload[i] ^ mask[i % 4];
     return at;
+}
+
+static int make_frame(char *frame, const char *payload) {
+    return make_frame_of(frame, 1, payload, (int)strlen(payload));
 }
 
 static void hang_up(struct endpoint *endpoint) {
@@ -256,15 +259,12 @@ static void send_client_event(struct client *client) {
 
 static void publish_again(struct publisher *publisher, double time);
 
-/* Answer what wants one: a ping of WebSocket's, and one of Pusher's, which is a message. */
-static void answer_ping(struct client *client, int opcode) {
-    char text[SMALL + 1], frame[256];
-    memcpy(text, client->kept, (size_t)client->kept_length);
-    text[client->kept_length] = 0;
-    int length = make_frame(frame, opcode == 9 ? text : "{\"event\":\"pusher:pong\",\"data\":{}}");
-    if (opcode == 9)
-        frame[0] = (char)0x8a;
-    write_all(client->endpoint.fd, frame, length);
+/* Answer a ping of WebSocket's with its payload, and one of Pusher's, which is a message. */
+static void answer_ping(int fd, int opcode, const char *payload, int length) {
+    char frame[256];
+    length = opcode == 9 ? make_frame_of(frame, 10, payload, length)
+                         : make_frame(frame, "{\"event\":\"pusher:pong\",\"data\":{}}");
+    write_all(fd, frame, length);
 }
 
 static int is_pusher_ping(const struct client *client) {
@@ -301,7 +301,7 @@ static void take_frame(struct client *client, double time) {
     if (opcode > 2 && opcode < 9)
         fail("a frame of opcode %d: is the server closing?", opcode);
     if (opcode == 9 || (opcode < 9 && client->kept && is_pusher_ping(client)))
-        answer_ping(client, opcode);
+        answer_ping(client->endpoint.fd, opcode, client->kept, client->kept_length);
     else if (opcode < 9)
         delivered(client, time);
     free(client->kept);
@@ -370,6 +370,10 @@ static int take_opening(struct client *client) {
             size = size << 8 | (unsigned char)text[length];
     if (client->text_length < head + size)
         return 0;
+    if ((text[0] & 15) == 9 && size <= 125) {
+        answer_ping(client->endpoint.fd, 9, text + head, (int)size);
+        return head + (int)size;
+    }
     if ((text[0] & 15) > 2 || memmem(text + head, (size_t)size, "pusher:error", 12))
         fail("refused: %.*s", (int)size, text + head);
     if (memmem(text + head, (size_t)size, "connection_established", 22)) {
@@ -423,8 +427,8 @@ static int name_channels(char *body, int channel) {
 
 static struct request make_request(int channel, int excluded) {
     char hash[33], signature[65], query[512], signed_text[1024], event[256];
-    char *body = malloc((size_t)(options.payload + 400) * (size_t)options.batch +
-                        (size_t)options.channels * 64 + 64);
+    size_t names = channel < 0 ? (size_t)options.channels * 64 : 0;
+    char *body = malloc(((size_t)options.payload + 400 + names) * (size_t)options.batch + 64);
     int length = options.batch > 1 ? sprintf(body, "{\"batch\":[") : 0;
     for (int i = 0; i < options.batch; i++) {
         length += sprintf(body + length, "%s{\"name\":\"my-event\",", i ? "," : "");
@@ -741,13 +745,12 @@ static uint64_t drain(void) {
     uint64_t least = to_come;
     answering = 0;
     while ((busy() || least) && time < shrunk + options.patience) {
-        for (int i = 0; i < 1000; i++)
-            turn();
+        turn();
         time = now();
         if (to_come < least)
             least = to_come, shrunk = time;
     }
-    aftermath.drain_s = (least ? shrunk : time) - start;
+    aftermath.drain_s = shrunk - start;
     return least;
 }
 
@@ -918,10 +921,7 @@ int main(int count, char **arguments) {
         parse(arguments[i]);
     if (!options.api_port)
         options.api_port = options.port;
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    raise_descriptor_limit();
     poll_fd = epoll_create1(0);
     secret = hmac_prepare(options.secret);
     connecting = !strcmp(options.mode, "connect");

@@ -204,10 +204,14 @@ class Load:
     def reset(self) -> None:
         """Forget what was measured."""
         self.deliveries = self.polls = self.empty = 0
-        self.idle_s, self._idle_since, self._found_nothing = 0.0, time.monotonic(), False
-        self.used_s = processor_s(self.options["pid"])
+        self.forget_times()
         self.delays: list[float] = []
         self.answers: list[float] = []
+
+    def forget_times(self) -> None:
+        """Begin to measure how the time is spent."""
+        self.idle_s, self._idle_since, self._found_nothing = 0.0, time.monotonic(), False
+        self.used_s = processor_s(self.options["pid"])
 
     def turn(self, answered: Callable[[Publisher], None] | None = None) -> None:
         """Take what there is, and never wait for it."""
@@ -338,8 +342,13 @@ def drain(load: Load) -> tuple[int, float]:
 def run_connect(load: Load) -> None:
     """Connect everybody, disconnect, and again."""
     seconds, connected = 0.0, 0
+    spent = dict.fromkeys(("load_busy", "server_user", "server_kernel"), 0.0)
     while seconds < load.options["seconds"]:
-        seconds += load.connect()
+        load.forget_times()  # while clients are disconnected, nothing is measured
+        took = load.connect()
+        found = load.figures(took)
+        spent = {name: before + found[name] * took for name, before in spent.items()}
+        seconds += took
         connected += len(load.clients)
         for client in load.clients:
             load.selector.unregister(client.socket)
@@ -347,7 +356,8 @@ def run_connect(load: Load) -> None:
         load.answers += [client.joined_s for client in load.clients]
         load.clients.clear()
         time.sleep(SETTLE_S)
-    print(json.dumps({**load.figures(seconds, connected), "drain_s": 0.0}), flush=True)
+    shares = {name: share / seconds for name, share in spent.items()}
+    print(json.dumps({**load.figures(seconds, connected), **shares, "drain_s": 0.0}), flush=True)
 
 
 def run_idle(load: Load) -> None:

@@ -61,14 +61,22 @@ def compressed(payload: bytes) -> bytes:
 
 
 def request(
-    method: str, path: str, body: bytes = b"", *, signature: str = "", query: str = ""
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    signature: str = "",
+    query: str = "",
+    at: float | None = None,
 ) -> bytes:
     """
     Return a request of the HTTP API.
 
-    Its signature is right where *signature* is empty. *query* is a parameter more, NAME=VALUE.
+    Its signature is right where *signature* is empty. *query* is a parameter more, NAME=VALUE. It
+    is signed *at* a time in seconds since 1970, or now.
     """
-    parameters = [f"auth_key={KEY}", f"auth_timestamp={int(time.time())}", "auth_version=1.0"]
+    signed_at = int(time.time() if at is None else at)
+    parameters = [f"auth_key={KEY}", f"auth_timestamp={signed_at}", "auth_version=1.0"]
     if body:
         parameters.append(f"body_md5={hashlib.md5(body, usedforsecurity=False).hexdigest()}")
     if query:

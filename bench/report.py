@@ -83,7 +83,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         ": ".join(filter(None, (row.title, row.measure))),
         row.server or "-",
-        row.other or _beside(row.plain),
+        _beside(row.plain),
         _beside(row.coalescing),
         _times(row),
         _shares(row.shares),

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -52,6 +51,8 @@ static inline int open_frame(char *bytes, int length, char **payload, int *size)
         many = head[2] << 8 | head[3];
         at = 8;
     }
+    if (many == 127)
+        fail("a client's frame is longer than 65,535 bytes");
     if (length < at + many)
         return 0;
     *payload = bytes + at;
@@ -59,13 +60,6 @@ static inline int open_frame(char *bytes, int length, char **payload, int *size)
     for (int i = 0; i < many; i++)
         bytes[at + i] ^= (char)head[at - 4 + i % 4];
     return at + many;
-}
-
-static inline void raise_descriptor_limit(void) {
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 static inline void watch(int poll, int fd, uint32_t what, int change) {

@@ -39,10 +39,10 @@ LOAD_TIMEOUT_S = 600.0
 LOAD_BUSY = 0.95
 """A load that had something to do for this share of the time, or more, had no time to spare."""
 
-SERVER_BUSY = 0.85
+SERVER_BUSY = 0.9
 """A server that uses this share of its core, or more, is what limits the figures."""
 
-SHORTEST_SHARED_S = 1.0
+SHORTEST_SHARED_S = 0.5
 """In less time, the kernel's clock of processor time is too coarse for a share of it."""
 
 GROWS = 0.1

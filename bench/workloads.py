@@ -86,7 +86,6 @@ class Row:
     must: str = ""
     goal: str = ""
     server: str = ""  # what was measured, as text
-    other: str = ""  # what it is compared with, as text, where that is no baseline
     plain: Beside | None = None  # the baseline that writes each event by itself
     coalescing: Beside | None = None
     p50_ms: float | None = None
@@ -324,12 +323,13 @@ def batches(bench: Bench) -> Row:
         )
     row = _filled(row, rounds, _rate, "answer")
     alone = _beside([(r.server, s) for r, s in zip(rounds, singles, strict=True)], _rate)
-    row.other = _as_other("single events", alone)
+    row.notes += _times_as_many("single events", alone)
     return row
 
 
-def _as_other(what: str, beside: Beside | None) -> str:
-    return "" if beside is None else f"{what}: {rounded(beside.rate)}; {beside.ratio:.2f}"
+def _times_as_many(other: str, beside: Beside | None) -> list[str]:
+    """Say in a note how the rate compares with that of the same server under another load."""
+    return [] if beside is None else [f"{beside.ratio:.2f} times {other} ({rounded(beside.rate)})"]
 
 
 def client_events(bench: Bench) -> Row:
@@ -487,7 +487,8 @@ def company(bench: Bench) -> Row:
     without = _median(load.figures["delivery_p99_ms"] for load in alone)
     _fill_server(row, beside, _rate)
     more = _median(load.figures["delivery_p99_ms"] for load in beside) - without
-    row.server, row.other = f"{more:.1f} ms more", f"without: {without:.1f} ms"
+    row.server = f"{more:.1f} ms more"
+    row.notes.append(f"{without:.1f} ms without")
     if bench.ours:
         row.must, row.goal = "≤ 15 ms more", "≤ 5 ms more"
         row.met, row.reached = more <= 15, more <= 5
@@ -536,7 +537,7 @@ def compressed_payloads(bench: Bench) -> Row:
     loads = [compressed for compressed, _ in pairs]
     _note_bytes(row, loads)
     _fill_server(row, loads, _rate)
-    row.other = _as_other("uncompressed", _beside(pairs, _rate))
+    row.notes += _times_as_many("uncompressed events", _beside(pairs, _rate))
     return row
 
 

@@ -229,7 +229,7 @@ def _drain(server: Server, crowd: Crowd) -> tuple[float, float, float]:
     Raises BenchError.
     """
     process = server.process
-    crowd.begin("drain")
+    crowd.ask("drain")  # it answers when it is ready, and again when all are closed
     used, began = server.processor().used_s, time.monotonic()
     descriptor = os.pidfd_open(process.pid)
     try:

@@ -11,6 +11,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 
 from bench import tools
 from bench.__main__ import parse
+from bench.messages import message, request, upgrade
 from bench.tools import BenchError, Target
 from bench.workloads import WORKLOADS, Bench
 from tests.docs.commands import all_commands
@@ -305,6 +307,7 @@ def test_events_that_a_server_loses_are_counted_and_none_of_ours_may_be() -> Non
 
 def test_a_queue_that_shrinks_is_waited_for_and_one_that_grows_is_named() -> None:
     held: list[tuple[list[socket.socket], bytes]] = []
+    load = [str(tools.build("load"))]
     over = threading.Event()
 
     def later(subscribers: list[socket.socket], event: bytes) -> None:
@@ -312,14 +315,15 @@ def test_a_queue_that_shrinks_is_waited_for_and_one_that_grows_is_named() -> Non
 
     def deliver() -> None:
         over.wait(1.0)
-        while held:
-            to_all(*held.pop())
-            over.wait(0.0005)
+        while not over.wait(0.0005):
+            if held:
+                to_all(*held.pop())
 
     with scripted(Scripted(later)) as target:
         thread = threading.Thread(target=deliver)
         thread.start()
-        found = tools.run_load([str(tools.build("load"))], target, **LOAD)
+        found = tools.run_load(load, target, **LOAD)
+        over.set()
         thread.join()
     assert found.figures["lost"] == 0
     assert found.figures["drain_s"] > 0.2
@@ -385,6 +389,64 @@ def test_a_process_is_pinned_with_its_threads() -> None:
 
 
 # -- The baselines -------------------------------------------------------------------------------
+
+
+EVENTS = f"/apps/{tools.APP}/events"
+GOOD = json.dumps({"name": "n", "channel": "c", "data": "x"}).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (lambda: request("POST", EVENTS, GOOD), True),
+        (lambda: request("POST", EVENTS, GOOD).replace(b'"x"', b'"y"'), False),
+        (lambda: request("POST", EVENTS, GOOD, signature="0" * 64), False),
+        (lambda: request("POST", EVENTS, GOOD, at=time.time() - 700), False),
+        (lambda: request("POST", EVENTS, GOOD + b"}"), False),
+        (lambda: request("POST", EVENTS, GOOD.replace(b'"x"', b"1.")), False),
+        (lambda: request("POST", EVENTS, GOOD.replace(b'"x"', b'"\\x"')), False),
+        (lambda: request("POST", EVENTS, b'{"name":"n","data":"x"}'), False),
+        (
+            lambda: request(
+                "POST", EVENTS, GOOD.replace(b'"x"', b'{"a":[1,-2.5e3,true,"\\u00e9"]}')
+            ),
+            True,
+        ),
+    ],
+)
+def test_the_baseline_that_coalesces_answers_only_what_is_right(
+    sent: Callable[[], bytes], answered: bool
+) -> None:
+    with (
+        tools.coalescing() as target,
+        socket.create_connection((target.host, target.port), timeout=10) as publisher,
+    ):
+        publisher.sendall(sent())
+        answer = publisher.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 200 ") if answered else answer == b""
+
+
+def test_the_baseline_that_coalesces_keeps_what_a_slow_subscriber_has_yet_to_read() -> None:
+    data = "x" * 9000
+    event = json.dumps({"name": "n", "channel": "c", "data": data}).encode()
+    with tools.coalescing() as target:
+        address = (target.host, target.port)
+        with (
+            socket.create_connection(address, timeout=20) as subscriber,
+            socket.create_connection(address, timeout=20) as publisher,
+        ):
+            subscriber.sendall(upgrade() + message("pusher:subscribe", {"channel": "c"}))
+            received = b""
+            while b"subscription_succeeded" not in received:
+                received += subscriber.recv(65536)
+            for _ in range(1000):  # more than the sockets hold
+                publisher.sendall(request("POST", EVENTS, event))
+                assert publisher.recv(4096).startswith(b"HTTP/1.1 200 ")
+            read = 0
+            frame_size = 4 + len('{"event":"n","channel":"c","data":""}') + len(data)
+            while read < 1000 * frame_size:
+                read += len(subscriber.recv(1 << 20))
+    assert read == 1000 * frame_size
 
 
 def test_the_baseline_that_coalesces_checks_what_a_server_must() -> None:

@@ -240,7 +240,7 @@ def test_a_chart_of_a_single_number_of_clients_is_refused(
 
 def test_clients_without_time_to_spare_are_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "MIN_EMPTY_POLLS", 1.1)
-    monkeypatch.setattr(measure, "BUSY", 1.1)
+    monkeypatch.setattr(measure, "SERVER_BUSY", 1.1)
     with pytest.raises(BenchError, match="the clients are the bottleneck"):
         measure.measure(ONE, 20, 0.2, interpreted=True)
 
