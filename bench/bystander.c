@@ -37,6 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client.h"
 #include "process.h"
 
 enum { BUFFER = 1 << 17, MAX_MESSAGES = 1 << 17, MAX_FRESH = 256, OUTGOING = 1 << 20, START_S = 20, KNOWN = 8 };
@@ -159,16 +160,10 @@ static void put(struct wire *wire, const char *bytes, int length) {
 /* -- WebSocket --------------------------------------------------------------------------------- */
 
 static void put_frame(int opcode, const char *payload, int length) {
-    static const char mask[4] = {'m', 'a', 's', 'k'};
     char frame[256];
     if (length > 125)
         fail("a frame of %d bytes", length);
-    frame[0] = (char)(0x80 | opcode);
-    frame[1] = (char)(0x80 | length);
-    memcpy(frame + 2, mask, 4);
-    for (int i = 0; i < length; i++)
-        frame[6 + i] = (char)(payload[i] ^ mask[i % 4]);
-    put(&websocket, frame, length + 6);
+    put(&websocket, frame, make_client_frame(frame, opcode, payload, length));
 }
 
 /* Return how many bytes were used, 0 where more are needed. */

@@ -31,6 +31,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client.h"
 #include "process.h"
 
 enum { EVENTS = 512, BUFFER = 1 << 18, MAX_BROADCASTS = 1 << 16, RECONNECT = 4200, ANSWER = 4096 };
@@ -110,16 +111,10 @@ static void dial(struct endpoint *endpoint, int number, int publisher) {
 }
 
 static void send_frame(int fd, int opcode, const char *payload, int length) {
-    static const char mask[4] = {'m', 'a', 's', 'k'};
     char frame[256];
     if (length > 125)
         fail("a frame of %d bytes is too long to be sent", length);
-    frame[0] = (char)(0x80 | opcode);
-    frame[1] = (char)(0x80 | length);
-    memcpy(frame + 2, mask, 4);
-    for (int i = 0; i < length; i++)
-        frame[6 + i] = (char)(payload[i] ^ mask[i % 4]);
-    write_all(fd, frame, length + 6);
+    write_all(fd, frame, make_client_frame(frame, opcode, payload, length));
 }
 
 /* -- Clients --------------------------------------------------------------------------------- */

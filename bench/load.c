@@ -28,6 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client.h"
 #include "process.h"
 #include "signing.h"
 
@@ -137,7 +138,7 @@ static struct publisher *publishers;
 static struct channel *channels;
 static struct request *requests;
 static int requests_count, next_request, live, poll_fd, answering = 1;
-static uint64_t deliveries, answers, bytes, polls, empty_polls, redials;
+static uint64_t deliveries, answers, bytes, redials;
 static uint64_t to_come; /* deliveries of published events that have not arrived */
 static double idle_s, idle_since; /* time without anything to do, and when it may have begun */
 static int found_nothing;
@@ -177,26 +178,8 @@ static void dial(struct endpoint *endpoint, int port, int publisher) {
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &interest);
 }
 
-static int make_frame_of(char *frame, int opcode, const char *payload, int length) {
-    static const char mask[4] = {'m', 'a', 's', 'k'};
-    int at = 0;
-    frame[at++] = (char)(0x80 | opcode);
-    if (length < 126) {
-        frame[at++] = (char)(0x80 | length);
-    } else {
-        frame[at++] = (char)(0x80 | 126);
-        frame[at++] = (char)(length >> 8);
-        frame[at++] = (char)length;
-    }
-    memcpy(frame + at, mask, 4);
-    at += 4;
-    for (int i = 0; i < length; i++)
-        frame[at++] = payload[i] ^ mask[i % 4];
-    return at;
-}
-
 static int make_frame(char *frame, const char *payload) {
-    return make_frame_of(frame, 1, payload, (int)strlen(payload));
+    return make_client_frame(frame, 1, payload, (int)strlen(payload));
 }
 
 static void hang_up(struct endpoint *endpoint) {
@@ -262,7 +245,7 @@ static void publish_again(struct publisher *publisher, double time);
 /* Answer a ping of WebSocket's with its payload, and one of Pusher's, which is a message. */
 static void answer_ping(int fd, int opcode, const char *payload, int length) {
     char frame[256];
-    length = opcode == 9 ? make_frame_of(frame, 10, payload, length)
+    length = opcode == 9 ? make_client_frame(frame, 10, payload, length)
                          : make_frame(frame, "{\"event\":\"pusher:pong\",\"data\":{}}");
     write_all(fd, frame, length);
 }
@@ -591,9 +574,7 @@ static void turn(void) {
     struct epoll_event ready[EVENTS];
     int many = epoll_wait(poll_fd, ready, EVENTS, options.calm);
     double time = now();
-    polls++;
     if (!many) {
-        empty_polls++;
         found_nothing = 1;
         return;
     }
@@ -642,7 +623,7 @@ static void read_server(double *user_s, double *kernel_s) {
 }
 
 static void forget_measurements(void) {
-    deliveries = answers = bytes = polls = empty_polls = redials = 0;
+    deliveries = answers = bytes = redials = 0;
     idle_s = 0;
     idle_since = now();
     read_server(&server_user_s, &server_kernel_s);
@@ -704,13 +685,13 @@ static double mean_queue(int quarter) {
 
 static void report(double seconds, uint64_t clients_connected, uint64_t lost) {
     printf("{\"seconds\":%.4f,\"deliveries\":%lu,\"answers\":%lu,\"clients\":%lu,\"lost\":%lu,"
-           "\"bytes\":%lu,\"empty_polls\":%.4f,\"redials\":%lu,"
+           "\"bytes\":%lu,\"redials\":%lu,"
            "\"queue_half\":%.0f,\"queue_end\":%.0f,\"drain_s\":%.4f,"
            "\"load_busy\":%.4f,\"server_user\":%.4f,\"server_kernel\":%.4f,"
            "\"delivery_p50_ms\":%.4f,\"delivery_p99_ms\":%.4f,"
            "\"answer_p50_ms\":%.4f,\"answer_p99_ms\":%.4f}\n",
            seconds, deliveries, answers, clients_connected, lost, bytes,
-           polls ? (double)empty_polls / (double)polls : 1, redials, mean_queue(1), mean_queue(3),
+           redials, mean_queue(1), mean_queue(3),
            aftermath.drain_s, aftermath.load_busy, aftermath.server_user,
            aftermath.server_kernel, quantile_ms(&delivery_times, 0.5),
            quantile_ms(&delivery_times, 0.99), quantile_ms(&answer_times, 0.5),
@@ -786,10 +767,9 @@ static void run_publish(void) {
     }
     double seconds = time - begin_at;
     note_shares(seconds);
-    uint64_t counted[] = {deliveries, answers, bytes, polls, empty_polls, redials};
+    uint64_t counted[] = {deliveries, answers, bytes, redials};
     uint64_t lost = drain();
-    deliveries = counted[0], answers = counted[1], bytes = counted[2], polls = counted[3],
-    empty_polls = counted[4], redials = counted[5];
+    deliveries = counted[0], answers = counted[1], bytes = counted[2], redials = counted[3];
     report(seconds, 0, lost);
 }
 

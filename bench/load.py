@@ -203,7 +203,7 @@ class Load:
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self.deliveries = self.polls = self.empty = 0
+        self.deliveries = 0
         self.forget_times()
         self.delays: list[float] = []
         self.answers: list[float] = []
@@ -216,9 +216,7 @@ class Load:
     def turn(self, answered: Callable[[Publisher], None] | None = None) -> None:
         """Take what there is, and never wait for it."""
         ready = self.selector.select(0)
-        self.polls += 1
         if not ready:
-            self.empty += 1
             self._found_nothing = True
             return
         if self._found_nothing:
@@ -287,7 +285,6 @@ class Load:
             "clients": connected,
             "lost": 0,
             "bytes": 0,
-            "empty_polls": self.empty / max(self.polls, 1),
             "redials": 0,
             "queue_half": self.queue_half,
             "queue_end": self.queue_end,

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from bench import tools
@@ -82,28 +81,22 @@ class Cell:
 
 
 class Crowd:
-    """Clients in a process of their own: see crowd.c. As a context manager it starts it."""
+    """Clients in a process of their own: see crowd.c."""
 
-    def __init__(self, port: int, clients: int, channels: int, requests: Path) -> None:
-        self._command = [
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, port: int, clients: int, channels: int, requests: Path) -> Iterator[Self]:
+        """Run them until the block ends."""
+        command = [
             fairness.program("crowd"),
             *(f"port={port}", f"key={KEY}", f"clients={clients}", f"channels={channels}"),
             *(f"requests={requests}", f"per_address={CLIENTS_PER_ADDRESS}"),
         ]
-        self._process: subprocess.Popen[str]
-        self._running = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        self._process = self._running.enter_context(tools.loading(self._command, subprocess.PIPE))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._running.close()
+        with tools.loading(command, subprocess.PIPE) as process:
+            yield cls(process)
 
     def begin(self, command: str) -> None:
         """Have the clients do something. Raises BenchError where they are gone."""
@@ -183,7 +176,9 @@ def measure(layout: Layout, clients: int, seconds: float, *, interpreted: bool =
         write_requests(file, requests)
         # No option is set: all are the defaults.
         server = stack.enter_context(fairness.heliograph({}, folder, interpreted=interpreted))
-        crowd = stack.enter_context(Crowd(server.port, clients, layout.channels(clients), file))
+        crowd = stack.enter_context(
+            Crowd.running(server.port, clients, layout.channels(clients), file)
+        )
         pid = server.process.pid
         start_bytes, before, at_start = at_rest(pid), kernel.read(), server.processor()
         connect_s = crowd.ask("connect")["seconds"]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,10 +253,12 @@ def started(tmp_path: Path, **flags: str) -> Any:
     return fairness.heliograph(flags, tmp_path, interpreted=True)
 
 
-def crowd(server: Server, clients: int, tmp_path: Path, *, channels: int = 1) -> Crowd:
+def crowd(
+    server: Server, clients: int, tmp_path: Path, *, channels: int = 1
+) -> AbstractContextManager[Crowd]:
     file = tmp_path / "requests"
     write_requests(file, publishes(ONE, clients))
-    return Crowd(server.port, clients, channels, file)
+    return Crowd.running(server.port, clients, channels, file)
 
 
 def test_the_requests_of_a_broadcast_name_each_channel_once() -> None:
