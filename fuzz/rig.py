@@ -22,7 +22,7 @@ from heliograph.net.http import HttpConnection
 from heliograph.net.room import Room
 from heliograph.net.turns import LoopTurns
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
-from heliograph.node import Node
+from heliograph.node.node import Node
 from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.messages import error_message
 from heliograph.wire.http import HttpLimits, Request

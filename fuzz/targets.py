@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_plus
 from fuzz.rig import APP_ID, KEY, NOW, SECRET, Link, Ticked, Wire
 from heliograph.api.auth import MAX_CLOCK_SKEW_S, authenticate, authenticate_plain
 from heliograph.errors import ApiError
-from heliograph.node import Node
+from heliograph.node.node import Node
 from heliograph.protocols.pusher import endpoint
 from heliograph.wire.http import (
     CONTINUE,

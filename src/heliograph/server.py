@@ -40,7 +40,7 @@ from heliograph.net.transport import Transport, peer_address
 from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
-from heliograph.node import Node
+from heliograph.node.node import Node
 from heliograph.summary import Summary, counted, place_of
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits

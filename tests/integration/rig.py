@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from heliograph.config import load
 from heliograph.engine.memory import MemoryEngine
-from heliograph.hub.event import Fact
+from heliograph.hub.facts import Fact
 from heliograph.protocols.pusher import auth
 from heliograph.reply import Later
 from heliograph.server import Server

@@ -14,7 +14,7 @@ import pytest
 from websockets.sync.client import connect
 
 from heliograph import logs
-from heliograph.hub.event import Event
+from heliograph.hub.facts import Event
 from heliograph.net.websocket import DeflateLane
 from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeAlias
 
 from heliograph.apps import App, AppKey, Apps
-from heliograph.node import Tenant
+from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import auth
 from heliograph.slices import SLICE_S
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Rig, parse, serving

@@ -22,15 +22,11 @@ import pusher
 import pytest
 
 from heliograph.apps import App, AppKey, Webhook
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Entry, Happening
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
-from heliograph.hub.event import (
-    CacheMiss,
-    ChannelOccupied,
-    ChannelVacated,
-    Entry,
+from heliograph.hub.facts import (
     Event,
-    Happening,
     Member,
     MemberAdded,
     MemberRemoved,

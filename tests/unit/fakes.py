@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from heliograph.hub.event import Event, Fact, MemberAdded, MemberRemoved
+from heliograph.hub.facts import Event, Fact, MemberAdded, MemberRemoved
 
 
 def told(fact: Fact) -> str:

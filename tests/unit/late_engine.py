@@ -8,21 +8,20 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from heliograph.engine.base import Deliver
-from heliograph.engine.memory import MemoryEngine
-from heliograph.errors import EngineError
-from heliograph.hub.event import (
+from heliograph.engine.answers import (
     Cached,
     Counts,
     Departure,
     Entry,
-    Fact,
     Listing,
-    Member,
     Refusal,
     SignedIn,
     SignedOut,
 )
+from heliograph.engine.base import Deliver
+from heliograph.engine.memory import MemoryEngine
+from heliograph.errors import EngineError
+from heliograph.hub.facts import Fact, Member
 from heliograph.reply import Later
 
 T = TypeVar("T")

@@ -26,7 +26,8 @@ from heliograph.api.routes import MAX_REMEMBERED_PATH, MAX_REMEMBERED_PATHS, Rou
 from heliograph.apps import App, AppKey, Apps
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ApiError
-from heliograph.node import Node, Tenant
+from heliograph.node.node import Node
+from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.endpoint import (
     MAX_PARAMETERS,

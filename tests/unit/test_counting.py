@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.counting import SENDS_AT_ONCE, Counting
+from heliograph.node.counting import SENDS_AT_ONCE, Counting
 
 
 class Loop:

@@ -7,21 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.engine.base import Engine
-from heliograph.engine.memory import CACHED_OVERHEAD_BYTES, MemoryEngine
-from heliograph.hub.event import (
+from heliograph.engine.answers import (
     ChannelOccupied,
     ChannelVacated,
     Counts,
     Entry,
+    Listing,
+    Refusal,
+)
+from heliograph.engine.base import Engine
+from heliograph.engine.memory import CACHED_OVERHEAD_BYTES, MemoryEngine
+from heliograph.hub.facts import (
     Event,
     Fact,
-    Listing,
     Member,
     MemberAdded,
     MemberRemoved,
     Notice,
-    Refusal,
     UserOffline,
     UserOnline,
     UserTerminated,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heliograph.hub import channel as channel_module
 from heliograph.hub.channel import MAX_CHUNK_BYTES, Subscription
-from heliograph.hub.event import Member, MemberAdded
+from heliograph.hub.facts import Member, MemberAdded
 from heliograph.hub.hub import FLUSH_BUDGET, Hub
 from tests.unit.fakes import FakeSubscriber, RecordingLane, event
 

@@ -13,10 +13,11 @@ from heliograph.api import channels as endpoints
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response
 from heliograph.apps import App, Apps, Webhook
+from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ApiError, ClientError
-from heliograph.hub.event import ChannelOccupied, ChannelVacated, Counts, Member
-from heliograph.node import CLOSED_AT_ONCE, NOTIFIED_AT_ONCE, Tenant
+from heliograph.hub.facts import Member
+from heliograph.node.tenant import CLOSED_AT_ONCE, NOTIFIED_AT_ONCE, Tenant
 from heliograph.protocols.pusher import auth, refusals
 from heliograph.protocols.pusher.session import LEFT_AT_ONCE
 from heliograph.reply import proceed

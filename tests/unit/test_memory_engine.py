@@ -3,7 +3,7 @@
 import pytest
 
 from heliograph.engine.memory import MemoryEngine
-from heliograph.hub.event import Event, Member
+from heliograph.hub.facts import Event, Member
 from tests.unit.test_engine import Clock
 
 TTL_S = 10.0

@@ -12,7 +12,7 @@ from msgspec import Raw
 from heliograph.api import events
 from heliograph.api.request import EventBody
 from heliograph.errors import ApiError, ClientError
-from heliograph.hub.event import Event
+from heliograph.hub.facts import Event
 from heliograph.protocols.json import UNREADABLE, encode, string_size
 from heliograph.protocols.pusher import messages
 

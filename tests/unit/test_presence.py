@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.hub.event import Member
+from heliograph.hub.facts import Member
 from heliograph.hub.presence import Presence
 
 

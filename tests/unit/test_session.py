@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from heliograph.apps import App, AppKey, Apps, Webhook
 from heliograph.config import Settings
+from heliograph.engine.answers import Counts, Happening
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane, Subscription
-from heliograph.hub.event import Counts, Event, Fact, Happening, SubscriptionCount
-from heliograph.node import Node
+from heliograph.hub.facts import Event, Fact, SubscriptionCount
+from heliograph.node.node import Node
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import proceed

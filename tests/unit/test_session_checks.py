@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.hub.event import Member
+from heliograph.hub.facts import Member
 from heliograph.protocols.pusher import auth, messages
 from tests.unit.fakes import texts_of
 from tests.unit.test_session import FakePeer, World, say, sign

@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Entry, Happening
 from heliograph.engine.memory import MemoryEngine
-from heliograph.hub.event import (
-    CacheMiss,
-    ChannelOccupied,
-    ChannelVacated,
-    Entry,
+from heliograph.hub.facts import (
     Event,
-    Happening,
     Member,
     MemberAdded,
     MemberRemoved,

@@ -7,13 +7,10 @@ import pusher
 import pytest
 
 from heliograph.apps import Webhook
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Happening
 from heliograph.errors import ConfigError
-from heliograph.hub.event import (
-    CacheMiss,
-    ChannelOccupied,
-    ChannelVacated,
+from heliograph.hub.facts import (
     Event,
-    Happening,
     Member,
     MemberAdded,
     MemberRemoved,

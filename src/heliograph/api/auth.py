@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from urllib.parse import unquote
 
 from heliograph.errors import ApiError, echoed
-from heliograph.node import Node, Tenant
+from heliograph.node.node import Node
+from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import auth
 
 MAX_CLOCK_SKEW_S = 600

@@ -12,9 +12,9 @@ from msgspec import Raw
 
 from heliograph.api.request import ApiRequest, attributes
 from heliograph.api.response import Response, ok
+from heliograph.engine.answers import Cached, Counts, Listing
 from heliograph.errors import ApiError, echoed
-from heliograph.hub.event import Cached, Counts, Listing
-from heliograph.node import Tenant
+from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import encode
 from heliograph.protocols.pusher.names import is_channel_name, kind_of
 from heliograph.reply import Reply, after

@@ -17,9 +17,10 @@ from msgspec import Raw
 from heliograph.api.request import ApiRequest, BatchBody, EventBody, Publication, attributes
 from heliograph.api.response import ACCEPTED, EMPTY, Response, ok
 from heliograph.apps import App
+from heliograph.engine.answers import Counts
 from heliograph.errors import ApiError, echoed
-from heliograph.hub.event import Counts, Event
-from heliograph.node import Tenant
+from heliograph.hub.facts import Event
+from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import (
     UNREADABLE,
     InvalidJson,

@@ -1,7 +1,8 @@
 """What those who run the server ask it: whether it is there, and whether to send clients to it."""
 
 from heliograph.api.response import Response, text
-from heliograph.node import ENGINE_AWAY, Node
+from heliograph.node.node import Node
+from heliograph.node.tenant import ENGINE_AWAY
 
 PAGES = (
     "GET /health answers 200 while the server runs, GET /ready while it accepts new clients.\n"

@@ -7,8 +7,8 @@ from msgspec import Raw, Struct
 
 from heliograph.api.auth import AUTH_PARAMETERS
 from heliograph.errors import ApiError, echoed
-from heliograph.hub.event import Event
-from heliograph.node import Tenant
+from heliograph.hub.facts import Event
+from heliograph.node.tenant import Tenant
 
 
 class ApiRequest(Struct, frozen=True):

@@ -16,7 +16,8 @@ from heliograph.api.auth import authenticate, authenticate_plain
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
-from heliograph.node import ENGINE_AWAY, Node, Tenant
+from heliograph.node.node import Node
+from heliograph.node.tenant import ENGINE_AWAY, Tenant
 from heliograph.protocols.pusher import endpoint
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request

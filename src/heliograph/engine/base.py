@@ -12,19 +12,17 @@ first that it must receive.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from heliograph.hub.event import (
+from heliograph.engine.answers import (
     Cached,
     Counts,
     Departure,
     Entry,
-    Fact,
     Listing,
-    Member,
-    Notice,
     Refusal,
     SignedIn,
     SignedOut,
 )
+from heliograph.hub.facts import Fact, Member, Notice
 from heliograph.reply import Reply
 
 Deliver = Callable[[str, Fact | Notice], None]

@@ -7,8 +7,7 @@ channel. Knows no sockets, and of time only what it is given to read.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from heliograph.engine.base import Deliver
-from heliograph.hub.event import (
+from heliograph.engine.answers import (
     Cached,
     Change,
     ChannelOccupied,
@@ -16,16 +15,19 @@ from heliograph.hub.event import (
     Counts,
     Departure,
     Entry,
+    Listing,
+    Refusal,
+    SignedIn,
+    SignedOut,
+)
+from heliograph.engine.base import Deliver
+from heliograph.hub.facts import (
     Event,
     Fact,
-    Listing,
     Member,
     MemberAdded,
     MemberRemoved,
     Notice,
-    Refusal,
-    SignedIn,
-    SignedOut,
     UserOffline,
     UserOnline,
     UserTerminated,

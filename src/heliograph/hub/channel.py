@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
-from heliograph.hub.event import Event, Fact
+from heliograph.hub.facts import Event, Fact
 
 GONE = 1 << 62
 """What a subscription that has ended is told from: no fact ever gets such a number."""

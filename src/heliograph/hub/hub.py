@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from heliograph.hub.channel import GONE, Channel, Counters, Lane, Subscriber, Subscription
-from heliograph.hub.event import Event, Fact
+from heliograph.hub.facts import Event, Fact
 
 FLUSH_BUDGET = 256
 """Writes that one flush makes at the most: about 2 ms of a core."""

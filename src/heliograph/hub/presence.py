@@ -8,7 +8,7 @@ order always give the present roster.
 
 from collections.abc import Sequence
 
-from heliograph.hub.event import Member
+from heliograph.hub.facts import Member
 
 
 class Presence:

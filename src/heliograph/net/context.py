@@ -16,7 +16,7 @@ from heliograph.net.descriptors import IdleConnections, Unnamed
 from heliograph.net.intake import Intake
 from heliograph.net.room import Room
 from heliograph.net.turns import Turns
-from heliograph.node import Node
+from heliograph.node.node import Node
 from heliograph.reply import Reply
 from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 from heliograph import rate
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane
-from heliograph.hub.event import Event, Fact
+from heliograph.hub.facts import Event, Fact
 from heliograph.net.addresses import Origin
 from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.clock import Timed

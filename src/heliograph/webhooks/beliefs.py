@@ -11,16 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from heliograph.hub.event import (
-    CacheMiss,
-    ChannelOccupied,
-    ChannelVacated,
-    Happening,
-    MemberAdded,
-    MemberRemoved,
-    UserOffline,
-    UserOnline,
-)
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Happening
+from heliograph.hub.facts import MemberAdded, MemberRemoved, UserOffline, UserOnline
 
 Removal = ChannelVacated | MemberRemoved | UserOffline
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from heliograph.apps import App, Webhook
-from heliograph.hub.event import Event, Happening
+from heliograph.engine.answers import Happening
+from heliograph.hub.facts import Event
 from heliograph.summary import Summary, counted
 from heliograph.webhooks import payload
 from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of

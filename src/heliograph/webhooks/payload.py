@@ -13,12 +13,9 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from heliograph.apps import Webhook
-from heliograph.hub.event import (
-    CacheMiss,
-    ChannelOccupied,
-    ChannelVacated,
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Happening
+from heliograph.hub.facts import (
     Event,
-    Happening,
     Member,
     MemberAdded,
     MemberRemoved,

@@ -6,7 +6,7 @@ Knows how such a message is written. Knows nothing of frames, sockets and subscr
 
 from typing import Final
 
-from heliograph.hub.event import Event
+from heliograph.hub.facts import Event
 from heliograph.protocols.json import ENCODER, string_literal
 
 _literal: Final = ENCODER.encode  # `string_literal`, for what holds no lone surrogate

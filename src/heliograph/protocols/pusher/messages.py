@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from heliograph.errors import ClientError
-from heliograph.hub.event import Event, Fact, Member, MemberAdded, MemberRemoved
+from heliograph.hub.facts import Event, Fact, Member, MemberAdded, MemberRemoved
 from heliograph.protocols.json import (
     UNREADABLE,
     InvalidJson,

@@ -21,9 +21,10 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from heliograph.apps import App
+from heliograph.engine.answers import Entry, Refusal, SignedIn
 from heliograph.errors import MAX_ECHO, ClientError, EngineError
 from heliograph.hub.channel import Lane, Subscription
-from heliograph.hub.event import Entry, Event, Member, Refusal, SignedIn
+from heliograph.hub.facts import Event, Member
 from heliograph.metrics import Tally
 from heliograph.protocols.json import UNREADABLE, as_string_literal, string_size
 from heliograph.protocols.pusher import auth, messages, refusals

@@ -1,0 +1,99 @@
+"""
+Facts and notices: the messages of a channel, and those about a user.
+
+Nothing here is in the format of a protocol. Payloads are carried as the publisher wrote them
+and are never parsed.
+"""
+
+from msgspec import Struct
+
+
+class Member:
+    """
+    A user in a presence channel, whatever number of sessions it has there.
+
+    *user_info* is JSON text, or None where the user came without. *encoded* belongs
+    to a protocol, which may keep there what it makes of this member, so that it is
+    made once and not for every newcomer.
+    """
+
+    __slots__ = ("encoded", "user_id", "user_info")
+
+    def __init__(self, user_id: str, user_info: bytes | None = None) -> None:
+        self.user_id = user_id
+        self.user_info = user_info
+        self.encoded: object = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Member):
+            return NotImplemented
+        return (self.user_id, self.user_info) == (other.user_id, other.user_info)
+
+    def __hash__(self) -> int:
+        return hash(self.user_id)
+
+    def __repr__(self) -> str:
+        return f"Member({self.user_id!r}, {self.user_info!r})"
+
+
+class Event(Struct, frozen=True, gc=False):
+    """
+    Something published on a channel.
+
+    *data* is JSON text in UTF-8, as the publisher wrote it. The subscriber with the id
+    *except_id* does not receive it. *user_id* is the member that sent it, where one did.
+    *cached* asks the engine to remember it for those who subscribe later.
+    """
+
+    channel: str
+    name: str
+    data: bytes
+    except_id: str | None = None
+    user_id: str | None = None
+    cached: bool = False
+
+
+class MemberAdded(Struct, frozen=True):
+    """A user's first session entered a presence channel."""
+
+    channel: str
+    member: Member
+
+
+class MemberRemoved(Struct, frozen=True, gc=False):
+    """A user's last session left a presence channel."""
+
+    channel: str
+    user_id: str
+
+
+class SubscriptionCount(Struct, frozen=True, gc=False):
+    """The number of subscriptions that a channel has now, on all nodes together."""
+
+    channel: str
+    count: int
+
+
+class UserOnline(Struct, frozen=True, gc=False):
+    """A user's first session signed in."""
+
+    user_id: str
+
+
+class UserOffline(Struct, frozen=True, gc=False):
+    """A user's last signed-in session ended."""
+
+    user_id: str
+
+
+class UserTerminated(Struct, frozen=True, gc=False):
+    """Every session signed in as this user is to be closed, on all nodes."""
+
+    user_id: str
+
+
+Notice = UserOnline | UserOffline | UserTerminated
+"""What is said about a user, to whomever it concerns; it belongs to no channel."""
+
+Fact = Event | MemberAdded | MemberRemoved | SubscriptionCount
+"""What is said on a channel; each is numbered there and reaches every subscriber in order."""

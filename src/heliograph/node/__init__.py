@@ -1,0 +1,1 @@
+"""The apps of this server process, and who is connected to them."""

@@ -1,0 +1,253 @@
+"""
+The node: all apps of this server process, each a Tenant.
+
+Knows apps and their keys, and admits clients. Knows nothing of bytes, sockets or HTTP.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from heliograph.apps import Apps
+from heliograph.engine.answers import (
+    Happening,
+)
+from heliograph.engine.base import Engine
+from heliograph.errors import ClientError
+from heliograph.hub.channel import Counters
+from heliograph.hub.facts import (
+    Event,
+    Fact,
+    Notice,
+)
+from heliograph.metrics import Tally
+from heliograph.node.tenant import Record, Tenant, Timing, close_sessions, short
+from heliograph.protocols.pusher import auth, endpoint, refusals
+from heliograph.protocols.pusher.session import Session
+from heliograph.slices import Slices
+from heliograph.summary import Summary
+
+logger = logging.getLogger(__name__)
+
+SHOWN_OF_KEY = 8
+"""Characters that the log shows of a key, which may be a secret."""
+
+
+def _ignore(_app_id: str, _happening: Happening) -> None:
+    """Nobody wants to know."""
+
+
+class Node:
+    """
+    This server's apps, each a Tenant.
+
+    *random_bits* returns that many random bits as an integer; socket ids are made of them,
+    and signatures bind to socket ids, so they must not be guessable. *record* is told, at once
+    and in order, what apps with webhooks want to hear of. *terminate_code* is what the sessions
+    of a terminated user are closed with. Where it is *verbose*, the log says which events reach
+    nobody.
+    """
+
+    def __init__(
+        self,
+        apps: Apps,
+        engine: Engine,
+        timing: Timing,
+        random_bits: Callable[[int], int],
+        *,
+        record: Record = _ignore,
+        terminate_code: int = refusals.Code.UNAUTHORIZED,
+        verbose: bool = False,
+    ) -> None:
+        self.counters = Counters()
+        self.tally = Tally()
+        # What the log tells in sums: others can do it as often as they like.
+        # Each kind has its own, so that one does not hide the first line of another.
+        self._failures = Summary(logger, logging.INFO, timing.later)
+        self._refused_clients = Summary(logger, logging.INFO, timing.later)
+        self.refusals = Summary(logger, logging.INFO, timing.later)
+        self.outages = Summary(logger, logging.WARNING, timing.later)
+        self.faults = Summary(logger, logging.ERROR, timing.later)
+        self._random_bits = random_bits
+        self._slices = Slices(timing.soon, timing.now, self.faults.fault)
+        self._new_tenant = partial(
+            Tenant,
+            engine=engine,
+            timing=timing,
+            counters=self.counters,
+            tally=self.tally,
+            failures=Summary(logger, logging.INFO, timing.later),
+            outages=self.outages,
+            record=record,
+            slices=self._slices,
+            terminate_code=terminate_code,
+        )
+        self._tenants: dict[str, Tenant] = {}
+        self._by_key: dict[str, Tenant] = {}
+        self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
+        self._engine = engine
+        engine.start(self._deliver_and_log if verbose else self._deliver)
+        self.configure(apps)
+
+    def configure(self, apps: Apps) -> None:
+        """
+        Serve *apps* from now on.
+
+        What changed of an app holds at once for what its clients do next. The clients of an app
+        that was removed or switched off are disconnected, many of them in slices; newcomers are
+        refused at once.
+        """
+        before, self._tenants = self._tenants, {}
+        for app in apps:
+            tenant = before.pop(app.id, None) or self._new_tenant(app)
+            tenant.app = app
+            self._tenants[app.id] = tenant
+        self._by_key = {
+            key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
+        }
+        self._signers = {
+            key.key.encode(): (tenant, auth.Signer(secret))
+            for tenant in self._tenants.values()
+            for key in tenant.app.keys
+            if (secret := tenant.app.secret(key.key))
+        }
+        gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
+        for tenant in gone:
+            tenant.close(refusals.app_disabled())
+
+    def tenant(self, app_id: str) -> Tenant | None:
+        """Return the app with this id."""
+        return self._tenants.get(app_id)
+
+    def tenant_of_key(self, key: str) -> Tenant | None:
+        """Return the app that owns this key."""
+        return self._by_key.get(key)
+
+    def signer(self, key: bytes) -> tuple[Tenant, auth.Signer] | None:
+        """Return the app that owns this key, and what signs as it does."""
+        return self._signers.get(key)
+
+    def tenants(self) -> Iterable[Tenant]:
+        """Return all apps."""
+        return self._tenants.values()
+
+    def request_failed(self, app_id: str | None, key: str | None, reason: str) -> None:
+        """
+        Take note that a request of the HTTP API was not signed as it must be.
+
+        It is the operator who can mend that, and so must find it in the log. What strangers
+        write in *app_id* and *key* is not repeated there; *reason* is of a few.
+        """
+        owner = None if key is None else self._by_key.get(key)
+        tenant = owner or (None if app_id is None else self._tenants.get(app_id))
+        subject = "unknown app" if tenant is None else f"app {tenant.app.id}"
+        if owner is None and key is not None:
+            reason = "unknown key"
+        elif owner is not None and app_id is not None and owner.app.id != app_id:
+            reason = "its key was used with the id of another app"
+        self._failures.note(subject, f"an API request was refused: {reason}")
+
+    def connection_refused(
+        self, error: ClientError, key: str, origin: str | None, address: Callable[[], str]
+    ) -> None:
+        """
+        Take note that a client was refused for something that an operator can mend.
+
+        That is a wrong key in a page, or a page of another site. Strangers can do this as often as
+        they like: the first line of a minute has the *address* that it came from, asked for then.
+        """
+        if error.code == refusals.Code.NO_SUCH_APP:
+            self.tally.unknown_keys += 1
+            subject, reason = (
+                "unknown app",
+                f"a client was refused: unknown key {short(key, SHOWN_OF_KEY)}",
+            )
+        elif error.code == refusals.Code.UNAUTHORIZED:
+            self.tally.refused_origins += 1
+            page = "no Origin header" if origin is None else f"origin {short(origin)}"
+            tenant = self._by_key.get(key)
+            subject = "unknown app" if tenant is None else f"app {tenant.app.id}"
+            reason = f"a client was refused: {page} is not in allowed_origins"
+        else:
+            return
+        if self._refused_clients.first(subject, reason):
+            logger.info("%s: %s (from %s)", subject, reason, address())
+
+    def cached_events_evicted(self, app_id: str, count: int) -> None:
+        """Take note that an app has more cached events than are kept; *count* of them are not."""
+        self.tally.cached_events_evicted += count
+        self.outages.note(f"app {app_id}", "the cache has too many events; the oldest are dropped")
+
+    @property
+    def engine_available(self) -> bool:
+        """Whether what nodes share can be reached."""
+        return self._engine.available
+
+    @property
+    def connections(self) -> int:
+        """The number of sessions of all apps."""
+        return sum(len(tenant.sessions) for tenant in self._tenants.values())
+
+    def connect(self, key: str, origin: str | None, *, subscription_errors: bool) -> Session:
+        """Begin a session with the app that owns *key*. Raises ClientError with its code."""
+        tenant = self._by_key.get(key)
+        if tenant is None:
+            raise refusals.no_such_app(key)
+        app = tenant.app
+        if not app.enabled:
+            raise refusals.app_disabled()
+        if app.allowed_origins and not endpoint.origin_allowed(origin, app.allowed_origins):
+            raise refusals.origin_not_allowed()
+        if app.max_connections and len(tenant.sessions) >= app.max_connections:
+            raise refusals.over_connection_quota()
+        sessions = tenant.sessions
+        while True:
+            bits = self._random_bits(62)
+            socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
+            if socket_id not in sessions and socket_id not in tenant.leaving:
+                break
+        session = Session(socket_id, tenant, subscription_errors=subscription_errors)
+        sessions[socket_id] = session
+        return session
+
+    def sessions(self) -> list[Session]:
+        """Return the sessions of all apps."""
+        return [one for tenant in self._tenants.values() for one in tenant.sessions.values()]
+
+    def close_each(
+        self,
+        sessions: Sequence[Session],
+        error: ClientError,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Close *sessions* with *error*, many of them in slices, and call *then*."""
+        close_sessions(self._slices, "closings", sessions, error, then)
+
+    def close(self, error: ClientError, then: Callable[[], object] = lambda: None) -> None:
+        """Close every session with *error*, many of them in slices, and call *then*."""
+        self.close_each(self.sessions(), error, then)
+
+    def finish(self) -> None:
+        """Do at once what was to be done in slices. For a server that stops."""
+        self._slices.finish()
+
+    def _deliver(self, app_id: str, said: Fact | Notice) -> None:
+        tenant = self._tenants.get(app_id)
+        if tenant is None:
+            return
+        if type(said) is Event:  # nine in ten
+            tenant.hub.publish(said)
+        else:
+            tenant.deliver(said)
+
+    def _deliver_and_log(self, app_id: str, said: Fact | Notice) -> None:
+        """The same, and an event that nobody here is subscribed to is in the log."""
+        tenant = self._tenants.get(app_id)
+        if tenant is not None and isinstance(said, Event) and said.channel not in tenant.hub:
+            logger.debug(
+                "app %s: channel %s has no subscribers; event %s was not delivered",
+                app_id,
+                short(said.channel),
+                short(said.name or ""),
+            )
+        self._deliver(app_id, said)
