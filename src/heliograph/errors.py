@@ -5,7 +5,9 @@ Every exception that crosses a module boundary, and whose fault it is.
     ├── ConfigError      the operator's: an option, a file, an address
     ├── ClientError      a WebSocket client's: told to it as `pusher:error`
     ├── ApiError         a publisher's: told to it as an HTTP status and a text
-    └── EngineError      what nodes share is away; the publisher is told 503
+    └── EngineError      the engine is unavailable; the publisher is answered 503
+        ├── Unavailable     nothing of the command was executed
+        └── OutcomeUnknown  it may have been executed, but will not be from now on
 
 A broken invariant is an `AssertionError`: it is our fault and nobody else's.
 """
@@ -51,7 +53,23 @@ class ApiError(HeliographError):
 
 
 class EngineError(HeliographError):
-    """What the nodes share did not answer; nothing of the operation took place."""
+    """
+    The engine did not answer in time; it will not execute the command later, either.
+
+    *failed* are the channels concerned, where the command named several; empty: all of them.
+    """
+
+    def __init__(self, message: str, *, failed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
+class Unavailable(EngineError):
+    """Nothing of the command was executed, and nothing will be."""
+
+
+class OutcomeUnknown(EngineError):
+    """The command may have been executed, as a whole or in part; of `publish` and `terminate`."""
 
 
 MAX_ECHO = 500

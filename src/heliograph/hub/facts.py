@@ -36,13 +36,26 @@ class Member:
         return f"Member({self.user_id!r}, {self.user_info!r})"
 
 
+class Keep(Struct, frozen=True, gc=False):
+    """
+    How many of a channel's last events are kept for later subscribers, and for how many seconds.
+
+    One object for each rule: every event and subscription under it refers to the same one. A
+    *count* above 1 comes with history; engines keep the last event until then.
+    """
+
+    count: int
+    ttl_s: float
+
+
 class Event(Struct, frozen=True, gc=False):
     """
     Something published on a channel.
 
     *data* is JSON text in UTF-8, as the publisher wrote it. The subscriber with the id
     *except_id* does not receive it. *user_id* is the member that sent it, where one did.
-    *cached* asks the engine to remember it for those who subscribe later.
+    *keep* asks the engine to keep it for those who subscribe later. *owed* events, which are those
+    of clients, are reported to the holder as a change.
     """
 
     channel: str
@@ -51,6 +64,8 @@ class Event(Struct, frozen=True, gc=False):
     except_id: str | None = None
     user_id: str | None = None
     cached: bool = False
+    keep: Keep | None = None
+    owed: bool = False
 
 
 class MemberAdded(Struct, frozen=True):
