@@ -1,5 +1,5 @@
 """
-Origins as operators write them, made comparable with what browsers send.
+Origins: as operators write them, made comparable with what browsers send, and the comparison.
 
 A browser sends a scheme, a host and a port that is not the scheme's default, in lower case:
 https://shop.example.com. Source: https://datatracker.ietf.org/doc/html/rfc6454#section-6.2
@@ -7,6 +7,9 @@ https://shop.example.com. Source: https://datatracker.ietf.org/doc/html/rfc6454#
 
 import ipaddress
 import re
+from collections.abc import Sequence
+from fnmatch import translate
+from functools import lru_cache
 
 DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 LAST_PORT = 65535
@@ -56,3 +59,31 @@ def _canonical(host: str, text: str) -> str:
         return host.encode("idna").decode("ascii")
     except UnicodeError:
         raise ValueError(f"{text!r} has an invalid host name") from None
+
+
+def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
+    """
+    Whether a page from *origin* may connect; an empty *allowed* allows all.
+
+    An entry is an origin (`https://example.com`) or a host (`example.com`), either with `*` for
+    anything (`https://*.example.com`). A client without an Origin header is not a browser; if
+    there is a list, it may not connect.
+    """
+    if not allowed:
+        return True
+    if origin is None:
+        return False
+    origin = origin.lower()
+    host = origin.partition("://")[2]
+    name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
+    return any(
+        pattern.match(origin) or pattern.match(host) or pattern.match(name)
+        for pattern in map(_pattern, allowed)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _pattern(entry: str) -> re.Pattern[str]:
+    """Return what matches *entry*, where `*` alone has a meaning: IPv6 has [::1]."""
+    literal = entry.lower().replace("[", "[[]").replace("?", "[?]")
+    return re.compile(translate(literal))

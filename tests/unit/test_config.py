@@ -15,7 +15,6 @@ from heliograph.config import OPTIONS, Config, load
 from heliograph.config_text import describe, options_table, sample
 from heliograph.development import make_up, snippets
 from heliograph.errors import ConfigError
-from heliograph.protocols.pusher import endpoint
 
 SINGLE = {"pusher_app_id": "3", "pusher_app_key": "key", "pusher_secret": "hidden-secret"}
 FILE = {"config": "h.toml"}
@@ -928,4 +927,4 @@ def test_an_origin_that_a_browser_sends_is_an_entry_that_matches_it(scheme: str,
         for written in (origin, origin + "/", origin.upper(), host + port, host):
             entry = origins.entry(written)
             assert origins.entry(entry) == entry
-            assert endpoint.origin_allowed(origin, (entry,)), written
+            assert origins.origin_allowed(origin, (entry,)), written

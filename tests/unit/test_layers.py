@@ -41,11 +41,12 @@ ALLOWED = {
     "protocols": {"apps", "engine", "errors", "hub", "metrics", "reply", "slices"},
     "engine": {"errors", "hub", "reply"},
     "node": {
-        *("apps", "engine", "errors", "hub", "metrics", "protocols", "rate", "reply"),
+        *("apps", "engine", "errors", "hub", "metrics", "origins", "protocols", "rate", "reply"),
         *("slices", "summary"),
     },
     "api": {
-        *("apps", "engine", "errors", "hub", "metrics", "node", "protocols", "rate", "reply"),
+        *("apps", "engine", "errors", "hub", "metrics", "node", "origins", "protocols", "rate"),
+        "reply",
         "summary",
         "wire",
     },

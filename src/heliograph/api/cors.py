@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from heliograph.api.response import Response
-from heliograph.protocols.pusher import endpoint
+from heliograph.origins import origin_allowed
 from heliograph.reply import Reply, after
 from heliograph.wire.http import Request
 
@@ -69,7 +69,7 @@ class CrossOrigin:
 
     def _allows(self, origin: bytes) -> bool:
         # It is said again in the answer, so it must be short, and plain.
-        return _PLAIN.fullmatch(origin) is not None and endpoint.origin_allowed(
+        return _PLAIN.fullmatch(origin) is not None and origin_allowed(
             origin.decode("ascii"), self._allowed
         )
 

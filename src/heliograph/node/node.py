@@ -22,7 +22,8 @@ from heliograph.hub.facts import (
 )
 from heliograph.metrics import Tally
 from heliograph.node.tenant import Record, Tenant, Timing, close_sessions, short
-from heliograph.protocols.pusher import auth, endpoint, refusals
+from heliograph.origins import origin_allowed
+from heliograph.protocols.pusher import auth, refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.slices import Slices
 from heliograph.summary import Summary
@@ -196,7 +197,7 @@ class Node:
         app = tenant.app
         if not app.enabled:
             raise refusals.app_disabled()
-        if app.allowed_origins and not endpoint.origin_allowed(origin, app.allowed_origins):
+        if app.allowed_origins and not origin_allowed(origin, app.allowed_origins):
             raise refusals.origin_not_allowed()
         if app.max_connections and len(tenant.sessions) >= app.max_connections:
             raise refusals.over_connection_quota()

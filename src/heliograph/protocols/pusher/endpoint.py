@@ -6,7 +6,6 @@ The WebSocket endpoint: what a client says of itself before its first message.
 
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import translate
 from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
@@ -82,34 +81,6 @@ def subprotocol(offers: Iterable[bytes]) -> bytes | None:
     network stack is happier to see it again.
     """
     return next((offer for offer in offers if _SUBPROTOCOL.fullmatch(offer)), None)
-
-
-def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
-    """
-    Whether a page from *origin* may connect; an empty *allowed* lets everybody in.
-
-    An entry is an origin (`https://example.com`) or a host (`example.com`), either with `*` for
-    anything (`https://*.example.com`). Without an Origin header the client is no browser, which
-    could say anything; where a list is given it is not let in.
-    """
-    if not allowed:
-        return True
-    if origin is None:
-        return False
-    origin = origin.lower()
-    host = origin.partition("://")[2]
-    name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
-    return any(
-        pattern.match(origin) or pattern.match(host) or pattern.match(name)
-        for pattern in map(_pattern, allowed)
-    )
-
-
-@lru_cache(maxsize=1024)
-def _pattern(entry: str) -> re.Pattern[str]:
-    """Return what matches *entry*, where `*` alone has a meaning: IPv6 has [::1]."""
-    literal = entry.lower().replace("[", "[[]").replace("?", "[?]")
-    return re.compile(translate(literal))
 
 
 def query_parameters(query: bytes) -> list[tuple[str, str]]:
