@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from heliograph.api import routes as routes_module
 from heliograph.api.auth import (
     MAX_CLOCK_SKEW_S,
+    Signers,
     authenticate,
     authenticate_plain,
 )
@@ -494,6 +495,7 @@ def full(node: Node, app_id: str | None, request: Request, now: float) -> Tenant
 
 
 NODE = Server().node
+SIGNERS = Signers(NODE)
 
 
 @given(posts, st.sampled_from(["1", "2", "3", "77", None]), st.sampled_from([0.0, 0.25, 0.75]))
@@ -501,7 +503,7 @@ def test_the_fast_authentication_lets_in_whom_the_full_one_does(
     post: Post, app_id: str | None, fraction: float
 ) -> None:
     request, now = post.request(), int(NOW) + fraction
-    fast = authenticate_plain(NODE, app_id, request.path, request.query, request.body, now)
+    fast = authenticate_plain(SIGNERS, app_id, request.path, request.query, request.body, now)
     careful = full(NODE, app_id, request, now)
     assert fast is None or fast is careful
     # And as often: of what SDKs send it leaves nothing to the full one that is right.
@@ -516,7 +518,7 @@ def test_no_damaged_query_is_let_in_by_the_fast_authentication_alone(
     request = post.request()
     query = request.query[:place] + damage + request.query[place + length :]
     request.query = query
-    fast = authenticate_plain(NODE, "1", request.path, query, request.body, NOW)
+    fast = authenticate_plain(SIGNERS, "1", request.path, query, request.body, NOW)
     assert fast is None or fast is full(NODE, "1", request, NOW)
 
 

@@ -36,8 +36,35 @@ What the two hashes are made of is not looked at: they are compared with the rig
 _SIGNATURE_BYTES = len(b"&auth_signature=") + 64
 
 
+class Signers:
+    """
+    The apps of a node by their keys, each with a signer that has its secret.
+
+    *generation* is that of the node's configuration: a caller compares it with the node's, which
+    takes no call, and calls `renew` if they differ.
+    """
+
+    __slots__ = ("by_key", "generation", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.by_key: dict[bytes, tuple[Tenant, auth.Signer]] = {}
+        self.generation = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Read the keys of the node again."""
+        self.generation = self.node.generation
+        self.by_key = {
+            key.key.encode(): (tenant, auth.Signer(secret))
+            for tenant in self.node.tenants()
+            for key in tenant.app.keys
+            if (secret := tenant.app.secret(key.key))
+        }
+
+
 def authenticate_plain(  # noqa: PLR0917 - one caller, on the hot path, where keywords cost
-    node: Node, app_id: str | None, path: bytes, query: bytes, body: bytes, now_s: float
+    signers: Signers, app_id: str | None, path: bytes, query: bytes, body: bytes, now_s: float
 ) -> Tenant | None:
     """
     Return the app that signed a POST as most SDKs do, whose *query* is what was signed.
@@ -48,7 +75,9 @@ def authenticate_plain(  # noqa: PLR0917 - one caller, on the hot path, where ke
     if plain is None:
         return None
     key, timestamp, checksum, signature = plain.groups()
-    found = node.signer(key)
+    if signers.generation != signers.node.generation:
+        signers.renew()
+    found = signers.by_key.get(key)
     if found is None or abs(now_s - int(timestamp)) >= MAX_CLOCK_SKEW_S:
         return None
     tenant, signer = found

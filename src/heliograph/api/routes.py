@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from heliograph.api import channels, events, ops, users
-from heliograph.api.auth import authenticate, authenticate_plain
+from heliograph.api.auth import Signers, authenticate, authenticate_plain
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
@@ -58,6 +58,7 @@ class Routes:
         readiness: ops.Readiness | None = None,
     ) -> None:
         self._node = node
+        self._signers = Signers(node)
         self._prefix = prefix
         self._posts: dict[bytes, tuple[Endpoint, str | None, bytes]] = {}
         self._now_s = now_s
@@ -98,7 +99,7 @@ class Routes:
             return None
         answer, app_id, path = known
         body = request.body
-        tenant = authenticate_plain(self._node, app_id, path, request.query, body, self._now_s())
+        tenant = authenticate_plain(self._signers, app_id, path, request.query, body, self._now_s())
         if tenant is None:
             return None
         try:

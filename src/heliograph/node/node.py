@@ -23,7 +23,7 @@ from heliograph.hub.facts import (
 from heliograph.metrics import Tally
 from heliograph.node.tenant import Record, Tenant, Timing, close_sessions, short
 from heliograph.origins import origin_allowed
-from heliograph.protocols.pusher import auth, refusals
+from heliograph.protocols.pusher import refusals
 from heliograph.protocols.pusher.session import Session
 from heliograph.slices import Slices
 from heliograph.summary import Summary
@@ -85,7 +85,7 @@ class Node:
         )
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
-        self._signers: dict[bytes, tuple[Tenant, auth.Signer]] = {}
+        self.generation = 0  # how often apps were configured: changes with each key and secret
         self._engine = engine
         engine.start(self._deliver_and_log if verbose else self._deliver)
         self.configure(apps)
@@ -106,12 +106,7 @@ class Node:
         self._by_key = {
             key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
         }
-        self._signers = {
-            key.key.encode(): (tenant, auth.Signer(secret))
-            for tenant in self._tenants.values()
-            for key in tenant.app.keys
-            if (secret := tenant.app.secret(key.key))
-        }
+        self.generation += 1
         gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
         for tenant in gone:
             tenant.close(refusals.app_disabled())
@@ -123,10 +118,6 @@ class Node:
     def tenant_of_key(self, key: str) -> Tenant | None:
         """Return the app that owns this key."""
         return self._by_key.get(key)
-
-    def signer(self, key: bytes) -> tuple[Tenant, auth.Signer] | None:
-        """Return the app that owns this key, and what signs as it does."""
-        return self._signers.get(key)
 
     def tenants(self) -> Iterable[Tenant]:
         """Return all apps."""
