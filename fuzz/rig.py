@@ -24,6 +24,7 @@ from heliograph.net.turns import LoopTurns
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import auth
+from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.protocols.pusher.messages import error_message
 from heliograph.wire.http import HttpLimits, Request
 
@@ -133,9 +134,9 @@ class Link:
         self.lane = TextLane()
         self.open = True
         self.said: list[bytes] = []
-        self._session = node.connect(KEY, None, subscription_errors=True)
+        self._session = PusherDialect(node, subscription_errors=True).connect(KEY, None)
         self.id = self._session.id
-        self.said.append(self._session.open(self, 120))
+        self.said.append(self._session.open(self))
 
     def say(self, line: bytes) -> None:
         """Have the client say something, if it is text and the connection is open."""
@@ -337,6 +338,7 @@ def _context(ticked: Ticked) -> Context:
         loop=loop,
         config=config,
         node=ticked.node,
+        dialect=PusherDialect(ticked.node, subscription_errors=config.subscription_errors),
         wheel=Wheel(loop),
         turns=LoopTurns(loop),
         lane=TextLane(),

@@ -41,6 +41,7 @@ from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node.node import Node
+from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.summary import Summary, counted, place_of
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
@@ -176,7 +177,6 @@ class Server:
             LoopTiming(loop, self._poller),
             RandomBits(),
             record=self._webhooks.record,
-            terminate_code=config.terminate_code,
             verbose=_at_level(config) == "debug",
         )
         started.callback(self.node.finish)  # what the last clients leave is recorded by webhooks
@@ -187,6 +187,12 @@ class Server:
             loop=loop,
             config=config,
             node=self.node,
+            dialect=PusherDialect(
+                self.node,
+                activity_timeout_s=config.activity_timeout,
+                subscription_errors=config.subscription_errors,
+                terminate_code=config.terminate_code,
+            ),
             wheel=Wheel(loop),
             turns=LoopTurns(loop) if self._poller is None else self._poller,
             lane=TextLane(),

@@ -17,6 +17,7 @@ from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ApiError, ClientError
 from heliograph.hub.facts import Member
+from heliograph.node.dialect import Ending
 from heliograph.node.tenant import CLOSED_AT_ONCE, NOTIFIED_AT_ONCE, Tenant
 from heliograph.protocols.pusher import auth, refusals
 from heliograph.protocols.pusher.session import LEFT_AT_ONCE
@@ -198,7 +199,7 @@ def test_an_app_that_is_removed_closes_a_few_sessions_in_each_turn(
 def test_a_node_that_stops_closes_a_few_sessions_in_each_turn(world: LargeWorld) -> None:
     crowd = [world.client() for _ in range(200)]
     done: list[int] = []
-    world.node.close(refusals.reconnect(), lambda: done.append(open_count(crowd)))
+    world.node.close(Ending.RECONNECT, lambda: done.append(open_count(crowd)))
     closed = world.progress(lambda: open_count(crowd))
     assert max(closed) <= PIECES_A_TURN
     assert done == [0]
@@ -277,7 +278,7 @@ def test_an_ended_session_frees_its_place_at_once_and_keeps_its_id(world: LargeW
 
     first, second = (int(part) for part in peer.id.split("."))
     numbers = iter([(first << 32) | second, 7 << 32])
-    world.node._random_bits = lambda _bits: next(numbers)
+    world.node.random_bits = lambda _bits: next(numbers)
     assert connected(world.node, "a").id == "7.0"
 
 

@@ -8,7 +8,9 @@ from typing import Any, get_type_hints
 import pytest
 
 from heliograph.errors import MAX_ECHO, ClientError, echoed
+from heliograph.node.dialect import Ending, NotAdmitted
 from heliograph.protocols.pusher import auth, endpoint, messages, refusals
+from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.wire.websocket import close_frame
 from tests.unit.test_session import FakePeer, World, sign
 
@@ -19,7 +21,13 @@ MOST = 2 * MAX_ECHO + 300
 MOST_WITH_ESCAPES = HUGE // 10
 """Characters of a whole answer, where each of a text is escaped, and in JSON that is in JSON."""
 
-ARGUMENTS: dict[Any, Any] = {str: "x" * HUGE, int: 10**9, Sequence[str]: ["x" * HUGE] * 100}
+ARGUMENTS: dict[Any, Any] = {
+    str: "x" * HUGE,
+    int: 10**9,
+    Sequence[str]: ["x" * HUGE] * 100,
+    Ending: Ending.TERMINATED,
+    NotAdmitted.Why: NotAdmitted.Why.UNKNOWN_KEY,
+}
 ALL = [
     function
     for _, function in inspect.getmembers(refusals, inspect.isfunction)
@@ -85,8 +93,8 @@ MESSAGES = [
 @pytest.mark.parametrize("subscription_errors", [False, True])
 def test_no_answer_is_long_because_the_message_was(unit: str, subscription_errors: bool) -> None:
     world = World(late=False, client_events=True)
+    world.dialect = PusherDialect(world.node, subscription_errors=subscription_errors)
     client = world.client()
-    client.session._subscription_errors = subscription_errors
     private = {"channel": "private-a", **sign(client, "private-a")}
     client.session.receive(json.dumps({"event": "pusher:subscribe", "data": private}).encode(), 0.0)
     assert length_of_answers(client)
@@ -100,8 +108,8 @@ def test_a_legal_name_is_refused_whole_however_long_it_is_and_no_other() -> None
     long = "private-" + "n" * HUGE
     lenient = World(late=False, max_channel_name_length=0)
     for name, world in ((long, lenient), (long + "!", World(late=False))):
+        world.dialect = PusherDialect(world.node, subscription_errors=True)
         client = world.client()
-        client.session._subscription_errors = True
         asked = {"event": "pusher:subscribe", "data": {"channel": name, "auth": "key:x"}}
         client.session.receive(json.dumps(asked).encode(), 0.0)
         named = [message["channel"] for message in client.told if "channel" in message]

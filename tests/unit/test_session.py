@@ -18,8 +18,10 @@ from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ClientError
 from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.facts import Event, Fact, SubscriptionCount
+from heliograph.node.dialect import Ending
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import auth, messages, refusals
+from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import proceed
 from tests.unit.late_engine import LateEngine
@@ -125,11 +127,12 @@ class World:
             lambda _bits: next(numbers),
             record=lambda _app_id, happening: self.recorded.append(happening),
         )
+        self.dialect = PusherDialect(self.node)
 
     def client(self) -> FakePeer:
-        session = self.node.connect("key", None, subscription_errors=False)
+        session = self.dialect.connect("key", None)
         peer = FakePeer(session)
-        session.open(peer, 120)
+        session.open(peer)
         return peer
 
     def settle(self) -> None:
@@ -263,7 +266,7 @@ def test_an_error_that_closes_ends_the_session(world: World) -> None:
     peer = world.client()
     say(peer, "subscribe", "c")
     world.settle()
-    world.node.close(refusals.reconnect())
+    world.node.close(Ending.RECONNECT)
     world.settle()
     assert peer.closed is not None
     assert peer.closed.code == 4200
@@ -538,9 +541,9 @@ def app(app_id: str, **settings: Any) -> App:
 
 
 def connected(node: Node, app_id: str) -> FakePeer:
-    session = node.connect(f"key-{app_id}", None, subscription_errors=False)
+    session = PusherDialect(node).connect(f"key-{app_id}", None)
     peer = FakePeer(session)
-    session.open(peer, 120)
+    session.open(peer)
     return peer
 
 
@@ -592,5 +595,5 @@ def test_apps_share_neither_channels_nor_users_nor_counts() -> None:
 def test_a_socket_id_is_nobody_elses() -> None:
     world = World(late=False)
     numbers = iter([(1 << 32) + 1, (1 << 32) + 1, (2 << 32) + 2])
-    world.node._random_bits = lambda _bits: next(numbers)
+    world.node.random_bits = lambda _bits: next(numbers)
     assert [world.client().id, world.client().id] == ["1.1", "2.2"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from heliograph.hub.facts import Member
 from heliograph.protocols.pusher import auth, messages
+from heliograph.protocols.pusher.dialect import PusherDialect
 from tests.unit.fakes import texts_of
 from tests.unit.test_session import FakePeer, World, say, sign
 
@@ -430,9 +431,9 @@ def test_what_net_clients_listen_for_comes_with_each_refusal_but_on_encrypted_ch
 ) -> None:
     world = World(late=late, max_presence_members=1)
     subscribed(world, "presence-c", "ann")
-    session = world.node.connect("key", None, subscription_errors=True)
+    session = PusherDialect(world.node, subscription_errors=True).connect("key", None)
     peer = FakePeer(session)
-    session.open(peer, 120)
+    session.open(peer)
     say(peer, "subscribe", "private-c", auth="key:wrong")
     say(peer, "subscribe", "a b")
     say(peer, "subscribe", "presence-c", **sign(peer, "presence-c", "bob"))

@@ -16,6 +16,7 @@ from heliograph.net.descriptors import IdleConnections, Unnamed
 from heliograph.net.intake import Intake
 from heliograph.net.room import Room
 from heliograph.net.turns import Turns
+from heliograph.node.dialect import Dialect
 from heliograph.node.node import Node
 from heliograph.reply import Reply
 from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
@@ -69,6 +70,7 @@ class Context:
     loop: asyncio.AbstractEventLoop
     config: Config
     node: Node
+    dialect: Dialect
     wheel: Wheel
     lane: "TextLane"
     deflate_lane: "DeflateLane | None" = None  # where compression is on

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from heliograph.net.context import Context
-from heliograph.protocols.pusher import refusals
+from heliograph.node.dialect import Ending
 
 TURN_S = 0.05
 """How often the next few are told."""
@@ -47,12 +47,12 @@ async def drain(
         due = min(number, int(number * elapsed / over_s) + 1)
         leave_now = sessions[number - due :]
         del sessions[number - due :]
-        node.close_each(leave_now, refusals.reconnect())
+        node.close_each(leave_now, Ending.RECONNECT)
         for connection in list(context.http_connections):
             connection.close(idle_s=min(idle_s, over_s))
         await _wait(gone, TURN_S)
     closed = asyncio.Event()
-    node.close(refusals.reconnect(), closed.set)
+    node.close(Ending.RECONNECT, closed.set)
     await closed.wait()
     for connection in list(context.http_connections):
         connection.close()

@@ -21,9 +21,9 @@ from heliograph.net.clock import Timed
 from heliograph.net.context import Context
 from heliograph.net.transport import Transport, has_input, peer_address
 from heliograph.net.turns import SLICE_S
+from heliograph.node.dialect import Session
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.event_text import event_message
-from heliograph.protocols.pusher.session import Session
 from heliograph.wire.deflate import SMALLEST_WINDOW_BITS, WINDOW_BITS, negotiate
 from heliograph.wire.http import Request
 from heliograph.wire.websocket import (
@@ -328,22 +328,16 @@ class WebSocketConnection:
         self._transport.set_write_buffer_limits(min(config.max_write_buffer, BEHIND_BYTES))
         try:
             self._admit(handshake, crowded=crowded)
-            session = self._context.node.connect(
-                handshake.app_key,
-                handshake.origin,
-                subscription_errors=config.subscription_errors,
+            session = self._context.dialect.connect(
+                handshake.app_key, handshake.origin, self._peer_name
             )
         except ClientError as error:
-            self._context.node.connection_refused(
-                error, handshake.app_key, handshake.origin, self._peer_name
-            )
             self.write(answer)
             self.close(error)
             return
         self.id = session.id
         self._session = session
-        greeting = session.open(self, config.activity_timeout)
-        self.write(answer + text_frame(greeting))
+        self.write(answer + text_frame(session.open(self)))
         patience_s = session.app.authorized_connections_timeout
         if patience_s:
             self._identify_by = self._context.now() + patience_s

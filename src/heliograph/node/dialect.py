@@ -5,9 +5,11 @@ Protocols implement `Dialect` and `Session`, connections implement `Peer`. Knows
 none of the codes and texts that clients read.
 """
 
+from collections.abc import Callable, Sized
 from enum import Enum
 from typing import Any, Protocol
 
+from heliograph.apps import App
 from heliograph.engine.answers import Entry
 from heliograph.errors import ClientError, HeliographError
 from heliograph.hub.channel import Lane
@@ -63,7 +65,19 @@ class Session(Protocol):
 
     id: str
     ended: bool
+    identified: bool  # whether the client ever proved who it is
     peer: Peer
+
+    @property
+    def app(self) -> App:
+        """The app that the client is connected to, as it is configured now."""
+
+    @property
+    def channels(self) -> Sized:
+        """What the session has to leave when it ends."""
+
+    def open(self, peer: Peer) -> bytes:
+        """Take the session's peer; return the first message, which the peer sends before others."""
 
     def receive(self, text: bytes, now: float) -> None:
         """Handle a message, valid UTF-8, that came at *now* (monotonic seconds)."""
@@ -87,9 +101,10 @@ class Dialect(Protocol):
 
     name: str
 
-    def connect(self, app_key: str, origin: str | None) -> Session:
+    def connect(self, app_key: str, origin: str | None, address: Callable[[], str]) -> Session:
         """
         Begin a session with the app that owns *app_key*, for a page of *origin*, if it is a page.
 
-        Raises ClientError with the protocol's code and text.
+        *address* returns the client's address for the log. Raises ClientError with the protocol's
+        code and text.
         """

@@ -1,7 +1,8 @@
 """
 The node: all apps of this server process, each a Tenant.
 
-Knows apps and their keys, and admits clients. Knows nothing of bytes, sockets or HTTP.
+Knows apps and their keys, and admits clients. Knows no protocol, and nothing of bytes, sockets or
+HTTP.
 """
 
 import logging
@@ -13,7 +14,6 @@ from heliograph.engine.answers import (
     Happening,
 )
 from heliograph.engine.base import Engine
-from heliograph.errors import ClientError
 from heliograph.hub.channel import Counters
 from heliograph.hub.facts import (
     Event,
@@ -21,10 +21,9 @@ from heliograph.hub.facts import (
     Notice,
 )
 from heliograph.metrics import Tally
+from heliograph.node.dialect import Ending, NotAdmitted, Session
 from heliograph.node.tenant import Record, Tenant, Timing, close_sessions, short
 from heliograph.origins import origin_allowed
-from heliograph.protocols.pusher import refusals
-from heliograph.protocols.pusher.session import Session
 from heliograph.slices import Slices
 from heliograph.summary import Summary
 
@@ -42,11 +41,10 @@ class Node:
     """
     This server's apps, each a Tenant.
 
-    *random_bits* returns that many random bits as an integer; socket ids are made of them,
-    and signatures bind to socket ids, so they must not be guessable. *record* is told, at once
-    and in order, what apps with webhooks want to hear of. *terminate_code* is what the sessions
-    of a terminated user are closed with. Where it is *verbose*, the log says which events reach
-    nobody.
+    *random_bits* returns that many random bits as an integer; the ids of sessions are made of
+    them, and signatures bind to these ids, so they must not be guessable. *record* is called, at
+    once and in order, with what apps with webhooks report. With *verbose*, the log names the
+    events that have no subscriber on this node.
     """
 
     def __init__(
@@ -57,7 +55,6 @@ class Node:
         random_bits: Callable[[int], int],
         *,
         record: Record = _ignore,
-        terminate_code: int = refusals.Code.UNAUTHORIZED,
         verbose: bool = False,
     ) -> None:
         self.counters = Counters()
@@ -69,7 +66,7 @@ class Node:
         self.refusals = Summary(logger, logging.INFO, timing.later)
         self.outages = Summary(logger, logging.WARNING, timing.later)
         self.faults = Summary(logger, logging.ERROR, timing.later)
-        self._random_bits = random_bits
+        self.random_bits = random_bits
         self._slices = Slices(timing.soon, timing.now, self.faults.fault)
         self._new_tenant = partial(
             Tenant,
@@ -81,7 +78,6 @@ class Node:
             outages=self.outages,
             record=record,
             slices=self._slices,
-            terminate_code=terminate_code,
         )
         self._tenants: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
@@ -109,7 +105,7 @@ class Node:
         self.generation += 1
         gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
         for tenant in gone:
-            tenant.close(refusals.app_disabled())
+            tenant.close(Ending.APP_DISABLED)
 
     def tenant(self, app_id: str) -> Tenant | None:
         """Return the app with this id."""
@@ -140,21 +136,22 @@ class Node:
         self._failures.note(subject, f"an API request was refused: {reason}")
 
     def connection_refused(
-        self, error: ClientError, key: str, origin: str | None, address: Callable[[], str]
+        self, why: NotAdmitted.Why, key: str, origin: str | None, address: Callable[[], str]
     ) -> None:
         """
-        Take note that a client was refused for something that an operator can mend.
+        Count and log that a client was not admitted, where an operator can mend the cause.
 
-        That is a wrong key in a page, or a page of another site. Strangers can do this as often as
-        they like: the first line of a minute has the *address* that it came from, asked for then.
+        That is a wrong key in a page, or a page of another site. Any client can cause this as often
+        as it likes: only the first line of a minute has the client's *address*, which is asked for
+        then.
         """
-        if error.code == refusals.Code.NO_SUCH_APP:
+        if why is NotAdmitted.Why.UNKNOWN_KEY:
             self.tally.unknown_keys += 1
             subject, reason = (
                 "unknown app",
                 f"a client was refused: unknown key {short(key, SHOWN_OF_KEY)}",
             )
-        elif error.code == refusals.Code.UNAUTHORIZED:
+        elif why is NotAdmitted.Why.ORIGIN:
             self.tally.refused_origins += 1
             page = "no Origin header" if origin is None else f"origin {short(origin)}"
             tenant = self._by_key.get(key)
@@ -180,27 +177,19 @@ class Node:
         """The number of sessions of all apps."""
         return sum(len(tenant.sessions) for tenant in self._tenants.values())
 
-    def connect(self, key: str, origin: str | None, *, subscription_errors: bool) -> Session:
-        """Begin a session with the app that owns *key*. Raises ClientError with its code."""
+    def admit(self, key: str, origin: str | None) -> Tenant:
+        """Return the app that owns *key*, for a client of *origin*. Raises NotAdmitted."""
         tenant = self._by_key.get(key)
         if tenant is None:
-            raise refusals.no_such_app(key)
+            raise NotAdmitted(NotAdmitted.Why.UNKNOWN_KEY)
         app = tenant.app
         if not app.enabled:
-            raise refusals.app_disabled()
+            raise NotAdmitted(NotAdmitted.Why.APP_DISABLED)
         if app.allowed_origins and not origin_allowed(origin, app.allowed_origins):
-            raise refusals.origin_not_allowed()
+            raise NotAdmitted(NotAdmitted.Why.ORIGIN)
         if app.max_connections and len(tenant.sessions) >= app.max_connections:
-            raise refusals.over_connection_quota()
-        sessions = tenant.sessions
-        while True:
-            bits = self._random_bits(62)
-            socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
-            if socket_id not in sessions and socket_id not in tenant.leaving:
-                break
-        session = Session(socket_id, tenant, subscription_errors=subscription_errors)
-        sessions[socket_id] = session
-        return session
+            raise NotAdmitted(NotAdmitted.Why.QUOTA)
+        return tenant
 
     def sessions(self) -> list[Session]:
         """Return the sessions of all apps."""
@@ -209,15 +198,15 @@ class Node:
     def close_each(
         self,
         sessions: Sequence[Session],
-        error: ClientError,
+        ending: Ending,
         then: Callable[[], object] = lambda: None,
     ) -> None:
-        """Close *sessions* with *error*, many of them in slices, and call *then*."""
-        close_sessions(self._slices, "closings", sessions, error, then)
+        """Close *sessions*, many of them in slices, and call *then*."""
+        close_sessions(self._slices, "closings", sessions, ending, then)
 
-    def close(self, error: ClientError, then: Callable[[], object] = lambda: None) -> None:
-        """Close every session with *error*, many of them in slices, and call *then*."""
-        self.close_each(self.sessions(), error, then)
+    def close(self, ending: Ending, then: Callable[[], object] = lambda: None) -> None:
+        """Close every session, many of them in slices, and call *then*."""
+        self.close_each(self.sessions(), ending, then)
 
     def finish(self) -> None:
         """Do at once what was to be done in slices. For a server that stops."""

@@ -26,7 +26,7 @@ from heliograph.engine.answers import (
     SignedOut,
 )
 from heliograph.engine.base import Engine
-from heliograph.errors import ClientError, EngineError, echoed
+from heliograph.errors import EngineError, echoed
 from heliograph.hub.channel import Counters, Subscription
 from heliograph.hub.facts import (
     Event,
@@ -42,7 +42,9 @@ from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
 from heliograph.metrics import Tally
 from heliograph.node.counting import Counting
-from heliograph.protocols.pusher import messages, refusals
+from heliograph.node.dialect import Ending
+from heliograph.node.dialect import Session as AnySession
+from heliograph.protocols.pusher import messages
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import Kind
 from heliograph.protocols.pusher.session import Session
@@ -100,7 +102,6 @@ class Tenant:
         outages: Summary,
         record: Record,
         slices: Slices,
-        terminate_code: int = refusals.Code.UNAUTHORIZED,
     ) -> None:
         self.app = app
         self._slices = slices
@@ -116,7 +117,6 @@ class Tenant:
         self.users: Users[Session] = Users()
         self.subscriptions = 0
         self.channels_by_kind: dict[str, int] = {}
-        self._terminate_code = terminate_code
         self._publishes_paid_until = 0.0
         self._record = record
         self.hub = Hub(self._wake, counters, self._hurry)
@@ -302,7 +302,7 @@ class Tenant:
             self._tell_watchers(said.user_id, messages.watchlist_events([], [said.user_id]))
         elif isinstance(said, UserTerminated):
             sessions = self.users.sessions(said.user_id)
-            self.close_each(sessions, refusals.terminated(self._terminate_code))
+            self.close_each(sessions, Ending.TERMINATED)
         else:
             self.hub.publish(said)
 
@@ -326,13 +326,13 @@ class Tenant:
 
     # -- The rest ------------------------------------------------------------------------
 
-    def close(self, error: ClientError) -> None:
-        """Close every session with *error*, many of them in slices."""
-        self.close_each(list(self.sessions.values()), error)
+    def close(self, ending: Ending) -> None:
+        """Close every session, many of them in slices."""
+        self.close_each(list(self.sessions.values()), ending)
 
-    def close_each(self, sessions: Sequence[Session], error: ClientError) -> None:
-        """Close *sessions* of this app with *error*, many of them in slices."""
-        close_sessions(self._slices, self._closings, sessions, error)
+    def close_each(self, sessions: Sequence[Session], ending: Ending) -> None:
+        """Close *sessions* of this app, many of them in slices."""
+        close_sessions(self._slices, self._closings, sessions, ending)
 
     def _wake(self) -> None:
         self._timing.when_read(self._flush_all)
@@ -376,15 +376,15 @@ def _done(_nothing: object) -> None:
 def close_sessions(
     slices: Slices,
     owner: Hashable,
-    sessions: Sequence[Session],
-    error: ClientError,
+    sessions: Sequence[AnySession],
+    ending: Ending,
     then: Callable[[], object] = lambda: None,
 ) -> None:
-    """Close *sessions* with *error*, and call *then*; at once if they are few, else in slices."""
+    """Close *sessions*, and call *then*; at once if they are few, else in slices."""
 
-    def close(session: Session) -> None:
+    def close(session: AnySession) -> None:
         if not session.ended:
-            session.refuse(error)
+            session.close(ending)
 
     job = Each(sessions, close, then)
     size = len(sessions)

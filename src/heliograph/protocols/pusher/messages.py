@@ -263,12 +263,11 @@ def subscription_error(channel: str, error: ClientError) -> bytes:
     return encode(ServerMessage("pusher_internal:subscription_error", channel, _nested(data)))
 
 
-def connection_established(socket_id: str, activity_timeout_s: int) -> bytes:
-    """The first message of a connection."""
-    # Nothing in a socket id needs escaping.
+def connection_established(activity_timeout_s: int) -> bytes:
+    """The first message of a connection, with %b for its socket id, which needs no escaping."""
     return (
-        b'{"event":"pusher:connection_established","data":"{\\"socket_id\\":\\"%b\\",'
-        b'\\"activity_timeout\\":%d}"}' % (socket_id.encode(), activity_timeout_s)
+        b'{"event":"pusher:connection_established","data":"{\\"socket_id\\":\\"%%b\\",'
+        b'\\"activity_timeout\\":%d}"}' % activity_timeout_s
     )
 
 

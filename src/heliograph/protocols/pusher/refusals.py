@@ -8,8 +8,10 @@ Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websocket
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from heliograph.errors import ClientError, echoed
+from heliograph.node.dialect import Ending, NotAdmitted
 
 
 class Code:
@@ -27,6 +29,36 @@ class Code:
     PONG_NOT_RECEIVED = 4201
     CLIENT_EVENT_RATE = 4301
     WATCHLIST_LIMIT = 4302
+
+
+def not_admitted(why: NotAdmitted.Why, key: str) -> ClientError:
+    """The node does not admit a client that asked for the app of *key*."""
+    match why:
+        case NotAdmitted.Why.UNKNOWN_KEY:
+            return no_such_app(key)
+        case NotAdmitted.Why.APP_DISABLED:
+            return app_disabled()
+        case NotAdmitted.Why.ORIGIN:
+            return origin_not_allowed()
+        case NotAdmitted.Why.QUOTA:
+            return over_connection_quota()
+        case other:
+            assert_never(other)
+
+
+def ended(ending: Ending, terminate_code: int) -> ClientError:
+    """The node ends a session; *terminate_code* is for the connections of a terminated user."""
+    match ending:
+        case Ending.APP_DISABLED:
+            return app_disabled()
+        case Ending.TERMINATED:
+            return terminated(terminate_code)
+        case Ending.RECONNECT | Ending.EVENTS_LOST:
+            return reconnect()
+        case Ending.ENGINE_UNAVAILABLE:
+            return engine_unavailable()
+        case other:
+            assert_never(other)
 
 
 def no_such_app(key: str) -> ClientError:
@@ -87,6 +119,12 @@ def too_many_messages() -> ClientError:
 def too_much_unfinished() -> ClientError:
     """The server holds too much of messages that are not complete, and most of them is this one."""
     text = "Over capacity: too many incomplete messages"
+    return ClientError(text, Code.OVER_CAPACITY, closes=True)
+
+
+def engine_unavailable() -> ClientError:
+    """The engine is unavailable; clients connect again after a second, and subscribe anew."""
+    text = "Over capacity: the server is temporarily unavailable"
     return ClientError(text, Code.OVER_CAPACITY, closes=True)
 
 

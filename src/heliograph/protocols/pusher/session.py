@@ -26,6 +26,7 @@ from heliograph.errors import MAX_ECHO, ClientError, EngineError
 from heliograph.hub.channel import Lane, Subscription
 from heliograph.hub.facts import Event, Member
 from heliograph.metrics import Tally
+from heliograph.node.dialect import Ending
 from heliograph.protocols.json import UNREADABLE, as_string_literal, string_size
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.messages import User
@@ -116,19 +117,29 @@ class Attempt(Struct, frozen=True, eq=False):
     member: Member | None
 
 
-class Session:
+class DialectSettings(Struct, frozen=True):
     """
-    The state of one client of an app.
+    What all sessions of a dialect share.
 
-    *subscription_errors* adds `pusher_internal:subscription_error` to a refused subscription.
+    *greeting* is the first message, with a place for the socket id. *subscription_errors* adds
+    `pusher_internal:subscription_error` to a refused subscription. *terminate_code* closes the
+    sessions of a user whose connections are terminated.
     """
+
+    greeting: bytes
+    subscription_errors: bool
+    terminate_code: int
+
+
+class Session:
+    """The state of one client of an app."""
 
     __slots__ = (
         "_application",
         "_members",
         "_refilled",
+        "_settings",
         "_signing_in",
-        "_subscription_errors",
         "_tokens",
         "channels",
         "ended",
@@ -138,9 +149,7 @@ class Session:
         "user",
     )
 
-    def __init__(
-        self, socket_id: str, application: Application, *, subscription_errors: bool = False
-    ) -> None:
+    def __init__(self, socket_id: str, application: Application, settings: DialectSettings) -> None:
         self.id = socket_id
         self.peer: Peer
         self.user: User | None = None
@@ -150,7 +159,7 @@ class Session:
         self.ended = False
         self.channels: dict[str, Subscription | Attempt] = {}
         self._application = application
-        self._subscription_errors = subscription_errors
+        self._settings = settings
         self._members: dict[str, Member] | None = None  # who we are, by presence channel
         # A full bucket is None, so that idle clients share it; see _take_token.
         self._tokens: float | None = None
@@ -161,10 +170,10 @@ class Session:
         """The app that the session belongs to, as it is configured now."""
         return self._application.app
 
-    def open(self, peer: Peer, activity_timeout_s: int) -> bytes:
+    def open(self, peer: Peer) -> bytes:
         """Return the first message, which the peer sends before anything else."""
         self.peer = peer
-        return messages.connection_established(self.id, activity_timeout_s)
+        return self._settings.greeting % self.id.encode()
 
     def receive(self, text: bytes, now: float) -> None:
         """Handle a message, valid UTF-8, that came at *now* (monotonic seconds)."""
@@ -189,6 +198,14 @@ class Session:
         else:
             self._application.tally.refused(error.code)
             self.peer.send(messages.error_message(error))
+
+    def close(self, ending: Ending) -> None:
+        """End the connection, with the code and text that Pusher has for *ending*."""
+        self.peer.close(refusals.ended(ending, self._settings.terminate_code))
+
+    def lost(self, _channel: str, _now: Entry | None) -> bool:
+        """Return False: this protocol has no message for lost events, its client must reconnect."""
+        return False
 
     def end(self) -> None:
         """
@@ -299,7 +316,7 @@ class Session:
         # Java's client tries to decrypt whatever names an encrypted channel, and throws.
         # It finds the channel by its whole name, so one that is not legal is not repeated cut.
         whole = len(name) <= MAX_ECHO or is_channel_name(name, self.app.max_channel_name_length)
-        if self._subscription_errors and whole and not kind_of(name).encrypted:
+        if self._settings.subscription_errors and whole and not kind_of(name).encrypted:
             self.peer.send(messages.subscription_error(name, error))
 
     def _answered(self, attempt: Attempt, entry: Entry | Refusal) -> None:
