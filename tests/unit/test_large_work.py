@@ -16,7 +16,7 @@ from heliograph.apps import App, Apps, Webhook
 from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ApiError, ClientError
-from heliograph.hub.facts import Member
+from heliograph.hub.facts import Event, Member
 from heliograph.node.dialect import Ending
 from heliograph.node.tenant import CLOSED_AT_ONCE, NOTIFIED_AT_ONCE, Tenant
 from heliograph.protocols.pusher import auth, refusals
@@ -194,6 +194,79 @@ def test_an_app_that_is_removed_closes_a_few_sessions_in_each_turn(
     assert {peer.closed.code for peer in crowd if peer.closed} == {4003}
     assert (len(tenant.sessions), tenant.subscriptions, len(tenant.hub)) == (0, 0, 0)
     assert bystander.closed is None
+
+
+def test_clients_of_a_removed_app_receive_nothing_more(world: LargeWorld) -> None:
+    node = world.node
+    node.configure(Apps([app("a")]))
+    crowd = [connected(node, "a") for _ in range(200)]
+    for peer in crowd:
+        say(peer, "subscribe", "c")
+    world.settle()
+    tenant = node.tenant("a")
+    assert tenant is not None
+    for peer in crowd:
+        peer.take()
+
+    node.configure(Apps([app("b")]))
+    proceed(tenant.publish([Event("c", "late", b'"{}"')]), lambda _: None, _fail)
+    world.answer()
+    assert open_count(crowd) == 200
+    world.settle()
+    assert open_count(crowd) == 0
+    assert [peer.told for peer in crowd if peer.told] == []
+
+
+def test_an_app_that_comes_back_goes_on_while_its_old_sessions_are_closed(
+    world: LargeWorld,
+) -> None:
+    node = world.node
+    node.configure(Apps([app("a"), app("b")]))
+    crowd = [connected(node, "a") for _ in range(200)]
+    for peer in crowd:
+        say(peer, "subscribe", "c")
+    world.settle()
+    tenant = node.tenant("a")
+
+    node.configure(Apps([app("b")]))
+    assert node.tenant("a") is None
+    world.timing.turn_once()
+    assert 0 < open_count(crowd) < 200
+    node.configure(Apps([app("a", max_channel_name_length=3), app("b")]))
+    assert node.tenant("a") is tenant
+    assert tenant is not None
+    newcomer = connected(node, "a")
+    say(newcomer, "subscribe", "c")
+    say(newcomer, "subscribe", "long")
+    closed = world.progress(lambda: open_count(crowd))
+    world.settle()
+
+    assert max(closed) <= PIECES_A_TURN
+    assert {peer.closed.code for peer in crowd if peer.closed} == {4003}
+    assert open_count(crowd) == 0
+    assert newcomer.closed is None
+    assert "error: Invalid channel name: long" in newcomer.take()
+    assert (len(tenant.sessions), tenant.subscriptions, len(tenant.hub)) == (1, 1, 1)
+    counts: list[object] = []
+    proceed(tenant.counts(["c"]), counts.append, _fail)
+    world.settle()
+    assert counts == [{"c": Counts(1, 0)}]
+    proceed(tenant.publish([Event("c", "news", b'"{}"')]), lambda _: None, _fail)
+    world.settle()
+    assert newcomer.take() == ["news c"]
+
+
+def test_an_app_that_is_removed_and_comes_back_often_is_one_tenant() -> None:
+    world = LargeWorld(late=False)
+    node = world.node
+    node.configure(Apps([app("a"), app("b")]))
+    tenants = {name: node.tenant(name) for name in "ab"}
+    for _ in range(3):
+        node.configure(Apps([app("b")]))
+        node.configure(Apps([app("a")]))
+    node.configure(Apps([app("a"), app("b")]))
+    assert {name: node.tenant(name) for name in "ab"} == tenants
+    assert node._retired.keys() == {"1"}  # the app that the world began with
 
 
 def test_a_node_that_stops_closes_a_few_sessions_in_each_turn(world: LargeWorld) -> None:

@@ -80,6 +80,7 @@ class Node:
             slices=self._slices,
         )
         self._tenants: dict[str, Tenant] = {}
+        self._retired: dict[str, Tenant] = {}  # kept: they may have sessions to close for a while
         self._by_key: dict[str, Tenant] = {}
         self.generation = 0  # how often apps were configured: changes with each key and secret
         self._engine = engine
@@ -92,17 +93,22 @@ class Node:
 
         What changed of an app holds at once for what its clients do next. The clients of an app
         that was removed or switched off are disconnected, many of them in slices; newcomers are
-        refused at once.
+        refused at once. Clients of a removed app receive nothing more. If the app comes back before
+        all of them are disconnected, its Tenant goes on: the rest receive events until they are
+        disconnected, too.
         """
         before, self._tenants = self._tenants, {}
         for app in apps:
-            tenant = before.pop(app.id, None) or self._new_tenant(app)
+            tenant = (
+                before.pop(app.id, None) or self._retired.pop(app.id, None) or self._new_tenant(app)
+            )
             tenant.app = app
             self._tenants[app.id] = tenant
         self._by_key = {
             key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
         }
         self.generation += 1
+        self._retired.update(before)
         gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
         for tenant in gone:
             tenant.close(Ending.APP_DISABLED)
