@@ -15,6 +15,7 @@ from typing import Any, cast
 from heliograph.api.routes import Routes
 from heliograph.config import Config, load
 from heliograph.engine.memory import MemoryEngine
+from heliograph.engine.share import Share
 from heliograph.errors import ClientError
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Dates
@@ -86,7 +87,7 @@ class Ticked:
     def __init__(self, *, counts: bool = True) -> None:
         self._soon: list[Callable[[], object]] = []
         self._bits = 0
-        self._engine = MemoryEngine(lambda: NOW, 1800)
+        self._engine = MemoryEngine(lambda: NOW, epoch="e")
         apps = configuration(counts=counts).apps
         self.node = Node(apps, self._engine, self, self._next_bits)
 
@@ -121,7 +122,7 @@ class Ticked:
         assert tenant is not None
         assert self.node.connections == 0, "sessions are left"
         assert len(tenant.hub) == 0, "channels are left in the hub"
-        assert not self._engine.channels(APP_ID, ""), "channels are left in the engine"
+        assert tenant.space.share() == Share(), "something is left in the engine"
 
 
 # -- Messages ------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Instruments:
         yield from self._of_requests()
         yield from self._of_webhooks()
         yield "heliograph_engine_up", {(self._engine,): int(self._context.node.engine_available)}
+        yield "heliograph_engine_losses_total", self._context.node.tally.losses
         yield "heliograph_event_loop_lag_seconds", self._lag.lags
         yield "heliograph_descriptor_capacity", self._context.room.capacity
         yield from _of_process()
@@ -89,7 +90,7 @@ class Instruments:
                 for kind, count in sorted(one.channels_by_kind.items())
             },
         )
-        yield "heliograph_users", {(one.app.id,): one.users.signed_in for one in tenants}
+        yield "heliograph_users", {(one.app.id,): len(one.users) for one in tenants}
 
     def _of_traffic(self) -> Iterator[tuple[str, Values]]:
         context, counters = self._context, self._context.node.counters

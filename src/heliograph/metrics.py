@@ -91,6 +91,8 @@ FAMILIES = (
            " --data_dir."),
     Family("heliograph_engine_up", GAUGE, "1 while the engine is available, else 0; always 1 for a"
            " single process.", ("engine",)),
+    Family("heliograph_engine_losses_total", COUNTER, "Channels and users whose events or"
+           " terminations the engine may have lost; their clients are closed with 4200."),
     Family("heliograph_event_loop_lag_seconds", HISTOGRAM, "Delay of a timer that runs ten times a"
            " second."),
     Family("heliograph_cpu_seconds_total", COUNTER, "CPU seconds of the process. The server is"
@@ -127,6 +129,7 @@ class Tally:
         "auth_failures",
         "cached_events_evicted",
         "errors",
+        "losses",
         "publishes",
         "rate_limited_publishes",
         "refused_origins",
@@ -137,6 +140,7 @@ class Tally:
         self.publishes = 0  # events, one for each of their channels
         self.rate_limited_publishes = 0  # events that an app published too fast
         self.cached_events_evicted = 0  # for there were too many, before they expired
+        self.losses = 0  # channels and users of which the engine reported a loss
         self.auth_failures = 0  # signatures of clients that were wrong
         self.unknown_keys = 0  # WebSocket clients with a key of no app
         self.refused_origins = 0  # WebSocket clients from pages that their app does not allow

@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import random
+import secrets
 import signal
 import struct
 import time
@@ -25,6 +26,7 @@ from heliograph.config import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
 from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
+from heliograph.hub.facts import Keep
 from heliograph.instruments import Instruments
 from heliograph.net import streams, systemd, tls
 from heliograph.net.addresses import Origin
@@ -40,6 +42,7 @@ from heliograph.net.transport import Transport, peer_address
 from heliograph.net.turns import LoopTurns
 from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
+from heliograph.node.journal import Journal
 from heliograph.node.node import Node
 from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.summary import Summary, counted, place_of
@@ -50,6 +53,9 @@ logger = logging.getLogger(__name__)
 
 WEBHOOKS_STOP_TIMEOUT_S = 10.0
 """How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
+
+ENGINE_CLOSE_TIMEOUT_S = 5.0
+"""How long the departures of the last clients may take to reach the engine."""
 
 COLLECTED_AFTER = 20_000
 """New objects after which the garbage collector looks at the youngest."""
@@ -169,14 +175,19 @@ class Server:
         )
         self._webhooks.configure(config.apps)
         started.push_async_callback(self._webhooks.stop, WEBHOOKS_STOP_TIMEOUT_S)
+        engine = self._make_engine()
+        await engine.open()
+        started.push_async_callback(engine.close, ENGINE_CLOSE_TIMEOUT_S)
         if streams.available():
             self._poller = Poller(loop)
         self.node = Node(
             config.apps,
-            self._make_engine(),
+            engine,
             LoopTiming(loop, self._poller),
             RandomBits(),
-            record=self._webhooks.record,
+            keep=Keep(1, config.cache_ttl),
+            journal=Journal(owed=[self._webhooks]),
+            shuffle=self._shuffle,
             verbose=_at_level(config) == "debug",
         )
         started.callback(self.node.finish)  # what the last clients leave is recorded by webhooks
@@ -277,7 +288,9 @@ class Server:
         )
 
     def _memory_engine(self) -> Engine:
-        return MemoryEngine(time.monotonic, self.config.cache_ttl, self._cached_events_evicted)
+        return MemoryEngine(
+            time.monotonic, epoch=secrets.token_hex(8), evicted=self._cached_events_evicted
+        )
 
     def _cached_events_evicted(self, app_id: str, count: int) -> None:
         self.node.cached_events_evicted(app_id, count)
@@ -396,7 +409,7 @@ class Server:
     def stop_s(self) -> float:
         """How long `stop` may take."""
         clients_s = self._delay_s + self._handover_s + LATE_S + FAREWELL_S
-        return clients_s + WEBHOOKS_STOP_TIMEOUT_S
+        return clients_s + ENGINE_CLOSE_TIMEOUT_S + WEBHOOKS_STOP_TIMEOUT_S
 
     async def stop(self, *, at_once: bool = False) -> None:
         """

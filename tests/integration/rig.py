@@ -3,22 +3,18 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 
 from heliograph.config import load
 from heliograph.engine.memory import MemoryEngine
-from heliograph.hub.facts import Fact
 from heliograph.protocols.pusher import auth
-from heliograph.reply import Later
 from heliograph.server import Server
 from tests.unit.late_engine import LateEngine
-
-T = TypeVar("T")
 
 APP_ID = "3"
 KEY = "278d425bdf160c739803"
@@ -210,18 +206,8 @@ class TickingEngine(LateEngine):
     in_flight = 0
     most_in_flight = 0
 
-    def _queue(self, channel: str, operation: Callable[[], T]) -> Later[T]:
-        later = super()._queue(channel, operation)
-        self._step_soon(channel)
-        return later
-
-    def publish(self, app_id: str, facts: Sequence[Fact]) -> Later[None]:
-        later = super().publish(app_id, facts)
-        for fact in facts:
-            self._step_soon(fact.channel)
-        return later
-
-    def _step_soon(self, channel: str) -> None:
+    def queue(self, channel: str, operation: Callable[[], None]) -> None:
+        super().queue(channel, operation)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         # The same for one channel always, so that its order is kept.
@@ -243,7 +229,7 @@ class Engines:
 
     @classmethod
     def make(cls) -> TickingEngine:
-        cls.made = TickingEngine(MemoryEngine(time.monotonic, 1800))
+        cls.made = TickingEngine(MemoryEngine(time.monotonic, epoch="1"))
         return cls.made
 
 

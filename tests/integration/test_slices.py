@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeAlias
 
 from heliograph.apps import App, AppKey, Apps
+from heliograph.engine.answers import Options
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import auth
 from heliograph.slices import SLICE_S
@@ -179,9 +180,10 @@ async def test_a_bystander_is_served_while_a_client_leaves_thousands_of_channels
 async def test_a_bystander_is_served_while_lists_of_channels_are_made() -> None:
     """A packet of pipelined requests: answers come in order, all of the same list."""
     async with serving() as rig, bystanding(rig) as bystander:
-        memory = getattr(rig.server.node._engine, "_inner", rig.server.node._engine)
+        space = tenant_of(rig).space
+        state = getattr(space, "_inner", space)
         for number in range(LONG_LIST):
-            memory.enter(APP_ID, f"c{number}", "elsewhere")
+            state.enter(f"c{number}", "elsewhere", Options())
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", rig.server.api_port, limit=1 << 24
         )
@@ -209,7 +211,7 @@ async def test_a_server_that_stops_leaves_all_channels_first() -> None:
             writer.transport.abort()
             await rig.server.stop()
             assert tenant.subscriptions == 0
-            assert tenant.leaving == {}
+            assert tenant.leaving == set()
 
 
 async def test_the_clock_of_slices_is_finer_than_a_slice() -> None:

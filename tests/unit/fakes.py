@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from heliograph.hub.facts import Event, Fact, MemberAdded, MemberRemoved
+from heliograph.apps import App
+from heliograph.engine.answers import NOTHING_WANTED, Change, Mark, Owed, Wants
+from heliograph.hub.facts import Event, Fact, MemberAdded, MemberRemoved, UserStatus
+from heliograph.node.journal import Settle
 
 
 def told(fact: Fact) -> str:
@@ -14,6 +17,8 @@ def told(fact: Fact) -> str:
         return f"+{fact.member.user_id}"
     if isinstance(fact, MemberRemoved):
         return f"-{fact.user_id}"
+    if isinstance(fact, UserStatus):
+        return "on" if fact.online else "off"
     return f"#{fact.count}"
 
 
@@ -69,3 +74,31 @@ class FakeSubscriber:
 
 def event(name: str, channel: str = "chat", except_id: str | None = None) -> Event:
     return Event(channel, name, b'"{}"', except_id)
+
+
+ALL = Wants(occupancy=True, members=True, users=True, cache=True, counts=True, client_events=True)
+
+
+class Recorder:
+    """An observer of owed changes: wants all of those of apps with webhooks, and keeps nothing."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.marks: list[Mark] = []
+        self.terms: list[str] = []
+
+    def wants(self, app: App) -> Wants:
+        return ALL if app.webhooks else NOTHING_WANTED
+
+    def hold(self, _app_id: str, term: str, _settle: Settle) -> None:
+        self.terms.append(term)
+
+    def owe(self, _app_id: str, changes: Sequence[Owed]) -> None:
+        self.changes += [one.change for one in changes]
+        self.marks += [one.mark for one in changes]
+
+    def restart(self, _app_id: str, scope: str) -> None:
+        self.terms.append(f"restart {scope}")
+
+    def release(self, _app_id: str) -> None:
+        self.terms.append("released")

@@ -5,23 +5,25 @@ Within a channel it keeps the contract's order; which channel goes on next is th
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from heliograph.engine.answers import (
-    Cached,
     Counts,
-    Departure,
     Entry,
+    Kept,
     Listing,
+    Mark,
+    Options,
     Refusal,
     SignedIn,
-    SignedOut,
+    Wants,
 )
-from heliograph.engine.base import Deliver
-from heliograph.engine.memory import MemoryEngine
-from heliograph.errors import EngineError
-from heliograph.hub.facts import Fact, Member
+from heliograph.engine.base import Leaving, Local
+from heliograph.engine.memory import MemoryEngine, MemorySpace
+from heliograph.engine.share import Share
+from heliograph.errors import Unavailable
+from heliograph.hub.facts import Event, Member
 from heliograph.reply import Later
 
 T = TypeVar("T")
@@ -30,110 +32,180 @@ ANY_CHANNEL = ""
 
 
 class LateEngine:
-    """A MemoryEngine behind one queue for each channel."""
+    """A MemoryEngine behind one queue for each channel; all its apps share the queues."""
 
     def __init__(self, inner: MemoryEngine) -> None:
         self._inner = inner
-        self._queues: dict[str, deque[Callable[[], None]]] = {}
+        self.queues: dict[str, deque[Callable[[], None]]] = {}
         self.away = False
 
-    def start(self, deliver: Deliver) -> None:
-        self._inner.start(deliver)
+    @property
+    def available(self) -> bool:
+        return not self.away
+
+    async def open(self) -> None:
+        await self._inner.open()
+
+    def space(self, app_id: str, local: Local, wants: Wants) -> "LateSpace":
+        return LateSpace(self, self._inner.space(app_id, local, wants))
+
+    async def close(self, timeout_s: float) -> None:
+        await self._inner.close(timeout_s)
 
     # -- The test's side -----------------------------------------------------------------
 
     @property
     def waiting(self) -> list[str]:
         """The channels that have something to answer."""
-        return sorted(channel for channel, queue in self._queues.items() if queue)
+        return sorted(channel for channel, queue in self.queues.items() if queue)
+
+    def queue(self, channel: str, operation: Callable[[], None]) -> None:
+        """Have *operation* take place after those that were queued for *channel* before."""
+        self.queues.setdefault(channel, deque()).append(operation)
 
     def step(self, channel: str) -> None:
         """Let the oldest operation on *channel* take place and be answered."""
-        self._queues[channel].popleft()()
+        self.queues[channel].popleft()()
 
     def settle(self) -> None:
         """Let everything take place, last channel first."""
         while self.waiting:
             self.step(self.waiting[-1])
 
-    # -- The port ------------------------------------------------------------------------
 
-    @property
-    def available(self) -> bool:
-        return not self.away
+class LateSpace:
+    """The space of one app; a command whose engine is away when it comes fails in its turn."""
 
-    def _queue(self, channel: str, operation: Callable[[], T]) -> Later[T]:
+    def __init__(self, engine: LateEngine, inner: MemorySpace) -> None:
+        self._engine = engine
+        self._inner = inner
+        # Enters and sign-ins that were not executed yet, by subject and session.
+        self._pending: dict[tuple[str, str], Callable[[], object]] = {}
+
+    def _later(self, channel: str, operation: Callable[[], T]) -> Later[T]:
         later: Later[T] = Later()
-        away = self.away
+        away = self._engine.away
 
         def take_place() -> None:
             if away:
-                later.fail(EngineError("away"))
+                later.fail(Unavailable("away"))
             else:
                 later.resolve(operation())
 
-        self._queues.setdefault(channel, deque()).append(take_place)
+        self._engine.queue(channel, take_place)
         return later
 
-    def publish(self, app_id: str, facts: Sequence[Fact]) -> Later[None]:
-        later: Later[None] = Later()
-        left = len(facts)
-        away = self.away
+    def _withdrawable(self, subject: str, session_id: str, operation: Callable[[], T]) -> Later[T]:
+        """Queue an operation that `_withdraw` can take back as long as it has not taken place."""
+        later: Later[T] = Later()
+        away = self._engine.away
+        key = subject, session_id
 
-        def take_place(fact: Fact) -> None:
+        def take_place() -> None:
+            if self._pending.get(key) is not take_place:
+                return  # withdrawn
+            del self._pending[key]
+            if away:
+                later.fail(Unavailable("away"))
+            else:
+                later.resolve(operation())
+
+        self._pending[key] = take_place
+        self._engine.queue(subject, take_place)
+        return later
+
+    def _undo(self, subject: str, session_id: str, operation: Callable[[], None]) -> None:
+        if self._pending.pop((subject, session_id), None) is None:
+            self._engine.queue(subject, operation)
+        else:
+            self._engine.queue(subject, lambda: None)  # a turn for it all the same
+
+    # -- The contract --------------------------------------------------------------------
+
+    def available(self, channel: str) -> bool:
+        return self._inner.available(channel) and not self._engine.away
+
+    def want(self, wants: Wants) -> None:
+        self._inner.want(wants)
+
+    def publish(self, events: Sequence[Event]) -> Later[None]:
+        later: Later[None] = Later()
+        left = len(events)
+        away = self._engine.away
+
+        def take_place(event: Event) -> None:
             nonlocal left
             left -= 1
             if not away:
-                self._inner.publish(app_id, (fact,))
+                self._inner.publish((event,))
             if not left:
                 if away:
-                    later.fail(EngineError("away"))
+                    later.fail(Unavailable("away"))
                 else:
                     later.resolve(None)
 
-        for fact in facts:
-            queue = self._queues.setdefault(fact.channel, deque())
-            queue.append(lambda fact=fact: take_place(fact))  # type: ignore[misc]
+        for event in events:
+            self._engine.queue(event.channel, lambda event=event: take_place(event))  # type: ignore[misc]
         return later
 
     def enter(
-        self, app_id: str, channel: str, subscriber_id: str, **options: Any
+        self,
+        channel: str,
+        subscriber_id: str,
+        options: Options,
+        *,
+        member: Member | None = None,
+        max_members: int = 0,
     ) -> Later[Entry | Refusal]:
-        return self._queue(
-            channel, lambda: self._inner.enter(app_id, channel, subscriber_id, **options)
+        return self._withdrawable(
+            channel,
+            subscriber_id,
+            lambda: self._inner.enter(
+                channel, subscriber_id, options, member=member, max_members=max_members
+            ),
         )
 
-    def leave(self, app_id: str, channel: str, subscriber_id: str) -> Later[Departure]:
-        return self._queue(channel, lambda: self._inner.leave(app_id, channel, subscriber_id))
-
-    def channels(self, app_id: str, prefix: str) -> Later[Listing]:
-        return self._queue(ANY_CHANNEL, lambda: self._inner.channels(app_id, prefix))
-
-    def counts(self, app_id: str, channels: Sequence[str]) -> Later[Mapping[str, Counts]]:
-        return self._queue(ANY_CHANNEL, lambda: self._inner.counts(app_id, channels))
-
-    def users(self, app_id: str, channel: str) -> Later[Sequence[str]]:
-        return self._queue(channel, lambda: self._inner.users(app_id, channel))
-
-    def cached(self, app_id: str, channel: str) -> Later[Cached | None]:
-        return self._queue(channel, lambda: self._inner.cached(app_id, channel))
+    def leave(self, channels: Iterable[Leaving], subscriber_id: str) -> None:
+        for one in channels:
+            leave = lambda one=one: self._inner.leave((one,), subscriber_id)  # noqa: E731
+            self._undo(one[0], subscriber_id, leave)
 
     def sign_in(
-        self, app_id: str, user_id: str, session_id: str, watchlist: Sequence[str] = ()
+        self, user_id: str, session_id: str, watchlist: Sequence[str] = ()
     ) -> Later[SignedIn]:
-        return self._queue(
-            f"user {user_id}", lambda: self._inner.sign_in(app_id, user_id, session_id, watchlist)
+        return self._withdrawable(
+            f"user {user_id}",
+            session_id,
+            lambda: self._inner.sign_in(user_id, session_id, watchlist),
         )
 
-    def sign_out(self, app_id: str, user_id: str, session_id: str) -> Later[SignedOut]:
-        return self._queue(
-            f"user {user_id}", lambda: self._inner.sign_out(app_id, user_id, session_id)
+    def sign_out(self, user_id: str, session_id: str, watchlist: Sequence[str] = ()) -> None:
+        self._undo(
+            f"user {user_id}",
+            session_id,
+            lambda: self._inner.sign_out(user_id, session_id, watchlist),
         )
 
-    def terminate(self, app_id: str, user_id: str) -> Later[None]:
-        return self._queue(f"user {user_id}", lambda: self._inner.terminate(app_id, user_id))
+    def terminate(self, user_id: str) -> Later[None]:
+        return self._later(f"user {user_id}", lambda: self._inner.terminate(user_id))
 
+    def counts(self, channels: Sequence[str]) -> Later[Mapping[str, Counts]]:
+        return self._later(ANY_CHANNEL, lambda: self._inner.counts(channels))
 
-def roster_of(entry: Entry | Refusal) -> list[Member]:
-    assert isinstance(entry, Entry)
-    return list(entry.roster)
+    def channels(self, prefix: str) -> Later[Listing]:
+        return self._later(ANY_CHANNEL, lambda: self._inner.channels(prefix))
+
+    def users(self, channel: str) -> Later[Sequence[str]]:
+        return self._later(channel, lambda: self._inner.users(channel))
+
+    def kept(self, channel: str) -> Later[Kept | None]:
+        return self._later(channel, lambda: self._inner.kept(channel))
+
+    def state_count(self, channel: str) -> None:
+        self._engine.queue(channel, lambda: self._inner.state_count(channel))
+
+    def settle(self, mark: Mark) -> None:
+        self._inner.settle(mark)
+
+    def share(self) -> Share:
+        return self._inner.share()

@@ -99,7 +99,7 @@ class Server:
         numbers = iter(range(1, 1000))
         self.node = Node(
             Apps(list(apps or (OURS, THEIRS, SWITCHED_OFF))),
-            MemoryEngine(lambda: 0.0, 1800),
+            MemoryEngine(lambda: 0.0, epoch="e"),
             FakeTiming(),
             lambda _bits: next(numbers),
         )

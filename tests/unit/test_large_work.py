@@ -13,14 +13,16 @@ from heliograph.api import channels as endpoints
 from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response
 from heliograph.apps import App, Apps, Webhook
-from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts
-from heliograph.engine.memory import MemoryEngine
+from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts, Options
+from heliograph.engine.memory import MemorySpace
 from heliograph.errors import ApiError, ClientError
 from heliograph.hub.facts import Event, Member
+from heliograph.hub.hub import FLUSH_BUDGET
 from heliograph.node.dialect import Ending
-from heliograph.node.tenant import CLOSED_AT_ONCE, NOTIFIED_AT_ONCE, Tenant
+from heliograph.node.membership import LEFT_AT_ONCE, LEFT_IN_A_PIECE
+from heliograph.node.tenant import CLOSED_AT_ONCE, Tenant
 from heliograph.protocols.pusher import auth, refusals
-from heliograph.protocols.pusher.session import LEFT_AT_ONCE
+from heliograph.protocols.pusher.session import Session
 from heliograph.reply import proceed
 from heliograph.slices import MOST_WAITING, SLICE_S
 from tests.unit.test_session import (
@@ -64,8 +66,8 @@ class LargeWorld(World):
     def __init__(self, *, late: bool, **settings: Any) -> None:
         super().__init__(late=late, timing=SteppingTiming(), **settings)
         self.tenant: Tenant = self.node._tenants["1"]
-        engine: Any = self.node._engine
-        self.memory: MemoryEngine = engine._inner if late else engine
+        space: Any = self.tenant.space
+        self.state: MemorySpace = space._inner if late else space
 
     def settle(self) -> None:
         while True:
@@ -300,7 +302,7 @@ def test_a_fault_in_closing_some_sessions_closes_the_others_and_is_one_line(
 
 def test_a_client_with_many_channels_leaves_a_few_in_each_turn(world: LargeWorld) -> None:
     peer, bystander = world.client(), world.client()
-    for number in range(500):
+    for number in range(1000):
         say(peer, "subscribe", f"c{number}")
     say(bystander, "subscribe", "c")
     world.settle()
@@ -308,14 +310,14 @@ def test_a_client_with_many_channels_leaves_a_few_in_each_turn(world: LargeWorld
 
     peer.close(refusals.reconnect())
     assert world.node.connections == 1
-    assert len(world.tenant.hub) == 501
+    assert len(world.tenant.hub) == 1001
     left = world.progress(lambda: len(world.tenant.hub), publish="c")
 
-    assert max(left) <= PIECES_A_TURN
-    assert len(bystander.take()) >= 500 // PIECES_A_TURN
+    assert max(left) <= PIECES_A_TURN * LEFT_IN_A_PIECE
+    assert len(bystander.take()) >= 1000 // (PIECES_A_TURN * LEFT_IN_A_PIECE)
     assert (len(world.tenant.hub), world.tenant.subscriptions) == (1, 1)
     assert world.tenant.channels_by_kind == {"public": 1}
-    assert world.tenant.leaving == {}
+    assert world.tenant.leaving == set()
 
 
 def test_a_client_with_a_few_channels_leaves_at_once() -> None:
@@ -336,7 +338,7 @@ def test_many_clients_that_disconnect_together_leave_a_few_channels_in_each_turn
     for peer in crowd:
         peer.close(refusals.reconnect())
     left = world.progress(lambda: world.tenant.subscriptions)
-    assert max(left) <= PIECES_A_TURN
+    assert max(left) <= PIECES_A_TURN * LEFT_IN_A_PIECE
     assert len(world.tenant.hub) == 0
 
 
@@ -449,7 +451,7 @@ def listed(world: LargeWorld) -> dict[str, Counts]:
 def occupy(world: LargeWorld, *channels: str) -> None:
     """Have somebody elsewhere subscribe to *channels*."""
     for channel in channels:
-        world.memory.enter("1", channel, "elsewhere")
+        world.state.enter(channel, "elsewhere", Options())
 
 
 def some(count: int) -> list[str]:
@@ -561,7 +563,7 @@ def test_too_many_requests_for_long_lists_are_answered_503(world: LargeWorld) ->
 def test_a_long_list_of_users_is_made_in_slices(world: LargeWorld) -> None:
     world.tenant.app = App(id="1", keys=(KEY,), max_presence_members=0)
     for number in range(1500):
-        world.memory.enter("1", "presence-c", f"{number}", member=Member(f"u{number}"))
+        world.state.enter("presence-c", f"{number}", Options(), member=Member(f"u{number}"))
     answers: list[Response] = []
     request = ApiRequest(world.tenant, (), b"")
     proceed(endpoints.users(request, "presence-c"), answers.append, _fail)
@@ -575,7 +577,7 @@ def test_a_long_list_of_users_is_made_in_slices(world: LargeWorld) -> None:
 
 
 def test_many_watchers_are_notified_a_few_in_each_turn_and_in_order(world: LargeWorld) -> None:
-    crowd = [world.signed_in(f"w{number}", watchlist=["ann"]) for number in range(200)]
+    crowd = [world.signed_in(f"w{number}", watchlist=["ann"]) for number in range(600)]
     world.settle()
     for peer in crowd:
         peer.take()
@@ -583,18 +585,32 @@ def test_many_watchers_are_notified_a_few_in_each_turn_and_in_order(world: Large
     world.answer()
     assert sum(len(peer.told) for peer in crowd) == 0
     first = world.progress(lambda: sum(len(peer.told) for peer in crowd))
-    assert max(first) <= PIECES_A_TURN
+    assert max(first) <= FLUSH_BUDGET
+    assert sum(first) == len(crowd)
 
-    ann.close(refusals.reconnect())  # offline, in slices
+    ann.close(refusals.reconnect())
     world.answer()
-    for peer in crowd[NOTIFIED_AT_ONCE // 2 :]:
+    world.timing.turn_once()  # offline is on its way to all
+    for peer in crowd[30:]:
         peer.close(refusals.reconnect())
     again = world.signed_in("ann")  # and online for fewer: not past the others
     world.settle()
-    for peer in crowd[: NOTIFIED_AT_ONCE // 2]:
+    for peer in crowd[:30]:
         events = [json.loads(message["data"])["events"][0]["name"] for message in peer.told]
         assert events == ["online", "offline", "online"]
     assert again.closed is None
+
+
+def test_watchers_are_sent_what_is_due_at_once_in_one_write() -> None:
+    world = LargeWorld(late=False, watchlist=True)
+    watcher = world.signed_in("w", watchlist=["ann"])
+    world.settle()
+    watcher.take()
+    watcher.chunks = 0
+    world.signed_in("ann").close(refusals.reconnect())
+    world.settle()
+    assert watcher.take() == ["watchlist_events"] * 2
+    assert watcher.chunks == 1
 
 
 def test_a_notice_is_for_sessions_that_watch_when_their_turn_comes(world: LargeWorld) -> None:
@@ -610,7 +626,7 @@ def test_a_notice_is_for_sessions_that_watch_when_their_turn_comes(world: LargeW
         say(ended, "subscribe", f"c{number}")
     world.answer()
     ended.take()
-    ended.session.end()
+    ended.close(refusals.reconnect())
     world.settle()
     assert "watchlist_events" in crowd[0].take()
     online = [message["data"] for message in other.told if "watchlist" in message["event"]]
@@ -684,22 +700,22 @@ class Story:
     def outcome(self) -> dict[str, Any]:
         """What the books say in the end, and what is left of what applications were told."""
         self.world.settle()
-        tenant, engine = self.world.tenant, self.world.memory
-        assert tenant.leaving == {}
+        tenant, state = self.world.tenant, self.world.state
+        assert tenant.leaving == set()
         assert len(self.world.node._slices) == 0
-        state = engine._apps["1"]
         occupied: dict[str, int] = {}
         for change in self.world.recorded:
             if isinstance(change, ChannelOccupied | ChannelVacated):
                 by = 1 if isinstance(change, ChannelOccupied) else -1
                 occupied[change.channel] = occupied.get(change.channel, 0) + by
         assert set(occupied.values()) <= {0, 1}
-        sessions = tenant.sessions.values()
+        sessions = [one for one in tenant.sessions.values() if isinstance(one, Session)]
         subscriptions = Counter(name for session in sessions for name in session.channels)
         online = Counter(session.user.id for session in sessions if session.user)
         assert state.subscriptions == subscriptions
         assert {name for name, count in occupied.items() if count} == set(subscriptions)
-        assert {user: len(ids) for user, ids in state.users.items()} == online
+        assert state.online == online
+        assert state.share() == self.world.asserted()
         return {
             "open": [peer.closed is None for peer in self.peers],
             "sessions": len(tenant.sessions),
@@ -708,9 +724,9 @@ class Story:
             "kinds": {kind: count for kind, count in tenant.channels_by_kind.items() if count},
             "engine": state.subscriptions,
             "members": {name: set(one.user_ids()) for name, one in state.presences.items()},
-            "online": {user: len(sessions) for user, sessions in state.users.items()},
+            "online": state.online,
             "signed in": {user: len(tenant.users.sessions(user)) for user in ("u0", "u1")},
-            "watching": len(tenant.users),
+            "watching": (tenant.users.watchers, state.watched, len(tenant.watching)),
             "occupied": {name for name, count in occupied.items() if count},
             "seen": [replayed_members(peer) for peer in self.peers if peer.closed is None],
         }

@@ -7,7 +7,7 @@ import pusher
 import pytest
 
 from heliograph.apps import Webhook
-from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Happening
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated
 from heliograph.errors import ConfigError
 from heliograph.hub.facts import (
     Event,
@@ -19,7 +19,8 @@ from heliograph.hub.facts import (
     UserOnline,
 )
 from heliograph.webhooks import payload
-from heliograph.webhooks.beliefs import belief_of
+from heliograph.webhooks.payload import Reportable
+from heliograph.webhooks.reported import state_of
 from heliograph.webhooks.schedule import OPEN
 
 KEY = "278d425bdf160c739803"
@@ -27,7 +28,7 @@ SECRET = "7ad3773142a6692b25b8"
 
 
 @pytest.mark.parametrize(
-    ("happening", "text"),
+    ("change", "text"),
     [
         (ChannelOccupied("c"), '{"name":"channel_occupied","channel":"c"}'),
         (ChannelVacated("c"), '{"name":"channel_vacated","channel":"c"}'),
@@ -67,15 +68,15 @@ SECRET = "7ad3773142a6692b25b8"
         ),
     ],
 )
-def test_every_event_is_spelled_as_pusher_spells_it(happening: Happening, text: str) -> None:
-    assert payload.event(happening) == text.encode()
+def test_every_event_is_spelled_as_pusher_spells_it(change: Reportable, text: str) -> None:
+    assert payload.event(change) == text.encode()
     found = payload.read(text.encode())  # as after a restart
     assert found is not None
-    assert type(found) is type(happening)
+    assert type(found) is type(change)
     assert payload.event(found) == text.encode()
-    assert payload.stream_of(found) == payload.stream_of(happening)
-    assert payload.share_of(found) == payload.share_of(happening)
-    assert belief_of(found) == belief_of(happening)
+    assert payload.stream_of(found) == payload.stream_of(change)
+    assert payload.share_of(found) == payload.share_of(change)
+    assert state_of(found) == state_of(change)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_what_is_no_event_is_not_taken_for_one(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("happening", "share"),
+    ("change", "share"),
     [
         (ChannelOccupied("c"), OPEN),
         (ChannelVacated("cache-c"), OPEN),
@@ -126,9 +127,9 @@ def test_what_is_no_event_is_not_taken_for_one(text: bytes) -> None:
     ],
 )
 def test_only_what_happens_on_public_channels_is_in_the_open_share(
-    happening: Happening, share: str
+    change: Reportable, share: str
 ) -> None:
-    assert payload.share_of(happening) == share
+    assert payload.share_of(change) == share
 
 
 def test_the_signature_is_the_documented_one() -> None:
@@ -151,7 +152,7 @@ def test_the_signature_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "happening",
+    "change",
     [
         ChannelOccupied("c"),
         MemberRemoved("presence-c", "\ud800é"),
@@ -160,8 +161,8 @@ def test_the_signature_is_the_documented_one() -> None:
         UserOnline("7"),
     ],
 )
-def test_the_python_sdk_accepts_it(happening: Happening) -> None:
-    body = payload.body(int(time.time() * 1000), [payload.event(happening)] * 3)
+def test_the_python_sdk_accepts_it(change: Reportable) -> None:
+    body = payload.body(int(time.time() * 1000), [payload.event(change)] * 3)
     headers = dict(payload.headers(KEY, SECRET.encode(), body, "d1", ()))
     sdk: Any = pusher.Pusher("3", KEY, SECRET)
     webhook = sdk.validate_webhook(

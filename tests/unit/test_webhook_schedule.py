@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from heliograph.webhooks.payload import body
 from heliograph.webhooks.schedule import (
-    ENTRY_OVERHEAD_BYTES,
+    EVENT_OVERHEAD_BYTES,
     OPEN,
     Agenda,
     Delivery,
-    Entry,
     Limits,
     Outbox,
+    QueuedEvent,
 )
 
 
@@ -31,12 +31,12 @@ class Post:
 
     def put(self, *streams: str) -> list[int]:
         """Queue an event of each stream; its text is its number."""
-        dropped: list[Entry] = []
+        dropped: list[QueuedEvent] = []
         for stream in streams:
             number = next(self._numbers)
-            entry = Entry(number, stream, b"%d" % number, self.now)
-            dropped += self.outbox.put(entry)
-        return [entry.number for entry in dropped]
+            event = QueuedEvent(number, stream, b"%d" % number, self.now)
+            dropped += self.outbox.put(event)
+        return [event.number for event in dropped]
 
     def form(self) -> list[Delivery]:
         """Make up what can be made up, and consider it kept."""
@@ -58,7 +58,7 @@ class Post:
 
 
 def numbers(deliveries: list[Delivery]) -> list[list[int]]:
-    return [[entry.number for entry in delivery.entries] for delivery in deliveries]
+    return [[event.number for event in delivery.events] for delivery in deliveries]
 
 
 def test_without_batching_a_delivery_is_one_event() -> None:
@@ -168,7 +168,7 @@ def test_giving_up_lets_the_stream_go_on() -> None:
 
 
 def test_an_old_body_takes_a_new_time_under_the_same_id() -> None:
-    delivery = Delivery("d1", "key", 1000, [Entry(1, "a", b"{}", 0.0)])
+    delivery = Delivery("d1", "key", 1000, [QueuedEvent(1, "a", b"{}", 0.0)])
     delivery.renew(241_000, 240.0)
     assert delivery.time_ms == 1000
     delivery.renew(241_001, 240.0)
@@ -225,11 +225,11 @@ def test_too_many_events_cost_the_oldest_that_no_delivery_holds() -> None:
     post.begin()  # 1 and 3
     assert post.put("a") == [2]
     assert post.put("c") == [4]
-    assert [entry.number for entry in post.outbox.waiting] == [5]
+    assert [event.number for event in post.outbox.waiting] == [5]
 
 
 def test_too_many_bytes_cost_events_too() -> None:
-    post = Post(max_queued_bytes=2 * ENTRY_OVERHEAD_BYTES + 2)
+    post = Post(max_queued_bytes=2 * EVENT_OVERHEAD_BYTES + 2)
     assert post.put("a", "a") == []
     assert post.outbox.crowded
     assert post.put("b") == [1]
@@ -255,20 +255,22 @@ class Crowd(Post):
         limits = {"max_queued_events": 12, **limits}
         super().__init__(batching=True, **limits)
         self.outbox.reserve(KINDS)
-        self.dropped: list[Entry] = []
+        self.dropped: list[QueuedEvent] = []
 
     def add(
         self, stream: str, share: str = OPEN, subject: str | None = None, *, appears: bool = True
-    ) -> Entry:
+    ) -> QueuedEvent:
         number = next(self._numbers)
-        entry = Entry(number, stream, b"x", self.now, share=share, subject=subject, appears=appears)
-        self.dropped += self.outbox.put(entry)
-        return entry
+        event = QueuedEvent(
+            number, stream, b"x", self.now, share=share, subject=subject, appears=appears
+        )
+        self.dropped += self.outbox.put(event)
+        return event
 
-    def occupied(self, channel: str) -> Entry:
+    def occupied(self, channel: str) -> QueuedEvent:
         return self.add(channel, subject=channel)
 
-    def vacated(self, channel: str) -> Entry:
+    def vacated(self, channel: str) -> QueuedEvent:
         return self.add(channel, subject=channel, appears=False)
 
 
@@ -284,7 +286,7 @@ def test_strangers_cannot_have_an_event_of_an_authenticated_user_dropped() -> No
                 crowd.outbox.failed(delivery, crowd.now, 0.5)
     assert crowd.outbox.events <= 12
     members += [crowd.add(f"private-{number}", "client_event") for number in range(3)]
-    assert all(entry.share == OPEN for entry in crowd.dropped)
+    assert all(event.share == OPEN for event in crowd.dropped)
     assert len(crowd.dropped) == 1000 + 6 - crowd.outbox.events
 
 
@@ -308,7 +310,7 @@ def test_one_kind_does_not_crowd_out_another() -> None:
 
 
 def test_space_is_reserved_in_bytes_too() -> None:
-    size = ENTRY_OVERHEAD_BYTES + 1
+    size = EVENT_OVERHEAD_BYTES + 1
     crowd = Crowd(max_queued_events=1000, max_queued_bytes=12 * size)
     members = [crowd.add("presence-c", "presence") for _ in range(3)]
     events = [crowd.add("private-c", "client_event") for _ in range(100)]
@@ -317,7 +319,7 @@ def test_space_is_reserved_in_bytes_too() -> None:
 
 
 def test_what_is_reserved_stays_free_while_nothing_of_its_kind_waits() -> None:
-    size = ENTRY_OVERHEAD_BYTES + 1
+    size = EVENT_OVERHEAD_BYTES + 1
     for limits in ({}, {"max_queued_events": 1000, "max_queued_bytes": 12 * size}):
         crowd = Crowd(**limits)
         strangers = [crowd.occupied(f"c{number}") for number in range(100)]
@@ -366,13 +368,15 @@ def test_a_drop_in_the_middle_of_a_stream_keeps_its_order() -> None:
 
 def test_a_former_lifes_delivery_goes_first_and_holds_its_streams() -> None:
     post = Post()
-    kept = Delivery("old", "key", 0, [Entry(1, "a", b"1", 0.0), Entry(2, "b", b"2", 0.0)])
+    kept = Delivery(
+        "old", "key", 0, [QueuedEvent(1, "a", b"1", 0.0), QueuedEvent(2, "b", b"2", 0.0)]
+    )
     post.outbox.restore(kept, 0.0)
     post.put("a", "c")
     begun = post.begin()
     assert [delivery.id for delivery in begun] == ["old", "d1"]
     post.outbox.delivered(kept, 0.0)
-    assert [entry.stream for entry in post.begin()[0].entries] == ["a"]
+    assert [event.stream for event in post.begin()[0].events] == ["a"]
 
 
 def test_an_agenda_keeps_the_earliest_time_of_each() -> None:
@@ -398,7 +402,7 @@ class Story(Post):
 
     def go_on(self) -> None:
         for delivery in self.begin():
-            said = body(delivery.time_ms, (entry.text for entry in delivery.entries))
+            said = body(delivery.time_ms, (event.text for event in delivery.events))
             assert self.bodies.setdefault(delivery.id, said) == said
             self.under_way.append(delivery)
         assert len(self.under_way) <= 3
@@ -409,13 +413,13 @@ class Story(Post):
     def arrive(self, which: int) -> None:
         delivery = self.under_way.pop(which % len(self.under_way))
         self.outbox.delivered(delivery, self.now)
-        for entry in delivery.entries:
-            self.arrived.setdefault(entry.stream, []).append(entry.number)
+        for event in delivery.events:
+            self.arrived.setdefault(event.stream, []).append(event.number)
 
     def fail(self, which: int) -> None:
         delivery = self.under_way.pop(which % len(self.under_way))
         if not self.outbox.failed(delivery, self.now, 0.5):
-            self.given_up += [entry.number for entry in delivery.entries]
+            self.given_up += [event.number for event in delivery.events]
 
     def finish(self) -> None:
         """Have the receiver take everything from now on."""
@@ -490,7 +494,7 @@ class Picture(Story):
         self.truth: dict[tuple[str, int], bool] = {}
         self.believed: dict[Hashable, bool] = {}
         self.alone: set[Hashable] = set()  # whose last event was dropped, and nothing else
-        self.entries: dict[int, Entry] = {}
+        self.put_events: dict[int, QueuedEvent] = {}
         self.lost: list[int] = []
 
     def happen(self, share: str, number: int, *, toggles: bool) -> None:
@@ -498,7 +502,7 @@ class Picture(Story):
         if toggles:
             self.truth[subject] = not self.truth.get(subject, False)
             self.alone.discard(subject)
-        entry = Entry(
+        event = QueuedEvent(
             next(self._numbers),
             f"{share}-{number}",
             b"x",
@@ -507,16 +511,16 @@ class Picture(Story):
             subject=subject if toggles else None,
             appears=self.truth.get(subject, True) if toggles else True,
         )
-        self.entries[entry.number] = entry
+        self.put_events[event.number] = event
         used = dict.fromkeys(KINDS, 0)
-        for one in (*self.outbox.waiting, *chain(*map(entries_of, self.outbox.deliveries))):
+        for one in (*self.outbox.waiting, *chain(*map(events_of, self.outbox.deliveries))):
             if one.share != OPEN:
                 used[one.share] += 1
-        dropped = self.outbox.put(entry)
+        dropped = self.outbox.put(event)
         self.lost += [one.number for one in dropped]
         for one in dropped:
             if one.share != OPEN:
-                assert used[one.share] + (one.share == entry.share) > 3, "it was reserved"
+                assert used[one.share] + (one.share == event.share) > 3, "it was reserved"
         if any(one.share != OPEN for one in dropped):
             assert all(one.share != OPEN for one in self.outbox.waiting)
         changes = Counter(one.subject for one in dropped if one.subject is not None)
@@ -526,14 +530,14 @@ class Picture(Story):
         assert self.outbox.events <= 12
 
     def arrive(self, which: int) -> None:
-        for entry in self.under_way[which % len(self.under_way)].entries:
-            if entry.subject is not None:
-                self.believed[entry.subject] = entry.appears
+        for event in self.under_way[which % len(self.under_way)].events:
+            if event.subject is not None:
+                self.believed[event.subject] = event.appears
         super().arrive(which)
 
 
-def entries_of(delivery: Delivery) -> list[Entry]:
-    return delivery.entries
+def events_of(delivery: Delivery) -> list[QueuedEvent]:
+    return delivery.events
 
 
 @given(plots)
@@ -561,7 +565,7 @@ def test_whatever_is_dropped_receivers_are_left_with_a_true_picture(  # noqa: C9
         story.go_on()
     story.finish()
     arrived = [number for stream in story.arrived.values() for number in stream]
-    assert sorted([*arrived, *story.given_up, *story.lost]) == sorted(story.entries)
+    assert sorted([*arrived, *story.given_up, *story.lost]) == sorted(story.put_events)
     assert all(stream == sorted(stream) for stream in story.arrived.values())
     if not story.given_up:
         for subject, true in story.truth.items():

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -11,9 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliograph.engine.answers import Mark
 from heliograph.errors import ConfigError
-from heliograph.webhooks.beliefs import CHANNEL, MEMBER, USER, Belief
-from heliograph.webhooks.rows import MAX_NAME_BYTES, Kept, KeptDelivery, KeptEvent
+from heliograph.webhooks.reported import CHANNEL, MEMBER, USER, ReportedState, Standing
+from heliograph.webhooks.rows import (
+    MAX_NAME_BYTES,
+    Stored,
+    StoredCount,
+    StoredDelivery,
+    StoredEvent,
+    StoredMark,
+    StoredState,
+)
 from heliograph.webhooks.store import FILE_NAME, RECOVERED, SqliteStore
 
 
@@ -21,66 +31,234 @@ def nothing() -> None:
     """What is told to a store that nobody waits for."""
 
 
-async def opened(directory: Path) -> tuple[SqliteStore, Kept]:
+async def opened(directory: Path) -> tuple[SqliteStore, Stored]:
     store = SqliteStore(directory, linger_s=0.0, retry_s=0.0)
     return store, await store.open(nothing, nothing)
 
 
-async def kept_in(directory: Path) -> Kept:
+async def written(store: SqliteStore) -> None:
+    """Return when all that was given to *store* is on disk."""
+    store._write()
+    while store._writing is not None:
+        await asyncio.wait([store._writing])
+        await asyncio.sleep(0)  # the store takes note
+
+
+async def kept_in(directory: Path) -> Stored:
     store, kept = await opened(directory)
     await store.close()
     return kept
 
 
+def states_in(kept: Stored) -> list[tuple[str, ReportedState]]:
+    return sorted((one.app_id, one.state) for one in kept.states)
+
+
 async def test_what_was_given_is_there_in_the_next_life(tmp_path: Path) -> None:
     store, kept = await opened(tmp_path / "made" / "for us")
-    assert kept == Kept()
-    beliefs = [
-        Belief(CHANNEL, "c", ""),
-        Belief(MEMBER, "c", "\ud800\x00é"),
-        Belief(USER, "", "7"),
+    assert kept == Stored()
+    states = [
+        ReportedState(CHANNEL, "c", ""),
+        ReportedState(MEMBER, "c", "\ud800\x00é"),
+        ReportedState(USER, "", "7"),
     ]
-    for belief in beliefs:
-        store.believe("3", belief)
-        store.believe("3", belief)
-    store.disbelieve("3", Belief(CHANNEL, "never", ""))
-    store.believe("3", Belief(CHANNEL, "gone", ""))
-    store.disbelieve("3", Belief(CHANNEL, "gone", ""))
+    for state in states:
+        store.report("3", state, "", Standing.CONFIRMED)
+        store.report("3", state, "", Standing.CONFIRMED)
+    store.retract("3", ReportedState(CHANNEL, "never", ""))
+    store.report("3", ReportedState(CHANNEL, "gone", ""), "", Standing.CONFIRMED)
+    store.retract("3", ReportedState(CHANNEL, "gone", ""))
     for number in (1, 2, 3, 4):
-        store.queue(number, "receiver", "c", b'{"n":%d}' % number)
-    store.deliver("d1", "receiver", "key", 5, [1])
-    store.deliver("d2", "receiver", "key", 6, [2])
-    store.finish("d1", [1])
-    store.drop([3])
+        store.queue("3", number, "receiver", "c", b'{"n":%d}' % number)
+    store.deliver("3", StoredDelivery("d1", "receiver", "key", 5), [1])
+    store.deliver("3", StoredDelivery("d2", "receiver", "key", 6), [2])
+    store.finish("3", "d1", [1])
+    store.drop("3", [3])
     await store.close()
 
     kept = await kept_in(tmp_path / "made" / "for us")
-    assert sorted(kept.beliefs) == sorted(("3", belief) for belief in beliefs)
+    assert states_in(kept) == sorted(("3", state) for state in states)
     assert kept.events == [
-        KeptEvent(2, "receiver", "c", b'{"n":2}', "d2"),
-        KeptEvent(4, "receiver", "c", b'{"n":4}', None),
+        StoredEvent(2, "receiver", "c", b'{"n":2}', "d2"),
+        StoredEvent(4, "receiver", "c", b'{"n":4}', None),
     ]
-    assert kept.deliveries == [KeptDelivery("d2", "receiver", "key", 6)]
+    assert kept.deliveries == [StoredDelivery("d2", "receiver", "key", 6)]
 
 
-async def test_all_that_one_app_believed_is_kept_no_longer(tmp_path: Path) -> None:
+async def test_all_that_was_reported_of_one_app_is_kept_no_longer(tmp_path: Path) -> None:
     store, _ = await opened(tmp_path)
-    first, second = Belief(CHANNEL, "c", ""), Belief(USER, "", "7")
+    first, second = ReportedState(CHANNEL, "c", ""), ReportedState(USER, "", "7")
     for app_id in ("3", "33"):
-        store.believe(app_id, first)
-        store.believe(app_id, second)
-    store.disbelieve_all("3")
-    store.believe("3", second)  # it is back
+        store.report(app_id, first, "", Standing.CONFIRMED)
+        store.report(app_id, second, "", Standing.CONFIRMED)
+    store.clear("3", ())
+    store.report("3", second, "", Standing.CONFIRMED)  # it is back
     await store.close()
     kept = await kept_in(tmp_path)
-    assert sorted(kept.beliefs) == [("3", second), ("33", first), ("33", second)]
+    assert states_in(kept) == [("3", second), ("33", first), ("33", second)]
+
+
+async def test_a_state_is_kept_with_its_scope_and_its_standing(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    state = ReportedState(CHANNEL, "c", "")
+    for standing in Standing:
+        store.report("3", state, "1", standing)
+        await written(store)
+        (kept,) = (await store.load("3", ())).states
+        assert kept == StoredState("3", state, "1", standing)
+    for scope in ("1", "2"):
+        other = ReportedState(CHANNEL, scope, "")
+        store.report("3", other, scope, Standing.CONFIRMED)
+    store.unconfirm("3", "1")
+    await store.close()
+    kept_states = (await kept_in(tmp_path)).states
+    assert {one.state.channel: one.standing for one in kept_states} == {
+        "c": Standing.UNCONFIRMED,
+        "1": Standing.UNCONFIRMED,
+        "2": Standing.CONFIRMED,
+    }
+
+
+async def test_the_last_mark_of_a_scope_is_kept_once_with_its_group(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    for number in range(1, 101):
+        store.mark("3", Mark("1", "e", number))
+        store.mark("3", Mark("", "é", number + 5))
+    store.mark("33", Mark("1", "e", 7))
+    assert not store._operations  # they are added when the group is written
+    await store.close()
+    store, kept = await opened(tmp_path)
+    marks = [StoredMark("3", Mark("", "é", 105)), StoredMark("3", Mark("1", "e", 100))]
+    assert sorted(kept.marks, key=str) == [*marks, StoredMark("33", Mark("1", "e", 7))]
+    store.mark("3", Mark("1", "of another life", 2))
+    await store.close()
+    marks[1] = StoredMark("3", Mark("1", "of another life", 2))
+    assert sorted((await kept_in(tmp_path)).marks[:2], key=str) == marks
+
+
+async def test_a_mark_alone_is_written_and_counts_as_kept(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    group = store.group
+    store.mark("3", Mark("1", "e", 1))
+    await written(store)
+    assert store.kept == group
+    assert (await store.load("3", ())).marks == [StoredMark("3", Mark("1", "e", 1))]
+    await store.close()
+
+
+async def test_numbers_that_are_to_be_reported_later_are_kept(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    store.keep_count("3", "\ud800", 4)
+    store.keep_count("3", "\ud800", 5)
+    store.keep_count("3", "d", 1)
+    store.drop_count("3", "d")
+    store.keep_count("33", "c", 7)
+    await store.close()
+    counts = [StoredCount("3", "\ud800", 5), StoredCount("33", "c", 7)]
+    assert sorted((await kept_in(tmp_path)).counts) == counts
+
+
+async def test_what_is_kept_of_one_app_is_loaded_alone(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    state = ReportedState(CHANNEL, "c", "")
+    for number, app_id in enumerate(("3", "33"), 1):
+        store.report(app_id, state, "1", Standing.ENDED)
+        store.keep_count(app_id, "c", number)
+        store.mark(app_id, Mark("1", "e", number))
+        for receiver in ("a", "b"):
+            name = f"{receiver}{app_id}"
+            store.queue(app_id, 2 * number + (receiver == "b"), name, "c", b"{}")
+            store.deliver(app_id, StoredDelivery(f"d{name}", name, "key", 5), [2 * number])
+    await written(store)
+    assert await store.load("3", ["a3", "other"]) == Stored(
+        states=[StoredState("3", state, "1", Standing.ENDED)],
+        counts=[StoredCount("3", "c", 1)],
+        marks=[StoredMark("3", Mark("1", "e", 1))],
+        events=[StoredEvent(2, "a3", "c", b"{}", "db3")],
+        deliveries=[StoredDelivery("da3", "a3", "key", 5)],
+    )
+    await store.close()
+
+
+async def test_of_an_app_that_is_abandoned_nothing_more_is_written(tmp_path: Path) -> None:
+    store, _ = await opened(tmp_path)
+    for app_id in ("3", "33"):
+        store.queue(app_id, 1 if app_id == "3" else 2, app_id, "c", b"{}" * 50)
+        store.mark(app_id, Mark("1", "e", 1))
+    store.abandon("3")
+    assert store._text_bytes == 100
+    store.mark("3", Mark("1", "e", 2))  # it is held again
+    await store.close()
+    kept = await kept_in(tmp_path)
+    assert [event.receiver for event in kept.events] == ["33"]
+    assert sorted((one.app_id, one.mark.number) for one in kept.marks) == [("3", 2), ("33", 1)]
+
+
+async def test_a_file_that_cannot_be_read_counts_as_a_disk_that_fails(tmp_path: Path) -> None:
+    changed = asyncio.Event()
+    store = SqliteStore(tmp_path, linger_s=0.0, retry_s=0.0)
+    await store.open(changed.set, lambda: store.mark("3", Mark("1", "e", 5)))
+    store._executor.submit(lambda: store._connection.execute("DROP TABLE counts")).result()
+    assert await store.load("3", ()) == Stored()
+    assert (store.lasting, store.failures) == (False, 1)
+    await changed.wait()
+    assert store.kept == store.group
+    while not store.lasting:
+        changed.clear()
+        await changed.wait()
+    await store.close()
+    assert (await kept_in(tmp_path)).marks == [StoredMark("3", Mark("1", "e", 5))]
+
+
+SCHEMA_1 = Path(__file__).parent / "data" / "webhooks-schema-1.sqlite3"
+"""Written by the version of Heliograph before schema 2."""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_of_a_file_of_schema_1_everything_is_kept(tmp_path: Path, damaged: bool) -> None:
+    """Of what was reported, nothing is confirmed, as it was after each start."""
+    shutil.copy(SCHEMA_1, tmp_path / FILE_NAME)
+    if damaged:
+        connection = sqlite3.connect(tmp_path / FILE_NAME)
+        connection.execute("UPDATE deliveries SET time_ms = 'soon'")
+        connection.commit()
+        connection.close()
+    kept = await kept_in(tmp_path)
+    members = [ReportedState(MEMBER, "presence-c", user) for user in ("7", "\ud800\x00é")]
+    states = [ReportedState(CHANNEL, "presence-c", ""), *members, ReportedState(USER, "", "7")]
+    assert states_in(kept) == [("3", state) for state in states]
+    assert {(one.scope, one.standing) for one in kept.states} == {("", Standing.UNCONFIRMED)}
+    assert [(one.number, one.stream, one.delivery) for one in kept.events] == [
+        (1, "presence-c", "d1"),
+        (2, "presence-c", "d1"),
+        (3, "#7", None),
+        (4, "private-c", None),
+    ]
+    assert kept.deliveries == ([] if damaged else [StoredDelivery("d1", "receiver", "key", 5)])
+    assert (kept.marks, kept.counts) == ([], [])
+    assert await kept_in(tmp_path) == kept
+
+
+async def test_a_damaged_page_of_a_file_of_schema_1_loses_what_is_on_it_and_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(SCHEMA_1, tmp_path / FILE_NAME)
+    content = content_of(tmp_path / FILE_NAME)
+    (page,) = (at // 4096 for at in [content.index(b"client-n")])
+    content[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
+    (tmp_path / FILE_NAME).write_bytes(content)
+    kept = await kept_in(tmp_path)
+    assert kept.events == []
+    assert len(kept.states) == 4
+    assert {one.standing for one in kept.states} == {Standing.UNCONFIRMED}
+    assert "reported states: 4;" in only_problem(caplog)
 
 
 async def test_a_group_counts_as_kept_when_it_is_on_disk(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, linger_s=0.0)
     kept = asyncio.Event()
     await store.open(kept.set, nothing)
-    store.believe("3", Belief(CHANNEL, "c", ""))
+    store.report("3", ReportedState(CHANNEL, "c", ""), "", Standing.CONFIRMED)
     group = store.group
     assert store.kept < group
     await kept.wait()
@@ -89,7 +267,8 @@ async def test_a_group_counts_as_kept_when_it_is_on_disk(tmp_path: Path) -> None
     for name in (FILE_NAME, FILE_NAME + "-wal"):
         (tmp_path / "copy").mkdir(exist_ok=True)
         (tmp_path / "copy" / name).write_bytes((tmp_path / name).read_bytes())
-    assert (await kept_in(tmp_path / "copy")).beliefs == [("3", Belief(CHANNEL, "c", ""))]
+    copied = await kept_in(tmp_path / "copy")
+    assert states_in(copied) == [("3", ReportedState(CHANNEL, "c", ""))]
     await store.close()
 
 
@@ -113,11 +292,13 @@ def only_problem(caplog: pytest.LogCaptureFixture) -> str:
 
 async def filled(directory: Path, events: int = 500) -> None:
     store, _ = await opened(directory)
-    store.believe("3", Belief(CHANNEL, "c", ""))
+    store.report("3", ReportedState(CHANNEL, "c", ""), "", Standing.CONFIRMED)
     for number in range(1, events + 1):
-        store.queue(number, "receiver", f"c{number}", b'{"number":"<%d>"}' % number + b" " * 400)
-    store.deliver("d1", "receiver", "key", 5, [1, 2])
-    store.deliver("d2", "receiver", "key", 6, [events])
+        store.queue(
+            "3", number, "receiver", f"c{number}", b'{"number":"<%d>"}' % number + b" " * 400
+        )
+    store.deliver("3", StoredDelivery("d1", "receiver", "key", 5), [1, 2])
+    store.deliver("3", StoredDelivery("d2", "receiver", "key", 6), [events])
     await store.close()
 
 
@@ -128,14 +309,14 @@ async def test_what_is_no_database_is_put_aside(
     for number in (1, 2):
         caplog.clear()
         (tmp_path / FILE_NAME).write_bytes(b"no database at all %d" % number * 100)
-        assert await kept_in(tmp_path) == Kept()
+        assert await kept_in(tmp_path) == Stored()
         assert only_problem(caplog) == (
             f"{tmp_path / FILE_NAME} is damaged (file is not a database); recovered events: 0,"
             " deliveries: 0, reported states: 0; unreadable rows: 0; the damaged file is now"
             f" webhooks.sqlite3.damaged-{number}"
         )
     caplog.clear()
-    assert await kept_in(tmp_path) == Kept()
+    assert await kept_in(tmp_path) == Stored()
     assert not caplog.records
     for number in (1, 2):
         aside = tmp_path / f"{FILE_NAME}.damaged-{number}"
@@ -161,7 +342,7 @@ async def test_of_a_file_with_holes_the_rest_is_kept(
     assert whole == set(range(1, 501)) - damaged
     assert [one.delivery for one in kept.events if one.delivery] == ["d1", "d1", "d2"]
     assert [one.id for one in kept.deliveries] == ["d1", "d2"]
-    assert kept.beliefs == [("3", Belief(CHANNEL, "c", ""))]
+    assert states_in(kept) == [("3", ReportedState(CHANNEL, "c", ""))]
     assert f"recovered events: {len(whole)}, deliveries: 2, reported states: 1;" in only_problem(
         caplog
     )
@@ -180,7 +361,7 @@ async def test_a_message_of_sqlites_that_is_no_utf8_is_no_traceback(
     path = tmp_path / FILE_NAME
     content = content_of(path)
     path.write_bytes(
-        content.replace(b"tablebeliefs", b"table\x90\x90liefs").replace(b"CREATE", b"XREATE")
+        content.replace(b"tablereported", b"table\x90\x90ported").replace(b"CREATE", b"XREATE")
     )
     await kept_in(tmp_path)
     assert "is damaged (" in only_problem(caplog)
@@ -202,7 +383,7 @@ async def test_of_a_truncated_file_what_is_left_is_kept(
     }
     path.write_bytes(content)
     kept = {event.number for event in (await kept_in(tmp_path)).events}
-    assert len(left) > 500 * part * 0.8
+    assert len(left) > 500 * part * 0.7
     assert left <= kept
     assert f"recovered events: {len(kept)}," in only_problem(caplog)
 
@@ -210,7 +391,7 @@ async def test_of_a_truncated_file_what_is_left_is_kept(
 async def test_a_file_that_is_cut_to_nothing_is_a_new_one(tmp_path: Path) -> None:
     await filled(tmp_path)
     (tmp_path / FILE_NAME).write_bytes(b"")
-    assert await kept_in(tmp_path) == Kept()
+    assert await kept_in(tmp_path) == Stored()
 
 
 @pytest.mark.parametrize("renamed", [False, True])
@@ -250,7 +431,7 @@ HUGE = b"x" * (MAX_NAME_BYTES + 1)
 
 
 @pytest.mark.parametrize(
-    ("statement", "values", "beliefs", "events", "deliveries"),
+    ("statement", "values", "states", "events", "deliveries"),
     [
         ("UPDATE events SET text = ? WHERE number = 2", (5,), 3, 3, 2),
         ("UPDATE events SET text = ? WHERE number = 2", (1.5,), 3, 3, 2),
@@ -260,17 +441,30 @@ HUGE = b"x" * (MAX_NAME_BYTES + 1)
         ("UPDATE events SET number = ? WHERE number = 2", (0,), 3, 3, 2),
         ("UPDATE events SET number = ? WHERE number = 2", (-5,), 3, 3, 2),
         ("UPDATE events SET number = ? WHERE number = 2", (2**63 - 1,), 3, 3, 2),
-        ("UPDATE beliefs SET about = ? WHERE about = 0", (3,), 2, 4, 2),
-        ("UPDATE beliefs SET about = ? WHERE about = 0", (-1,), 2, 4, 2),
-        ("UPDATE beliefs SET about = ? WHERE about = 0", ("x",), 2, 4, 2),
-        ("UPDATE beliefs SET about = ? WHERE about = 0", (0.5,), 2, 4, 2),
-        ("UPDATE beliefs SET app = ? WHERE about = 0", (b"3",), 2, 4, 2),
-        ("UPDATE beliefs SET channel = ? WHERE about = 0", (b"\xff",), 2, 4, 2),
-        ("UPDATE beliefs SET channel = ? WHERE about = 0", (b"",), 2, 4, 2),
-        ("UPDATE beliefs SET channel = ? WHERE about = 0", (5,), 2, 4, 2),
-        ("UPDATE beliefs SET channel = ? WHERE about = 0", (HUGE,), 2, 4, 2),
-        ("UPDATE beliefs SET user = ? WHERE about = 0", (b"7",), 2, 4, 2),
-        ("UPDATE beliefs SET channel = ? WHERE about = 2", (b"c",), 2, 4, 2),
+        ("UPDATE reported SET about = ? WHERE about = 0", (3,), 2, 4, 2),
+        ("UPDATE reported SET about = ? WHERE about = 0", (-1,), 2, 4, 2),
+        ("UPDATE reported SET about = ? WHERE about = 0", ("x",), 2, 4, 2),
+        ("UPDATE reported SET about = ? WHERE about = 0", (0.5,), 2, 4, 2),
+        ("UPDATE reported SET app = ? WHERE about = 0", (b"3",), 2, 4, 2),
+        ("UPDATE reported SET channel = ? WHERE about = 0", (b"\xff",), 2, 4, 2),
+        ("UPDATE reported SET channel = ? WHERE about = 0", (b"",), 2, 4, 2),
+        ("UPDATE reported SET channel = ? WHERE about = 0", (5,), 2, 4, 2),
+        ("UPDATE reported SET channel = ? WHERE about = 0", (HUGE,), 2, 4, 2),
+        ("UPDATE reported SET user = ? WHERE about = 0", (b"7",), 2, 4, 2),
+        ("UPDATE reported SET channel = ? WHERE about = 2", (b"c",), 2, 4, 2),
+        ("UPDATE reported SET standing = ? WHERE about = 0", (3,), 2, 4, 2),
+        ("UPDATE reported SET standing = ? WHERE about = 0", (b"0",), 2, 4, 2),
+        ("UPDATE reported SET scope = ? WHERE about = 0", (b"s",), 2, 4, 2),
+        ("UPDATE reported SET scope = CAST(? AS TEXT) WHERE about = 0", (b"\xff",), 2, 4, 2),
+        ("UPDATE counts SET count = ?", (-1,), 3, 4, 2),
+        ("UPDATE counts SET count = ?", ("many",), 3, 4, 2),
+        ("UPDATE counts SET channel = ?", (b"",), 3, 4, 2),
+        ("UPDATE counts SET app = ?", (b"3",), 3, 4, 2),
+        ("UPDATE marks SET number = ?", (-1,), 3, 4, 2),
+        ("UPDATE marks SET number = ?", (0.5,), 3, 4, 2),
+        ("UPDATE marks SET epoch = ?", (b"e",), 3, 4, 2),
+        ("UPDATE marks SET scope = ?", (HUGE.decode(),), 3, 4, 2),
+        ("UPDATE marks SET app = ?", ("",), 3, 4, 2),
         ("UPDATE deliveries SET time_ms = ? WHERE id = 'd1'", ("soon",), 3, 4, 1),
         ("UPDATE deliveries SET time_ms = ? WHERE id = 'd1'", (-1,), 3, 4, 1),
         ("UPDATE deliveries SET id = ? WHERE id = 'd1'", ("d\r\nX-Mine: 1",), 3, 4, 1),
@@ -290,17 +484,23 @@ async def test_a_row_that_is_wrong_is_left_out_and_the_others_are_kept(
     caplog: pytest.LogCaptureFixture,
     statement: str,
     values: tuple[object, ...],
-    beliefs: int,
+    states: int,
     events: int,
     deliveries: int,
 ) -> None:
     store, _ = await opened(tmp_path)
-    for belief in (Belief(CHANNEL, "c", ""), Belief(MEMBER, "c", "7"), Belief(USER, "", "7")):
-        store.believe("3", belief)
+    for state in (
+        ReportedState(CHANNEL, "c", ""),
+        ReportedState(MEMBER, "c", "7"),
+        ReportedState(USER, "", "7"),
+    ):
+        store.report("3", state, "", Standing.CONFIRMED)
     for number in (1, 2, 3, 4):
-        store.queue(number, "receiver", "c", b"{}")
-    store.deliver("d1", "receiver", "key", 5, [1])
-    store.deliver("d2", "receiver", "key", 5, [3])
+        store.queue("3", number, "receiver", "c", b"{}")
+    store.deliver("3", StoredDelivery("d1", "receiver", "key", 5), [1])
+    store.deliver("3", StoredDelivery("d2", "receiver", "key", 5), [3])
+    store.keep_count("3", "c", 1)
+    store.mark("3", Mark("", "e", 1))
     await store.close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     assert connection.execute(statement, values).rowcount == 1
@@ -308,11 +508,13 @@ async def test_a_row_that_is_wrong_is_left_out_and_the_others_are_kept(
     connection.close()
 
     kept = await kept_in(tmp_path)
-    assert (len(kept.beliefs), len(kept.events), len(kept.deliveries)) == (
-        beliefs,
+    assert (len(kept.states), len(kept.events), len(kept.deliveries)) == (
+        states,
         events,
         deliveries,
     )
+    assert len(kept.counts) == ("counts" not in statement)
+    assert len(kept.marks) == ("marks" not in statement)
     line = only_problem(caplog)
     assert "is damaged (invalid rows: 1)" in line
     assert "unreadable rows: 1;" in line
@@ -336,7 +538,7 @@ async def test_what_can_be_sent_all_the_same_is_kept(
     tmp_path: Path, statement: str, values: tuple[object, ...]
 ) -> None:
     store, _ = await opened(tmp_path)
-    store.queue(1, "receiver", "c", b"{}")
+    store.queue("3", 1, "receiver", "c", b"{}")
     await store.close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute(statement, values)
@@ -351,20 +553,20 @@ async def test_what_can_be_sent_all_the_same_is_kept(
     [
         "PRAGMA user_version = 0",
         "PRAGMA user_version = -1",
-        "DROP TABLE beliefs",
-        "ALTER TABLE beliefs DROP COLUMN user",
+        "DROP TABLE reported",
+        "ALTER TABLE reported DROP COLUMN user",
     ],
 )
 async def test_of_a_file_of_another_shape_what_is_right_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, statement: str
 ) -> None:
     store, _ = await opened(tmp_path)
-    store.queue(1, "receiver", "c", b"{}")
+    store.queue("3", 1, "receiver", "c", b"{}")
     await store.close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     if "COLUMN" in statement:
-        connection.execute("DROP TABLE beliefs")
-        connection.execute("CREATE TABLE beliefs (app, about, channel)")
+        connection.execute("DROP TABLE reported")
+        connection.execute("CREATE TABLE reported (app, about, channel)")
     else:
         connection.execute(statement)
     connection.commit()
@@ -391,7 +593,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
         store = SqliteStore(directory, linger_s=0.0)
         await store.open(written.set, nothing)
         for number in range(101, 151):
-            store.queue(number, "receiver", "c", b'{"number":"<%d>"}' % number)
+            store.queue("3", number, "receiver", "c", b'{"number":"<%d>"}' % number)
         await written.wait()
         path = directory / FILE_NAME
         found = path.read_bytes(), path.with_name(FILE_NAME + "-wal").read_bytes()
@@ -437,11 +639,11 @@ def damaged(content: bytes, damage: list[tuple[float, int, bytes]]) -> bytes:
 async def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     await kept_in(tmp_path)
     connection = sqlite3.connect(tmp_path / FILE_NAME)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
     before = (tmp_path / FILE_NAME).read_bytes()
     with pytest.raises(
-        ConfigError, match=r"newer version of Heliograph \(schema 2; this version reads 1\)"
+        ConfigError, match=r"newer version of Heliograph \(schema 3; this version reads 2\)"
     ):
         await opened(tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before
@@ -465,12 +667,13 @@ async def test_a_full_disk_stops_nothing_and_heals(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was given meanwhile counts as kept; once there is room, the truth is written anew."""
-    truth = [Belief(CHANNEL, "true", "")]
+    truth = [ReportedState(CHANNEL, "true", "")]
     changed = asyncio.Event()
 
-    def tell_all() -> None:
-        for belief in truth:
-            store.believe("3", belief)
+    def write_all() -> None:
+        store.clear("3", ["receiver"])
+        for state in truth:
+            store.report("3", state, "", Standing.CONFIRMED)
 
     async def until(*, lasting: bool) -> None:
         while store.lasting is not lasting:
@@ -478,21 +681,22 @@ async def test_a_full_disk_stops_nothing_and_heals(
             changed.clear()
 
     store = SqliteStore(tmp_path, linger_s=0.0, retry_s=0.0)
-    await store.open(changed.set, tell_all)
-    store.believe("3", Belief(CHANNEL, "stale", ""))
+    await store.open(changed.set, write_all)
+    store.report("3", ReportedState(CHANNEL, "stale", ""), "", Standing.CONFIRMED)
     await changed.wait()
     limit_pages(store, 20)
-    store.queue(1, "receiver", "c", b"x" * 1_000_000)
+    store.queue("3", 1, "receiver", "c", b"x" * 1_000_000)
     await until(lasting=False)
-    store.believe("3", Belief(CHANNEL, "lost", ""))
+    store.report("3", ReportedState(CHANNEL, "lost", ""), "", Standing.CONFIRMED)
     assert store.kept >= store.group
     assert store.failures >= 1
 
     limit_pages(store, 100_000)
     await until(lasting=True)
-    store.believe("3", Belief(CHANNEL, "after", ""))
+    store.report("3", ReportedState(CHANNEL, "after", ""), "", Standing.CONFIRMED)
     await store.close()
-    assert [belief.channel for _, belief in (await kept_in(tmp_path)).beliefs] == ["after", "true"]
+    kept = await kept_in(tmp_path)
+    assert [state.channel for _, state in states_in(kept)] == ["after", "true"]
     problems = [record.getMessage() for record in caplog.records]
     assert len(problems) == 2
     assert "database or disk is full; webhooks are still sent" in problems[0]
@@ -508,10 +712,10 @@ def limit_pages(store: SqliteStore, pages: int) -> None:
 
 async def test_a_disk_that_is_full_to_the_end_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     store, _ = await opened(tmp_path)
-    store.believe("3", Belief(CHANNEL, "c", ""))
+    store.report("3", ReportedState(CHANNEL, "c", ""), "", Standing.CONFIRMED)
     store._write()
     limit_pages(store, 20)
-    store.queue(1, "receiver", "c", b"x" * 1_000_000)
+    store.queue("3", 1, "receiver", "c", b"x" * 1_000_000)
     await store.close()
     assert not store.lasting
 
@@ -524,19 +728,19 @@ async def test_a_disk_that_hangs_is_given_up(
     monkeypatch.setattr(f"heliograph.webhooks.store.MAX_{bound}", most)
     changed = asyncio.Event()
     store = SqliteStore(tmp_path, linger_s=0.0, retry_s=0.0)
-    await store.open(changed.set, nothing)
+    await store.open(changed.set, lambda: store.clear("3", ["receiver"]))
     released = asyncio.Event()
     loop = asyncio.get_running_loop()
     hanging = store._executor.submit(
         lambda: asyncio.run_coroutine_threadsafe(released.wait(), loop).result()
     )
     for number in range(11):
-        store.queue(number, "receiver", "c", b"0123456789")
+        store.queue("3", number, "receiver", "c", b"0123456789")
     store._write()
     assert store._text_bytes == 0
     for number in range(11, 22):
         assert store.lasting
-        store.queue(number, "receiver", "c", b"0123456789")
+        store.queue("3", number, "receiver", "c", b"0123456789")
     assert not store.lasting
     assert store._text_bytes == 0
     assert not store._operations

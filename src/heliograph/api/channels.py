@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from heliograph.api.request import ApiRequest, attributes
 from heliograph.api.response import Response, ok
-from heliograph.engine.answers import Cached, Counts, Listing
+from heliograph.engine.answers import Counts, Kept, Listing
 from heliograph.errors import ApiError, echoed
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import encode
@@ -79,9 +79,7 @@ def channel(request: ApiRequest, name: str) -> Reply[Response]:
         told: dict[str, Any] = {"occupied": found.subscriptions > 0, **_numbers(found, info)}
         if "cache" not in info:
             return ok(told)
-        return after(
-            request.tenant.cached(name), lambda cached: ok({**told, "cache": _cache(cached)})
-        )
+        return after(request.tenant.kept(name), lambda kept: ok({**told, "cache": _cache(kept)}))
 
     return after(request.tenant.counts((name,)), counted)
 
@@ -162,7 +160,7 @@ def _numbers(counts: Counts, info: frozenset[str]) -> dict[str, int]:
     return told
 
 
-def _cache(cached: Cached | None) -> dict[str, Any] | None:
-    if cached is None:
+def _cache(kept: Kept | None) -> dict[str, Any] | None:
+    if kept is None:
         return None
-    return {"data": Raw(cached.event.data), "ttl": int(cached.ttl_s)}
+    return {"data": Raw(kept.event.data), "ttl": int(kept.ttl_s)}

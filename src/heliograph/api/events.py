@@ -47,7 +47,7 @@ def publish(request: ApiRequest) -> Reply[Response]:
     """POST /events: one event to one channel or several."""
     app = request.tenant.app
     body = _read_event(request.body) if request.body else _event_of_query(request)
-    publication = _checked(app, body, _channels(app, body))
+    publication = _checked(request.tenant, body, _channels(app, body))
     if app.max_publishes_per_second:
         _pay(request.tenant, publication.events)
     reply = request.tenant.publish(publication.events)
@@ -74,7 +74,7 @@ def publish_batch(request: ApiRequest) -> Reply[Response]:
     batch = _read(request.body, BatchBody).batch
     if app.max_batch and len(batch) > app.max_batch:
         raise ApiError(400, f"Batch too large ({len(batch)} > {app.max_batch})")
-    publications = [_checked(app, body, _only_channel(body)) for body in batch]
+    publications = [_checked(request.tenant, body, _only_channel(body)) for body in batch]
     events = [event for publication in publications for event in publication.events]
     if app.max_publishes_per_second:
         _pay(request.tenant, events)
@@ -117,7 +117,7 @@ def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
         channel=channel,
         socket_id=request.parameter("socket_id"),
     )
-    publication = _checked(request.tenant.app, body, (channel,))
+    publication = _checked(request.tenant, body, (channel,))
     if request.tenant.app.max_publishes_per_second:
         _pay(request.tenant, publication.events)
     return after(request.tenant.publish(publication.events), lambda _nothing: ACCEPTED)
@@ -191,7 +191,8 @@ def _event_of_query(request: ApiRequest) -> EventBody:
     )
 
 
-def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
+def _checked(tenant: Tenant, body: EventBody, channels: Sequence[str]) -> Publication:
+    app, keep = tenant.app, tenant.keep
     name = body.name
     if not isinstance(name, str):
         raise ApiError(400, "Expected name parameter to be a string")
@@ -205,7 +206,7 @@ def _checked(app: App, body: EventBody, channels: Sequence[str]) -> Publication:
     except_id = body.socket_id if isinstance(body.socket_id, str) else None
     event = Event
     events = [
-        event(channel, name, data, except_id, None, kind.cached)
+        event(channel, name, data, except_id, None, keep if kind.cached else None)
         for channel, kind in zip(channels, kinds, strict=True)
     ]
     return Publication(events, attributes(body.info, INFO) if body.info else NO_INFO)

@@ -2,7 +2,7 @@
 
 from heliograph.api.response import Response, text
 from heliograph.node.node import Node
-from heliograph.node.tenant import ENGINE_AWAY
+from heliograph.node.tenant import ENGINE_UNAVAILABLE
 
 PAGES = (
     "GET /health answers 200 while the server runs, GET /ready while it accepts new clients.\n"
@@ -40,5 +40,5 @@ def home() -> Response:
 
 def ready(readiness: Readiness, node: Node) -> Response:
     """GET /ready and /accept-traffic: 200 while new clients are welcome, else 503 and why not."""
-    why_not = readiness.why_not or ("" if node.engine_available else ENGINE_AWAY)
+    why_not = readiness.why_not or ("" if node.engine_available else ENGINE_UNAVAILABLE)
     return text(503, f"Not ready: {why_not}") if why_not else text(200, "OK")

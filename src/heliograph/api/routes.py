@@ -17,7 +17,7 @@ from heliograph.api.request import ApiRequest
 from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
 from heliograph.node.node import Node
-from heliograph.node.tenant import ENGINE_AWAY, Tenant
+from heliograph.node.tenant import ENGINE_UNAVAILABLE, Tenant
 from heliograph.protocols.pusher import endpoint
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request
@@ -214,7 +214,7 @@ class Routes:
         if isinstance(error, ApiError):
             return text(error.status, error.message, headers=error.headers)
         if isinstance(error, EngineError):
-            self._node.outages.note(ENGINE_AWAY, f"a request was refused with 503 ({error})")
+            self._node.outages.note(ENGINE_UNAVAILABLE, f"a request was refused with 503 ({error})")
             return text(503, "The server cannot process this request now, try again later")
         self._node.faults.fault("a request failed", error)
         return text(500, "Internal server error")

@@ -1,64 +1,62 @@
 """
-The engine of a single process: every answer is a value, nothing is ever away.
+The engine of a single process: every reply is a value, and nothing is ever unavailable.
 
-Knows subscriptions by number, presence by session, and the last event of each cache
-channel. Knows no sockets, and of time only what it is given to read.
+Knows the number of subscriptions of each channel, the sessions of each member, and the event that a
+channel keeps. Has no task and no timer, and of time only what it is given to read.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from heliograph.engine.answers import (
-    Cached,
+    CacheFilled,
+    CacheMiss,
     Change,
     ChannelOccupied,
     ChannelVacated,
     Counts,
-    Departure,
     Entry,
-    Listing,
+    Kept,
+    Mark,
+    Options,
+    Owed,
     Refusal,
     SignedIn,
-    SignedOut,
+    Wants,
 )
-from heliograph.engine.base import Deliver
+from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S, Leaving, Local
+from heliograph.engine.presence import Presence
+from heliograph.engine.share import Held, Share
 from heliograph.hub.facts import (
     Event,
-    Fact,
+    Keep,
     Member,
     MemberAdded,
     MemberRemoved,
-    Notice,
+    SubscriptionCount,
     UserOffline,
     UserOnline,
     UserTerminated,
 )
-from heliograph.hub.presence import Presence
 
-MAX_CACHED_EVENTS = 100_000
-MAX_CACHED_BYTES = 64 << 20
-"""What the cached events of one app may hold, each with its text and CACHED_OVERHEAD_BYTES."""
+MAX_KEPT_EVENTS = 100_000
+MAX_KEPT_BYTES = 64 << 20
+"""The kept events of one app take no more, each with its text and KEPT_OVERHEAD_BYTES."""
 
-CACHED_OVERHEAD_BYTES = 320
-"""What a cached event takes besides its text: measured, 312."""
+KEPT_OVERHEAD_BYTES = 320
+"""Bytes of a kept event besides its text: measured, 312."""
 
+NAMES_AT_ONCE = 128
+"""Channels that are looked up for one part of a listing."""
 
-class _AppState:
-    """What is shared of one app."""
-
-    __slots__ = ("cache", "presences", "subscriptions", "users")
-
-    def __init__(self, cache: "_Cache") -> None:
-        self.users: dict[str, set[str]] = {}  # user id -> ids of sessions signed in
-        self.subscriptions: dict[str, int] = {}
-        self.presences: dict[str, Presence] = {}
-        self.cache = cache
+SCOPE = ""
+"""The whole state of an app is one scope."""
 
 
-class _Cache:
+class _KeptEvents:
     """
-    The last event of each cache channel, in the order in which they expire.
+    The last event of each channel that keeps one.
 
-    Bounded: what a new event finds no room for are those that would expire first.
+    Bounded: where a new event finds no room, those that were kept first are evicted.
     """
 
     __slots__ = ("_bytes", "_entries", "_max_bytes", "_max_events")
@@ -69,12 +67,14 @@ class _Cache:
         self._max_events = max_events
         self._max_bytes = max_bytes
 
-    def put(self, event: Event, now: float, ttl_s: float) -> int:
-        """Keep *event*; return how many had to go before their time."""
-        # Taken out first: a dict keeps the old place of a key, and we count on the order.
+    def put(self, event: Event, now: float, keep: Keep) -> int:
+        """Keep *event*; return how many were evicted before they expired."""
+        if keep.count != 1:
+            raise AssertionError("one event of a channel is kept until there is history")
+        # Removed first: a dict keeps the old place of a key, and the order is that of keeping.
         if event.channel in self._entries:
             self._remove(event.channel)
-        self._entries[event.channel] = (event, now + ttl_s)
+        self._entries[event.channel] = (event, now + keep.ttl_s)
         self._bytes += _size(event)
         self._expire(now)
         evicted = 0
@@ -83,10 +83,12 @@ class _Cache:
             evicted += 1
         return evicted
 
-    def get(self, channel: str, now: float) -> Cached | None:
+    def get(self, channel: str, now: float) -> Kept | None:
         self._expire(now)
         entry = self._entries.get(channel)
-        return Cached(entry[0], entry[1] - now) if entry else None
+        if entry is None or entry[1] <= now:
+            return None
+        return Kept(entry[0], entry[1] - now)
 
     def _expire(self, now: float) -> None:
         while self._entries:
@@ -101,194 +103,317 @@ class _Cache:
 
 
 def _size(event: Event) -> int:
-    return len(event.data) + len(event.channel) + len(event.name) + CACHED_OVERHEAD_BYTES
-
-
-NAMES_AT_ONCE = 128
-"""Channels that are looked up for one part of a listing."""
+    return len(event.data) + len(event.channel) + len(event.name) + KEPT_OVERHEAD_BYTES
 
 
 class _Listing:
-    """The occupied channels of an app whose names begin with *prefix*; see the port."""
+    """The occupied channels whose names begin with *prefix*; see the contract."""
 
-    __slots__ = ("_app", "_prefix")
+    __slots__ = ("_prefix", "_space")
 
-    def __init__(self, app: _AppState, prefix: str) -> None:
-        self._app = app
+    def __init__(self, space: "MemorySpace", prefix: str) -> None:
+        self._space = space
         self._prefix = prefix
 
     def __len__(self) -> int:
-        return len(self._app.subscriptions)
+        return len(self._space.subscriptions)
 
     def __iter__(self) -> Iterator[Mapping[str, Counts]]:
         # A copy of the names is one loop in C, about 1 ms for 100,000. It is made here, so that it
         # is not held while the listing waits to be read.
-        names = list(self._app.subscriptions)
-        app, prefix = self._app, self._prefix
+        names = list(self._space.subscriptions)
+        space, prefix = self._space, self._prefix
         for start in range(0, len(names), NAMES_AT_ONCE):
             part: dict[str, Counts] = {}
             for name in names[start : start + NAMES_AT_ONCE]:
                 if not name.startswith(prefix):
                     continue
-                count = app.subscriptions.get(name, 0)
+                count = space.subscriptions.get(name, 0)
                 if count:  # it was not vacated since
-                    part[name] = Counts(count, len(app.presences.get(name) or ()))
+                    part[name] = Counts(count, len(space.presences.get(name) or ()))
             yield part
 
 
-class MemoryEngine:
+class MemorySpace:
     """
-    What one process needs no other for.
+    One app's state, which is that of its only node; see the contract.
 
-    *now* reads a monotonic clock in seconds; cached events are kept for *cache_ttl_s*, as long as
-    those of an app are no more than *max_cached_events* of *max_cached_bytes* together. Otherwise
-    those that expire first are evicted, and *evicted* is called with the app's id and their number.
+    The node is the holder of its changes from the beginning. They are kept nowhere here: state and
+    holder end together.
     """
 
-    available = True
-    """It is here where we are."""
+    __slots__ = (
+        "_changes",
+        "_deliver",
+        "_due",
+        "_engine",
+        "_epoch",
+        "_kept",
+        "_local",
+        "_wants",
+        "app_id",
+        "online",
+        "presences",
+        "subscriptions",
+        "watched",
+    )
 
     def __init__(
-        self,
-        now: Callable[[], float],
-        cache_ttl_s: float,
-        evicted: Callable[[str, int], object] | None = None,
-        *,
-        max_cached_events: int = MAX_CACHED_EVENTS,
-        max_cached_bytes: int = MAX_CACHED_BYTES,
+        self, engine: "MemoryEngine", app_id: str, local: Local, wants: Wants, kept: _KeptEvents
     ) -> None:
-        self._now = now
-        self._cache_ttl_s = cache_ttl_s
-        self._evicted = evicted
-        self._max_cached_events = max_cached_events
-        self._max_cached_bytes = max_cached_bytes
-        self._apps: dict[str, _AppState] = {}
-        self._deliver: Deliver = _not_started
+        self.app_id = app_id
+        self.subscriptions: dict[str, int] = {}
+        self.presences: dict[str, Presence] = {}
+        self.online: dict[str, int] = {}  # user id -> sessions signed in
+        self.watched: dict[str, int] = {}  # user id -> sessions that watch it
+        self._engine = engine
+        self._epoch = engine.epoch
+        self._kept = kept
+        self._wants = wants
+        self._changes = 0
+        self._due: dict[str, Options] = {}  # large channels whose number is to be stated
+        self._local = local
+        self._deliver = local.deliver
 
-    def start(self, deliver: Deliver) -> None:
-        """Deliver everything through *deliver*, inside the call that caused it."""
-        self._deliver = deliver
+    def available(self, channel: str) -> bool:  # noqa: ARG002 - the same for every channel
+        """Return True: the state is in this process."""
+        return True
 
-    def publish(self, app_id: str, facts: Sequence[Fact]) -> None:
-        """Deliver *facts* at once, remembering those of cache channels."""
-        event = Event  # compiled, what is not local costs a look-up for each fact
-        for fact in facts:
-            if isinstance(fact, event) and fact.cached:
-                evicted = self._app(app_id).cache.put(fact, self._now(), self._cache_ttl_s)
-                if evicted and self._evicted is not None:
-                    self._evicted(app_id, evicted)
-            self._deliver(app_id, fact)
+    def want(self, wants: Wants) -> None:
+        """Owe what is wanted now; see the contract."""
+        self._wants = wants
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Deliver *events* at once; see the contract."""
+        for event in events:
+            keep = event.keep
+            if keep is not None:
+                self._keep(event, keep)
+            self._deliver(event)
+            if event.owed and self._wants.client_events:
+                self._owe(event)
+
+    def _keep(self, event: Event, keep: Keep) -> None:
+        now = self._engine.now()
+        if self._wants.cache and self._kept.get(event.channel, now) is None:
+            self._owe(CacheFilled(event.channel))
+        evicted = self._kept.put(event, now, keep)
+        if evicted:
+            self._engine.evicted(self.app_id, evicted)
 
     def enter(
         self,
-        app_id: str,
         channel: str,
-        subscriber_id: str,
+        subscriber_id: str,  # noqa: ARG002 - numbers are counted, not subscribers
+        options: Options,
         *,
         member: Member | None = None,
         max_members: int = 0,
-        replay: bool = False,
     ) -> Entry | Refusal:
-        """Count a subscription; see the port."""
-        app = self._apps.get(app_id) or self._app(app_id)
-        changes: list[Change] = []
+        """Count a subscription; see the contract."""
+        count = self.subscriptions.get(channel, 0) + 1
         roster: Sequence[Member] = ()
-        before = app.subscriptions.get(channel, 0)
-        if not before:
-            changes.append(ChannelOccupied(channel))
+        added: MemberAdded | None = None
         if member is not None:
-            presence = app.presences.get(channel) or Presence()
+            presence = self.presences.get(channel) or Presence()
             if max_members and len(presence) >= max_members and member.user_id not in presence:
                 return Refusal.FULL
-            app.presences[channel] = presence
-            if presence.join(subscriber_id, member):
+            self.presences[channel] = presence
+            if presence.enter(member):
                 added = MemberAdded(channel, member)
-                changes.append(added)
-                self._deliver(app_id, added)
+                self._deliver(added)
             roster = presence.roster()
-        app.subscriptions[channel] = before + 1
-        cached = app.cache.get(channel, self._now()) if replay else None
-        return Entry(before + 1, tuple(changes), roster, cached)
+        self.subscriptions[channel] = count
+        if options.observed:
+            if count == 1 and self._wants.occupancy:
+                self._owe(ChannelOccupied(channel))
+            if added is not None and self._wants.members:
+                self._owe(added)
+        if options.counted:
+            self._state(channel, count, options)
+        if options.keep is None:
+            return Entry(count, roster)
+        kept = self._kept.get(channel, self._engine.now())
+        if kept is None and options.observed and self._wants.cache:
+            self._owe(CacheMiss(channel))
+        return Entry(count, roster, kept)
 
-    def leave(self, app_id: str, channel: str, subscriber_id: str) -> Departure:
-        """Undo `enter`; see the port."""
-        app = self._app(app_id)
-        changes: list[Change] = []
-        count = app.subscriptions[channel] - 1
-        presence = app.presences.get(channel)
-        if presence is not None:
-            member = presence.leave(subscriber_id)
-            if member is not None:
+    def leave(self, channels: Iterable[Leaving], subscriber_id: str) -> None:  # noqa: ARG002 - as in enter
+        """Undo `enter`; see the contract."""
+        for channel, options, member in channels:
+            count = self.subscriptions[channel] - 1
+            observed = options.observed
+            if member is not None and self.presences[channel].leave(member.user_id):
                 removed = MemberRemoved(channel, member.user_id)
-                changes.append(removed)
-                self._deliver(app_id, removed)
-        if count:
-            app.subscriptions[channel] = count
-        else:
-            del app.subscriptions[channel]
-            app.presences.pop(channel, None)
-            changes.append(ChannelVacated(channel))
-        return Departure(count, tuple(changes))
+                self._deliver(removed)
+                if observed and self._wants.members:
+                    self._owe(removed)
+            if count:
+                self.subscriptions[channel] = count
+            else:
+                del self.subscriptions[channel]
+                if member is not None:
+                    del self.presences[channel]
+                if observed and self._wants.occupancy:
+                    self._owe(ChannelVacated(channel))
+            if options.counted:
+                self._state(channel, count, options)
 
-    def channels(self, app_id: str, prefix: str) -> Listing:
-        """Return the occupied channels; see the port."""
-        return _Listing(self._app(app_id), prefix)
+    def sign_in(
+        self,
+        user_id: str,
+        session_id: str,  # noqa: ARG002 - numbers are counted, not sessions
+        watchlist: Sequence[str] = (),
+    ) -> SignedIn:
+        """Count a session of *user_id*; see the contract."""
+        online = self.online
+        before = online.get(user_id, 0)
+        online[user_id] = before + 1
+        if not before:
+            notice = UserOnline(user_id)
+            self._local.notice(notice)
+            if self._wants.users:
+                self._owe(notice)
+        for other in watchlist:
+            self.watched[other] = self.watched.get(other, 0) + 1
+        return SignedIn(frozenset(online.keys() & watchlist))
 
-    def counts(self, app_id: str, channels: Sequence[str]) -> Mapping[str, Counts]:
+    def sign_out(
+        self,
+        user_id: str,
+        session_id: str,  # noqa: ARG002 - as in sign_in
+        watchlist: Sequence[str] = (),
+    ) -> None:
+        """Undo `sign_in`; see the contract."""
+        for other in watchlist:
+            left = self.watched[other] - 1
+            if left:
+                self.watched[other] = left
+            else:
+                del self.watched[other]
+        left = self.online[user_id] - 1
+        if left:
+            self.online[user_id] = left
+            return
+        del self.online[user_id]
+        offline = UserOffline(user_id)
+        self._local.notice(offline)
+        if self._wants.users:
+            self._owe(offline)
+
+    def terminate(self, user_id: str) -> None:
+        """Have the user's sessions closed; see the contract."""
+        self._local.notice(UserTerminated(user_id))
+
+    def counts(self, channels: Sequence[str]) -> Mapping[str, Counts]:
         """Return subscriptions and users of *channels*."""
-        app = self._app(app_id)
         return {
             channel: Counts(
-                app.subscriptions.get(channel, 0), len(app.presences.get(channel) or ())
+                self.subscriptions.get(channel, 0), len(self.presences.get(channel) or ())
             )
             for channel in channels
         }
 
-    def users(self, app_id: str, channel: str) -> Sequence[str]:
+    def channels(self, prefix: str) -> _Listing:
+        """Return the occupied channels; see the contract."""
+        return _Listing(self, prefix)
+
+    def users(self, channel: str) -> Sequence[str]:
         """Return the ids of the users in *channel*."""
-        presence = self._app(app_id).presences.get(channel)
+        presence = self.presences.get(channel)
         return presence.user_ids() if presence else []
 
-    def cached(self, app_id: str, channel: str) -> Cached | None:
-        """Return the cached event of *channel*."""
-        return self._app(app_id).cache.get(channel, self._now())
+    def kept(self, channel: str) -> Kept | None:
+        """Return the event that *channel* keeps."""
+        return self._kept.get(channel, self._engine.now())
 
-    def sign_in(
-        self, app_id: str, user_id: str, session_id: str, watchlist: Sequence[str] = ()
-    ) -> SignedIn:
-        """Note that a session is *user_id*; see the port."""
-        users = self._app(app_id).users
-        changes: tuple[UserOnline, ...] = ()
-        if user_id not in users:
-            users[user_id] = set()
-            changes = (UserOnline(user_id),)
-            self._deliver(app_id, changes[0])
-        users[user_id].add(session_id)
-        return SignedIn(frozenset(users.keys() & watchlist), changes)
+    def state_count(self, channel: str) -> None:
+        """Deliver the number of a large channel; see the contract."""
+        options = self._due.pop(channel, None)
+        count = self.subscriptions.get(channel, 0)
+        if options is not None and count > LARGE_CHANNEL:  # a smaller one was stated meanwhile
+            self._say(channel, count, options)
 
-    def sign_out(self, app_id: str, user_id: str, session_id: str) -> SignedOut:
-        """Undo `sign_in`; see the port."""
-        users = self._app(app_id).users
-        sessions = users[user_id]
-        sessions.discard(session_id)
-        if sessions:
-            return SignedOut()
-        del users[user_id]
-        gone = UserOffline(user_id)
-        self._deliver(app_id, gone)
-        return SignedOut((gone,))
+    def settle(self, mark: Mark) -> None:
+        """Keep nothing that could be settled; see the contract."""
 
-    def terminate(self, app_id: str, user_id: str) -> None:
-        """Have the user's sessions closed; see the port."""
-        self._deliver(app_id, UserTerminated(user_id))
+    def share(self) -> Share:
+        """Return all of the state; see the contract."""
+        share = Share()
+        for channel, count in self.subscriptions.items():
+            presence = self.presences.get(channel)
+            held = share.channels[channel] = Held(count)
+            if presence is not None:
+                held.sessions = presence.sessions()
+                held.members = {member.user_id: member for member in presence.roster()}
+        share.users = dict(self.online)
+        share.watched = dict(self.watched)
+        return share
 
-    def _app(self, app_id: str) -> _AppState:
-        app = self._apps.get(app_id)
-        if app is None:
-            cache = _Cache(self._max_cached_events, self._max_cached_bytes)
-            app = self._apps[app_id] = _AppState(cache)
-        return app
+    def _state(self, channel: str, count: int, options: Options) -> None:
+        if count <= LARGE_CHANNEL:
+            self._say(channel, count, options)
+        elif channel not in self._due:
+            self._due[channel] = options
+            self._local.count_due(channel, LARGE_INTERVAL_S)
+
+    def _say(self, channel: str, count: int, options: Options) -> None:
+        fact = SubscriptionCount(channel, count)
+        self._deliver(fact)
+        if options.observed and self._wants.counts:
+            self._owe(fact)
+
+    def _owe(self, change: Change) -> None:
+        self._changes += 1
+        self._local.owe((Owed(change, Mark(SCOPE, self._epoch, self._changes)),))
 
 
-def _not_started(app_id: str, fact: Fact | Notice) -> None:
-    raise AssertionError(f"{fact} of app {app_id} was published before the engine was started")
+def _ignore(_app_id: str, _count: int) -> None:
+    """Evictions interest nobody."""
+
+
+class MemoryEngine:
+    """
+    The engine of a server that is alone.
+
+    *now* reads a monotonic clock in seconds. *epoch* names this life of the state, as no other life
+    was named. The kept events of an app are bounded by *max_kept_events* and *max_kept_bytes*;
+    beyond that, those that were kept first are evicted, and *evicted* is called with the app's id
+    and their number.
+    """
+
+    available = True
+    """The state is in this process."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        *,
+        epoch: str,
+        evicted: Callable[[str, int], object] = _ignore,
+        max_kept_events: int = MAX_KEPT_EVENTS,
+        max_kept_bytes: int = MAX_KEPT_BYTES,
+    ) -> None:
+        self.now = now
+        self.epoch = epoch
+        self.evicted = evicted
+        self._max_kept_events = max_kept_events
+        self._max_kept_bytes = max_kept_bytes
+        self._spaces: set[str] = set()
+
+    async def open(self) -> None:
+        """Serve; there is nothing to wait for."""
+
+    def space(self, app_id: str, local: Local, wants: Wants) -> MemorySpace:
+        """Return the state of an app, whose only node becomes its holder; see the contract."""
+        if app_id in self._spaces:
+            raise AssertionError(f"app {app_id} has its space already")
+        self._spaces.add(app_id)
+        kept = _KeptEvents(self._max_kept_events, self._max_kept_bytes)
+        space = MemorySpace(self, app_id, local, wants, kept)
+        local.hold(self.epoch)
+        local.restart(SCOPE)
+        return space
+
+    async def close(self, timeout_s: float) -> None:
+        """End; the state ends with the process."""

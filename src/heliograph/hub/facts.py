@@ -63,7 +63,6 @@ class Event(Struct, frozen=True, gc=False):
     data: bytes
     except_id: str | None = None
     user_id: str | None = None
-    cached: bool = False
     keep: Keep | None = None
     owed: bool = False
 
@@ -107,8 +106,19 @@ class UserTerminated(Struct, frozen=True, gc=False):
     user_id: str
 
 
+class UserStatus(Struct, frozen=True, gc=False):
+    """
+    Whether a watched user is online.
+
+    Its *channel* is the user's id: in a hub of watchlists, the channels are the watched users.
+    """
+
+    channel: str
+    online: bool
+
+
 Notice = UserOnline | UserOffline | UserTerminated
 """What is said about a user, to whomever it concerns; it belongs to no channel."""
 
-Fact = Event | MemberAdded | MemberRemoved | SubscriptionCount
+Fact = Event | MemberAdded | MemberRemoved | SubscriptionCount | UserStatus
 """What is said on a channel; each is numbered there and reaches every subscriber in order."""

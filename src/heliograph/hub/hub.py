@@ -128,3 +128,8 @@ class Hub:
         """Return the number of subscriptions to *channel* on this node."""
         found = self._channels.get(channel)
         return len(found.subscriptions) if found else 0
+
+    def subscriber_ids(self, channel: str) -> list[str]:
+        """Return the ids of the subscribers of *channel* on this node."""
+        found = self._channels.get(channel)
+        return [one.subscriber.id for one in found.subscriptions] if found else []

@@ -1,69 +1,59 @@
 """
-Signed-in users of one app on this node: their sessions, and who watches whom.
+Signed-in users of one app on this node: their sessions, and what each session watches.
 
-Which users are online anywhere is the engine's to know; here is who must be told.
+A watchlist is a number of subscriptions, in a hub whose channels are the watched users. Which users
+are online on any node is known to the engine.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Generic, TypeVar
+
+from heliograph.hub.channel import Subscription
 
 S = TypeVar("S")
 
 
 class Users(Generic[S]):
-    """Sessions of type *S* (hashable) by the user that they are, and by those they watch."""
+    """Sessions of type *S* (hashable), by the user that each is signed in as."""
 
-    __slots__ = ("_sessions", "_watched", "_watchers")
+    __slots__ = ("_sessions", "_watched")
 
     def __init__(self) -> None:
         self._sessions: dict[str, dict[S, None]] = {}  # user id -> sessions signed in as it
-        self._watchers: dict[str, dict[S, None]] = {}  # user id -> sessions that watch it
-        self._watched: dict[S, tuple[str, ...]] = {}  # session -> user ids that it watches
+        self._watched: dict[S, Sequence[Subscription]] = {}
 
-    @property
-    def signed_in(self) -> int:
-        """The number of users that are signed in."""
+    def __len__(self) -> int:
+        """Return the number of users that are signed in."""
         return len(self._sessions)
 
-    def sign_in(self, session: S, user_id: str, watchlist: Iterable[str] = ()) -> None:
-        """Note that *session* is *user_id*, and watches exactly the users of *watchlist*."""
+    @property
+    def watchers(self) -> int:
+        """The number of sessions that watch anybody."""
+        return len(self._watched)
+
+    def sign_in(
+        self, session: S, user_id: str, watched: Sequence[Subscription] = ()
+    ) -> Sequence[Subscription]:
+        """
+        Take note that *session* is *user_id*, and watches by the subscriptions *watched*.
+
+        Returns the subscriptions of its watchlist so far, which are to be ended.
+        """
         self._sessions.setdefault(user_id, {})[session] = None
-        self._unwatch(session)
-        watched = tuple(dict.fromkeys(watchlist))
+        before = self._watched.pop(session, ())
         if watched:
             self._watched[session] = watched
-            for other in watched:
-                self._watchers.setdefault(other, {})[session] = None
+        return before
 
-    def sign_out(self, session: S, user_id: str) -> None:
-        """Forget a session that was signed in."""
-        _discard(self._sessions, user_id, session)
-        self._unwatch(session)
+    def sign_out(self, session: S, user_id: str) -> Sequence[Subscription]:
+        """Forget a session that was signed in; return the subscriptions of its watchlist."""
+        sessions = self._sessions.get(user_id)
+        if sessions is not None:
+            sessions.pop(session, None)
+            if not sessions:
+                del self._sessions[user_id]
+        return self._watched.pop(session, ())
 
     def sessions(self, user_id: str) -> list[S]:
         """Return the sessions signed in as *user_id*, in the order of their signing in."""
         return list(self._sessions.get(user_id, ()))
-
-    def watchers(self, user_id: str) -> list[S]:
-        """Return the sessions that are to be told when *user_id* comes and goes."""
-        return list(self._watchers.get(user_id, ()))
-
-    def watches(self, session: S, user_id: str) -> bool:
-        """Whether *session* watches *user_id*."""
-        return session in self._watchers.get(user_id, ())
-
-    def __len__(self) -> int:
-        """Return the number of users signed in, and of those watched: nothing is left at 0."""
-        return len(self._sessions) + len(self._watchers) + len(self._watched)
-
-    def _unwatch(self, session: S) -> None:
-        for other in self._watched.pop(session, ()):
-            _discard(self._watchers, other, session)
-
-
-def _discard(index: dict[str, dict[S, None]], key: str, session: S) -> None:
-    sessions = index.get(key)
-    if sessions is not None:
-        sessions.pop(session, None)
-        if not sessions:
-            del index[key]

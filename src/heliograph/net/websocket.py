@@ -338,7 +338,7 @@ class WebSocketConnection:
         self.id = session.id
         self._session = session
         self.write(answer + text_frame(session.open(self)))
-        patience_s = session.app.authorized_connections_timeout
+        patience_s = session.tenant.app.authorized_connections_timeout
         if patience_s:
             self._identify_by = self._context.now() + patience_s
             self._context.wheel.add(self, min(patience_s, config.ping_interval))

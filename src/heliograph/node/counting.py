@@ -1,19 +1,19 @@
 """
-How often subscribers are sent the number of subscriptions of their channel.
+When subscribers receive the number of subscriptions of their channel.
 
-Knows channels by name, numbers, and of time what it is given. Does not know subscribers, nor how
-a number is sent.
+The engine states the number; this decides only when this node sends it. Knows channels by name,
+numbers, and of time what it is given. Does not know subscribers, nor how a number is sent.
 """
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-LARGE_CHANNEL = 100
-"""The number of a channel with more subscriptions than this is sent at LARGE_INTERVAL_S only."""
+from heliograph.engine.base import LARGE_CHANNEL
 
-SMALL_INTERVAL_S = 1.0
-LARGE_INTERVAL_S = 5.0
+INTERVAL_S = 1.0
+"""The number of a channel is sent once in so long, up to LARGE_CHANNEL subscriptions."""
 
 SENDS_AT_ONCE = 250
 """Numbers sent before the event loop turns: one client may change thousands of channels at once."""
@@ -23,65 +23,93 @@ class Counting:
     """
     Decides when the number of a channel is sent; the latest number is always sent in the end.
 
-    Up to LARGE_CHANNEL subscriptions, the first change is sent at once, and further ones at most
-    once in SMALL_INTERVAL_S per channel. Above it, a change is sent at the end of the
-    LARGE_INTERVAL_S that it begins. So one client that subscribes and unsubscribes in a loop cannot
-    have every subscriber of the channel written to each time.
+    Up to LARGE_CHANNEL subscriptions, the first change is sent at the end of this turn of the event
+    loop, so that the client that caused it receives it too, and further ones at most once in
+    INTERVAL_S per channel: one client that subscribes and unsubscribes in a loop cannot have every
+    subscriber written to each time. Above it the engine states numbers rarely, and each is sent.
 
-    *now* reads a monotonic clock in seconds, *later* calls a function after a delay; there is one
-    timer for all channels. *send* is given a channel and its number.
+    *now* reads a monotonic clock in seconds, *soon* calls a function at the end of this turn,
+    *later* after a delay; there is one timer for all channels. *send* is given a channel and its
+    number, *ask* a channel whose number the engine is to state now.
     """
 
-    __slots__ = ("_large", "_later", "_now", "_send", "_small", "_timer_at")
+    __slots__ = (
+        "_ask",
+        "_changed",
+        "_due",
+        "_later",
+        "_now",
+        "_recent",
+        "_send",
+        "_soon",
+        "_timer_at",
+    )
 
     def __init__(
         self,
         now: Callable[[], float],
+        soon: Callable[[Callable[[], object]], object],
         later: Callable[..., object],
         send: Callable[[str, int], object],
+        ask: Callable[[str], object],
     ) -> None:
         self._now = now
+        self._soon = soon
         self._later = later
         self._send = send
-        # Both in the order of their times: an interval is the same for every channel.
+        self._ask = ask
+        self._changed: dict[str, int] = {}  # to be sent at the end of the turn
         # Channels whose number was sent: until when no other is, and the one to send then, if any.
-        self._small: OrderedDict[str, tuple[float, int | None]] = OrderedDict()
-        # Large channels that changed: when their number is sent, and what it is by now.
-        self._large: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        # In the order of their times, for the interval is the same for every channel.
+        self._recent: OrderedDict[str, tuple[float, int | None]] = OrderedDict()
+        self._due: list[tuple[float, str]] = []  # a heap: when to ask for which channel's number
         self._timer_at: float | None = None  # older timers do nothing
 
     def __len__(self) -> int:
         """Return the number of channels that something is remembered of."""
-        return len(self._small.keys() | self._large.keys())
+        return len(self._changed.keys() | self._recent.keys() | {name for _, name in self._due})
 
     def changed(self, channel: str, count: int) -> None:
         """Take note that *channel* has *count* subscriptions now."""
-        now = self._now()
-        recent = self._small.get(channel)
-        if count > LARGE_CHANNEL:
-            if recent is not None:
-                self._small[channel] = (recent[0], None)
-            due = self._large.get(channel)
-            self._large[channel] = (due[0] if due else now + LARGE_INTERVAL_S, count)
-        else:
-            self._large.pop(channel, None)
-            if recent is None:
-                self._send_now(channel, count, now)
-            else:
-                self._small[channel] = (recent[0], count)
-        self._set_timer(now)
+        recent = self._recent.get(channel)
+        if recent is not None and count <= LARGE_CHANNEL:
+            self._recent[channel] = (recent[0], count)
+            self._set_timer()
+            return
+        if recent is not None:
+            self._recent[channel] = (recent[0], None)
+        if not self._changed:
+            self._soon(self._send_changed)
+        self._changed[channel] = count
+
+    def due(self, channel: str, in_s: float) -> None:
+        """Ask for the number of *channel* in *in_s* seconds."""
+        heapq.heappush(self._due, (self._now() + in_s, channel))
+        self._set_timer()
+
+    def _send_changed(self) -> None:
+        left = SENDS_AT_ONCE
+        while self._changed and left:
+            left -= 1
+            channel = next(iter(self._changed))
+            self._send_now(channel, self._changed.pop(channel), self._now())
+        if self._changed:
+            self._soon(self._send_changed)
+        self._set_timer()
 
     def _send_now(self, channel: str, count: int, now: float) -> None:
-        # Never there yet: what is due of _small is taken out before anything of _large, and the
-        # interval of a channel that grew since has ended by then. So it becomes the last key.
-        self._small[channel] = (now + SMALL_INTERVAL_S, None)
+        if count <= LARGE_CHANNEL:
+            self._recent[channel] = (now + INTERVAL_S, None)
+            self._recent.move_to_end(channel)
         self._send(channel, count)
 
-    def _set_timer(self, now: float) -> None:
-        times = [next(iter(queue.values()))[0] for queue in (self._small, self._large) if queue]
+    def _set_timer(self) -> None:
+        times = [at for at, _ in self._due[:1]]
+        if self._recent:
+            times.append(next(iter(self._recent.values()))[0])
         if times and (self._timer_at is None or min(times) < self._timer_at):
             self._timer_at = min(times)
-            self._later(max(0.0, self._timer_at - now), self._on_timer, self._timer_at)
+            self._later(max(0.0, self._timer_at - self._now()), self._on_timer, self._timer_at)
 
     def _on_timer(self, set_for: float) -> None:
         if set_for != self._timer_at:
@@ -89,20 +117,22 @@ class Counting:
         self._timer_at = None
         now = max(self._now(), set_for)  # a loop's timers may fire a little early
         left = SENDS_AT_ONCE
+        while left and self._due and self._due[0][0] <= now:
+            left -= 1
+            self._ask(heapq.heappop(self._due)[1])
         while left and (taken := self._take_due(now)) is not None:
             channel, count = taken
             if count is not None:
                 left -= 1
                 self._send_now(channel, count, now)
-        self._set_timer(now)
+        self._set_timer()
 
     def _take_due(self, now: float) -> tuple[str, int | None] | None:
-        """Take out a channel whose time has come, with the number to send, if any."""
-        queue: Any
-        for queue in (self._small, self._large):
-            if queue:
-                channel, (at, count) = next(iter(queue.items()))
-                if at <= now:
-                    del queue[channel]
-                    return channel, count
+        """Remove a channel whose interval has ended; return it with the number to send, if any."""
+        recent: Any = self._recent
+        if recent:
+            channel, (at, count) = next(iter(recent.items()))
+            if at <= now:
+                del recent[channel]
+                return channel, count
         return None

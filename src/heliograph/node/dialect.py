@@ -5,7 +5,7 @@ Protocols implement `Dialect` and `Session`, connections implement `Peer`. Knows
 none of the codes and texts that clients read.
 """
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, Protocol
 
@@ -60,6 +60,13 @@ class Peer(Protocol):
         """Send the client *error*, then end the connection; `Session.end` is called on the way."""
 
 
+class Host(Protocol):
+    """A Tenant, as connections know it."""
+
+    app: App
+    """The app, as it is configured now."""
+
+
 class Session(Protocol):
     """The protocol state of one client, as the node and its connection use it."""
 
@@ -69,11 +76,11 @@ class Session(Protocol):
     peer: Peer
 
     @property
-    def app(self) -> App:
-        """The app that the client is connected to, as it is configured now."""
+    def tenant(self) -> Host:
+        """The node's part of the app that the client is connected to."""
 
     @property
-    def channels(self) -> Sized:
+    def channels(self) -> Collection[str]:
         """What the session has to leave when it ends."""
 
     def open(self, peer: Peer) -> bytes:

@@ -8,21 +8,17 @@ HTTP.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from heliograph.apps import Apps
-from heliograph.engine.answers import (
-    Happening,
-)
 from heliograph.engine.base import Engine
 from heliograph.hub.channel import Counters
-from heliograph.hub.facts import (
-    Event,
-    Fact,
-    Notice,
-)
+from heliograph.hub.facts import Event, Fact, Keep
 from heliograph.metrics import Tally
 from heliograph.node.dialect import Ending, NotAdmitted, Session
-from heliograph.node.tenant import Record, Tenant, Timing, close_sessions, short
+from heliograph.node.journal import Journal
+from heliograph.node.policy import Policy
+from heliograph.node.tenant import Tenant, Timing, close_sessions, short
 from heliograph.origins import origin_allowed
 from heliograph.slices import Slices
 from heliograph.summary import Summary
@@ -33,8 +29,23 @@ SHOWN_OF_KEY = 8
 """Characters that the log shows of a key, which may be a secret."""
 
 
-def _ignore(_app_id: str, _happening: Happening) -> None:
-    """Nobody wants to know."""
+CACHE = Keep(1, 1800)
+"""Of a channel that keeps an event, unless it is configured: half an hour."""
+
+
+class VerboseTenant(Tenant):
+    """A Tenant that logs the events that have no subscriber on this node."""
+
+    def deliver(self, fact: Fact, /) -> None:
+        """Take a fact of a channel, and log it where nobody here receives it."""
+        if isinstance(fact, Event) and fact.channel not in self.hub:
+            logger.debug(
+                "app %s: channel %s has no subscribers; event %s was not delivered",
+                self.app.id,
+                short(fact.channel),
+                short(fact.name or ""),
+            )
+        super().deliver(fact)
 
 
 class Node:
@@ -42,9 +53,10 @@ class Node:
     This server's apps, each a Tenant.
 
     *random_bits* returns that many random bits as an integer; the ids of sessions are made of
-    them, and signatures bind to these ids, so they must not be guessable. *record* is called, at
-    once and in order, with what apps with webhooks report. With *verbose*, the log names the
-    events that have no subscriber on this node.
+    them, and signatures bind to these ids, so they must not be guessable. *keep* holds for the
+    channels that keep an event. *journal* has the observers. *policy* is asked before each
+    subscription; without one, signatures decide alone. *shuffle* brings a list into a random order.
+    With *verbose*, the log names the events that have no subscriber on this node.
     """
 
     def __init__(
@@ -54,7 +66,10 @@ class Node:
         timing: Timing,
         random_bits: Callable[[int], int],
         *,
-        record: Record = _ignore,
+        keep: Keep = CACHE,
+        journal: Journal | None = None,
+        policy: Policy | None = None,
+        shuffle: Callable[[list[Any]], object] = list,
         verbose: bool = False,
     ) -> None:
         self.counters = Counters()
@@ -69,22 +84,26 @@ class Node:
         self.random_bits = random_bits
         self._slices = Slices(timing.soon, timing.now, self.faults.fault)
         self._new_tenant = partial(
-            Tenant,
+            VerboseTenant if verbose else Tenant,
             engine=engine,
             timing=timing,
             counters=self.counters,
             tally=self.tally,
             failures=Summary(logger, logging.INFO, timing.later),
             outages=self.outages,
-            record=record,
+            faults=self.faults,
+            keep=keep,
+            journal=journal or Journal(),
+            policy=policy,
             slices=self._slices,
+            shuffle=shuffle,
         )
         self._tenants: dict[str, Tenant] = {}
-        self._retired: dict[str, Tenant] = {}  # kept: they may have sessions to close for a while
+        # Removed apps: they may have sessions to close for a while, and an app has its space once.
+        self._retired: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
         self.generation = 0  # how often apps were configured: changes with each key and secret
         self._engine = engine
-        engine.start(self._deliver_and_log if verbose else self._deliver)
         self.configure(apps)
 
     def configure(self, apps: Apps) -> None:
@@ -99,16 +118,19 @@ class Node:
         """
         before, self._tenants = self._tenants, {}
         for app in apps:
-            tenant = (
-                before.pop(app.id, None) or self._retired.pop(app.id, None) or self._new_tenant(app)
-            )
-            tenant.app = app
+            tenant = before.pop(app.id, None) or self._retired.pop(app.id, None)
+            if tenant is None:
+                tenant = self._new_tenant(app)
+            else:
+                tenant.configure(app)
             self._tenants[app.id] = tenant
+        for tenant in before.values():
+            tenant.retired = True
+        self._retired.update(before)
         self._by_key = {
             key.key: tenant for tenant in self._tenants.values() for key in tenant.app.keys
         }
         self.generation += 1
-        self._retired.update(before)
         gone = [*before.values(), *(one for one in self._tenants.values() if not one.app.enabled)]
         for tenant in gone:
             tenant.close(Ending.APP_DISABLED)
@@ -217,24 +239,3 @@ class Node:
     def finish(self) -> None:
         """Do at once what was to be done in slices. For a server that stops."""
         self._slices.finish()
-
-    def _deliver(self, app_id: str, said: Fact | Notice) -> None:
-        tenant = self._tenants.get(app_id)
-        if tenant is None:
-            return
-        if type(said) is Event:  # nine in ten
-            tenant.hub.publish(said)
-        else:
-            tenant.deliver(said)
-
-    def _deliver_and_log(self, app_id: str, said: Fact | Notice) -> None:
-        """The same, and an event that nobody here is subscribed to is in the log."""
-        tenant = self._tenants.get(app_id)
-        if tenant is not None and isinstance(said, Event) and said.channel not in tenant.hub:
-            logger.debug(
-                "app %s: channel %s has no subscribers; event %s was not delivered",
-                app_id,
-                short(said.channel),
-                short(said.name or ""),
-            )
-        self._deliver(app_id, said)

@@ -1,54 +1,49 @@
 """
 A Tenant: one app on this node, with its hub, its sessions and its signed-in users.
 
-The only place that uses hub, engine and sessions together. Knows nothing of bytes, sockets or HTTP,
-and of time only what it is given to read and how to be called later.
+The only place that uses hub, engine and sessions together. Knows no protocol, nothing of bytes,
+sockets or HTTP, and of time only what it is given to read and how to be called later.
 """
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from heliograph import rate
 from heliograph.apps import App
-from heliograph.engine.answers import (
-    Cached,
-    CacheMiss,
-    Counts,
-    Departure,
-    Entry,
-    Happening,
-    Listing,
-    Refusal,
-    SignedIn,
-    SignedOut,
-)
-from heliograph.engine.base import Engine
-from heliograph.errors import EngineError, echoed
-from heliograph.hub.channel import Counters, Subscription
+from heliograph.engine.answers import Counts, Entry, Kept, Listing, Lost, Mark, Options, Owed
+from heliograph.engine.base import LARGE_CHANNEL, Engine, Space
+from heliograph.errors import echoed
+from heliograph.hub.channel import Counters, Lane, Subscriber, Subscription
 from heliograph.hub.facts import (
     Event,
     Fact,
-    Member,
+    Keep,
     Notice,
     SubscriptionCount,
-    UserOffline,
     UserOnline,
+    UserStatus,
     UserTerminated,
 )
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
 from heliograph.metrics import Tally
 from heliograph.node.counting import Counting
-from heliograph.node.dialect import Ending
-from heliograph.node.dialect import Session as AnySession
-from heliograph.protocols.pusher import messages
-from heliograph.protocols.pusher.messages import User
-from heliograph.protocols.pusher.names import Kind
-from heliograph.protocols.pusher.session import Session
-from heliograph.reply import Later, Reply, after, proceed
+from heliograph.node.dialect import Ending, Session
+from heliograph.node.journal import (
+    ClientEventSent,
+    Disconnected,
+    Holding,
+    Journal,
+    Occurrence,
+    Published,
+)
+from heliograph.node.losses import Losses
+from heliograph.node.policy import Policy
+from heliograph.reply import Reply, after
 from heliograph.slices import Each, LargeAnswers, Slices
 from heliograph.summary import Summary
 
@@ -57,11 +52,21 @@ logger = logging.getLogger(__name__)
 CLOSED_AT_ONCE = 64
 """More sessions than this, with their channels, are closed in slices: some 10 µs for each."""
 
-NOTIFIED_AT_ONCE = 64
-"""More watchers than this are notified of a user in slices."""
+ENGINE_UNAVAILABLE = "engine unavailable"
+"""The subject of its log lines."""
 
-ENGINE_AWAY = "engine unavailable"
-"""What the log calls it."""
+
+class Rule(Struct, frozen=True, gc=False):
+    """
+    What the node has to know of a kind of channel. One object for each kind and configuration.
+
+    *kind* is its name in metrics. A client that subscribes to a channel that *identifies* proved
+    who it is.
+    """
+
+    kind: str
+    options: Options
+    identifies: bool = False
 
 
 class Timing(Protocol):
@@ -83,12 +88,13 @@ class Timing(Protocol):
         """Have *callback* called with *arguments* in *delay_s* seconds."""
 
 
-Record = Callable[[str, Happening], None]
-"""Takes an app's id and what happened there."""
-
-
 class Tenant:
-    """One app on this node: its settings, its hub, its sessions."""
+    """
+    One app on this node: its settings, its hub, its sessions; the `Local` of its space.
+
+    *rules* is a memory of a protocol, which names the kinds of channels: it is emptied when the
+    configuration of the app changes.
+    """
 
     def __init__(
         self,
@@ -97,137 +103,108 @@ class Tenant:
         timing: Timing,
         counters: Counters,
         *,
+        keep: Keep,
         tally: Tally,
         failures: Summary,
         outages: Summary,
-        record: Record,
+        faults: Summary,
+        journal: Journal,
+        policy: Policy | None,
         slices: Slices,
+        shuffle: Callable[[list[Any]], object],
     ) -> None:
         self.app = app
+        self.retired = False  # the app was removed: its clients are closed, and receive no more
+        self.keep = keep  # of the channels that keep an event
+        self.policy = policy
+        self.rules: dict[Hashable, Rule] = {}
         self._slices = slices
         # Each kind of large work of an app has an owner of its own: leaving many channels takes
         # long, and delays neither a list nor a termination.
         self.large_answers: LargeAnswers[Any] = LargeAnswers(slices, (app.id, "answers"))
         self._closings = (app.id, "closings")
         self._departures = (app.id, "departures")
-        self._notices = (app.id, "notices")
         self._failures = failures
         self._outages = outages
+        self._faults = faults
         self.tally = tally
         self.users: Users[Session] = Users()
         self.subscriptions = 0
         self.channels_by_kind: dict[str, int] = {}
         self._publishes_paid_until = 0.0
-        self._record = record
+        self._timing = timing
         self.hub = Hub(self._wake, counters, self._hurry)
         self._flushing = False  # or about to
+        self.watching = Hub(self._flush_watching_soon, counters)  # its channels are watched users
         self.sessions: dict[str, Session] = {}
-        self.leaving: dict[str, Session] = {}  # ended, with channels yet to leave
-        self._engine = engine
-        self._timing = timing
-        self._counting = Counting(timing.now, timing.later, self._send_count)
-
-    # -- What sessions ask ---------------------------------------------------------------
-
-    def enter(
-        self, session: Session, channel: str, kind: Kind, member: Member | None
-    ) -> Reply[Entry | Refusal]:
-        """Make a subscription known to everybody."""
-        reply: Reply[Entry | Refusal] = self._engine.enter(
-            self.app.id,
-            channel,
-            session.id,
-            member=member,
-            max_members=self.app.max_presence_members,
-            replay=kind.cached,
+        self.leaving: set[str] = set()  # ids of sessions that ended, with channels yet to leave
+        self._counting = Counting(
+            timing.now, timing.when_read, timing.later, self._send_count, self._state_count
         )
-        if not self.app.webhooks or not self._watched(kind):
-            return reply
-        return after(reply, self._entered) if isinstance(reply, Later) else self._entered(reply)
+        self._losses = Losses(
+            self._find_losses, self._concerned, self.close_each, shuffle, timing.later
+        )
+        self.observers = journal.observers
+        self._journal = journal
+        self._holding = Holding(app.id, journal.owed, self._settle)
+        # Last: a space calls its node from the beginning.
+        self.space: Space = engine.space(app.id, self, journal.wants(app))
 
-    def _entered(self, entry: Entry | Refusal) -> Entry | Refusal:
-        # Here, and not where the session goes on: it may have given up meanwhile.
-        if isinstance(entry, Entry):
-            self._tell(entry.changes)
-        return entry
+    def configure(self, app: App) -> None:
+        """Take on the settings of *app* for what its clients and publishers do next."""
+        self.app = app
+        self.retired = False
+        self.rules.clear()
+        self.space.want(self._journal.wants(app))
 
-    def _watched(self, kind: Kind) -> bool:
-        """Whether anybody outside wants to know what happens on such a channel."""
-        return bool(self.app.webhooks) and not kind.user
+    # -- What sessions need --------------------------------------------------------------
 
-    def _tell(self, happenings: Iterable[Happening]) -> None:
-        for happening in happenings:
-            self._record(self.app.id, happening)
-
-    def subscribe(self, session: Session, channel: str, kind: Kind, entry: Entry) -> Subscription:
-        """Have what is said on *channel* from now on written to the session's peer."""
-        subscription = self.hub.subscribe(session.peer, channel, session.peer.lane)
+    def subscribe(
+        self, subscriber: Subscriber, lane: Lane, channel: str, rule: Rule, entry: Entry
+    ) -> Subscription:
+        """Have the facts of *channel* from now on written to *subscriber*."""
+        subscription = self.hub.subscribe(subscriber, channel, lane)
+        found = subscription.channel
+        found.rule = rule
         self.subscriptions += 1
-        if len(subscription.channel.subscriptions) == 1:
-            name = kind.name
-            self.channels_by_kind[name] = self.channels_by_kind.get(name, 0) + 1
-        if self.app.subscription_count and kind.counted:
+        if len(found.subscriptions) == 1:
+            kind = rule.kind
+            self.channels_by_kind[kind] = self.channels_by_kind.get(kind, 0) + 1
+        if rule.options.counted and entry.count <= LARGE_CHANNEL:
             self._counting.changed(channel, entry.count)
-        if kind.cached and entry.cached is None and self._watched(kind):
-            self._tell((CacheMiss(channel),))
         return subscription
 
-    def leave(
-        self, session: Session, channel: str, kind: Kind, subscription: Subscription | None
-    ) -> None:
-        """Undo `enter`, and `subscribe` where it came to that."""
-        if subscription is not None:
-            self.hub.unsubscribe(subscription)
-            self.subscriptions -= 1
-            if not subscription.channel.subscriptions:
-                self.channels_by_kind[kind.name] -= 1
+    def unsubscribe(self, subscription: Subscription) -> Options:
+        """Undo `subscribe`; return the options to leave the channel with."""
+        self.hub.unsubscribe(subscription)
+        self.subscriptions -= 1
+        channel = subscription.channel
+        rule: Rule = channel.rule
+        if not channel.subscriptions:
+            self.channels_by_kind[rule.kind] -= 1
+        return rule.options
 
-        reply = self._engine.leave(self.app.id, channel, session.id)
-        if isinstance(reply, Later):
-            reply.then(partial(self._left, channel, kind), self._lost)
-        else:
-            self._left(channel, kind, reply)
-
-    def _left(self, channel: str, kind: Kind, departure: Departure) -> None:
-        if self.app.subscription_count and kind.counted:
-            self._counting.changed(channel, departure.count)
-        if self.app.webhooks and self._watched(kind):
-            self._tell(departure.changes)
-
-    def client_event(self, _session: Session, event: Event) -> Reply[None]:
+    def client_event(self, session_id: str, event: Event) -> Reply[None]:
         """Have a client's event delivered to the others on its channel."""
-        reply = self._engine.publish(self.app.id, (event,))
-        if not self.app.webhooks:
+        reply = self.space.publish((event,))
+        if not self.observers:
             return reply
-        return after(reply, lambda _nothing: self._tell((event,)))
+        return after(reply, lambda _nothing: self.record(ClientEventSent(session_id, event)))
 
-    def sign_in(self, session: Session, user: User) -> Reply[SignedIn]:
-        """Make it known to everybody that the session is *user*."""
-        watchlist = user.watchlist if self.app.watchlist else ()
-        reply = self._engine.sign_in(self.app.id, user.id, session.id, watchlist)
-        return after(reply, self._signed_in) if self.app.webhooks else reply
+    def watch(self, session: Session, user_id: str, watchlist: Sequence[str]) -> None:
+        """Have the session closed with its user, and notified of the users of *watchlist* alone."""
+        peer = session.peer
+        lane = peer.lane
+        watched = [self.watching.subscribe(peer, other, lane) for other in watchlist]
+        self.watching.drop(self.users.sign_in(session, user_id, watched))
 
-    def _signed_in(self, found: SignedIn) -> SignedIn:
-        self._tell(found.changes)
-        return found
-
-    def watch(self, session: Session, user: User) -> None:
-        """Have the session told of those it watches, and closed with its user."""
-        self.users.sign_in(session, user.id, user.watchlist if self.app.watchlist else ())
-
-    def sign_out(self, session: Session, user: User) -> None:
-        """Undo `sign_in`, and `watch` where it came to that."""
-        self.users.sign_out(session, user.id)
-
-        def signed_out(found: SignedOut) -> None:
-            if self.app.webhooks:
-                self._tell(found.changes)
-
-        proceed(self._engine.sign_out(self.app.id, user.id, session.id), signed_out, self._lost)
+    def unwatch(self, session: Session, user_id: str) -> None:
+        """Undo `watch`."""
+        self.watching.drop(self.users.sign_out(session, user_id))
 
     def signature_failed(self, reason: str, channel: str | None) -> None:
         """
-        Take note that a client showed a signature that is none; *reason* is of a few.
+        Take note that a client showed an invalid signature; *reason* is of a few.
 
         The first line of a minute has the *channel* that it is for.
         """
@@ -237,29 +214,34 @@ class Tenant:
             where = "" if channel is None else f" (channel {short(channel)})"
             logger.info("%s: %s%s", subject, reason, where)
 
-    def ended(self, session: Session) -> None:
+    def unavailable(self, error: Exception) -> None:
+        """Take note that a client is closed since the engine did not answer it."""
+        self._outages.note(ENGINE_UNAVAILABLE, f"a client was closed ({error})")
+
+    def ended(self, session_id: str) -> None:
         """Count the session no more."""
-        del self.sessions[session.id]
+        del self.sessions[session_id]
+        if self.observers:
+            self.record(Disconnected(session_id))
 
-    def leave_in_slices(self, session: Session, job: Iterator[None]) -> None:
+    def leave_in_slices(self, session_id: str, job: Iterator[None]) -> None:
         """Have *job* done, by which an ended session leaves, between the loop's other work."""
-        self.leaving[session.id] = session
-        self._slices.start(self._departures, chain(job, self._departed(session)))
+        self.leaving.add(session_id)
+        self._slices.start(self._departures, chain(job, self._departed(session_id)))
 
-    def _departed(self, session: Session) -> Iterator[None]:
-        del self.leaving[session.id]
+    def _departed(self, session_id: str) -> Iterator[None]:
+        self.leaving.discard(session_id)
         yield
 
-    # -- What publishers ask -------------------------------------------------------------
+    # -- What publishers need ------------------------------------------------------------
 
     def publish(self, events: Sequence[Event]) -> Reply[None]:
-        """Have *events* delivered to all nodes, all of them or none."""
+        """Have *events* delivered to all nodes; see `engine.base.Space.publish`."""
         self.tally.publishes += len(events)
-        reply = self._engine.publish(self.app.id, events)
-        if not self.app.webhooks:
+        reply = self.space.publish(events)
+        if not self.observers:
             return reply
-        # A cache channel that is filled again may be told to miss again.
-        return after(reply, lambda _nothing: self._tell(one for one in events if one.cached))
+        return after(reply, lambda _nothing: self.record(Published(events)))
 
     def pay_for(self, count: int) -> float:
         """Count *count* events from outside; return in how many seconds if they come too fast."""
@@ -274,57 +256,76 @@ class Tenant:
 
     def channels(self, prefix: str) -> Reply[Listing]:
         """Return the occupied channels whose names begin with *prefix*, not at one instant."""
-        return self._engine.channels(self.app.id, prefix)
+        return self.space.channels(prefix)
 
     def counts(self, channels: Sequence[str]) -> Reply[Mapping[str, Counts]]:
         """Return the counts of *channels*, zeros for the unoccupied."""
-        return self._engine.counts(self.app.id, channels)
+        return self.space.counts(channels)
 
     def users_in(self, channel: str) -> Reply[Sequence[str]]:
         """Return the ids of the users in a presence channel."""
-        return self._engine.users(self.app.id, channel)
+        return self.space.users(channel)
 
-    def cached(self, channel: str) -> Reply[Cached | None]:
-        """Return the cached event of a channel."""
-        return self._engine.cached(self.app.id, channel)
+    def kept(self, channel: str) -> Reply[Kept | None]:
+        """Return the event that a channel keeps."""
+        return self.space.kept(channel)
 
     def terminate(self, user_id: str) -> Reply[None]:
         """Have every session signed in as *user_id* closed, on all nodes."""
-        return self._engine.terminate(self.app.id, user_id)
+        return self.space.terminate(user_id)
 
-    # -- What the engine delivers --------------------------------------------------------
+    # -- What the engine calls: see engine.base.Local ------------------------------------
 
-    def deliver(self, said: Fact | Notice) -> None:
-        """Take what is said on a channel, or about a user."""
-        if isinstance(said, UserOnline):
-            self._tell_watchers(said.user_id, messages.watchlist_events([said.user_id], []))
-        elif isinstance(said, UserOffline):
-            self._tell_watchers(said.user_id, messages.watchlist_events([], [said.user_id]))
-        elif isinstance(said, UserTerminated):
-            sessions = self.users.sessions(said.user_id)
-            self.close_each(sessions, Ending.TERMINATED)
+    def deliver(self, fact: Fact, /) -> None:
+        """Take a fact of a channel that was entered here."""
+        if type(fact) is SubscriptionCount:
+            self._counting.changed(fact.channel, fact.count)
+        elif not self.retired:
+            self.hub.publish(fact)
+
+    def notice(self, notice: Notice, /) -> None:
+        """Take a notice of a user that is signed in, or watched, here."""
+        if isinstance(notice, UserTerminated):
+            self.close_each(self.users.sessions(notice.user_id), Ending.TERMINATED)
         else:
-            self.hub.publish(said)
+            self.watching.publish(UserStatus(notice.user_id, isinstance(notice, UserOnline)))
 
-    def _tell_watchers(self, user_id: str, message: bytes | None) -> None:
-        if message is None:
-            return
-        watchers = self.users.watchers(user_id)
-        # Never past a notice that not all of its watchers have received.
-        if len(watchers) > NOTIFIED_AT_ONCE or self._slices.busy(self._notices):
-            notify = partial(self._tell_watcher, user_id, message)
-            self._slices.start(self._notices, Each(watchers, notify))
-            return
-        for session in watchers:
-            if not session.ended:
-                session.peer.send(message)
+    def count_due(self, channel: str, in_s: float, /) -> None:
+        """Ask for the number of a large channel in *in_s* seconds."""
+        self._counting.due(channel, in_s)
 
-    def _tell_watcher(self, user_id: str, message: bytes, session: Session) -> None:
-        # It may have ended meanwhile, or signed in again with another watchlist.
-        if not session.ended and self.users.watches(session, user_id):
-            session.peer.send(message)
+    def lost(self, losses: Sequence[Lost], /) -> None:
+        """Notify the sessions that are concerned, or close them in time."""
+        self.tally.losses += len(losses)
+        reason = losses[0].reason.value
+        self._outages.note(f"app {self.app.id}", f"events may have been lost: {reason}")
+        self._losses.take(losses)
+
+    def hold(self, term: str, /) -> None:
+        """Be the holder of the app."""
+        self._holding.hold(term)
+
+    def owe(self, changes: Sequence[Owed], /) -> None:
+        """Take changes that are owed."""
+        self._holding.owe(changes)
+
+    def restart(self, scope: str, /) -> None:
+        """Take note that the state of *scope* begins from nothing."""
+        self._holding.restart(scope)
+
+    def release(self) -> None:
+        """Be the holder no more."""
+        self._holding.release()
 
     # -- The rest ------------------------------------------------------------------------
+
+    def record(self, occurrence: Occurrence) -> None:
+        """Tell the observers what occurred. Their faults are no client's."""
+        for observer in self.observers:
+            try:
+                observer(self.app.id, occurrence)
+            except Exception as error:  # noqa: BLE001 - it is logged, the client goes on
+                self._faults.fault(f"app {self.app.id}: an observer failed", error)
 
     def close(self, ending: Ending) -> None:
         """Close every session, many of them in slices."""
@@ -333,6 +334,34 @@ class Tenant:
     def close_each(self, sessions: Sequence[Session], ending: Ending) -> None:
         """Close *sessions* of this app, many of them in slices."""
         close_sessions(self._slices, self._closings, sessions, ending)
+
+    def _find_losses(self, job: Iterator[object]) -> None:
+        self._slices.start(self._closings, job)
+
+    def _concerned(self, loss: Lost) -> Iterable[Session]:
+        if loss.user_id is not None:
+            return self.users.sessions(loss.user_id)
+        ids = self.hub.subscriber_ids(loss.channel or "")
+        return [self.sessions[one] for one in ids if one in self.sessions]
+
+    def _settle(self, mark: Mark) -> None:
+        self.space.settle(mark)
+
+    def _state_count(self, channel: str) -> None:
+        self.space.state_count(channel)
+
+    def _send_count(self, channel: str, count: int) -> None:
+        self.hub.publish(SubscriptionCount(channel, count))
+
+    def _flush_watching_soon(self) -> None:
+        self._timing.when_read(self._flush_watching)
+
+    def _flush_watching(self) -> None:
+        try:
+            self.watching.flush()
+        finally:
+            if self.watching.pending:
+                self._flush_watching_soon()
 
     def _wake(self) -> None:
         self._timing.when_read(self._flush_all)
@@ -357,32 +386,17 @@ class Tenant:
                 # once, for everybody else.
                 self._hurry()
 
-    def _send_count(self, channel: str, count: int) -> None:
-        fact = SubscriptionCount(channel, count)
-        proceed(self._engine.publish(self.app.id, (fact,)), _done, self._lost)
-        if self.app.webhooks:
-            self._tell((fact,))
-
-    def _lost(self, error: Exception) -> None:
-        if not isinstance(error, EngineError):
-            raise error
-        self._outages.note(ENGINE_AWAY, f"an update was lost ({error})")
-
-
-def _done(_nothing: object) -> None:
-    """Nothing is left to do."""
-
 
 def close_sessions(
     slices: Slices,
     owner: Hashable,
-    sessions: Sequence[AnySession],
+    sessions: Sequence[Session],
     ending: Ending,
     then: Callable[[], object] = lambda: None,
 ) -> None:
-    """Close *sessions*, and call *then*; at once if they are few, else in slices."""
+    """Close *sessions*, many of them in slices, and call *then*."""
 
-    def close(session: AnySession) -> None:
+    def close(session: Session) -> None:
         if not session.ended:
             session.close(ending)
 

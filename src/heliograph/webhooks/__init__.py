@@ -1,14 +1,15 @@
 """
-Webhooks: an app's own server is told what happens in the app.
+Webhooks: an app's own server is sent what changes in the app.
 
-    happening → beliefs (is it news, and now?) → outbox of each receiver (batch, order)
-               → store (kept before it is sent) → sender (POST) → outbox (done, or again later)
+    owed changes → reported state (is it news, and now?) → outbox of each receiver (batch, order)
+        → store (kept before it is sent, with the marks) → sender (POST) → outbox (done, or retried)
+                         └→ settled
 
-`payload`, `beliefs` and `schedule` are pure; `hooks` ties everything together.
+`payload`, `reported`, `counts`, `progress` and `schedule` are pure; `hooks` connects all parts.
 """
 
-from heliograph.webhooks.hooks import Counters, Webhooks
+from heliograph.webhooks.hooks import DeliveryCounters, Webhooks
 from heliograph.webhooks.schedule import Limits
 from heliograph.webhooks.store import MemoryStore, SqliteStore, Store
 
-__all__ = ["Counters", "Limits", "MemoryStore", "SqliteStore", "Store", "Webhooks"]
+__all__ = ["DeliveryCounters", "Limits", "MemoryStore", "SqliteStore", "Store", "Webhooks"]

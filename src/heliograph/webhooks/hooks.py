@@ -1,34 +1,39 @@
 """
-The shell: takes what occurs in apps, keeps it, and has it sent.
+The shell: takes the changes that are owed to this node, keeps what it makes of them, and sends it.
 
-The only place here that knows the event loop, and the only one that sees beliefs, outboxes, store
-and sender together. Everything but the tries themselves happens on the loop, without awaiting.
+The only module here that knows the event loop, and the only one that uses reported state, outboxes,
+store and sender together. Everything but loading and the tries themselves happens on the loop,
+without awaiting.
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from heliograph.apps import App, Webhook
-from heliograph.engine.answers import Happening
-from heliograph.hub.facts import Event
+from heliograph.apps import App
+from heliograph.engine.answers import NOTHING_WANTED, CacheFilled, Change, Owed, Wants
+from heliograph.hub.facts import SubscriptionCount
+from heliograph.node.journal import Settle
 from heliograph.summary import Summary, counted
 from heliograph.webhooks import payload
-from heliograph.webhooks.beliefs import Belief, Beliefs, belief_of
-from heliograph.webhooks.rows import Kept
-from heliograph.webhooks.schedule import Agenda, Delivery, Entry, Limits, Outbox
+from heliograph.webhooks.audience import Audience, Receiver, receiver_id
+from heliograph.webhooks.payload import Reportable
+from heliograph.webhooks.progress import Progress
+from heliograph.webhooks.reported import Outcome, Standing, state_of
+from heliograph.webhooks.rows import Stored, StoredDelivery
+from heliograph.webhooks.schedule import Agenda, Delivery, Limits, QueuedEvent
 from heliograph.webhooks.store import Store
 
 logger = logging.getLogger(__name__)
 
 REMOVALS_AT_ONCE = 200
 """
-Removals sent before the loop turns, some 15 µs each: one client may leave thousands of channels,
-and a whole data centre may lose its connections at once.
+Removals and numbers sent before the loop turns, some 15 µs each: one client may leave thousands of
+channels, and a whole data centre may lose its connections at once.
 """
 
 
@@ -43,83 +48,26 @@ class Sender(Protocol):
 
 
 @dataclass(slots=True)
-class Counters:
+class DeliveryCounters:
     """What became of it all. An event counts once for each receiver, a delivery once."""
 
     queued: int = 0  # events
     sent: int = 0  # deliveries that arrived
     retried: int = 0  # tries after the first
     failed: int = 0  # deliveries given up
-    dropped: int = 0  # events that found no room, or whose receiver was taken out
-
-
-class _Receiver:
-    """One webhook of an app, and what it is owed."""
-
-    __slots__ = ("app", "failing", "id", "label", "lost", "outbox", "webhook")
-
-    def __init__(self, receiver_id: str, app: App, webhook: Webhook, limits: Limits) -> None:
-        self.id = receiver_id
-        self.app = app
-        self.webhook = webhook
-        self.label = payload.label(webhook)
-        self.outbox = Outbox(
-            limits, batching=app.webhook_batching, reserved_for=payload.reserved_for(webhook)
-        )
-        self.failing = False
-        self.lost = 0  # events dropped in this episode
-
-    @property
-    def name(self) -> str:
-        """What a log calls it."""
-        return f"app {self.app.id}: webhook {self.label}"
-
-    def configure(self, app: App, webhook: Webhook) -> None:
-        self.app = app
-        self.webhook = webhook
-        self.outbox.batching = app.webhook_batching
-        self.outbox.reserve(payload.reserved_for(webhook))
-
-    def wants(self, kind: str, channel: str | None) -> bool:
-        webhook = self.webhook
-        if kind not in webhook.events:
-            return False
-        if channel is None:
-            return not webhook.channel_prefix
-        return channel.startswith(webhook.channel_prefix)
-
-
-class _Audience:
-    """The receivers of one app, and what they believe."""
-
-    __slots__ = ("app", "beliefs", "receivers")
-
-    def __init__(self, app: App, limits: Limits) -> None:
-        self.app = app
-        self.beliefs = Beliefs(limits.grace_s, limits.cache_miss_s)
-        self.receivers: list[_Receiver] = []
-
-    @property
-    def wants(self) -> set[tuple[frozenset[str], str]]:
-        """The kinds of events, and the beginnings of channels, that its receivers ask for."""
-        hooks = [receiver.webhook for receiver in self.receivers]
-        return {(frozenset(hook.events), hook.channel_prefix) for hook in hooks}
-
-    def wanting(self, kind: str, channel: str | None) -> list[_Receiver]:
-        return [receiver for receiver in self.receivers if receiver.wants(kind, channel)]
-
-    def unwanted(self, belief: Belief) -> bool:
-        removal = belief.removal()
-        return not self.wanting(payload.KINDS[type(removal)], payload.channel_of(removal))
+    dropped: int = 0  # events that found no room, or whose webhook was removed
 
 
 class Webhooks:
     """
-    What apps are told of what happens in them: `configure`, `start`, `record`, `stop`.
+    Sends apps what changes in them: `configure`, `start`, `stop`, and between them the methods of
+    `node.journal.OwedObserver`.
+
+    Of an app that this node does not hold, nothing is in memory, written or sent.
 
     *now_s* reads the wall clock, which bodies carry; *monotonic* the clock that everything is
-    timed by; *random* is a chance from 0 to 1. What was kept and has not come back *settle_s*
-    after the start is told as gone. *sender* is made when there is somebody to send to.
+    timed by; *random* is a chance from 0 to 1. What is not confirmed *settle_s* after a restart is
+    reported as gone. *sender* is made when there is a receiver.
     """
 
     def __init__(
@@ -134,7 +82,7 @@ class Webhooks:
         sender: Callable[[float], Sender] | None = None,
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
-        self.counters = Counters()
+        self.counters = DeliveryCounters()
         self._store = store
         self._now_s = now_s
         self._monotonic = monotonic
@@ -144,13 +92,17 @@ class Webhooks:
         self._make_sender = sender or _http_sender
         self._new_id = new_id
         self._sender: Sender | None = None
-        self._audiences: dict[str, _Audience] = {}
-        self._receivers: dict[str, _Receiver] = {}
-        self._agenda: Agenda[_Audience | _Receiver] = Agenda()
-        self._dirty: dict[_Receiver, None] = {}
+        self._audiences: dict[str, Audience] = {}
+        self._receivers: dict[str, Receiver] = {}
+        self._progress: dict[str, Progress] = {}  # by app
+        self._unsettled: dict[str, Progress] = {}  # those with changes that are not settled
+        self._agenda: Agenda[Audience | Receiver] = Agenda()
+        self._dirty: dict[Receiver, None] = {}
         self._next_number = 1
-        self._tries: set[asyncio.Task[None]] = set()
-        self._recording = False
+        self._tries: dict[asyncio.Task[None], Receiver] = {}
+        self._loads: set[asyncio.Task[None]] = set()
+        self._started = False
+        self._stopped = False
         self._working = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -158,7 +110,7 @@ class Webhooks:
 
     @property
     def pending(self) -> int:
-        """The events that receivers are owed now."""
+        """The events that are still to be sent."""
         return sum(receiver.outbox.events for receiver in self._receivers.values())
 
     @property
@@ -172,11 +124,11 @@ class Webhooks:
         """
         Serve the webhooks of *apps*, and no others; before `start`, and whenever they change.
 
-        A webhook is the same as before while its app and URL are: it keeps what it is owed. What
-        a webhook that was removed or disabled is owed is dropped.
+        A webhook is the same as before while its app and URL are: it keeps its queue. The queue of
+        a webhook that was removed or disabled is dropped.
         """
         before, self._receivers = self._receivers, {}
-        wanted = {name: audience.wants for name, audience in self._audiences.items()}
+        selected = {name: audience.selection for name, audience in self._audiences.items()}
         audiences = {app.id: audience for app in apps if (audience := self._audience(app, before))}
         gone_apps = [self._audiences[name] for name in self._audiences.keys() - audiences.keys()]
         self._audiences = audiences
@@ -185,54 +137,54 @@ class Webhooks:
                 self._dismiss(receiver)
         for name, audience in audiences.items():
             # An app may have a hundred thousand channels, and most reloads change no webhook.
-            if audience.wants != wanted.get(name):
+            if audience.selection != selected.get(name):
                 self._in_pieces(self._forget_unwanted(audience))
         for audience in gone_apps:
-            if audience.beliefs:
-                # At once, for the app may be back before its beliefs are out of memory.
-                self._store.disbelieve_all(audience.app.id)
-            self._in_pieces(audience.beliefs.forget(lambda _: True))
+            if audience.reported or audience.counts:
+                # At once, for the app may be back before its state is out of memory.
+                self._store.clear(audience.app.id, ())
+            self._in_pieces(audience.reported.forget(lambda _: True))
         self._dirty = dict.fromkeys(self._receivers.values())
-        if self._recording and self._receivers:
+        if self._working and self._receivers:
             self._ready_sender()
         self._wake()
 
-    def _audience(self, app: App, before: dict[str, _Receiver]) -> _Audience | None:
-        """Return who is told of *app*, None where nobody is."""
+    def _audience(self, app: App, before: dict[str, Receiver]) -> Audience | None:
+        """Return the receivers of *app*, None where it has none."""
         webhooks = [webhook for webhook in app.webhooks if webhook.enabled]
         if not webhooks or not app.keys:
             return None
-        audience = self._audiences.get(app.id) or _Audience(app, self._limits)
+        audience = self._audiences.get(app.id) or Audience(app, self._limits)
         audience.app = app
         audience.receivers = []
         for webhook in webhooks:
             number = sum(receiver.webhook.url == webhook.url for receiver in audience.receivers)
-            name = _receiver_id(app, webhook, number)
-            receiver = before.get(name) or _Receiver(name, app, webhook, self._limits)
+            name = receiver_id(app, webhook, number)
+            receiver = before.get(name) or Receiver(name, app, webhook, self._limits)
             receiver.configure(app, webhook)
             audience.receivers.append(receiver)
             self._receivers[name] = receiver
         return audience
 
-    def _dismiss(self, receiver: _Receiver) -> None:
-        outbox = receiver.outbox
+    def _dismiss(self, receiver: Receiver) -> None:
+        app_id, outbox = receiver.app.id, receiver.outbox
         if outbox.events:
             self.counters.dropped += outbox.events
             logger.warning(
                 "app %s: webhook %s was removed; %s dropped",
-                receiver.app.id,
+                app_id,
                 receiver.label,
                 counted(outbox.events, "event"),
             )
         for delivery in outbox.deliveries:
-            self._store.finish(delivery.id, [entry.number for entry in delivery.entries])
-        self._store.drop([entry.number for entry in outbox.waiting])
+            self._store.finish(app_id, delivery.id, _numbers(delivery.events))
+        self._store.drop(app_id, _numbers(outbox.waiting))
 
-    def _forget_unwanted(self, audience: _Audience) -> Iterator[object]:
+    def _forget_unwanted(self, audience: Audience) -> Iterator[object]:
         """Forget, a piece at a time, what *audience* wants no more, while it is the app's own."""
-        for forgotten in audience.beliefs.forget(audience.unwanted):
-            for belief in forgotten:
-                self._store.disbelieve(audience.app.id, belief)
+        for forgotten in audience.reported.forget(audience.unwanted):
+            for state in forgotten:
+                self._store.retract(audience.app.id, state)
             yield None
             if not self._working or self._audiences.get(audience.app.id) is not audience:
                 return
@@ -246,20 +198,20 @@ class Webhooks:
     # -- A life --------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take up what was kept, and begin to send. Raises ConfigError."""
+        """Open the store, take over what it has of the apps that are held. Raises ConfigError."""
         self._loop = asyncio.get_running_loop()
         # Clients can cause any number of events, and each may find a receiver that fails.
         self._faults = Summary(logger, logging.ERROR, self._loop.call_later)
         self._losses = Summary(logger, logging.ERROR, self._loop.call_later)
         self._failures = Summary(logger, logging.WARNING, self._loop.call_later)
         self._recoveries = Summary(logger, logging.INFO, self._loop.call_later)
-        kept = await self._store.open(self._on_kept, self._tell_all)
-        now = self._monotonic()
-        self._take_up_beliefs(kept, now)
-        self._take_up_deliveries(kept, now)
-        self._recording = self._working = True
+        stored = await self._store.open(self._on_kept, self._write_all)
+        self._started = self._working = True
         if self._receivers:
             self._ready_sender()
+        by_app = self._by_app(stored)
+        for app_id, progress in list(self._progress.items()):
+            self._take_over(app_id, progress, by_app.get(app_id) or Stored())
         self._dirty = dict.fromkeys(self._receivers.values())
         self._wake()
 
@@ -268,57 +220,104 @@ class Webhooks:
             self._sender = self._make_sender(self._limits.timeout_s)
         return self._sender
 
-    def _take_up_beliefs(self, kept: Kept, now: float) -> None:
-        by_app: dict[str, list[Belief]] = {}
-        for app_id, belief in kept.beliefs:
-            audience = self._audiences.get(app_id)
-            if audience is None or audience.unwanted(belief):
-                self._store.disbelieve(app_id, belief)
+    def _by_app(self, stored: Stored) -> dict[str, Stored]:
+        """Sort *stored* by app, and drop what belongs to no app or webhook any longer."""
+        apps: defaultdict[str, Stored] = defaultdict(Stored)
+        for state in stored.states:
+            apps[state.app_id].states.append(state)
+        for count in stored.counts:
+            apps[count.app_id].counts.append(count)
+        for mark in stored.marks:
+            apps[mark.app_id].marks.append(mark)
+        for app_id in apps.keys() - self._audiences.keys():
+            self._store.clear(app_id, ())
+        lost = []
+        for event in stored.events:
+            self._next_number = max(self._next_number, event.number + 1)
+            if event.receiver in self._receivers:
+                apps[self._receivers[event.receiver].app.id].events.append(event)
             else:
-                by_app.setdefault(app_id, []).append(belief)
-        for app_id, beliefs in by_app.items():
-            self._audiences[app_id].beliefs.load(beliefs, now + self._settle_s)
-            self._look_at(self._audiences[app_id])
-
-    def _take_up_deliveries(self, kept: Kept, now: float) -> None:
-        lost, unreadable = [], []
-        formed: dict[tuple[str | None, str], list[Entry]] = {
-            (one.id, one.receiver): [] for one in kept.deliveries
-        }
-        waiting: list[tuple[_Receiver, Entry]] = []
-        for one in kept.events:
-            self._next_number = one.number + 1
-            receiver = self._receivers.get(one.receiver)
-            happening = payload.read(one.text)
-            if receiver is None:
-                lost.append(one.number)
-            elif happening is None:
-                unreadable.append(one.number)
+                lost.append(event.number)
+        for delivery in stored.deliveries:
+            if delivery.receiver in self._receivers:
+                apps[self._receivers[delivery.receiver].app.id].deliveries.append(delivery)
             else:
-                stream = payload.stream_of(happening)  # what order is kept in must not be damaged
-                entry = _entry(one.number, happening, stream, one.text, now)
-                if (one.delivery, one.receiver) in formed:
-                    formed[one.delivery, one.receiver].append(entry)
-                else:
-                    waiting.append((receiver, entry))
-        for kept_delivery in kept.deliveries:
-            receiver = self._receivers.get(kept_delivery.receiver)
-            entries = formed[kept_delivery.id, kept_delivery.receiver]
-            if receiver is None or not entries:
-                self._store.finish(kept_delivery.id, [])
-                continue
-            delivery = Delivery(kept_delivery.id, kept_delivery.key, kept_delivery.time_ms, entries)
-            receiver.outbox.restore(delivery, now)
-        # Only now: what waits behind a delivery must find it there.
-        for receiver, entry in waiting:
-            self._queue(receiver, entry)
-        self.counters.dropped += len(lost) + len(unreadable)
-        self._store.drop(lost + unreadable)
+                self._store.finish("", delivery.id, ())
+        self._store.drop("", lost)
+        self.counters.dropped += len(lost)
         if lost:
             logger.warning(
                 "webhooks: %s dropped: the webhook is no longer configured",
                 counted(len(lost), "event"),
             )
+        return apps
+
+    async def _load(self, app_id: str, progress: Progress) -> None:
+        """Take over what the store has of an app, unless the app is released meanwhile."""
+        receivers = [one.id for one in self._receivers.values() if one.app.id == app_id]
+        stored = await self._store.load(app_id, receivers)
+        if self._working and self._progress.get(app_id) is progress:
+            self._take_over(app_id, progress, stored)
+            self._wake()
+
+    def _take_over(self, app_id: str, progress: Progress, stored: Stored) -> None:
+        audience = self._audiences.get(app_id)
+        if audience is None:
+            self._store.clear(app_id, ())
+        else:
+            now = self._monotonic()
+            self._take_over_states(audience, stored, now)
+            self._take_over_events(audience, stored, now)
+            self._schedule(audience)
+        progress.load(one.mark for one in stored.marks)
+        waiting, progress.waiting = progress.waiting, []
+        for call in waiting:
+            if isinstance(call, str):
+                self._restart(app_id, progress, call)
+            else:
+                self._take_all(app_id, progress, call)
+
+    def _take_over_states(self, audience: Audience, stored: Stored, now: float) -> None:
+        app_id, wanted = audience.app.id, []
+        for _, state, scope, standing in stored.states:
+            if audience.unwanted(state):
+                self._store.retract(app_id, state)
+            else:
+                wanted.append((state, scope, standing))
+        audience.reported.load(wanted, now, self._settle_s)
+        audience.counts.load(((channel, number) for _, channel, number in stored.counts), now)
+
+    def _take_over_events(self, audience: Audience, stored: Stored, now: float) -> None:
+        app_id, unreadable = audience.app.id, []
+        formed: dict[tuple[str | None, str], list[QueuedEvent]] = {
+            (one.id, one.receiver): [] for one in stored.deliveries
+        }
+        waiting: list[tuple[Receiver, QueuedEvent]] = []
+        for one in stored.events:
+            receiver = self._receivers.get(one.receiver)
+            change = payload.read(one.text)
+            if change is None:
+                unreadable.append(one.number)
+            elif receiver is not None:
+                stream = payload.stream_of(change)  # what order is kept in must not be damaged
+                event = _queued(one.number, change, stream, one.text, now)
+                if (one.delivery, one.receiver) in formed:
+                    formed[one.delivery, one.receiver].append(event)
+                else:
+                    waiting.append((receiver, event))
+        for old in stored.deliveries:
+            receiver = self._receivers.get(old.receiver)
+            events = formed[old.id, old.receiver]
+            if receiver is None or not events:
+                self._store.finish(app_id, old.id, ())
+            else:
+                receiver.outbox.restore(Delivery(old.id, old.key, old.time_ms, events), now)
+                self._dirty[receiver] = None
+        # Only now: an event that waits behind a delivery must find it there.
+        for receiver, event in waiting:
+            self._queue(receiver, event)
+        self.counters.dropped += len(unreadable)
+        self._store.drop(app_id, unreadable)
         if unreadable:
             logger.error(
                 "webhooks: %s dropped: the stored data is unreadable",
@@ -327,14 +326,14 @@ class Webhooks:
 
     async def stop(self, timeout_s: float) -> None:
         """
-        End, within about *timeout_s*; nothing is recorded any longer.
+        End, within about *timeout_s*; no change is taken any longer.
 
         Where the store is lasting, tries under way may end, and everything else stays in the
         store. Where it is not, held removals and everything pending is sent, as far as it can be.
         """
-        if not self._recording:
+        if not self._started or self._stopped:
             return
-        self._recording = False
+        self._stopped = True
         deadline = self._loop.time() + timeout_s
         if self._store.lasting:
             self._working = False
@@ -343,9 +342,10 @@ class Webhooks:
         else:
             await self._hurry(deadline)
             self._working = False
-        for attempt in list(self._tries):
-            attempt.cancel()
-        await asyncio.gather(*self._tries, return_exceptions=True)
+        ending = [*self._tries, *self._loads]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
         if self._sender is not None:
@@ -356,8 +356,9 @@ class Webhooks:
         """Send everything now, held removals too."""
         now = self._monotonic()
         for audience in self._audiences.values():
-            audience.beliefs.release(now)
-            self._look_at(audience)
+            audience.reported.end_holds(now)
+            audience.counts.end_intervals(now)
+            self._schedule(audience)
         for receiver in self._receivers.values():
             receiver.outbox.hurried = True
             self._dirty[receiver] = None
@@ -377,74 +378,165 @@ class Webhooks:
             )
 
     def _quiet(self) -> bool:
-        held = any(audience.beliefs.due() is not None for audience in self._audiences.values())
+        held = any(
+            audience.reported.due() is not None or audience.counts.pending
+            for audience in self._audiences.values()
+        )
         return not held and not self.pending
 
-    # -- What occurs ---------------------------------------------------------------------
+    # -- Changes -------------------------------------------------------------------------
 
-    def record(self, app_id: str, happening: Happening) -> None:
-        """
-        Take what occurred in an app; never raises.
+    def wants(self, app: App) -> Wants:
+        """Return which changes the enabled webhooks of *app* ask for."""
+        if not app.keys:
+            return NOTHING_WANTED
+        kinds = {kind for webhook in app.webhooks if webhook.enabled for kind in webhook.events}
+        return Wants(
+            occupancy="channel_existence" in kinds,
+            members="presence" in kinds,
+            users="user_presence" in kinds,
+            cache="cache_miss" in kinds,
+            counts="subscription_count" in kinds,
+            client_events="client_event" in kinds,
+        )
 
-        An Event that is `cached` is no client's: it only says that its channel is filled again,
-        which ends the silence after a cache miss.
-        """
+    def hold(self, app_id: str, term: str, settle: Settle) -> None:  # noqa: ARG002 - what was taken in one term stays taken in the next
+        """Begin to take the changes of an app; before or after `start`."""
+        progress = self._progress.get(app_id)
+        if progress is not None:
+            progress.settle = settle
+            progress.settle_again()
+            return
+        progress = self._progress[app_id] = Progress(settle)
+        if self._working:
+            load = self._loop.create_task(
+                self._load(app_id, progress), name=f"webhooks of {app_id}"
+            )
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
+
+    def owe(self, app_id: str, changes: Sequence[Owed]) -> None:
+        """Take changes of an app that is held; those that were taken before are skipped."""
+        progress = self._progress.get(app_id)
+        if progress is None or self._stopped:
+            return
+        if progress.loaded:
+            self._take_all(app_id, progress, changes)
+        else:
+            progress.waiting.append(changes)
+
+    def restart(self, app_id: str, scope: str) -> None:
+        """Take note that nothing that was reported of *scope* is confirmed."""
+        progress = self._progress.get(app_id)
+        if progress is None or self._stopped:
+            return
+        if progress.loaded:
+            self._restart(app_id, progress, scope)
+        else:
+            progress.waiting.append(scope)
+
+    def release(self, app_id: str) -> None:
+        """Forget an app, at once: write nothing more of it, and send nothing."""
+        if self._progress.pop(app_id, None) is None:
+            return
+        self._unsettled.pop(app_id, None)
+        self._store.abandon(app_id)
+        for attempt, receiver in self._tries.items():
+            if receiver.app.id == app_id:
+                attempt.cancel()
+        audience = self._audiences.pop(app_id, None)
+        if audience is None:
+            return
+        fresh = self._audience(audience.app, {})
+        if fresh is not None:
+            self._audiences[app_id] = fresh
+        self._in_pieces(audience.reported.forget(lambda _: True))
+
+    def _restart(self, app_id: str, progress: Progress, scope: str) -> None:
+        progress.restart(scope)
         audience = self._audiences.get(app_id)
-        if audience is None or not self._recording:
-            return
-        try:
-            self._take(audience, happening)
-        except Exception as error:  # noqa: BLE001 - a client caused it, and must not suffer from it
-            self._faults.fault(f"app {app_id}: an event for webhooks could not be queued", error)
+        if audience is not None:
+            self._store.unconfirm(app_id, scope)
+            audience.reported.restart(scope, self._monotonic() + self._settle_s)
+            self._schedule(audience)
 
-    def _take(self, audience: _Audience, happening: Happening) -> None:
-        if isinstance(happening, Event) and happening.cached:
-            audience.beliefs.filled(happening.channel)
+    def _take_all(self, app_id: str, progress: Progress, changes: Sequence[Owed]) -> None:
+        """Take *changes*, and keep the last mark of each scope in the same group."""
+        audience = self._audiences.get(app_id)
+        marks = {}
+        for owed, new in progress.sort(changes):
+            if new:
+                marks[owed.mark.scope] = owed.mark
+            if audience is not None and (new or audience.reported.has(owed.change)):
+                try:
+                    self._take(audience, owed.change, owed.mark.scope)
+                except Exception as error:  # noqa: BLE001 - a client caused it, and must not suffer from it
+                    self._faults.fault(f"app {app_id}: an event for webhooks is lost", error)
+        if not marks:
             return
-        channel = payload.channel_of(happening)
+        if audience is not None:
+            for mark in marks.values():
+                self._store.mark(app_id, mark)
+        progress.give(marks.values(), 0 if audience is None else self._store.group)
+        self._unsettled[app_id] = progress
+        self._wake()  # to settle: not now, for this is called by the engine
+
+    def _take(self, audience: Audience, change: Change, scope: str) -> None:
+        if isinstance(change, CacheFilled):
+            audience.reported.filled(change.channel)
+            return
+        channel = payload.channel_of(change)
         if channel is not None and channel.startswith(payload.INTERNAL_PREFIX):
             return
-        receivers = audience.wanting(payload.KINDS[type(happening)], channel)
+        receivers = audience.wanting(change)
         if not receivers:
             return
-        now = self._monotonic()
-        if audience.beliefs.take(happening, now):
-            self._tell(audience, happening, receivers, now)
-        else:
-            self._look_at(audience)
+        app_id, now = audience.app.id, self._monotonic()
+        if isinstance(change, SubscriptionCount):
+            if audience.counts.take(change.channel, change.count, now):
+                self._report(audience, change, receivers, now)
+            else:
+                self._store.keep_count(app_id, change.channel, change.count)
+            self._schedule(audience)
+            return
+        outcome = audience.reported.take(change, now, scope)
+        if outcome is Outcome.REPORT:
+            self._keep_state(app_id, change, scope)
+            self._report(audience, change, receivers, now)
+        elif outcome is not Outcome.NOTHING:
+            concerned = state_of(change)
+            assert concerned is not None  # noqa: S101 - only states are confirmed or held
+            standing = audience.reported.standing(concerned[0])
+            self._store.report(app_id, concerned[0], *standing)
+            self._schedule(audience)
 
-    def _tell(
+    def _keep_state(self, app_id: str, change: Reportable, scope: str) -> None:
+        """Keep, in the group of the event, what receivers will know by it."""
+        concerned = state_of(change)
+        if concerned is not None:
+            self._store.report(app_id, concerned[0], scope, Standing.CONFIRMED)
+
+    def _report(
         self,
-        audience: _Audience,
-        happening: Happening,
-        receivers: Sequence[_Receiver],
+        audience: Audience,
+        change: Reportable,
+        receivers: Sequence[Receiver],
         now: float,
     ) -> None:
-        """Owe *receivers* an event, and keep what they will believe by it in the same group."""
-        self._keep_belief(audience.app.id, happening)
-        stream, text = payload.stream_of(happening), payload.event(happening)
+        """Queue an event for *receivers*."""
+        stream, text = payload.stream_of(change), payload.event(change)
         for receiver in receivers:
             number, self._next_number = self._next_number, self._next_number + 1
-            self._store.queue(number, receiver.id, stream, text)
+            self._store.queue(audience.app.id, number, receiver.id, stream, text)
             self.counters.queued += 1
-            self._queue(receiver, _entry(number, happening, stream, text, now))
+            self._queue(receiver, _queued(number, change, stream, text, now))
         self._wake()
 
-    def _keep_belief(self, app_id: str, happening: Happening) -> None:
-        concerned = belief_of(happening)
-        if concerned is None:
-            return
-        belief, there = concerned
-        if there:
-            self._store.believe(app_id, belief)
-        else:
-            self._store.disbelieve(app_id, belief)
-
-    def _queue(self, receiver: _Receiver, entry: Entry) -> None:
-        dropped = receiver.outbox.put(entry)
+    def _queue(self, receiver: Receiver, event: QueuedEvent) -> None:
+        dropped = receiver.outbox.put(event)
         self._dirty[receiver] = None
         if dropped:
-            self._store.drop([entry.number for entry in dropped])
+            self._store.drop(receiver.app.id, _numbers(dropped))
             self.counters.dropped += len(dropped)
             if not receiver.lost:
                 logger.error(
@@ -457,8 +549,8 @@ class Webhooks:
 
     # -- What is due ---------------------------------------------------------------------
 
-    def _look_at(self, audience: _Audience) -> None:
-        due = audience.beliefs.due()
+    def _schedule(self, audience: Audience) -> None:
+        due = audience.due()
         if due is not None:
             self._agenda.put(audience, due)
             self._wake()
@@ -473,9 +565,10 @@ class Webhooks:
         self._woken = False
         if not self._working:
             return
+        self._settle()
         now = self._monotonic()
         while (thing := self._agenda.take_one(now)) is not None:
-            if isinstance(thing, _Receiver):
+            if isinstance(thing, Receiver):
                 self._dirty[thing] = None
             elif self._audiences.get(thing.app.id) is thing and self._elapse(thing, now):
                 break  # the loop turns first
@@ -486,18 +579,26 @@ class Webhooks:
         self._set_timer()
         self._idle.set()
 
-    def _elapse(self, audience: _Audience, now: float) -> bool:
-        """Tell removals whose time has come; return whether there are more of them."""
-        removals = audience.beliefs.elapse(now, REMOVALS_AT_ONCE)
+    def _elapse(self, audience: Audience, now: float) -> bool:
+        """Report removals and numbers whose time has come; return whether there are more."""
+        app_id = audience.app.id
+        removals = audience.reported.elapse(now, REMOVALS_AT_ONCE)
         for removal in removals:
-            kind, channel = payload.KINDS[type(removal)], payload.channel_of(removal)
-            self._tell(audience, removal, audience.wanting(kind, channel), now)
-        due = audience.beliefs.due()
+            concerned = state_of(removal)
+            assert concerned is not None  # noqa: S101 - a removal is of a state
+            self._store.retract(app_id, concerned[0])
+            self._report(audience, removal, audience.wanting(removal), now)
+        numbers = audience.counts.elapse(now, REMOVALS_AT_ONCE - len(removals))
+        for channel, number in numbers:
+            self._store.drop_count(app_id, channel)
+            count = SubscriptionCount(channel, number)
+            self._report(audience, count, audience.wanting(count), now)
+        due = audience.due()
         if due is not None:
             self._agenda.put(audience, due)
-        return len(removals) == REMOVALS_AT_ONCE
+        return len(removals) + len(numbers) == REMOVALS_AT_ONCE
 
-    def _serve(self, receiver: _Receiver, now: float) -> None:
+    def _serve(self, receiver: Receiver, now: float) -> None:
         """Make up deliveries, and begin tries, until neither makes room for the other."""
         while self._form(receiver, now) or self._begin(receiver, now):
             pass
@@ -505,17 +606,20 @@ class Webhooks:
         if due is not None:
             self._agenda.put(receiver, due)
 
-    def _form(self, receiver: _Receiver, now: float) -> bool:
+    def _form(self, receiver: Receiver, now: float) -> bool:
         now_ms, key = int(self._now_s() * 1000), receiver.app.keys[0].key
         delivery = receiver.outbox.form(now, now_ms, key, self._new_id)
         if delivery is None:
             return False
-        numbers = [entry.number for entry in delivery.entries]
-        self._store.deliver(delivery.id, receiver.id, key, now_ms, numbers)
+        self._keep_delivery(receiver, delivery)
         delivery.group = self._store.group
         return True
 
-    def _begin(self, receiver: _Receiver, now: float) -> bool:
+    def _keep_delivery(self, receiver: Receiver, delivery: Delivery) -> None:
+        stored = StoredDelivery(delivery.id, receiver.id, delivery.key, delivery.time_ms)
+        self._store.deliver(receiver.app.id, stored, _numbers(delivery.events))
+
+    def _begin(self, receiver: Receiver, now: float) -> bool:
         receiver.outbox.kept(self._store.kept, now)
         delivery = receiver.outbox.begin(now)
         if delivery is None:
@@ -525,8 +629,8 @@ class Webhooks:
         attempt = self._loop.create_task(
             self._try(receiver, delivery), name=f"webhook {delivery.id}"
         )
-        self._tries.add(attempt)
-        attempt.add_done_callback(self._tries.discard)
+        self._tries[attempt] = receiver
+        attempt.add_done_callback(self._tries.__delitem__)
         return True
 
     def _set_timer(self) -> None:
@@ -539,14 +643,14 @@ class Webhooks:
 
     # -- Tries ---------------------------------------------------------------------------
 
-    async def _try(self, receiver: _Receiver, delivery: Delivery) -> None:
+    async def _try(self, receiver: Receiver, delivery: Delivery) -> None:
         app, webhook = receiver.app, receiver.webhook
         secret = app.secret(delivery.key)
-        if secret is None:  # the key was taken out since
+        if secret is None:  # the key was removed since
             delivery.key = app.keys[0].key
             secret = app.keys[0].secret.encode()
         delivery.renew(int(self._now_s() * 1000), self._limits.max_body_age_s)
-        body = payload.body(delivery.time_ms, (entry.text for entry in delivery.entries))
+        body = payload.body(delivery.time_ms, (event.text for event in delivery.events))
         headers = payload.headers(delivery.key, secret, body, delivery.id, webhook.headers)
         try:
             failure = await self._ready_sender().post(webhook.url, headers, body)
@@ -556,7 +660,7 @@ class Webhooks:
         if self._receivers.get(receiver.id) is receiver:
             self._tried(receiver, delivery, failure)
 
-    def _tried(self, receiver: _Receiver, delivery: Delivery, failure: str | None) -> None:
+    def _tried(self, receiver: Receiver, delivery: Delivery, failure: str | None) -> None:
         now = self._monotonic()
         done = True
         if failure is None:
@@ -567,13 +671,13 @@ class Webhooks:
             done = not receiver.outbox.failed(delivery, now, self._random())
             self._say_failure(receiver, delivery, failure, given_up=done)
         if done:
-            self._store.finish(delivery.id, [entry.number for entry in delivery.entries])
+            self._store.finish(receiver.app.id, delivery.id, _numbers(delivery.events))
             self._found_room(receiver)
         self._dirty[receiver] = None
         self._wake()
 
     def _say_failure(
-        self, receiver: _Receiver, delivery: Delivery, failure: str, *, given_up: bool
+        self, receiver: Receiver, delivery: Delivery, failure: str, *, given_up: bool
     ) -> None:
         if given_up:
             self.counters.failed += 1
@@ -584,18 +688,18 @@ class Webhooks:
                     failure,
                     delivery.id,
                     counted(delivery.tries, "attempt"),
-                    counted(len(delivery.entries), "event"),
+                    counted(len(delivery.events), "event"),
                 )
         elif not receiver.failing:
             self._failures.note(receiver.name, f"{failure}; trying again")
         receiver.failing = True
 
-    def _recovered(self, receiver: _Receiver) -> None:
+    def _recovered(self, receiver: Receiver) -> None:
         if receiver.failing:
             receiver.failing = False
             self._recoveries.note(receiver.name, "accepts events again")
 
-    def _found_room(self, receiver: _Receiver) -> None:
+    def _found_room(self, receiver: Receiver) -> None:
         if receiver.lost and not receiver.outbox.crowded:
             logger.warning(
                 "app %s: the queue of webhook %s has room again; %s dropped",
@@ -608,44 +712,62 @@ class Webhooks:
     # -- What the store asks -------------------------------------------------------------
 
     def _on_kept(self) -> None:
+        self._settle()
         for receiver in self._receivers.values():
             if receiver.outbox.gated:
                 self._dirty[receiver] = None
         if self._dirty:
             self._wake()
 
-    def _tell_all(self) -> None:
-        for audience in self._audiences.values():
-            for belief in audience.beliefs:
-                self._store.believe(audience.app.id, belief)
-        for receiver in self._receivers.values():
-            waiting = receiver.outbox.waiting
-            deliveries = receiver.outbox.deliveries
-            for entries in (waiting, *(delivery.entries for delivery in deliveries)):
-                for entry in entries:
-                    self._store.queue(entry.number, receiver.id, entry.stream, entry.text)
-            for one in deliveries:
-                numbers = [entry.number for entry in one.entries]
-                self._store.deliver(one.id, receiver.id, one.key, one.time_ms, numbers)
+    def _settle(self) -> None:
+        """Settle the changes of which all that was made is kept."""
+        for app_id, progress in list(self._unsettled.items()):
+            progress.keep(self._store.kept)
+            if not progress.unsettled and self._unsettled.get(app_id) is progress:
+                del self._unsettled[app_id]
+
+    def _write_all(self) -> None:
+        """Give the store all that there is of the apps that are held."""
+        for app_id, progress in self._progress.items():
+            audience = self._audiences.get(app_id)
+            if audience is None or not progress.loaded:
+                continue
+            self._store.clear(app_id, [receiver.id for receiver in audience.receivers])
+            for state in audience.reported:
+                self._store.report(app_id, state, *audience.reported.standing(state))
+            for channel, number in audience.counts.pending.items():
+                self._store.keep_count(app_id, channel, number)
+            for mark in progress.taken:
+                self._store.mark(app_id, mark)
+            for receiver in audience.receivers:
+                self._write_queue(receiver)
+
+    def _write_queue(self, receiver: Receiver) -> None:
+        deliveries = list(receiver.outbox.deliveries)
+        for events in (receiver.outbox.waiting, *(one.events for one in deliveries)):
+            for event in events:
+                self._store.queue(
+                    receiver.app.id, event.number, receiver.id, event.stream, event.text
+                )
+        for delivery in deliveries:
+            self._keep_delivery(receiver, delivery)
 
 
-def _entry(number: int, happening: Happening, stream: str, text: bytes, now: float) -> Entry:
-    concerned = belief_of(happening)
-    return Entry(
+def _numbers(events: Iterable[QueuedEvent]) -> list[int]:
+    return [event.number for event in events]
+
+
+def _queued(number: int, change: Reportable, stream: str, text: bytes, now: float) -> QueuedEvent:
+    concerned = state_of(change)
+    return QueuedEvent(
         number,
         stream,
         text,
         now,
-        share=payload.share_of(happening),
+        share=payload.share_of(change),
         subject=None if concerned is None else concerned[0],
         appears=concerned is None or concerned[1],
     )
-
-
-def _receiver_id(app: App, webhook: Webhook, number: int) -> str:
-    """Return what a webhook is known by in a store; its URL may be a secret, and is not in it."""
-    known_by = f"{app.id}\n{webhook.url}\n{number}"
-    return hashlib.sha256(known_by.encode()).hexdigest()[:32]
 
 
 def _http_sender(timeout_s: float) -> Sender:

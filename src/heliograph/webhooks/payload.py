@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from heliograph.apps import Webhook
-from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated, Happening
+from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated
 from heliograph.hub.facts import (
     Event,
     Member,
@@ -28,8 +28,21 @@ from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.names import kind_of
 from heliograph.webhooks.schedule import OPEN
 
-# The kinds of `apps.WEBHOOK_KINDS`, one of which each happening is of.
-KINDS: dict[type[Happening], str] = {
+Reportable = (
+    ChannelOccupied
+    | ChannelVacated
+    | MemberAdded
+    | MemberRemoved
+    | Event
+    | CacheMiss
+    | SubscriptionCount
+    | UserOnline
+    | UserOffline
+)
+"""A change that receivers are sent; an Event is one that a client sent."""
+
+# The kind of `apps.WEBHOOK_KINDS` of each change.
+KINDS: dict[type[Reportable], str] = {
     ChannelOccupied: "channel_existence",
     ChannelVacated: "channel_existence",
     MemberAdded: "presence",
@@ -42,7 +55,7 @@ KINDS: dict[type[Happening], str] = {
 }
 
 INTERNAL_PREFIX = "#"
-"""What no receiver hears of: the channels that the server made for itself."""
+"""Of the channels that the server made for itself: they are not reported."""
 
 KEY_HEADER = "X-Pusher-Key"
 SIGNATURE_HEADER = "X-Pusher-Signature"
@@ -50,31 +63,31 @@ DELIVERY_HEADER = "X-Heliograph-Delivery"
 USER_AGENT = "Heliograph"
 
 
-def channel_of(happening: Happening) -> str | None:
-    """Return the channel on which it occurred, None for what belongs to no channel."""
-    if isinstance(happening, UserOnline | UserOffline):
+def channel_of(change: Reportable) -> str | None:
+    """Return the channel of a change, None for a change of a user."""
+    if isinstance(change, UserOnline | UserOffline):
         return None
-    return happening.channel
+    return change.channel
 
 
-def stream_of(happening: Happening) -> str:
+def stream_of(change: Reportable) -> str:
     """Return what its order is kept in: its channel, or its user, as no channel can be named."""
-    if isinstance(happening, UserOnline | UserOffline):
-        return INTERNAL_PREFIX + happening.user_id
-    return happening.channel
+    if isinstance(change, UserOnline | UserOffline):
+        return INTERNAL_PREFIX + change.user_id
+    return change.channel
 
 
-def share_of(happening: Happening) -> str:
+def share_of(change: Reportable) -> str:
     """
     Return what share of a receiver's queue it counts against: its kind, or OPEN.
 
-    OPEN is all that happens on public channels, for anybody may subscribe to any number of them.
+    OPEN has all changes of public channels, for anybody may subscribe to any number of them.
     Private and presence channels, client events, which only those have, and users take a signature.
     """
-    channel = channel_of(happening)
+    channel = channel_of(change)
     if channel is not None and not kind_of(channel).private:
         return OPEN
-    return KINDS[type(happening)]
+    return KINDS[type(change)]
 
 
 def reserved_for(webhook: Webhook) -> list[str]:
@@ -82,13 +95,13 @@ def reserved_for(webhook: Webhook) -> list[str]:
     return sorted(set(webhook.events))
 
 
-def event(happening: Happening) -> bytes:
+def event(change: Reportable) -> bytes:
     """Return the JSON of one event of a webhook."""
-    return json.encode(_fields(happening))
+    return json.encode(_fields(change))
 
 
-def _fields(happening: Happening) -> dict[str, Any]:
-    match happening:
+def _fields(change: Reportable) -> dict[str, Any]:
+    match change:
         case ChannelOccupied(channel):
             return {"name": "channel_occupied", "channel": channel}
         case ChannelVacated(channel):
@@ -102,7 +115,7 @@ def _fields(happening: Happening) -> dict[str, Any]:
         case CacheMiss(channel):
             return {"name": "cache_miss", "channel": channel}
         case Event():
-            return _client_event(happening)
+            return _client_event(change)
         # No SDK knows these two, but PHP's hands every event's channel to a typed function:
         # without one, it would refuse the whole webhook.
         case UserOnline(user_id):
@@ -135,8 +148,8 @@ class _Fields(Struct):
     socket_id: str | None = None
 
 
-def read(text: bytes) -> Happening | None:  # noqa: C901 - a return for each kind
-    """Return what occurred by *text*, as `event` wrote it; None where it is no such text."""
+def read(text: bytes) -> Reportable | None:  # noqa: C901 - a return for each kind
+    """Return the change of *text*, as `event` wrote it; None where it is no such text."""
     try:
         text.decode()  # fields that are not looked at are sent, too
         fields = json.decode(text, _Fields)

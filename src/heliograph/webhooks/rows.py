@@ -2,17 +2,18 @@
 The rows of a store's file, read and checked.
 
 The file outlives crashes, disks and hands that edit it, so nothing in it is trusted: a row is
-what it should be, or it is left out and counted. Knows tables and how SQLite fails; does not know
-when rows are written, nor what an event means.
+what it should be, or it is left out and counted. Knows the tables, those of earlier versions too,
+and how SQLite fails; does not know when rows are written, nor what an event means.
 """
 
 import re
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from heliograph.webhooks.beliefs import CHANNEL, MEMBER, USER, Belief
+from heliograph.engine.answers import Mark
+from heliograph.webhooks.reported import CHANNEL, MEMBER, USER, ReportedState, Standing
 
 MAX_NAME_BYTES = 1 << 20
 """Of a channel, a user, a key: far above what any limit of an app would be set to."""
@@ -32,6 +33,8 @@ SINGLE_STEPS = 1000
 UNREADABLE = (sqlite3.Error, MemoryError, OverflowError, UnicodeError)
 """What reading a damaged file may raise; the last, where SQLite's message repeats what is in it."""
 
+_STANDINGS = {standing.value: standing for standing in Standing}
+
 _DELIVERY_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # it is sent in a header
 
 T = TypeVar("T")
@@ -39,7 +42,7 @@ Row = Sequence[Any]
 
 
 @dataclass(slots=True)
-class KeptEvent:
+class StoredEvent:
     """An event that *receiver* is owed, perhaps as part of *delivery*."""
 
     number: int
@@ -50,7 +53,7 @@ class KeptEvent:
 
 
 @dataclass(slots=True)
-class KeptDelivery:
+class StoredDelivery:
     """A delivery that was made up and not done with."""
 
     id: str
@@ -59,16 +62,46 @@ class KeptDelivery:
     time_ms: int
 
 
+class StoredState(NamedTuple):
+    """A state that was reported to the receivers of an app."""
+
+    app_id: str
+    state: ReportedState
+    scope: str
+    standing: Standing
+
+
+class StoredCount(NamedTuple):
+    """The latest number of subscriptions of a channel, which is still to be reported."""
+
+    app_id: str
+    channel: str
+    subscriptions: int
+
+
+class StoredMark(NamedTuple):
+    """The mark up to which the changes of a scope are kept."""
+
+    app_id: str
+    mark: Mark
+
+
 @dataclass(slots=True)
-class Kept:
-    """What a store held when it was opened; events in order."""
+class Stored:
+    """What a store holds, of all apps or of one; events in order."""
 
-    beliefs: list[tuple[str, Belief]] = field(default_factory=list)
-    events: list[KeptEvent] = field(default_factory=list)
-    deliveries: list[KeptDelivery] = field(default_factory=list)
+    states: list[StoredState] = field(default_factory=list)
+    counts: list[StoredCount] = field(default_factory=list)
+    marks: list[StoredMark] = field(default_factory=list)
+    events: list[StoredEvent] = field(default_factory=list)
+    deliveries: list[StoredDelivery] = field(default_factory=list)
 
 
-_BELIEFS = "SELECT app, about, channel, user FROM beliefs"
+_STATES = "SELECT app, about, channel, user, scope, standing FROM reported"
+# Of schema 1, which had no scopes: all is unconfirmed (2).
+_OLD_STATES = "SELECT app, about, channel, user, '', 2 FROM beliefs"
+_COUNTS = "SELECT app, channel, count FROM counts"
+_MARKS = "SELECT app, scope, epoch, number FROM marks"
 _DELIVERIES = "SELECT id, receiver, key, time_ms FROM deliveries"
 _EVENTS = "SELECT number, receiver, stream, text, delivery FROM events"
 
@@ -78,22 +111,47 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
 
 
-def read(connection: sqlite3.Connection) -> tuple[Kept, int]:
+def read(connection: sqlite3.Connection) -> tuple[Stored, int]:
     """Return what a sound file keeps, and how many rows are left out. Raises UNREADABLE."""
     return _checked(
-        connection.execute(_BELIEFS),
-        connection.execute(f"{_EVENTS} ORDER BY number"),
+        connection.execute(_STATES),
+        connection.execute(_COUNTS),
+        connection.execute(_MARKS),
+        connection.execute(_EVENTS),
         connection.execute(_DELIVERIES),
     )
 
 
-def read_damaged(connection: sqlite3.Connection) -> tuple[Kept, int]:
+def read_app(
+    connection: sqlite3.Connection, app_id: str, receivers: Iterable[str]
+) -> tuple[Stored, int]:
+    """Do the same for an app and its *receivers*."""
+    receivers = list(receivers)
+
+    def of_receivers(select: str) -> Iterator[Row]:
+        for receiver in receivers:
+            yield from connection.execute(f"{select} WHERE receiver = ?", (receiver,))
+
+    return _checked(
+        connection.execute(f"{_STATES} WHERE app = ?", (app_id,)),
+        connection.execute(f"{_COUNTS} WHERE app = ?", (app_id,)),
+        connection.execute(f"{_MARKS} WHERE app = ?", (app_id,)),
+        of_receivers(_EVENTS),
+        of_receivers(_DELIVERIES),
+    )
+
+
+def read_damaged(connection: sqlite3.Connection) -> tuple[Stored, int]:
     """
     Return what can still be read of a damaged file, and how many rows are left out. Never raises.
 
     Each table is read from both ends up to the damage; between, events are looked for by number.
     """
-    beliefs, _ = _from_both_ends(connection, _BELIEFS, "app", "about", "channel", "user")
+    states, _ = _from_both_ends(connection, _STATES, "app", "about", "channel", "user")
+    if not states:
+        states, _ = _from_both_ends(connection, _OLD_STATES, "app", "about", "channel", "user")
+    counts, _ = _from_both_ends(connection, _COUNTS, "app", "channel")
+    marks, _ = _from_both_ends(connection, _MARKS, "app", "scope")
     deliveries, _ = _from_both_ends(connection, _DELIVERIES, "id")
     events, whole = _from_both_ends(connection, _EVENTS, "number")
     if not whole:
@@ -103,7 +161,9 @@ def read_damaged(connection: sqlite3.Connection) -> tuple[Kept, int]:
             found = _one(connection, f"{_DELIVERIES} WHERE id = ?", row[4])
             if found is not None:
                 deliveries[row[4],] = found
-    return _checked(beliefs.values(), events.values(), deliveries.values())
+    return _checked(
+        states.values(), counts.values(), marks.values(), events.values(), deliveries.values()
+    )
 
 
 def _from_both_ends(
@@ -166,14 +226,20 @@ def _one(connection: sqlite3.Connection, select: str, *values: Any) -> Row | Non
 
 
 def _checked(
-    beliefs: Iterable[Row], events: Iterable[Row], deliveries: Iterable[Row]
-) -> tuple[Kept, int]:
-    kept = Kept()
-    wrong = _sort_out(beliefs, _belief, kept.beliefs)
-    wrong += _sort_out(events, _event, kept.events)
-    wrong += _sort_out(deliveries, _delivery, kept.deliveries)
-    kept.events.sort(key=lambda event: event.number)
-    return kept, wrong
+    states: Iterable[Row],
+    counts: Iterable[Row],
+    marks: Iterable[Row],
+    events: Iterable[Row],
+    deliveries: Iterable[Row],
+) -> tuple[Stored, int]:
+    stored = Stored()
+    wrong = _sort_out(states, _state, stored.states)
+    wrong += _sort_out(counts, _count, stored.counts)
+    wrong += _sort_out(marks, _mark, stored.marks)
+    wrong += _sort_out(events, _event, stored.events)
+    wrong += _sort_out(deliveries, _delivery, stored.deliveries)
+    stored.events.sort(key=lambda event: event.number)
+    return stored, wrong
 
 
 def _sort_out(rows: Iterable[Row], check: Callable[[Row], T | None], right: list[T]) -> int:
@@ -188,37 +254,62 @@ def _sort_out(rows: Iterable[Row], check: Callable[[Row], T | None], right: list
     return wrong
 
 
-def _belief(row: Row) -> tuple[str, Belief] | None:
-    app_id, about, channel, user_id = row[0], row[1], _text(row[2]), _text(row[3])
+def _state(row: Row) -> StoredState | None:
+    app_id, about, scope, standing = row[0], row[1], row[4], row[5]
+    channel, user_id = _text(row[2]), _text(row[3])
     if not _is_name(app_id) or type(about) is not int or channel is None or user_id is None:
         return None
+    if not _is_text(scope) or type(standing) is not int or standing not in _STANDINGS:
+        return None
     named = {CHANNEL: channel and not user_id, MEMBER: channel, USER: not channel}
-    return (app_id, Belief(about, channel, user_id)) if named.get(about) else None
+    if not named.get(about):
+        return None
+    return StoredState(app_id, ReportedState(about, channel, user_id), scope, _STANDINGS[standing])
 
 
-def _event(row: Row) -> KeptEvent | None:
+def _count(row: Row) -> StoredCount | None:
+    app_id, channel, count = row[0], _text(row[1]), row[2]
+    if not _is_name(app_id) or not channel or type(count) is not int or count < 0:
+        return None
+    return StoredCount(app_id, channel, count)
+
+
+def _mark(row: Row) -> StoredMark | None:
+    app_id, scope, epoch, number = row
+    if not _is_name(app_id) or not _is_text(scope) or not _is_text(epoch):
+        return None
+    if type(number) is not int or number < 0:
+        return None
+    return StoredMark(app_id, Mark(scope, epoch, number))
+
+
+def _event(row: Row) -> StoredEvent | None:
     number, receiver, text, delivery = row[0], row[1], _bytes(row[3], MAX_TEXT_BYTES), row[4]
     if type(number) is not int or not 0 < number <= MAX_NUMBER:
         return None
     if not _is_name(receiver) or text is None:
         return None
     # Without these two the event can be sent all the same.
-    return KeptEvent(
+    return StoredEvent(
         number, receiver, _text(row[2]) or "", text, delivery if _is_name(delivery) else None
     )
 
 
-def _delivery(row: Row) -> KeptDelivery | None:
+def _delivery(row: Row) -> StoredDelivery | None:
     delivery_id, receiver, key, time_ms = row
     if not isinstance(delivery_id, str) or not _DELIVERY_ID.fullmatch(delivery_id):
         return None
     if not _is_name(receiver) or not _is_name(key) or type(time_ms) is not int or time_ms < 0:
         return None
-    return KeptDelivery(delivery_id, receiver, key, time_ms)
+    return StoredDelivery(delivery_id, receiver, key, time_ms)
 
 
 def _is_name(value: Any) -> bool:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_BYTES:
+    return value != "" and _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) > MAX_NAME_BYTES:
         return False
     try:
         value.encode()

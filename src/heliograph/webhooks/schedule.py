@@ -1,5 +1,5 @@
 """
-What is sent when, to one receiver: batches, order, retries, bounds.
+When events are sent to one receiver: batches, order, retries, bounds.
 
 Knows events as texts and streams (what order is kept in: a channel, or a user). Knows of time and
 chance only what it is given, and nothing of how anything is sent or kept.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-ENTRY_OVERHEAD_BYTES = 600
+EVENT_OVERHEAD_BYTES = 600
 """What an event in memory costs besides its text: measured, 570 where its stream is its own."""
 
 T = TypeVar("T", bound=Hashable)
@@ -23,6 +23,7 @@ class Limits:
 
     grace_s: float = 3.0  # how long a removal is held
     cache_miss_s: float = 10.0  # for how long one cache miss stands for all
+    count_s: float = 1.0  # between two numbers of subscriptions of a channel
     batch_s: float = 1.0
     batch_events: int = 100
     batch_bytes: int = 256 << 10  # many a web server takes no body over 1 MB
@@ -44,7 +45,7 @@ OPEN = "open"
 """The share of a queue that unauthenticated clients can fill; nothing is reserved for it."""
 
 
-class Entry:
+class QueuedEvent:
     """
     An event that is to be sent to one receiver.
 
@@ -87,15 +88,15 @@ class Entry:
         self.subject = subject
         self.appears = appears
         # Its neighbours while it waits: of its stream, and of its subject.
-        self.previous: Entry | None = None
-        self.next: Entry | None = None
-        self.sooner: Entry | None = None
-        self.later: Entry | None = None
+        self.previous: QueuedEvent | None = None
+        self.next: QueuedEvent | None = None
+        self.sooner: QueuedEvent | None = None
+        self.later: QueuedEvent | None = None
 
     @property
     def size(self) -> int:
         """What it counts against the bound."""
-        return len(self.text) + ENTRY_OVERHEAD_BYTES
+        return len(self.text) + EVENT_OVERHEAD_BYTES
 
 
 class _Stream:
@@ -107,20 +108,20 @@ class _Stream:
 
     __slots__ = ("_last", "first", "length")
 
-    def __init__(self, entry: Entry) -> None:
-        self.first = self._last = entry
+    def __init__(self, event: QueuedEvent) -> None:
+        self.first = self._last = event
         self.length = 1
 
-    def append(self, entry: Entry) -> None:
-        entry.previous = self._last
-        self._last.next = entry
-        self._last = entry
+    def append(self, event: QueuedEvent) -> None:
+        event.previous = self._last
+        self._last.next = event
+        self._last = event
         self.length += 1
 
-    def remove(self, entry: Entry) -> bool:
-        """Take *entry* out; return whether there is another."""
-        previous, following = entry.previous, entry.next
-        entry.previous = entry.next = None
+    def remove(self, event: QueuedEvent) -> bool:
+        """Take *event* out; return whether there is another."""
+        previous, following = event.previous, event.next
+        event.previous = event.next = None
         self.length -= 1
         if previous is not None:
             previous.next = following
@@ -148,33 +149,33 @@ class _Share:
         self.reserved_events = 0
         self.reserved_bytes = 0
         # Both the oldest first: events that report the end of something, and all others.
-        self._gone: OrderedDict[int, Entry] = OrderedDict()
-        self._others: OrderedDict[int, Entry] = OrderedDict()
+        self._gone: OrderedDict[int, QueuedEvent] = OrderedDict()
+        self._others: OrderedDict[int, QueuedEvent] = OrderedDict()
 
     @property
     def waiting(self) -> bool:
         return bool(self._others or self._gone)
 
-    def entries(self) -> Iterable[Entry]:
+    def waiting_events(self) -> Iterable[QueuedEvent]:
         yield from self._others.values()
         yield from self._gone.values()
 
-    def wait(self, entry: Entry) -> None:
-        self._queue_of(entry)[entry.number] = entry
+    def wait(self, event: QueuedEvent) -> None:
+        self._queue_of(event)[event.number] = event
 
-    def wait_no_more(self, entry: Entry) -> None:
-        del self._queue_of(entry)[entry.number]
+    def wait_no_more(self, event: QueuedEvent) -> None:
+        del self._queue_of(event)[event.number]
 
-    def first_to_drop(self) -> Entry:
+    def first_to_drop(self) -> QueuedEvent:
         """Return the oldest; what reports the end of something comes last."""
         return next(iter((self._others or self._gone).values()))
 
-    def count(self, entry: Entry, times: int) -> None:
+    def count(self, event: QueuedEvent, times: int) -> None:
         self.events += times
-        self.bytes += times * entry.size
+        self.bytes += times * event.size
 
-    def _queue_of(self, entry: Entry) -> OrderedDict[int, Entry]:
-        gone = entry.subject is not None and not entry.appears
+    def _queue_of(self, event: QueuedEvent) -> OrderedDict[int, QueuedEvent]:
+        gone = event.subject is not None and not event.appears
         return self._gone if gone else self._others
 
 
@@ -186,13 +187,13 @@ class Delivery:
     *group*.
     """
 
-    __slots__ = ("entries", "give_up_at", "group", "id", "key", "time_ms", "tries")
+    __slots__ = ("events", "give_up_at", "group", "id", "key", "time_ms", "tries")
 
-    def __init__(self, delivery_id: str, key: str, time_ms: int, entries: list[Entry]) -> None:
+    def __init__(self, delivery_id: str, key: str, time_ms: int, events: list[QueuedEvent]) -> None:
         self.id = delivery_id
         self.key = key
         self.time_ms = time_ms
-        self.entries = entries
+        self.events = events
         self.group = 0
         self.tries = 0
         self.give_up_at = 0.0
@@ -230,7 +231,7 @@ class Outbox:
         self._limits = limits
         self._shares: dict[str, _Share] = {OPEN: _Share()}  # of waiting events and deliveries
         self._streams: dict[str, _Stream] = {}  # of events in no delivery, as are the next two
-        self._subjects: dict[Hashable, Entry] = {}  # the last event about each
+        self._subjects: dict[Hashable, QueuedEvent] = {}  # the last event about each
         self._ready: OrderedDict[str, None] = OrderedDict()  # streams with a next event to send
         self._ready_events = 0
         self._busy: dict[str, Delivery] = {}
@@ -243,10 +244,11 @@ class Outbox:
         self.reserve(reserved_for)
 
     @property
-    def waiting(self) -> list[Entry]:
+    def waiting(self) -> list[QueuedEvent]:
         """The events that are in no delivery, in order."""
         return sorted(
-            (entry for share in self._shares.values() for entry in share.entries()), key=_number
+            (event for share in self._shares.values() for event in share.waiting_events()),
+            key=_number,
         )
 
     @property
@@ -275,27 +277,27 @@ class Outbox:
             share.reserved_events = int(limits.max_queued_events * limits.reserved / len(shares))
             share.reserved_bytes = int(limits.max_queued_bytes * limits.reserved / len(shares))
 
-    def put(self, entry: Entry) -> list[Entry]:
+    def put(self, event: QueuedEvent) -> list[QueuedEvent]:
         """Queue an event; return those that had to go for it."""
-        self._count(entry, 1)
-        self._share(entry.share).wait(entry)
-        self._link(entry)
-        stream = self._streams.get(entry.stream)
+        self._count(event, 1)
+        self._share(event.share).wait(event)
+        self._link(event)
+        stream = self._streams.get(event.stream)
         if stream is None:
-            self._streams[entry.stream] = _Stream(entry)
+            self._streams[event.stream] = _Stream(event)
         else:
-            stream.append(entry)
-        if entry.stream not in self._busy:
-            self._ready[entry.stream] = None
+            stream.append(event)
+        if event.stream not in self._busy:
+            self._ready[event.stream] = None
             self._ready_events += 1
-            self._flush_by(entry.at + self._limits.batch_s)
+            self._flush_by(event.at + self._limits.batch_s)
         return self._overflow()
 
     def restore(self, delivery: Delivery, now: float) -> None:
         """Take up a delivery of a former life of the server, to be tried at once."""
-        for entry in delivery.entries:
-            self._count(entry, 1)
-            self._busy[entry.stream] = delivery
+        for event in delivery.events:
+            self._count(event, 1)
+            self._busy[event.stream] = delivery
         self._deliveries[delivery.id] = delivery
         self._untried += 1
         self._agenda.put(delivery, now)
@@ -305,14 +307,14 @@ class Outbox:
         if not self._ready or self._untried >= self._limits.max_fresh:
             return None
         if not self.batching:
-            entries = self._take(1)
+            events = self._take(1)
         elif self._ripe(now):
-            entries = self._take(self._limits.batch_events)
+            events = self._take(self._limits.batch_events)
         else:
             return None
-        delivery = Delivery(new_id(), key, now_ms, entries)
-        for entry in entries:
-            self._busy[entry.stream] = delivery
+        delivery = Delivery(new_id(), key, now_ms, events)
+        for event in events:
+            self._busy[event.stream] = delivery
         self._deliveries[delivery.id] = delivery
         self._fresh.append(delivery)
         self._untried += 1
@@ -376,53 +378,53 @@ class Outbox:
             return True
         return self._flush_at is not None and self._flush_at <= now
 
-    def _take(self, count: int) -> list[Entry]:
+    def _take(self, count: int) -> list[QueuedEvent]:
         """Take up to *count* events of ready streams, whose others then have to wait."""
-        entries: list[Entry] = []
+        events: list[QueuedEvent] = []
         room = self._limits.batch_bytes
-        while self._ready and len(entries) < count:
+        while self._ready and len(events) < count:
             name = next(iter(self._ready))
             stream = self._streams[name]
-            if entries and len(stream.first.text) > room:
+            if events and len(stream.first.text) > room:
                 break
             del self._ready[name]
             self._ready_events -= stream.length
             more = True
-            while more and len(entries) < count and (not entries or len(stream.first.text) <= room):
-                entry = stream.first
-                more = stream.remove(entry)
-                self._share(entry.share).wait_no_more(entry)
-                self._unlink(entry)
-                entries.append(entry)
-                room -= len(entry.text)
+            while more and len(events) < count and (not events or len(stream.first.text) <= room):
+                event = stream.first
+                more = stream.remove(event)
+                self._share(event.share).wait_no_more(event)
+                self._unlink(event)
+                events.append(event)
+                room -= len(event.text)
             if not more:
                 del self._streams[name]
-        entries.sort(key=_number)
+        events.sort(key=_number)
         if not self._ready:
             self._flush_at = None
-        return entries
+        return events
 
     def _finish(self, delivery: Delivery, now: float) -> None:
         del self._deliveries[delivery.id]
-        for entry in delivery.entries:
-            self._count(entry, -1)
-            if self._busy.pop(entry.stream, None) is not None and entry.stream in self._streams:
-                waiting = self._streams[entry.stream]
-                self._ready[entry.stream] = None
+        for event in delivery.events:
+            self._count(event, -1)
+            if self._busy.pop(event.stream, None) is not None and event.stream in self._streams:
+                waiting = self._streams[event.stream]
+                self._ready[event.stream] = None
                 self._ready_events += waiting.length
                 self._flush_by(max(now, waiting.first.at + self._limits.batch_s))
 
-    def _overflow(self) -> list[Entry]:
-        dropped: list[Entry] = []
+    def _overflow(self) -> list[QueuedEvent]:
+        dropped: list[QueuedEvent] = []
         while (share := self._over()) is not None:
-            entry = share.first_to_drop()
-            for other in (entry.sooner, entry.later):
-                if other is not None and other.appears != entry.appears:
+            event = share.first_to_drop()
+            for other in (event.sooner, event.later):
+                if other is not None and other.appears != event.appears:
                     self._drop(other)
                     dropped.append(other)
                     break
-            self._drop(entry)
-            dropped.append(entry)
+            self._drop(event)
+            dropped.append(event)
         return dropped
 
     def _over(self) -> _Share | None:
@@ -448,15 +450,15 @@ class Outbox:
             bytes_ += max(share.bytes, share.reserved_bytes)
         return events, bytes_
 
-    def _drop(self, entry: Entry) -> None:
-        self._count(entry, -1)
-        self._share(entry.share).wait_no_more(entry)
-        self._unlink(entry)
-        if entry.stream in self._ready:
+    def _drop(self, event: QueuedEvent) -> None:
+        self._count(event, -1)
+        self._share(event.share).wait_no_more(event)
+        self._unlink(event)
+        if event.stream in self._ready:
             self._ready_events -= 1
-        if not self._streams[entry.stream].remove(entry):
-            del self._streams[entry.stream]
-            self._ready.pop(entry.stream, None)
+        if not self._streams[event.stream].remove(event):
+            del self._streams[event.stream]
+            self._ready.pop(event.stream, None)
 
     def _share(self, name: str) -> _Share:
         share = self._shares.get(name)
@@ -464,35 +466,35 @@ class Outbox:
             share = self._shares[name] = _Share()
         return share
 
-    def _count(self, entry: Entry, times: int) -> None:
+    def _count(self, event: QueuedEvent, times: int) -> None:
         self.events += times
-        self.bytes += times * entry.size
-        self._share(entry.share).count(entry, times)
+        self.bytes += times * event.size
+        self._share(event.share).count(event, times)
 
-    def _link(self, entry: Entry) -> None:
-        if entry.subject is not None:
-            entry.sooner = self._subjects.get(entry.subject)
-            if entry.sooner is not None:
-                entry.sooner.later = entry
-            self._subjects[entry.subject] = entry
+    def _link(self, event: QueuedEvent) -> None:
+        if event.subject is not None:
+            event.sooner = self._subjects.get(event.subject)
+            if event.sooner is not None:
+                event.sooner.later = event
+            self._subjects[event.subject] = event
 
-    def _unlink(self, entry: Entry) -> None:
-        if entry.subject is None:
+    def _unlink(self, event: QueuedEvent) -> None:
+        if event.subject is None:
             return
-        sooner, later = entry.sooner, entry.later
-        entry.sooner = entry.later = None
+        sooner, later = event.sooner, event.later
+        event.sooner = event.later = None
         if sooner is not None:
             sooner.later = later
         if later is not None:
             later.sooner = sooner
         elif sooner is not None:
-            self._subjects[entry.subject] = sooner
+            self._subjects[event.subject] = sooner
         else:
-            del self._subjects[entry.subject]
+            del self._subjects[event.subject]
 
 
-def _number(entry: Entry) -> int:
-    return entry.number
+def _number(event: QueuedEvent) -> int:
+    return event.number
 
 
 class Agenda(Generic[T]):
@@ -500,7 +502,7 @@ class Agenda(Generic[T]):
 
     def __init__(self) -> None:
         self._at: dict[T, float] = {}
-        self._heap: list[tuple[float, int, T]] = []  # entries that _at does not agree with: stale
+        self._heap: list[tuple[float, int, T]] = []  # events that _at does not agree with: stale
         self._puts = 0
 
     def put(self, thing: T, at: float) -> None:

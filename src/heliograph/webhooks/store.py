@@ -1,9 +1,11 @@
 """
-What must outlive the server: what receivers have been told, and what they are still owed.
+What outlives the server: the state that was reported to receivers, the events that are still to
+be sent to them, and the marks up to which changes were taken.
 
 Knows rows, not what they mean. What was given to a store is *kept* once `kept` has reached the
-`group` that was current then; nothing may be sent before. The file never holds a secret of an
-app, but it does hold events, so only its owner may read it.
+`group` that was current then: a group is kept as a whole or not at all, and nothing may be sent
+before. The file never holds a secret of an app, but it does hold events, so only its owner may
+read it.
 """
 
 import asyncio
@@ -18,16 +20,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
+from heliograph.engine.answers import Mark
 from heliograph.errors import ConfigError
 from heliograph.webhooks import rows
-from heliograph.webhooks.beliefs import Belief
-from heliograph.webhooks.rows import Kept
+from heliograph.webhooks.reported import ReportedState, Standing
+from heliograph.webhooks.rows import Stored, StoredDelivery
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "webhooks.sqlite3"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # A grouped write must be over within 50 ms: this is how long it waits for company.
 LINGER_S = 0.02
@@ -75,39 +78,55 @@ class Store(Protocol):
     def kept(self) -> int:
         """The last group that is kept."""
 
-    async def open(self, on_kept: Callable[[], object], tell_all: Callable[[], object]) -> Kept:
+    async def open(self, on_kept: Callable[[], object], write_all: Callable[[], object]) -> Stored:
         """
         Return what was kept; from now on call *on_kept* whenever `kept` has grown.
 
-        *tell_all* is asked to give everything anew, to a store that lost track. Raises
-        ConfigError, which says what to do.
+        *write_all* is asked to give everything anew, to a store that lost track: for each app that
+        this node holds, first `clear`. Raises ConfigError, which says what to do.
         """
 
-    def believe(self, app_id: str, belief: Belief) -> None:
-        """Receivers of the app are about to be told this."""
+    async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:
+        """Return what is kept of an app with these receivers, nothing while it cannot be read."""
 
-    def disbelieve(self, app_id: str, belief: Belief) -> None:
-        """Receivers of the app are about to be told the end of this."""
+    def abandon(self, app_id: str) -> None:
+        """Keep nothing of what was given of an app since the last group began to be written."""
 
-    def disbelieve_all(self, app_id: str) -> None:
-        """The app has no receivers any longer."""
+    def mark(self, app_id: str, mark: Mark) -> None:
+        """Changes up to *mark* were taken; kept with what was made of them, once for a group."""
 
-    def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
-        """A receiver is owed an event."""
+    def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
+        """Receivers of the app are about to be sent this, or its standing has changed."""
 
-    def deliver(
-        self, delivery: str, receiver: str, key: str, time_ms: int, numbers: Sequence[int]
-    ) -> None:
+    def retract(self, app_id: str, state: ReportedState) -> None:
+        """Receivers of the app are about to be sent the end of this, or want it no longer."""
+
+    def unconfirm(self, app_id: str, scope: str) -> None:
+        """All that was reported of a scope is unconfirmed."""
+
+    def keep_count(self, app_id: str, channel: str, count: int) -> None:
+        """A number of subscriptions is to be reported later."""
+
+    def drop_count(self, app_id: str, channel: str) -> None:
+        """The number of a channel is to be reported later no longer."""
+
+    def clear(self, app_id: str, receivers: Iterable[str]) -> None:
+        """Nothing of an app is true any longer, nor are events of these receivers to be sent."""
+
+    def queue(self, app_id: str, number: int, receiver: str, stream: str, text: bytes) -> None:
+        """An event is to be sent to a receiver."""
+
+    def deliver(self, app_id: str, delivery: StoredDelivery, numbers: Sequence[int]) -> None:
         """The events of these numbers make up a delivery."""
 
-    def finish(self, delivery: str, numbers: Sequence[int]) -> None:
+    def finish(self, app_id: str, delivery: str, numbers: Sequence[int]) -> None:
         """A delivery, of the events of these numbers, is done with."""
 
-    def drop(self, numbers: Sequence[int]) -> None:
-        """The events of these numbers are not owed any longer."""
+    def drop(self, app_id: str, numbers: Sequence[int]) -> None:
+        """The events of these numbers are not to be sent any longer."""
 
     async def close(self) -> None:
-        """Keep what was given, and let go of the file."""
+        """Keep what was given, and close the file."""
 
 
 class MemoryStore:
@@ -120,45 +139,73 @@ class MemoryStore:
     def __init__(self) -> None:
         self.failures = 0
 
-    async def open(self, on_kept: Callable[[], object], tell_all: Callable[[], object]) -> Kept:  # noqa: ARG002 - the port's
+    async def open(self, on_kept: Callable[[], object], write_all: Callable[[], object]) -> Stored:  # noqa: ARG002 - the port's
         """Return nothing, for nothing was kept."""
-        return Kept()
+        return Stored()
 
-    def believe(self, app_id: str, belief: Belief) -> None:
+    async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:  # noqa: ARG002 - the port's
+        """Return nothing, for nothing was kept."""
+        return Stored()
+
+    def abandon(self, app_id: str) -> None:
         """Keep nothing."""
 
-    def disbelieve(self, app_id: str, belief: Belief) -> None:
+    def mark(self, app_id: str, mark: Mark) -> None:
         """Keep nothing."""
 
-    def disbelieve_all(self, app_id: str) -> None:
+    def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
         """Keep nothing."""
 
-    def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
+    def retract(self, app_id: str, state: ReportedState) -> None:
         """Keep nothing."""
 
-    def deliver(
-        self, delivery: str, receiver: str, key: str, time_ms: int, numbers: Sequence[int]
-    ) -> None:
+    def unconfirm(self, app_id: str, scope: str) -> None:
         """Keep nothing."""
 
-    def finish(self, delivery: str, numbers: Sequence[int]) -> None:
+    def keep_count(self, app_id: str, channel: str, count: int) -> None:
         """Keep nothing."""
 
-    def drop(self, numbers: Sequence[int]) -> None:
+    def drop_count(self, app_id: str, channel: str) -> None:
+        """Keep nothing."""
+
+    def clear(self, app_id: str, receivers: Iterable[str]) -> None:
+        """Keep nothing."""
+
+    def queue(self, app_id: str, number: int, receiver: str, stream: str, text: bytes) -> None:
+        """Keep nothing."""
+
+    def deliver(self, app_id: str, delivery: StoredDelivery, numbers: Sequence[int]) -> None:
+        """Keep nothing."""
+
+    def finish(self, app_id: str, delivery: str, numbers: Sequence[int]) -> None:
+        """Keep nothing."""
+
+    def drop(self, app_id: str, numbers: Sequence[int]) -> None:
         """Keep nothing."""
 
     async def close(self) -> None:
-        """Let go of nothing."""
+        """Close nothing."""
 
 
 # Names and ids are blobs: a user's id may hold what SQLite's text cannot.
+_COUNTS_AND_MARKS = """\
+CREATE TABLE counts (
+    app TEXT NOT NULL, channel BLOB NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (app, channel)
+) WITHOUT ROWID;
+CREATE TABLE marks (
+    app TEXT NOT NULL, scope TEXT NOT NULL, epoch TEXT NOT NULL, number INTEGER NOT NULL,
+    PRIMARY KEY (app, scope)
+) WITHOUT ROWID;
+"""
+
 _SCHEMA = f"""
 BEGIN;
-CREATE TABLE beliefs (
+CREATE TABLE reported (
     app TEXT NOT NULL, about INTEGER NOT NULL, channel BLOB NOT NULL, user BLOB NOT NULL,
+    scope TEXT NOT NULL, standing INTEGER NOT NULL,
     PRIMARY KEY (app, about, channel, user)
 ) WITHOUT ROWID;
-CREATE TABLE deliveries (
+{_COUNTS_AND_MARKS}CREATE TABLE deliveries (
     id TEXT PRIMARY KEY, receiver TEXT NOT NULL, key TEXT NOT NULL, time_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE events (
@@ -169,17 +216,39 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_BELIEVE = "INSERT OR REPLACE INTO beliefs VALUES (?, ?, ?, ?)"
-_DISBELIEVE = "DELETE FROM beliefs WHERE app = ? AND about = ? AND channel = ? AND user = ?"
-_DISBELIEVE_ALL = "DELETE FROM beliefs WHERE app = ?"
+# Of schema 1 nothing is lost. It had no scopes, and all that it has is of a former life.
+_FROM_SCHEMA_1 = f"""
+BEGIN;
+ALTER TABLE beliefs RENAME TO reported;
+ALTER TABLE reported ADD COLUMN scope TEXT NOT NULL DEFAULT '';
+ALTER TABLE reported ADD COLUMN standing INTEGER NOT NULL DEFAULT {Standing.UNCONFIRMED.value};
+{_COUNTS_AND_MARKS}PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_REPORT = "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?, ?)"
+_RETRACT = "DELETE FROM reported WHERE app = ? AND about = ? AND channel = ? AND user = ?"
+_UNCONFIRM = "UPDATE reported SET standing = ? WHERE app = ? AND scope = ?"
+_KEEP_COUNT = "INSERT OR REPLACE INTO counts VALUES (?, ?, ?)"
+_DROP_COUNT = "DELETE FROM counts WHERE app = ? AND channel = ?"
+_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)"
 _QUEUE = "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, NULL)"
 _DELIVER = "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)"
 _ASSIGN = "UPDATE events SET delivery = ? WHERE number = ?"
 _FINISH = "DELETE FROM deliveries WHERE id = ?"
 _DROP = "DELETE FROM events WHERE number = ?"
-_WIPE = ("DELETE FROM beliefs", "DELETE FROM deliveries", "DELETE FROM events")
+_CLEAR_APP = (
+    "DELETE FROM reported WHERE app = ?",
+    "DELETE FROM counts WHERE app = ?",
+    "DELETE FROM marks WHERE app = ?",
+)
+_CLEAR_RECEIVER = (
+    "DELETE FROM deliveries WHERE receiver = ?",
+    "DELETE FROM events WHERE receiver = ?",
+)
 
-_Operation = tuple[str, tuple[Any, ...]]
+_Operation = tuple[str, str, tuple[Any, ...]]
+"""The app concerned, a statement and its values."""
 
 
 class SqliteStore:
@@ -201,6 +270,7 @@ class SqliteStore:
         self._linger_s = linger_s
         self._retry_s = retry_s
         self._operations: list[_Operation] = []
+        self._marks: dict[tuple[str, str], Mark] = {}  # by app and scope, of this group
         self._text_bytes = 0  # of those
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -218,11 +288,11 @@ class SqliteStore:
         """The last group that is on disk, or any while the disk fails."""
         return self.group if self._failed else self._kept
 
-    async def open(self, on_kept: Callable[[], object], tell_all: Callable[[], object]) -> Kept:
+    async def open(self, on_kept: Callable[[], object], write_all: Callable[[], object]) -> Stored:
         """Open or make the file; see the port."""
         self._loop = asyncio.get_running_loop()
         self._on_kept = on_kept
-        self._tell_all = tell_all
+        self._write_all = write_all
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="webhooks")
         try:
             return await self._loop.run_in_executor(self._executor, self._open)
@@ -230,47 +300,92 @@ class SqliteStore:
             self._executor.shutdown(wait=False)
             raise
 
-    def believe(self, app_id: str, belief: Belief) -> None:
-        """Keep a belief."""
-        self._add(_BELIEVE, (app_id, *_columns(belief)))
+    async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:
+        """Return what is kept of an app; see the port."""
+        if self._failed:
+            return Stored()  # the file is of another time, and will be written anew
+        try:
+            stored, wrong = await self._loop.run_in_executor(
+                self._executor, lambda: rows.read_app(self._connection, app_id, receivers)
+            )
+        except rows.UNREADABLE as error:
+            self._fail(_on_one_line(error))
+            self._retry()
+            self._loop.call_soon(self._on_kept)
+            return Stored()
+        if wrong:
+            logger.error("%s: app %s: unreadable rows: %d", self.path, app_id, wrong)
+        return stored
 
-    def disbelieve(self, app_id: str, belief: Belief) -> None:
-        """Keep a belief no longer."""
-        self._add(_DISBELIEVE, (app_id, *_columns(belief)))
+    def abandon(self, app_id: str) -> None:
+        """Keep nothing of an app that is not being written; see the port."""
+        self._operations = [one for one in self._operations if one[0] != app_id]
+        self._marks = {key: mark for key, mark in self._marks.items() if key[0] != app_id}
+        queued = [values for _, statement, values in self._operations if statement == _QUEUE]
+        self._text_bytes = sum(len(values[-1]) for values in queued)
 
-    def disbelieve_all(self, app_id: str) -> None:
-        """Keep no belief of the app any longer."""
-        self._add(_DISBELIEVE_ALL, (app_id,))
+    def mark(self, app_id: str, mark: Mark) -> None:
+        """Keep a mark, the last one of a scope in a group."""
+        if not self._failed or self._renewing:
+            self._marks[app_id, mark.scope] = mark
+            self._write_soon()
 
-    def queue(self, number: int, receiver: str, stream: str, text: bytes) -> None:
+    def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
+        """Keep a reported state."""
+        self._add(app_id, _REPORT, (app_id, *_columns(state), scope, standing.value))
+
+    def retract(self, app_id: str, state: ReportedState) -> None:
+        """Keep a reported state no longer."""
+        self._add(app_id, _RETRACT, (app_id, *_columns(state)))
+
+    def unconfirm(self, app_id: str, scope: str) -> None:
+        """Keep that nothing of a scope is confirmed."""
+        self._add(app_id, _UNCONFIRM, (Standing.UNCONFIRMED.value, app_id, scope))
+
+    def keep_count(self, app_id: str, channel: str, count: int) -> None:
+        """Keep a number."""
+        self._add(app_id, _KEEP_COUNT, (app_id, _blob(channel), count))
+
+    def drop_count(self, app_id: str, channel: str) -> None:
+        """Keep the number of a channel no longer."""
+        self._add(app_id, _DROP_COUNT, (app_id, _blob(channel)))
+
+    def clear(self, app_id: str, receivers: Iterable[str]) -> None:
+        """Keep nothing of the app, nor of its receivers."""
+        for statement in _CLEAR_APP:
+            self._add(app_id, statement, (app_id,))
+        for receiver in receivers:
+            for statement in _CLEAR_RECEIVER:
+                self._add(app_id, statement, (receiver,))
+
+    def queue(self, app_id: str, number: int, receiver: str, stream: str, text: bytes) -> None:
         """Keep an event."""
         self._text_bytes += len(text)
-        self._add(_QUEUE, (number, receiver, _blob(stream), text))
+        self._add(app_id, _QUEUE, (number, receiver, _blob(stream), text))
 
-    def deliver(
-        self, delivery: str, receiver: str, key: str, time_ms: int, numbers: Sequence[int]
-    ) -> None:
+    def deliver(self, app_id: str, delivery: StoredDelivery, numbers: Sequence[int]) -> None:
         """Keep a delivery, and which events it is made of."""
-        self._add(_DELIVER, (delivery, receiver, key, time_ms))
+        values = delivery.id, delivery.receiver, delivery.key, delivery.time_ms
+        self._add(app_id, _DELIVER, values)
         for number in numbers:
-            self._add(_ASSIGN, (delivery, number))
+            self._add(app_id, _ASSIGN, (delivery.id, number))
 
-    def finish(self, delivery: str, numbers: Sequence[int]) -> None:
+    def finish(self, app_id: str, delivery: str, numbers: Sequence[int]) -> None:
         """Keep a delivery and its events no longer."""
-        self._add(_FINISH, (delivery,))
-        self.drop(numbers)
+        self._add(app_id, _FINISH, (delivery,))
+        self.drop(app_id, numbers)
 
-    def drop(self, numbers: Sequence[int]) -> None:
+    def drop(self, app_id: str, numbers: Sequence[int]) -> None:
         """Keep events no longer."""
         for number in numbers:
-            self._add(_DROP, (number,))
+            self._add(app_id, _DROP, (number,))
 
     async def close(self) -> None:
         """Write what is to be written, and let go of the file."""
         self._closed = True
         if self._failed and self._writing is None:
             self._renew()  # the last chance to take out what is not true any longer
-        while self._writing is not None or self._operations:
+        while self._writing is not None or self._operations or self._marks:
             self._write()
             if self._writing is not None:
                 with contextlib.suppress(sqlite3.Error):  # _written says so
@@ -283,10 +398,13 @@ class SqliteStore:
 
     # -- On the event loop ---------------------------------------------------------------
 
-    def _add(self, statement: str, values: tuple[Any, ...]) -> None:
+    def _add(self, app_id: str, statement: str, values: tuple[Any, ...]) -> None:
         if self._failed and not self._renewing:
             return
-        self._operations.append((statement, values))
+        self._operations.append((app_id, statement, values))
+        self._write_soon()
+
+    def _write_soon(self) -> None:
         if self._writing is None:
             if self._timer is None:
                 self._timer = self._loop.call_later(self._linger_s, self._write)
@@ -298,9 +416,14 @@ class SqliteStore:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing is not None or not self._operations:
+        if self._writing is not None:
+            return
+        if not self._operations and not self._marks and not self._renewing:
             return
         operations, self._operations = self._operations, []
+        for (app_id, scope), mark in self._marks.items():
+            operations.append((app_id, _MARK, (app_id, scope, mark.epoch, mark.number)))
+        self._marks.clear()
         self._text_bytes = 0
         group, self.group = self.group, self.group + 1
         self._writing = self._loop.run_in_executor(self._executor, self._commit, operations)
@@ -317,12 +440,17 @@ class SqliteStore:
             logger.warning("%s is written again; pending webhooks survive a restart", self.path)
         if self._failed:
             self._forget()
-            if not self._closed:
-                self._timer = self._loop.call_later(self._retry_s, self._renew)
+            self._retry()
         else:
             self._kept = group
             self._write()  # what came meanwhile has waited long enough
         self._on_kept()
+
+    def _retry(self) -> None:
+        if not self._closed and self._writing is None:  # else it is called when that has ended
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(self._retry_s, self._renew)
 
     def _fail(self, reason: str) -> None:
         self.failures += 1
@@ -338,6 +466,7 @@ class SqliteStore:
 
     def _forget(self) -> None:
         self._operations.clear()
+        self._marks.clear()
         self._text_bytes = 0
 
     def _renew(self) -> None:
@@ -346,13 +475,12 @@ class SqliteStore:
             self._timer.cancel()
             self._timer = None
         self._renewing = True
-        self._operations = [(statement, ()) for statement in _WIPE]
-        self._tell_all()
+        self._write_all()
         self._write()
 
     # -- In the thread -------------------------------------------------------------------
 
-    def _open(self) -> Kept:
+    def _open(self) -> Stored:
         recovered = self.path.with_name(FILE_NAME + RECOVERED)
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -360,31 +488,31 @@ class SqliteStore:
                 recovered.rename(self.path)  # it was ready when we were killed
             recovered.unlink(missing_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            kept, damage = self._connect()
-            return kept if damage is None else self._recover(damage, recovered)
+            stored, damage = self._connect()
+            return stored if damage is None else self._recover(damage, recovered)
         except OSError as error:
             raise ConfigError(f"--data_dir: {self.path}: {error.strerror}") from None
         except rows.UNREADABLE as error:
             raise ConfigError(f"--data_dir: {self.path}: {_advice(error)}") from None
 
-    def _connect(self) -> tuple[Kept, str | None]:
+    def _connect(self) -> tuple[Stored, str | None]:
         """Return what the file keeps and, if not all of it can be used, what is wrong with it."""
         self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         try:
             self._prepare()
-            kept, wrong = rows.read(self._connection)
+            stored, wrong = rows.read(self._connection)
         except rows.UNREADABLE as error:
             self._connection.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_THE_FILE:
                 raise
-            return Kept(), _on_one_line(error)
+            return Stored(), _on_one_line(error)
         except BaseException:
             self._connection.close()
             raise
         if wrong:
             self._connection.close()
-            return kept, f"invalid rows: {wrong}"
-        return kept, None
+            return stored, f"invalid rows: {wrong}"
+        return stored, None
 
     def _prepare(self) -> None:
         connection = self._connection
@@ -410,16 +538,18 @@ class SqliteStore:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
+        if version == 1:
+            connection.executescript(_FROM_SCHEMA_1)
 
-    def _recover(self, damage: str, recovered: Path) -> Kept:
+    def _recover(self, damage: str, recovered: Path) -> Stored:
         """
         Go on with a new file that keeps what can be read of this one, which is put aside.
 
         Killed at any moment, the next start finds one of the two.
         """
-        kept, wrong = self._read_damaged()
+        stored, wrong = self._read_damaged()
         try:
-            _write_anew(recovered, kept)
+            _write_anew(recovered, stored)
         except rows.UNREADABLE:
             recovered.unlink(missing_ok=True)
             raise
@@ -430,18 +560,18 @@ class SqliteStore:
             " unreadable rows: %d; the damaged file is now %s",
             self.path,
             damage,
-            len(kept.events),
-            len(kept.deliveries),
-            len(kept.beliefs),
+            len(stored.events),
+            len(stored.deliveries),
+            len(stored.states),
             wrong,
             aside.name,
         )
-        kept, again = self._connect()
+        stored, again = self._connect()
         if again is not None:
             raise sqlite3.DatabaseError(again)
-        return kept
+        return stored
 
-    def _read_damaged(self) -> tuple[Kept, int]:
+    def _read_damaged(self) -> tuple[Stored, int]:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         try:
             rows.prepare(connection)
@@ -466,7 +596,7 @@ class SqliteStore:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for statement, values in operations:
+            for _, statement, values in operations:
                 connection.execute(statement, values)
             connection.execute("COMMIT")
         except BaseException:
@@ -479,19 +609,23 @@ class SqliteStore:
             self._connection.close()
 
 
-def _write_anew(path: Path, kept: Kept) -> None:
-    """Make a file that keeps *kept*; it is whole, and on disk, when this returns."""
+def _write_anew(path: Path, stored: Stored) -> None:
+    """Make a file that keeps *stored*; it is whole, and on disk, when this returns."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
         connection.execute("BEGIN")
-        for app_id, belief in kept.beliefs:
-            connection.execute(_BELIEVE, (app_id, *_columns(belief)))
-        for one in kept.deliveries:
+        for app_id, state, scope, standing in stored.states:
+            connection.execute(_REPORT, (app_id, *_columns(state), scope, standing.value))
+        for app_id, channel, count in stored.counts:
+            connection.execute(_KEEP_COUNT, (app_id, _blob(channel), count))
+        for app_id, mark in stored.marks:
+            connection.execute(_MARK, (app_id, mark.scope, mark.epoch, mark.number))
+        for one in stored.deliveries:
             connection.execute(_DELIVER, (one.id, one.receiver, one.key, one.time_ms))
-        for event in kept.events:
+        for event in stored.events:
             stream = _blob(event.stream)
             connection.execute(_QUEUE, (event.number, event.receiver, stream, event.text))
             if event.delivery is not None:
@@ -512,8 +646,8 @@ def _on_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _columns(belief: Belief) -> tuple[int, bytes, bytes]:
-    return belief.about, _blob(belief.channel), _blob(belief.user_id)
+def _columns(state: ReportedState) -> tuple[int, bytes, bytes]:
+    return state.about, _blob(state.channel), _blob(state.user_id)
 
 
 def _blob(text: str) -> bytes:

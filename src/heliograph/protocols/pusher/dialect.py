@@ -7,6 +7,7 @@ Knows the form of a socket id, and Pusher's code for each reason not to admit a 
 from collections.abc import Callable
 
 from heliograph.node.dialect import NotAdmitted
+from heliograph.node.journal import Connected
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.session import DialectSettings, Session
@@ -57,4 +58,6 @@ class PusherDialect:
                 break
         session = Session(socket_id, tenant, self._settings)
         sessions[socket_id] = session
+        if tenant.observers:
+            tenant.record(Connected(socket_id))
         return session

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from heliograph.errors import ClientError
-from heliograph.hub.facts import Event, Fact, Member, MemberAdded, MemberRemoved
+from heliograph.hub.facts import Event, Fact, Member, MemberAdded, MemberRemoved, UserStatus
 from heliograph.protocols.json import (
     UNREADABLE,
     InvalidJson,
@@ -352,6 +352,10 @@ def fact_message(fact: Fact) -> bytes:
     if isinstance(fact, MemberRemoved):
         data = _nested({"user_id": fact.user_id})
         return encode(ServerMessage("pusher_internal:member_removed", fact.channel, data))
+    if isinstance(fact, UserStatus):
+        name = "online" if fact.online else "offline"
+        data = _nested({"events": [{"name": name, "user_ids": [fact.channel]}]})
+        return encode(ServerMessage("pusher_internal:watchlist_events", data=data))
     data = _nested({"subscription_count": fact.count})
     return encode(ServerMessage("pusher_internal:subscription_count", fact.channel, data))
 

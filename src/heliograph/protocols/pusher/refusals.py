@@ -184,11 +184,6 @@ def terminated(code: int) -> ClientError:
     return ClientError("Connection is unauthorized", code, closes=True)
 
 
-def sign_in_failed() -> ClientError:
-    """What the nodes share does not answer; the client may sign in again."""
-    return ClientError("Sign-in failed, try again later")
-
-
 def already_subscribed(channel: str) -> ClientError:
     """The socket has a live subscription to the channel."""
     return ClientError(f"Existing subscription to channel {echoed(channel)}")
@@ -271,6 +266,6 @@ def unsupported_event(event: str) -> ClientError:
     return ClientError(f"Unsupported event received on socket: {echoed(event)}")
 
 
-def engine_away(channel: str) -> ClientError:
-    """What the nodes share does not answer; the client may subscribe again."""
-    return ClientError(f"Subscription to channel {echoed(channel)} failed, try again later")
+def forbidden(channel: str, reason: str) -> ClientError:
+    """The application's own rules do not allow the subscription, for a *reason* that it gives."""
+    return ClientError(f"Subscription to channel {echoed(channel)} is forbidden: {echoed(reason)}")

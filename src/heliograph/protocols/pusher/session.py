@@ -1,32 +1,21 @@
 """
 One client's protocol state: its messages and the time in; answers and requests out.
 
-Knows what Pusher's client says and is told. Knows nothing of sockets, frames or other
-nodes: it answers through its `Peer`, and asks its `Application` for what concerns others.
-
-A subscription is, in `channels`:
-
-    missing ──subscribe──▶ Attempt ──entered──▶ Subscription
-       ▲                      │                      │
-       └─────────unsubscribe──┴──────────────────────┘
-
-An attempt that is no longer in its place when its answer comes is ignored: whoever took
-it out has already told the application that it left, in the same order.
+Knows what Pusher's client sends and receives. Knows nothing of sockets, frames or other nodes: it
+answers through its `Peer`. How it enters and leaves channels is `node.membership`'s.
 """
 
-from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol
 
 from msgspec import Struct
 
-from heliograph.apps import App
-from heliograph.engine.answers import Entry, Refusal, SignedIn
+from heliograph.engine.answers import Entry, Options, Refusal, SignedIn
 from heliograph.errors import MAX_ECHO, ClientError, EngineError
-from heliograph.hub.channel import Lane, Subscription
+from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Event, Member
-from heliograph.metrics import Tally
-from heliograph.node.dialect import Ending
+from heliograph.node.dialect import Ending, Peer
+from heliograph.node.membership import Membership
+from heliograph.node.tenant import Rule, Tenant
 from heliograph.protocols.json import UNREADABLE, as_string_literal, string_size
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.messages import User
@@ -38,83 +27,7 @@ from heliograph.protocols.pusher.names import (
     is_channel_name,
     kind_of,
 )
-from heliograph.reply import Later, Reply, proceed
-from heliograph.slices import Each
-
-LEFT_AT_ONCE = 32
-"""A session with more channels than this leaves them in slices: each takes some 10 µs."""
-
-
-class Peer(Protocol):
-    """Who carries what a session says: a subscriber that can also be spoken to alone."""
-
-    id: str
-
-    @property
-    def lane(self) -> Lane:
-        """How it wants what is said on channels."""
-
-    def write(self, chunk: Any, /) -> object:
-        """Take a chunk of the lane's."""
-
-    def send(self, *texts: bytes) -> None:
-        """Deliver messages to this client, in one write."""
-
-    def close(self, error: ClientError) -> None:
-        """Tell the client why, then end the connection; `Session.end` is called on the way."""
-
-
-class Application(Protocol):
-    """What a session asks of the app that it belongs to."""
-
-    app: App
-    tally: Tally
-
-    def enter(
-        self, session: "Session", channel: str, kind: Kind, member: Member | None
-    ) -> Reply[Entry | Refusal]:
-        """Make a subscription known to everybody; the reply comes in the channel's order."""
-
-    def subscribe(self, session: "Session", channel: str, kind: Kind, entry: Entry) -> Subscription:
-        """Have what is said on *channel* from now on written to the session's peer."""
-
-    def leave(
-        self, session: "Session", channel: str, kind: Kind, subscription: Subscription | None
-    ) -> None:
-        """Undo `enter`, and `subscribe` where it came to that."""
-
-    def client_event(self, session: "Session", event: Event) -> Reply[None]:
-        """Have a client's event delivered to the others on its channel."""
-
-    def sign_in(self, session: "Session", user: User) -> Reply[SignedIn]:
-        """Make it known to everybody that the session is *user*."""
-
-    def watch(self, session: "Session", user: User) -> None:
-        """Have the session told of those that the user watches, and closed with the user."""
-
-    def sign_out(self, session: "Session", user: User) -> None:
-        """Undo `sign_in`, and `watch` where it came to that."""
-
-    def signature_failed(self, reason: str, channel: str | None) -> None:
-        """
-        Take note that a client showed a signature that is none; *reason* is of a few.
-
-        *channel* is what it wanted to subscribe to, None where it wanted to sign in.
-        """
-
-    def ended(self, session: "Session") -> None:
-        """Count the session no more; it has left its channels, or is about to leave them."""
-
-    def leave_in_slices(self, session: "Session", job: Iterator[None]) -> None:
-        """Have *job* done, by which an ended session leaves, between the loop's other work."""
-
-
-class Attempt(Struct, frozen=True, eq=False):
-    """A subscription that waits for the application's answer."""
-
-    channel: str
-    kind: Kind
-    member: Member | None
+from heliograph.reply import proceed
 
 
 class DialectSettings(Struct, frozen=True):
@@ -131,44 +44,19 @@ class DialectSettings(Struct, frozen=True):
     terminate_code: int
 
 
-class Session:
+class Session(Membership):
     """The state of one client of an app."""
 
-    __slots__ = (
-        "_application",
-        "_members",
-        "_refilled",
-        "_settings",
-        "_signing_in",
-        "_tokens",
-        "channels",
-        "ended",
-        "id",
-        "identified",
-        "peer",
-        "user",
-    )
+    __slots__ = ("_refilled", "_settings", "_signing_in", "_tokens", "user")
 
-    def __init__(self, socket_id: str, application: Application, settings: DialectSettings) -> None:
-        self.id = socket_id
-        self.peer: Peer
+    def __init__(self, socket_id: str, tenant: Tenant, settings: DialectSettings) -> None:
+        super().__init__(socket_id, tenant)
         self.user: User | None = None
         self._signing_in: User | None = None
-        # Whether it ever proved who it is, by signing in or joining what is not public.
-        self.identified = False
-        self.ended = False
-        self.channels: dict[str, Subscription | Attempt] = {}
-        self._application = application
         self._settings = settings
-        self._members: dict[str, Member] | None = None  # who we are, by presence channel
         # A full bucket is None, so that idle clients share it; see _take_token.
         self._tokens: float | None = None
         self._refilled = 0.0
-
-    @property
-    def app(self) -> App:
-        """The app that the session belongs to, as it is configured now."""
-        return self._application.app
 
     def open(self, peer: Peer) -> bytes:
         """Return the first message, which the peer sends before anything else."""
@@ -196,7 +84,7 @@ class Session:
         if error.closes:
             self.peer.close(error)
         else:
-            self._application.tally.refused(error.code)
+            self.tenant.tally.refused(error.code)
             self.peer.send(messages.error_message(error))
 
     def close(self, ending: Ending) -> None:
@@ -207,41 +95,15 @@ class Session:
         """Return False: this protocol has no message for lost events, its client must reconnect."""
         return False
 
-    def end(self) -> None:
-        """
-        Leave everything: the client disconnected or is being closed. Called once.
-
-        From now on the session is not counted, and nothing is sent to its client. If it has many
-        channels, it leaves them in slices; a reply that comes before its attempt's turn changes
-        what there is to leave, no more.
-        """
-        self.ended = True
-        if len(self.channels) > LEFT_AT_ONCE:
-            self._application.ended(self)
-            job = Each(self._names(), self._leave_ended, self._sign_out)
-            self._application.leave_in_slices(self, job)
-            return
-        channels, self.channels = self.channels, {}
-        for name, place in channels.items():
-            self._leave(name, place)
-        if self.user is not None or self._signing_in is not None:
-            self._sign_out()
-        self._application.ended(self)
-
-    def _names(self) -> Iterator[str]:
-        """The channels to leave, listed when it comes to that: many sessions may wait for it."""
-        yield from list(self.channels)
-
-    def _leave_ended(self, name: str) -> None:
-        place = self.channels.pop(name, None)
-        if place is not None:  # nor an attempt that was refused, or failed, since the end
-            self._leave(name, place)
-
-    def _sign_out(self) -> None:
-        user = self.user or self._signing_in
-        self.user = self._signing_in = None
-        if user is not None:
-            self._application.sign_out(self, user)
+    def on_end(self) -> None:
+        """Sign out."""
+        if self._signing_in is not None:
+            user, self._signing_in = self._signing_in, None
+            self.tenant.space.sign_out(user.id, self.id, user.watchlist)
+        if self.user is not None:
+            user, self.user = self.user, None
+            self.tenant.unwatch(self, user.id)
+            self.tenant.space.sign_out(user.id, self.id, user.watchlist)
 
     def _handle(self, message: messages.Incoming) -> None:
         match message.event:
@@ -266,15 +128,20 @@ class Session:
         except ClientError as error:
             self._subscription_refused(name, error)
             return
-        attempt = self.channels[name] = Attempt(name, kind, member)
-        reply = self._application.enter(self, name, kind, member)
-        if isinstance(reply, Later):
-            reply.then(partial(self._answered, attempt), partial(self._failed, attempt))
-        else:
-            self._answered(attempt, reply)
+        self.subscribe(name, self.tenant.rules.get(kind.name) or self._rule(kind), member)
+
+    def _rule(self, kind: Kind) -> Rule:
+        tenant = self.tenant
+        options = Options(
+            counted=tenant.app.subscription_count and kind.counted,
+            observed=not kind.user,
+            keep=tenant.keep if kind.cached else None,
+        )
+        rule = tenant.rules[kind.name] = Rule(kind.name, options, kind.private)
+        return rule
 
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
-        app = self._application.app
+        app = self.tenant.app
         if not is_channel_name(name, app.max_channel_name_length):
             raise refusals.invalid_channel_name(name)
         if name in self.channels:
@@ -292,13 +159,13 @@ class Session:
 
     def _check_signature(self, signed: str, stated: str, channel: str | None = None) -> None:
         key, _, signature = stated.partition(":")
-        application = self._application
-        secret = application.app.secret(key)
+        tenant = self.tenant
+        secret = tenant.app.secret(key)
         if secret is None:
-            application.signature_failed("unknown key", channel)
+            tenant.signature_failed("unknown key", channel)
             raise refusals.invalid_key(key)
         if not auth.matches(auth.sign(secret, signed), signature):
-            application.signature_failed("wrong signature", channel)
+            tenant.signature_failed("wrong signature", channel)
             raise refusals.invalid_signature(signed, signature)
 
     def _member(self, request: messages.Subscribe) -> Member:
@@ -306,7 +173,7 @@ class Session:
             if self.user is None:
                 raise refusals.channel_data_required()
             return self.user.member
-        app = self._application.app
+        app = self.tenant.app
         return messages.read_member(
             request.channel_data, app.max_presence_user_id_length, app.max_presence_user_bytes
         )
@@ -315,67 +182,40 @@ class Session:
         self.refuse(error)
         # Java's client tries to decrypt whatever names an encrypted channel, and throws.
         # It finds the channel by its whole name, so one that is not legal is not repeated cut.
-        whole = len(name) <= MAX_ECHO or is_channel_name(name, self.app.max_channel_name_length)
+        whole = len(name) <= MAX_ECHO or is_channel_name(
+            name, self.tenant.app.max_channel_name_length
+        )
         if self._settings.subscription_errors and whole and not kind_of(name).encrypted:
             self.peer.send(messages.subscription_error(name, error))
 
-    def _answered(self, attempt: Attempt, entry: Entry | Refusal) -> None:
-        if self.channels.get(attempt.channel) is not attempt:
-            return
-        if isinstance(entry, Entry):
-            if not self.ended:
-                self._entered(attempt, entry)
-            return
-        del self.channels[attempt.channel]
-        if self.ended:
-            return
-        limit = self._application.app.max_presence_members
-        full = refusals.presence_channel_full(attempt.channel, limit)
-        self._subscription_refused(attempt.channel, full)
+    def on_refused(self, channel: str, refusal: Refusal) -> None:
+        """Refuse a subscription: the presence channel is full."""
+        if refusal is not Refusal.FULL:
+            raise AssertionError(f"a refusal without words: {refusal}")
+        full = refusals.presence_channel_full(channel, self.tenant.app.max_presence_members)
+        self._subscription_refused(channel, full)
 
-    def _failed(self, attempt: Attempt, error: Exception) -> None:
-        if not isinstance(error, EngineError):
-            raise error
-        if self.channels.get(attempt.channel) is attempt:
-            del self.channels[attempt.channel]
-            if not self.ended:
-                self._subscription_refused(attempt.channel, refusals.engine_away(attempt.channel))
+    def on_forbidden(self, channel: str, reason: str) -> None:
+        """Refuse a subscription that the application's own rules forbid."""
+        self._subscription_refused(channel, refusals.forbidden(channel, reason))
 
-    def _entered(self, attempt: Attempt, entry: Entry) -> None:
-        name, kind, member = attempt.channel, attempt.kind, attempt.member
-        self.identified |= kind.private
+    def on_entered(self, channel: str, rule: Rule, member: Member | None, entry: Entry) -> None:
+        """Acknowledge a subscription, with what the channel keeps."""
         if member is None:
-            acknowledgement = messages.subscription_succeeded(name)
+            acknowledgement = messages.subscription_succeeded(channel)
         else:
-            acknowledgement = messages.presence_succeeded(name, entry.roster)
-        if not kind.cached:
+            acknowledgement = messages.presence_succeeded(channel, entry.roster)
+        if rule.options.keep is None:
             self.peer.send(acknowledgement)
-        elif entry.cached is None:
-            self.peer.send(acknowledgement, messages.cache_miss(name))
+        elif entry.kept is None:
+            self.peer.send(acknowledgement, messages.cache_miss(channel))
         else:
-            self.peer.send(acknowledgement, messages.fact_message(entry.cached.event))
-        subscription = self._application.subscribe(self, name, kind, entry)
-        # The channel's own string for all its subscribers, not one from each client's message.
-        del self.channels[name]
-        name = subscription.channel.name
-        self.channels[name] = subscription
-        if member is not None:
-            if self._members is None:
-                self._members = {}
-            self._members[name] = member
+            self.peer.send(acknowledgement, messages.fact_message(entry.kept.event))
 
     def _unsubscribe(self, message: messages.Incoming) -> None:
         name = messages.read_unsubscribe(message.data).channel
-        place = self.channels.pop(name, None)
-        if place is None:
+        if not self.unsubscribe(name):
             raise refusals.not_subscribed(name)
-        self._leave(name, place)
-
-    def _leave(self, name: str, place: Subscription | Attempt) -> None:
-        if self._members is not None:
-            self._members.pop(name, None)
-        subscription = place if isinstance(place, Subscription) else None
-        self._application.leave(self, name, kind_of(name), subscription)
 
     # -- Signing in ----------------------------------------------------------------------
 
@@ -384,59 +224,64 @@ class Session:
         if request.user_data is None:
             raise refusals.user_data_required()
         self._check_signature(auth.user_string(self.id, request.user_data), request.auth)
-        app = self._application.app
+        app = self.tenant.app
         user = messages.read_user(request.user_data, app.max_presence_user_id_length)
-        present = self.user or self._signing_in
+        if not app.watchlist:
+            user = User(user.id, user.member)
+        pending = self._signing_in
+        present = self.user or pending
         if present is not None and present.id != user.id:
             raise refusals.already_signed_in(present.id)
+        space = self.tenant.space
+        if pending is not None:
+            space.sign_out(pending.id, self.id, pending.watchlist)  # its answer never comes
         self._signing_in = user
         proceed(
-            self._application.sign_in(self, user),
+            space.sign_in(user.id, self.id, user.watchlist),
             partial(self._signed_in, user, request.user_data),
-            partial(self._sign_in_failed, user),
+            self._sign_in_failed,
         )
 
     def _signed_in(self, user: User, user_data: str, found: SignedIn) -> None:
-        if self._signing_in is not user:
-            return
-        self._signing_in = None
-        self.user = user
         if self.ended:
             return  # it signs out once it has left its channels
+        self._signing_in = None
+        before, self.user = self.user, user
         self.identified = True
-        self._application.watch(self, user)
-        told = [messages.signin_success(user_data)]
-        if self._application.app.watchlist:
-            if user.truncated:
-                told.append(messages.error_message(refusals.watchlist_limit(user.watchlist)))
-            online = [one for one in user.watchlist if one in found.online]
-            offline = [one for one in user.watchlist if one not in found.online]
-            states = messages.watchlist_events(online, offline)
-            if states is not None:
-                told.append(states)
-        self.peer.send(*told)
+        self.tenant.watch(self, user.id, user.watchlist)
+        answers = [messages.signin_success(user_data)]
+        if user.truncated:
+            answers.append(messages.error_message(refusals.watchlist_limit(user.watchlist)))
+        online = [one for one in user.watchlist if one in found.online]
+        offline = [one for one in user.watchlist if one not in found.online]
+        states = messages.watchlist_events(online, offline)
+        if states is not None:
+            answers.append(states)
+        self.peer.send(*answers)
+        if before is not None:
+            self.tenant.space.sign_out(before.id, self.id, before.watchlist)
 
-    def _sign_in_failed(self, user: User, error: Exception) -> None:
+    def _sign_in_failed(self, error: Exception) -> None:
         if not isinstance(error, EngineError):
             raise error
-        if self._signing_in is user:
-            self._signing_in = None
-            if not self.ended:
-                self.refuse(refusals.sign_in_failed())
+        self._signing_in = None
+        if not self.ended:
+            self.tenant.unavailable(error)
+            self.close(Ending.ENGINE_UNAVAILABLE)
 
     # -- Client events -------------------------------------------------------------------
 
     def _client_event(self, message: messages.Incoming, now: float) -> None:
         event = self._accepted_client_event(message)
-        limit = self._application.app.max_client_events_per_second
+        limit = self.tenant.app.max_client_events_per_second
         if limit and not self._take_token(limit, now):
             raise refusals.client_event_rate()
-        reply = self._application.client_event(self, event)
+        reply = self.tenant.client_event(self.id, event)
         if reply is not None:
             proceed(reply, _done, self._client_event_failed)
 
     def _accepted_client_event(self, message: messages.Incoming) -> Event:
-        app = self._application.app
+        app = self.tenant.app
         channel, data = message.channel, bytes(message.data)
         if not isinstance(channel, str) or not data:
             raise refusals.client_event_incomplete()
@@ -454,8 +299,16 @@ class Session:
         limit = app.max_event_bytes
         if limit and len(data) - 2 > limit and string_size(data) > limit:
             raise refusals.client_event_too_large(limit)
-        member = self._members.get(channel) if self._members else None
-        return Event(channel, message.event, data, self.id, member.user_id if member else None)
+        member = self.members.get(channel) if self.members else None
+        return Event(
+            channel,
+            message.event,
+            data,
+            self.id,
+            member.user_id if member else None,
+            None,
+            True,
+        )
 
     def _client_event_failed(self, error: Exception) -> None:
         if not isinstance(error, EngineError):

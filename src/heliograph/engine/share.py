@@ -1,0 +1,107 @@
+"""
+What one node wants of an app's shared state, and the difference between two such pictures.
+
+A node asserts numbers: subscriptions of each channel, sessions of each member, sessions of each
+signed-in user, sessions that watch a user. Nothing is kept for each subscription, and to assert a
+number twice is harmless. Knows nothing of how assertions travel.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from heliograph.hub.facts import Member
+
+
+class Held(Struct):
+    """What a node has of one channel."""
+
+    subscriptions: int = 0
+    sessions: dict[str, int] = {}  # of each member, by user id
+    members: dict[str, Member] = {}  # by user id, as the first session here stated it
+
+
+class Share:
+    """
+    What a node wants of one app, unanswered commands included.
+
+    *channels*, *users* (signed in) and *watched* have an entry only for what is wanted.
+    """
+
+    __slots__ = ("channels", "users", "watched")
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Held] = {}
+        self.users: dict[str, int] = {}  # user id -> sessions signed in here
+        self.watched: dict[str, int] = {}  # user id -> sessions here that watch it
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Share):
+            return NotImplemented
+        return (self.channels, self.users, self.watched) == (
+            other.channels,
+            other.users,
+            other.watched,
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"Share({self.channels!r}, {self.users!r}, {self.watched!r})"
+
+    def enter(self, channel: str, member: Member | None = None) -> None:
+        """Want one subscription more of *channel*, one session more of *member*."""
+        held = self.channels.get(channel)
+        if held is None:
+            held = self.channels[channel] = Held()
+        held.subscriptions += 1
+        if member is not None:
+            user_id = member.user_id
+            held.sessions[user_id] = held.sessions.get(user_id, 0) + 1
+            held.members.setdefault(user_id, member)
+
+    def leave(self, channel: str, member: Member | None = None) -> None:
+        """Undo `enter`."""
+        held = self.channels[channel]
+        held.subscriptions -= 1
+        if member is not None and _less(held.sessions, member.user_id):
+            del held.members[member.user_id]
+        if not held.subscriptions:
+            del self.channels[channel]
+
+    def sign_in(self, user_id: str, watchlist: Iterable[str] = ()) -> None:
+        """Want one session more of *user_id*, and one more that watches each of *watchlist*."""
+        self.users[user_id] = self.users.get(user_id, 0) + 1
+        for watched in watchlist:
+            self.watched[watched] = self.watched.get(watched, 0) + 1
+
+    def sign_out(self, user_id: str, watchlist: Iterable[str] = ()) -> None:
+        """Undo `sign_in` with the same watchlist."""
+        _less(self.users, user_id)
+        for watched in watchlist:
+            _less(self.watched, watched)
+
+    def differing(self, other: "Share") -> tuple[Sequence[str], Sequence[str]]:
+        """Return the channels and the users of which the two shares want different numbers."""
+        channels = [
+            channel
+            for channel in {**self.channels, **other.channels}
+            if self.channels.get(channel) != other.channels.get(channel)
+        ]
+        users = [
+            user
+            for user in {**self.users, **self.watched, **other.users, **other.watched}
+            if (self.users.get(user), self.watched.get(user))
+            != (other.users.get(user), other.watched.get(user))
+        ]
+        return channels, users
+
+
+def _less(numbers: dict[str, int], key: str) -> bool:
+    """Take one away; return whether none is left, and nothing is remembered of *key*."""
+    left = numbers[key] - 1
+    if left:
+        numbers[key] = left
+        return False
+    del numbers[key]
+    return True

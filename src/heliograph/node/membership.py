@@ -1,0 +1,244 @@
+"""
+How a session enters and leaves channels, whatever its protocol.
+
+A subscription is, in `channels`:
+
+    missing ──subscribe──▶ Asked ──allowed──▶ Attempt ──entered──▶ Subscription
+       ▲                     │                   │                     │
+       └──────────────────leave, refused─────────┴─────────────────────┘
+
+Asked is the policy, where there is one; without it, an attempt begins at once. An engine never
+answers an attempt that was left meanwhile; the answer of a policy is ignored then.
+
+Knows no messages: what the client reads is the business of the protocol, whose session is a
+`Membership`, for the sake of one object for each connection.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+
+from msgspec import Struct
+
+from heliograph.engine.answers import Entry, Refusal
+from heliograph.engine.base import Leaving
+from heliograph.errors import EngineError
+from heliograph.hub.channel import Subscription
+from heliograph.hub.facts import Member
+from heliograph.node.dialect import Ending, Peer
+from heliograph.node.journal import Refused, Subscribed
+from heliograph.node.policy import Forbidden, Policy
+from heliograph.node.tenant import Rule, Tenant
+from heliograph.reply import Later, proceed
+from heliograph.slices import Each
+
+LEFT_AT_ONCE = 32
+"""A session with more channels than this leaves them in slices: each takes some 10 µs."""
+
+LEFT_IN_A_PIECE = 16
+"""Channels that are left together in one piece of that work."""
+
+
+class Asked(Struct, frozen=True, eq=False):
+    """A subscription that waits for the policy's answer."""
+
+    channel: str
+    rule: Rule
+    member: Member | None
+
+
+class Attempt(Struct, frozen=True, eq=False):
+    """A subscription that waits for the engine's answer."""
+
+    channel: str
+    rule: Rule
+    member: Member | None
+
+
+Place = Subscription | Attempt | Asked
+"""What a session has of a channel."""
+
+
+class Membership:
+    """
+    The channels of one session of a tenant: the base of each protocol's session.
+
+    *identified* says whether the client ever proved who it is. A protocol overrides `on_entered`,
+    `on_refused`, `on_forbidden`, `on_end` and `close`.
+    """
+
+    __slots__ = ("channels", "ended", "id", "identified", "members", "peer", "tenant")
+
+    def __init__(self, session_id: str, tenant: Tenant) -> None:
+        self.id = session_id
+        self.tenant = tenant
+        self.peer: Peer
+        self.identified = False
+        self.ended = False
+        self.channels: dict[str, Place] = {}
+        self.members: dict[str, Member] | None = None  # who the session is, by presence channel
+
+    # -- What a protocol overrides -------------------------------------------------------
+
+    def on_entered(self, channel: str, rule: Rule, member: Member | None, entry: Entry) -> None:
+        """Acknowledge a subscription. Facts of the channel follow after this call."""
+        raise NotImplementedError
+
+    def on_refused(self, channel: str, refusal: Refusal) -> None:
+        """Tell the client that the engine refused a subscription."""
+        raise NotImplementedError
+
+    def on_forbidden(self, channel: str, reason: str) -> None:
+        """Tell the client that the policy refused a subscription."""
+        raise NotImplementedError
+
+    def on_end(self) -> None:
+        """Leave all that is no channel: called once the channels are left."""
+        raise NotImplementedError
+
+    def close(self, ending: Ending) -> None:
+        """End the connection, in the words and with the code of the protocol."""
+        raise NotImplementedError
+
+    # -- Entering ------------------------------------------------------------------------
+
+    def subscribe(
+        self, channel: str, rule: Rule, member: Member | None, *, allowed: bool = False
+    ) -> None:
+        """
+        Begin to subscribe to *channel*, which the session has not got yet.
+
+        The policy, if there is one, is asked first, unless it *allowed* this before.
+        """
+        tenant = self.tenant
+        if tenant.policy is not None and not allowed:
+            self._ask(tenant.policy, Asked(channel, rule, member))
+            return
+        attempt = self.channels[channel] = Attempt(channel, rule, member)
+        reply = tenant.space.enter(
+            channel,
+            self.id,
+            rule.options,
+            member=member,
+            max_members=tenant.app.max_presence_members,
+        )
+        if isinstance(reply, Later):
+            reply.then(partial(self._answered, attempt), partial(self._failed, attempt))
+        else:
+            self._answered(attempt, reply)
+
+    def _ask(self, policy: Policy, asked: Asked) -> None:
+        self.channels[asked.channel] = asked
+        reply = policy.authorize(self.tenant.app.id, self.id, asked.channel, asked.member)
+        proceed(reply, partial(self._allowed, asked), partial(self._not_allowed, asked))
+
+    def _allowed(self, asked: Asked, _nothing: None) -> None:
+        if self.channels.get(asked.channel) is asked and not self.ended:
+            self.subscribe(asked.channel, asked.rule, asked.member, allowed=True)
+
+    def _not_allowed(self, asked: Asked, error: Exception) -> None:
+        if self.channels.get(asked.channel) is not asked:
+            return
+        if not isinstance(error, Forbidden):
+            self._failed(asked, error)
+            return
+        del self.channels[asked.channel]
+        if not self.ended:
+            self.on_forbidden(asked.channel, error.reason)
+            self._note_refused(asked.channel, error.reason)
+
+    def _answered(self, attempt: Attempt, entry: Entry | Refusal) -> None:
+        channel, rule, member = attempt.channel, attempt.rule, attempt.member
+        if isinstance(entry, Refusal):
+            del self.channels[channel]
+            if not self.ended:
+                self.on_refused(channel, entry)
+                self._note_refused(channel, entry.value)
+            return
+        if self.ended:
+            return  # it is left when its turn comes
+        if rule.identifies:
+            self.identified = True
+        self.on_entered(channel, rule, member, entry)
+        tenant = self.tenant
+        subscription = tenant.subscribe(self.peer, self.peer.lane, channel, rule, entry)
+        # The channel's own string for all its subscribers, not one from each client's message.
+        del self.channels[channel]
+        channel = subscription.channel.name
+        self.channels[channel] = subscription
+        if member is not None:
+            if self.members is None:
+                self.members = {}
+            self.members[channel] = member
+        if tenant.observers:
+            user_id = None if member is None else member.user_id
+            tenant.record(Subscribed(self.id, channel, user_id))
+
+    def _failed(self, attempt: Attempt | Asked, error: Exception) -> None:
+        if not isinstance(error, EngineError):
+            raise error
+        self.channels.pop(attempt.channel, None)
+        if not self.ended:
+            # Never a refused subscription: client libraries forget such a channel for good.
+            self.tenant.unavailable(error)
+            self.close(Ending.ENGINE_UNAVAILABLE)
+
+    def _note_refused(self, channel: str, reason: str) -> None:
+        if self.tenant.observers:
+            self.tenant.record(Refused(self.id, channel, reason))
+
+    # -- Leaving -------------------------------------------------------------------------
+
+    def unsubscribe(self, channel: str) -> bool:
+        """Leave *channel*; return whether the session had it, or tried to."""
+        place = self.channels.pop(channel, None)
+        if place is None:
+            return False
+        self._leave(((channel, place),))
+        return True
+
+    def end(self) -> None:
+        """
+        Leave everything: the client disconnected or is being closed. Called once.
+
+        From now on the session is not counted, and nothing is sent to its client. If it has many
+        channels, it leaves them in slices; an answer that comes before its attempt's turn changes
+        what there is to leave, no more.
+        """
+        self.ended = True
+        channels = self.channels
+        tenant = self.tenant
+        if len(channels) > LEFT_AT_ONCE:
+            tenant.ended(self.id)
+            job = Each(self._parts(), self._leave_part, self.on_end)
+            tenant.leave_in_slices(self.id, job)
+            return
+        if channels:
+            self.channels = {}
+            self._leave(channels.items())
+        self.on_end()
+        tenant.ended(self.id)
+
+    def _parts(self) -> Iterator[list[str]]:
+        """The channels to leave, listed when it comes to that: many sessions may wait for it."""
+        names = iter(list(self.channels))
+        while part := list(islice(names, LEFT_IN_A_PIECE)):
+            yield part
+
+    def _leave_part(self, names: list[str]) -> None:
+        # Without the attempts that were refused, or failed, since the end.
+        channels = self.channels
+        self._leave([(name, channels.pop(name)) for name in names if name in channels])
+
+    def _leave(self, places: Iterable[tuple[str, Place]]) -> None:
+        tenant, members = self.tenant, self.members
+        leaving: list[Leaving] = []
+        for name, place in places:
+            if isinstance(place, Subscription):
+                options = tenant.unsubscribe(place)
+                member = None if members is None else members.pop(name, None)
+                leaving.append((name, options, member))
+            elif isinstance(place, Attempt):
+                leaving.append((name, place.rule.options, place.member))
+        if leaving:
+            tenant.space.leave(leaving, self.id)

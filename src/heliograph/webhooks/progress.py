@@ -1,0 +1,90 @@
+"""
+Which changes of an app this node has taken as its holder, and which it can settle.
+
+Knows marks, and groups of a store by their numbers; nothing of what is made of a change.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from heliograph.engine.answers import Mark, Owed
+
+
+class Progress:
+    """
+    The changes of one app, from `hold` to `release`.
+
+    Until what is kept of the app is `loaded`, calls are *waiting*: changes as they came, and the
+    scopes that were restarted. A mark is settled once the store has kept the group that was
+    current when its change was taken.
+    """
+
+    def __init__(self, settle: Callable[[Mark], object]) -> None:
+        self.settle = settle
+        self.loaded = False
+        self.waiting: list[Sequence[Owed] | str] = []
+        self._taken: dict[str, Mark] = {}  # by scope
+        self._kept: dict[str, Mark] = {}
+        self._restarted: set[str] = set()
+        # The last mark of each scope in each group that is not known to be kept.
+        self._groups: deque[tuple[int, dict[str, Mark]]] = deque()
+
+    @property
+    def taken(self) -> Iterable[Mark]:
+        """The last mark of each scope."""
+        return self._taken.values()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether changes were taken that are not settled."""
+        return bool(self._groups)
+
+    def load(self, marks: Iterable[Mark]) -> None:
+        """Take over the marks that are kept, and settle them."""
+        self.loaded = True
+        for mark in marks:
+            self._taken[mark.scope] = self._kept[mark.scope] = mark
+        self.settle_again()
+
+    def settle_again(self) -> None:
+        """Settle what is kept, for an engine that begins a new term."""
+        for mark in list(self._kept.values()):
+            self.settle(mark)
+
+    def restart(self, scope: str) -> None:
+        """Note that what was reported of *scope* is unconfirmed."""
+        self._restarted.add(scope)
+
+    def sort(self, changes: Iterable[Owed]) -> Iterator[tuple[Owed, bool]]:
+        """
+        Yield those of *changes* that were not taken, with True, and note that they are.
+
+        With False, yield those that were taken, if their scope was restarted since and nothing new
+        of it has come: a holder that died may have kept them without settling them, and they say
+        what is true of the states that the restart made unconfirmed.
+        """
+        for owed in changes:
+            mark = owed.mark
+            taken = self._taken.get(mark.scope)
+            if taken is None or taken.epoch != mark.epoch or taken.number < mark.number:
+                yield owed, True
+                self._taken[mark.scope] = mark
+                self._restarted.discard(mark.scope)
+            elif mark.scope in self._restarted:
+                yield owed, False
+
+    def give(self, marks: Iterable[Mark], group: int) -> None:
+        """Note that the store keeps *marks*, and all that was made up to them, with *group*."""
+        if not self._groups or self._groups[-1][0] != group:
+            self._groups.append((group, {}))
+        for mark in marks:
+            self._groups[-1][1][mark.scope] = mark
+
+    def keep(self, group: int) -> None:
+        """Settle what belongs to *group*, which the store has kept, or to an earlier one."""
+        newest: dict[str, Mark] = {}
+        while self._groups and self._groups[0][0] <= group:
+            newest.update(self._groups.popleft()[1])
+        self._kept.update(newest)
+        for mark in newest.values():
+            self.settle(mark)

@@ -1,0 +1,174 @@
+"""Observers: of what occurs on a node, and of the changes that are owed."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from heliograph.apps import App, AppKey, Apps, Webhook
+from heliograph.engine.answers import (
+    NOTHING_WANTED,
+    CacheMiss,
+    ChannelOccupied,
+    Mark,
+    Owed,
+    Wants,
+)
+from heliograph.node.journal import (
+    ClientEventSent,
+    Connected,
+    Disconnected,
+    Holding,
+    Journal,
+    Published,
+    Refused,
+    Settle,
+    Subscribed,
+)
+from tests.unit.fakes import ALL, Recorder
+from tests.unit.test_session import KEY, World, say, sign
+
+HOOK = Webhook(url="http://localhost")
+
+
+@pytest.fixture(params=[False, True], ids=["memory", "late"])
+def late(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def test_an_observer_sees_what_occurs_on_its_node(late: bool) -> None:
+    world = World(late=late, max_presence_members=1)
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    seen: list[tuple[str, object]] = []
+    tenant.observers.append(lambda app_id, occurrence: seen.append((app_id, occurrence)))
+    ann, bob = world.client(), world.client()
+    say(ann, "subscribe", "presence-c", **sign(ann, "presence-c", "ann"))
+    world.settle()
+    say(bob, "subscribe", "presence-c", **sign(bob, "presence-c", "bob"))
+    say(bob, "subscribe", "c")
+    world.settle()
+    say(ann, "client-x", "presence-c", a=1)
+    world.publish("news", "c")
+    world.settle()
+    ann.session.end()
+    world.settle()
+
+    assert {app_id for app_id, _ in seen} == {"1"}
+    found = [occurrence for _, occurrence in seen]
+    assert found[:2] == [Connected(ann.id), Connected(bob.id)]
+    assert found[2] == Subscribed(ann.id, "presence-c", "ann")
+    refused = Refused(bob.id, "presence-c", "the presence channel is full")
+    assert sorted(map(str, found[3:5])) == sorted(map(str, [refused, Subscribed(bob.id, "c")]))
+    sent, published = sorted(found[5:7], key=lambda one: isinstance(one, Published))
+    assert isinstance(sent, ClientEventSent)
+    assert (sent.session_id, sent.event.name) == (ann.id, "client-x")
+    assert isinstance(published, Published)
+    assert [event.name for event in published.events] == ["news"]
+    assert found[7:] == [Disconnected(ann.id)]
+
+
+def test_what_the_engine_refused_to_publish_is_not_observed() -> None:
+    world = World(late=True)
+    assert world.late
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    peer = world.client()
+    seen: list[object] = []
+    tenant.observers.append(lambda _app_id, occurrence: seen.append(occurrence))
+    world.late.away = True
+    world.publish("news", "c")
+    world.settle()
+    assert seen == []
+    assert peer.closed is None
+
+
+def test_a_fault_of_an_observer_is_logged_and_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(late=False)
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    seen: list[object] = []
+
+    def broken(_app_id: str, _occurrence: object) -> None:
+        raise ValueError("ours")
+
+    tenant.observers += [broken, lambda _app_id, occurrence: seen.append(occurrence)]
+    with caplog.at_level(logging.ERROR):
+        peer = world.client()
+        say(peer, "subscribe", "c")
+    assert peer.take() == ["subscription_succeeded c"]
+    assert len(seen) == 2
+    assert [record.message for record in caplog.records] == ["app 1: an observer failed"]
+
+
+def test_the_holder_of_an_app_begins_from_nothing_and_gets_each_change_with_its_mark() -> None:
+    world = World(late=False, webhooks=(HOOK,))
+    assert world.recorder.terms == ["1", "restart "]
+    peer = world.client()
+    say(peer, "subscribe", "cache-c")
+    assert world.recorded == [ChannelOccupied("cache-c"), CacheMiss("cache-c")]
+    assert world.recorder.marks == [Mark("", "1", 1), Mark("", "1", 2)]
+
+
+def test_what_is_wanted_changes_with_the_configuration() -> None:
+    world = World(late=False)
+    peer = world.client()
+    say(peer, "subscribe", "a")
+    key = AppKey(key="key", secret="secret")
+    world.node.configure(Apps([App(id="1", keys=(key,), webhooks=(HOOK,))]))
+    say(peer, "subscribe", "b")
+    world.node.configure(Apps([App(id="1", keys=(KEY,))]))
+    say(peer, "subscribe", "c")
+    assert world.recorded == [ChannelOccupied("b")]
+
+
+def test_a_journal_wants_what_any_observer_wants() -> None:
+    class Users(Recorder):
+        def wants(self, app: App) -> Wants:
+            return Wants(users=True) if app.webhooks else NOTHING_WANTED
+
+    class Counts(Recorder):
+        def wants(self, _app: App) -> Wants:
+            return Wants(counts=True)
+
+    app = App(id="1", keys=(KEY,), webhooks=(HOOK,))
+    assert Journal().wants(app) == NOTHING_WANTED
+    assert Journal(owed=[Users(), Counts()]).wants(app) == Wants(users=True, counts=True)
+    assert Journal(owed=[Users(), Recorder()]).wants(app) == ALL
+
+
+class Settling(Recorder):
+    """An observer that settles when the test says so."""
+
+    def hold(self, app_id: str, term: str, settle: Settle) -> None:
+        super().hold(app_id, term, settle)
+        self.settle = settle
+
+
+def mark(number: int) -> Mark:
+    return Mark("s", "e", number)
+
+
+def test_a_mark_is_settled_once_every_observer_has_settled_it() -> None:
+    settled: list[Mark] = []
+    observers = [Settling(), Settling()]
+    holding = Holding("1", observers, settled.append)
+    holding.hold("t")
+    first, second = observers
+    first.settle(mark(3))
+    assert settled == []
+    second.settle(mark(2))
+    assert settled == [mark(2)]
+    second.settle(mark(5))
+    assert settled == [mark(2), mark(3)]
+    holding.release()
+    assert first.terms == ["t", "released"]
+
+
+def test_a_change_that_nobody_observes_is_settled_at_once() -> None:
+    settled: list[Mark] = []
+    changes: Sequence[Owed] = [Owed(CacheMiss("c"), mark(n)) for n in (1, 2)]
+    Holding("1", [], settled.append).owe(changes)
+    assert settled == [mark(2)]
