@@ -74,7 +74,7 @@ class Request:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What it tells, as the official SDK sees it."""
+        """Its events, as the official SDK sees them."""
         sdk: Any = pusher.Pusher(APP_ID, KEY, SECRET)
         webhook = sdk.validate_webhook(
             self.headers["X-Pusher-Key"], self.headers["X-Pusher-Signature"], self.body.decode()
@@ -100,7 +100,7 @@ BROKEN = answering("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\
 
 
 async def hang(writer: asyncio.StreamWriter) -> None:
-    """Say nothing."""
+    """Do not answer."""
 
 
 async def reset(writer: asyncio.StreamWriter) -> None:
@@ -118,7 +118,7 @@ async def talk_for_ever(writer: asyncio.StreamWriter) -> None:
 
 class Receiver:
     """
-    An application's server: notes what comes, and behaves as it is told.
+    An application's server: notes the requests, and behaves as it is set.
 
     *behaviours* are for the first requests; those after them are taken.
     """
@@ -143,7 +143,7 @@ class Receiver:
 
     @property
     def story(self) -> list[str]:
-        return [told(event) for event in self.events]
+        return [short(event) for event in self.events]
 
     async def listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -178,8 +178,8 @@ class Receiver:
             writer.close()
 
 
-def told(event: Mapping[str, Any]) -> str:
-    """Say an event in short."""
+def short(event: Mapping[str, Any]) -> str:
+    """Return an event in short."""
     about = [str(event[name]) for name in ("channel", "user_id", "data") if event.get(name)]
     return " ".join([str(event["name"]), *about])
 
@@ -320,7 +320,7 @@ async def test_without_batching_every_event_is_a_request() -> None:
     assert len({request.delivery for request in requests}) == 3
 
 
-async def test_a_webhook_is_told_what_it_asks_for() -> None:
+async def test_a_webhook_is_sent_the_events_that_it_selects() -> None:
     async with receiving() as every, receiving() as presence, receiving() as prefixed:
         app = app_with(
             Webhook(url=every.url),
@@ -353,7 +353,7 @@ async def test_a_webhook_is_told_what_it_asks_for() -> None:
     assert not any("/off" in str(request.head) for request in every.requests)
 
 
-async def test_who_returns_in_time_was_never_gone() -> None:
+async def test_a_channel_that_is_occupied_again_in_time_was_never_vacated() -> None:
     async with receiving() as receiver, sending(app_for(receiver)) as webhooks:
         owe(webhooks, ChannelOccupied("c"))
         owe(webhooks, ChannelVacated("c"), ChannelOccupied("c"), say("private-d", 1))
@@ -363,7 +363,7 @@ async def test_who_returns_in_time_was_never_gone() -> None:
     assert receiver.story == ["channel_occupied c", "client_event private-d 1", "channel_vacated c"]
 
 
-async def test_a_cache_miss_is_told_again_once_its_channel_was_filled() -> None:
+async def test_a_cache_miss_is_reported_again_once_its_channel_has_an_event() -> None:
     filled = CacheFilled("cache-c")
     async with receiving() as receiver, sending(app_for(receiver)) as webhooks:
         owe(webhooks, CacheMiss("cache-c"), CacheMiss("cache-c"), filled, CacheMiss("cache-c"))
@@ -442,7 +442,7 @@ async def test_a_receiver_that_is_down_for_a_while_misses_nothing() -> None:
     assert receiver.story == [f"client_event private-c {number}" for number in range(6)]
 
 
-async def test_a_slow_receiver_delays_nobody_else_and_other_channels_pass() -> None:
+async def test_a_slow_receiver_delays_no_other_and_other_channels_pass() -> None:
     async with receiving() as slow, receiving() as quick:
         slow.behaviour = hang
         app = app_with(Webhook(url=slow.url), Webhook(url=quick.url))
@@ -459,7 +459,7 @@ async def test_a_slow_receiver_delays_nobody_else_and_other_channels_pass() -> N
     ]
 
 
-async def test_what_never_arrives_is_given_up_and_counted(
+async def test_deliveries_that_never_arrive_are_dropped_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limits = dataclasses.replace(QUICK, retry_for_s=0.05)
@@ -655,7 +655,9 @@ def occupied(webhooks: Webhooks, many: int) -> None:
         owe(webhooks, ChannelOccupied(f"c{number}"))
 
 
-async def test_what_a_removed_app_was_told_is_forgotten_a_part_in_each_turn(tmp_path: Path) -> None:
+async def test_the_reported_state_of_a_removed_app_is_forgotten_a_part_in_each_turn(
+    tmp_path: Path,
+) -> None:
     """An app may have a hundred thousand channels, and may be back before they are forgotten."""
     app = app_with(Webhook(url="http://127.0.0.1:9/"))
     async with asyncio.timeout(20), sending(app, store=SqliteStore(tmp_path)) as webhooks:
@@ -672,7 +674,7 @@ async def test_what_a_removed_app_was_told_is_forgotten_a_part_in_each_turn(tmp_
     assert (await what_is_kept(tmp_path))[0] == 1
 
 
-async def test_what_a_webhook_wants_no_more_is_forgotten_a_part_in_each_turn(
+async def test_states_that_a_webhook_wants_no_more_are_forgotten_a_part_in_each_turn(
     tmp_path: Path,
 ) -> None:
     url = "http://127.0.0.1:9/"
@@ -690,7 +692,7 @@ async def test_what_a_webhook_wants_no_more_is_forgotten_a_part_in_each_turn(
     assert (await what_is_kept(tmp_path))[0] == 0
 
 
-async def test_a_webhook_that_is_taken_out_is_owed_nothing(tmp_path: Path) -> None:
+async def test_the_queue_of_a_webhook_that_is_disabled_is_dropped(tmp_path: Path) -> None:
     async with receiving() as receiver:
         await receiver.close()
         store = SqliteStore(tmp_path)
@@ -721,7 +723,7 @@ async def test_the_oldest_key_signs_and_a_new_one_takes_over() -> None:
             _, second = await receiver.received(2)
     assert first.headers["X-Pusher-Key"] == "old"
     assert first.delivery == second.delivery
-    assert told(second.events[0]) == "client_event private-c 1"
+    assert short(second.events[0]) == "client_event private-c 1"
 
 
 # -- Stopping and starting -----------------------------------------------------------------
@@ -798,7 +800,9 @@ async def test_after_a_long_downtime_a_body_has_a_new_time_and_the_same_id(tmp_p
     assert json.loads(again.body)["time_ms"] - json.loads(first.body)["time_ms"] >= 241_000
 
 
-async def test_what_does_not_come_back_after_a_start_is_told_as_gone(tmp_path: Path) -> None:
+async def test_states_that_are_not_confirmed_after_a_start_are_reported_as_gone(
+    tmp_path: Path,
+) -> None:
     async with receiving() as receiver:
         app = app_for(receiver)
         async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
@@ -810,7 +814,7 @@ async def test_what_does_not_come_back_after_a_start_is_told_as_gone(tmp_path: P
         async with sending(app, store=SqliteStore(tmp_path), settle_s=0.1) as webhooks:
             owe(webhooks, ChannelOccupied("d"), UserOnline("8"))
             await until(lambda: webhooks.counters.sent == 3)
-        stories = [told(request.events[0]) for request in receiver.requests[before:]]
+        stories = [short(request.events[0]) for request in receiver.requests[before:]]
         assert sorted(stories) == [
             "channel_vacated presence-c",
             "member_removed presence-c 7",
@@ -821,7 +825,7 @@ async def test_what_does_not_come_back_after_a_start_is_told_as_gone(tmp_path: P
         assert await what_is_kept(tmp_path) == (2, 0, 0)
 
 
-async def test_what_was_kept_for_a_webhook_that_is_no_more_is_dropped(
+async def test_the_stored_queue_of_a_webhook_that_is_removed_is_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with receiving() as receiver:
@@ -835,7 +839,7 @@ async def test_what_was_kept_for_a_webhook_that_is_no_more_is_dropped(
         assert await what_is_kept(tmp_path) == (0, 0, 0)
 
 
-async def test_a_file_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     await what_is_kept(tmp_path)
     change(tmp_path, "PRAGMA user_version = 3")
     webhooks = webhooks_of(store=SqliteStore(tmp_path))
@@ -938,7 +942,7 @@ async def test_a_wrong_stream_does_not_spoil_the_order(tmp_path: Path) -> None:
         await receiver.listen()
         async with sending(app, store=SqliteStore(tmp_path)) as webhooks:
             await until(lambda: webhooks.pending == 0)
-    tries = [told(request.events[0]) for request in receiver.requests]
+    tries = [short(request.events[0]) for request in receiver.requests]
     assert tries == [f"client_event private-c {number}" for number in (0, 0, 0, 1, 2, 3, 4)]
 
 
@@ -957,7 +961,7 @@ IN_THE_CHILD = Limits(
 
 
 async def test_after_every_kill_the_webhooks_replay_to_the_truth(tmp_path: Path) -> None:
-    """A server that is killed under load tells every webhook of what then became of it."""
+    """Receivers of a server that is killed under load end up with the truth."""
     chance = random.Random(5)
     async with receiving() as receiver:
         for _ in range(KILLS):
@@ -980,7 +984,7 @@ async def test_after_every_kill_the_webhooks_replay_to_the_truth(tmp_path: Path)
             owe(webhooks, ChannelOccupied("presence-0"), MemberAdded("presence-0", Member("0")))
             reported = webhooks._audiences[APP_ID].reported
             await until(lambda: len(reported) == 2 and webhooks.pending == 0)
-        assert believed_by(accepted(receiver)) == {("presence-0", None), ("presence-0", "0")}
+        assert known_by(accepted(receiver)) == {("presence-0", None), ("presence-0", "0")}
         assert await what_is_kept(tmp_path) == (2, 0, 0)
 
 
@@ -1028,19 +1032,19 @@ def accepted(receiver: Receiver) -> list[dict[str, Any]]:
     return events
 
 
-def believed_by(events: Iterable[Mapping[str, Any]]) -> set[tuple[str, str | None]]:
-    """Replay what was told; a thing that is there does not come, one that is not does not go."""
-    believed: set[tuple[str, str | None]] = set()
+def known_by(events: Iterable[Mapping[str, Any]]) -> set[tuple[str, str | None]]:
+    """Replay events: what is there does not begin again, what is not there does not end."""
+    known: set[tuple[str, str | None]] = set()
     for event in events:
         thing = (event["channel"], event.get("user_id"))
         if event["name"] in {"channel_occupied", "member_added"}:
-            assert thing not in believed
-            believed.add(thing)
+            assert thing not in known
+            known.add(thing)
         else:
-            assert thing in believed
-            believed.discard(thing)
-            assert thing[1] is not None or not any(name == thing[0] for name, _ in believed)
-    return believed
+            assert thing in known
+            known.discard(thing)
+            assert thing[1] is not None or not any(name == thing[0] for name, _ in known)
+    return known
 
 
 # -- Helpers -------------------------------------------------------------------------------

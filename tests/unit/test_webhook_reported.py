@@ -62,7 +62,7 @@ def test_what_returns_in_time_was_never_gone() -> None:
     assert reported.elapse(100.0, EVERYTHING) == []
 
 
-def test_a_removal_is_told_when_the_grace_is_over() -> None:
+def test_a_removal_is_reported_when_the_grace_period_is_over() -> None:
     reported = fresh()
     reported.take(UserOnline("u"), 0.0)
     reported.take(UserOffline("u"), 1.0)
@@ -82,7 +82,7 @@ def test_every_absence_has_a_grace_of_its_own() -> None:
     assert reported.elapse(6.0, EVERYTHING) == [ChannelVacated("c")]
 
 
-def test_what_was_never_told_is_not_removed() -> None:
+def test_a_state_that_was_never_reported_is_not_removed() -> None:
     reported = fresh()
     assert not reports(reported, MemberRemoved("presence-c", "u"), 0.0)
     assert not reports(reported, ChannelVacated("presence-c"), 0.0)
@@ -120,7 +120,7 @@ def test_a_channel_waits_for_the_members_of_a_former_life() -> None:
     ]
 
 
-def test_what_does_not_come_back_after_a_start_is_told_as_gone() -> None:
+def test_states_that_are_not_confirmed_after_a_start_are_reported_as_gone() -> None:
     reported = fresh()
     kept = [
         ReportedState(CHANNEL, "presence-c", ""),
@@ -154,7 +154,7 @@ def test_release_ends_every_grace_in_order() -> None:
     assert reported.elapse(1.5, EVERYTHING) == [UserOffline("u"), ChannelVacated("d")]
 
 
-def test_what_nobody_wants_to_know_is_forgotten() -> None:
+def test_states_that_no_receiver_wants_are_forgotten() -> None:
     reported = fresh()
     reported.take(ChannelOccupied("presence-c"), 0.0)
     reported.take(MemberAdded("presence-c", Member("u")), 0.0)
@@ -192,7 +192,7 @@ def test_a_cache_miss_stands_for_all_until_filled_or_ten_seconds() -> None:
     assert not reports(reported, CacheMiss("cache-d"), 19.8)
 
 
-def test_what_is_no_belief_is_told_at_once() -> None:
+def test_changes_that_are_about_no_state_are_reported_at_once() -> None:
     reported = fresh()
     for _ in range(2):
         assert reports(reported, SubscriptionCount("c", 2), 0.0)
@@ -455,7 +455,7 @@ def test_removals_that_are_held_are_forgotten_a_piece_at_a_time_with_all_else() 
     assert held[-1] == 0
 
 
-def test_a_removal_that_is_held_while_others_are_forgotten_is_told() -> None:
+def test_a_removal_that_is_held_while_others_are_forgotten_is_reported() -> None:
     reported = fresh()
     many = 3 * FORGOTTEN_AT_ONCE
     load(reported, [ReportedState(CHANNEL, str(number), "") for number in range(many)], until=1.0)

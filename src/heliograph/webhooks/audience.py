@@ -14,7 +14,7 @@ from heliograph.webhooks.reported import Reported, ReportedState
 from heliograph.webhooks.schedule import Limits, Outbox
 
 
-class Receiver:
+class WebhookReceiver:
     """One webhook of an app, and what is to be sent to it."""
 
     __slots__ = ("app", "failing", "id", "label", "lost", "outbox", "webhook")
@@ -61,7 +61,7 @@ class Audience:
         self.app = app
         self.reported = Reported(limits.grace_s, limits.cache_miss_s)
         self.counts = LatestCounts(limits.count_s)
-        self.receivers: list[Receiver] = []
+        self.receivers: list[WebhookReceiver] = []
 
     @property
     def selection(self) -> set[tuple[frozenset[str], str]]:
@@ -69,7 +69,7 @@ class Audience:
         hooks = [receiver.webhook for receiver in self.receivers]
         return {(frozenset(hook.events), hook.channel_prefix) for hook in hooks}
 
-    def wanting(self, change: Reportable) -> list[Receiver]:
+    def wanting(self, change: Reportable) -> list[WebhookReceiver]:
         """Return the receivers that are sent *change*."""
         kind, channel = payload.KINDS[type(change)], payload.channel_of(change)
         return [receiver for receiver in self.receivers if receiver.wants(kind, channel)]

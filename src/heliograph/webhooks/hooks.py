@@ -20,7 +20,7 @@ from heliograph.hub.facts import SubscriptionCount
 from heliograph.node.journal import Settle
 from heliograph.summary import Summary, counted
 from heliograph.webhooks import payload
-from heliograph.webhooks.audience import Audience, Receiver, receiver_id
+from heliograph.webhooks.audience import Audience, WebhookReceiver, receiver_id
 from heliograph.webhooks.payload import Reportable
 from heliograph.webhooks.progress import Progress
 from heliograph.webhooks.reported import Outcome, Standing, state_of
@@ -93,13 +93,13 @@ class Webhooks:
         self._new_id = new_id
         self._sender: Sender | None = None
         self._audiences: dict[str, Audience] = {}
-        self._receivers: dict[str, Receiver] = {}
+        self._receivers: dict[str, WebhookReceiver] = {}
         self._progress: dict[str, Progress] = {}  # by app
         self._unsettled: dict[str, Progress] = {}  # those with changes that are not settled
-        self._agenda: Agenda[Audience | Receiver] = Agenda()
-        self._dirty: dict[Receiver, None] = {}
+        self._agenda: Agenda[Audience | WebhookReceiver] = Agenda()
+        self._dirty: dict[WebhookReceiver, None] = {}
         self._next_number = 1
-        self._tries: dict[asyncio.Task[None], Receiver] = {}
+        self._tries: dict[asyncio.Task[None], WebhookReceiver] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._started = False
         self._stopped = False
@@ -149,7 +149,7 @@ class Webhooks:
             self._ready_sender()
         self._wake()
 
-    def _audience(self, app: App, before: dict[str, Receiver]) -> Audience | None:
+    def _audience(self, app: App, before: dict[str, WebhookReceiver]) -> Audience | None:
         """Return the receivers of *app*, None where it has none."""
         webhooks = [webhook for webhook in app.webhooks if webhook.enabled]
         if not webhooks or not app.keys:
@@ -160,13 +160,13 @@ class Webhooks:
         for webhook in webhooks:
             number = sum(receiver.webhook.url == webhook.url for receiver in audience.receivers)
             name = receiver_id(app, webhook, number)
-            receiver = before.get(name) or Receiver(name, app, webhook, self._limits)
+            receiver = before.get(name) or WebhookReceiver(name, app, webhook, self._limits)
             receiver.configure(app, webhook)
             audience.receivers.append(receiver)
             self._receivers[name] = receiver
         return audience
 
-    def _dismiss(self, receiver: Receiver) -> None:
+    def _dismiss(self, receiver: WebhookReceiver) -> None:
         app_id, outbox = receiver.app.id, receiver.outbox
         if outbox.events:
             self.counters.dropped += outbox.events
@@ -292,7 +292,7 @@ class Webhooks:
         formed: dict[tuple[str | None, str], list[QueuedEvent]] = {
             (one.id, one.receiver): [] for one in stored.deliveries
         }
-        waiting: list[tuple[Receiver, QueuedEvent]] = []
+        waiting: list[tuple[WebhookReceiver, QueuedEvent]] = []
         for one in stored.events:
             receiver = self._receivers.get(one.receiver)
             change = payload.read(one.text)
@@ -520,7 +520,7 @@ class Webhooks:
         self,
         audience: Audience,
         change: Reportable,
-        receivers: Sequence[Receiver],
+        receivers: Sequence[WebhookReceiver],
         now: float,
     ) -> None:
         """Queue an event for *receivers*."""
@@ -532,7 +532,7 @@ class Webhooks:
             self._queue(receiver, _queued(number, change, stream, text, now))
         self._wake()
 
-    def _queue(self, receiver: Receiver, event: QueuedEvent) -> None:
+    def _queue(self, receiver: WebhookReceiver, event: QueuedEvent) -> None:
         dropped = receiver.outbox.put(event)
         self._dirty[receiver] = None
         if dropped:
@@ -568,7 +568,7 @@ class Webhooks:
         self._settle()
         now = self._monotonic()
         while (thing := self._agenda.take_one(now)) is not None:
-            if isinstance(thing, Receiver):
+            if isinstance(thing, WebhookReceiver):
                 self._dirty[thing] = None
             elif self._audiences.get(thing.app.id) is thing and self._elapse(thing, now):
                 break  # the loop turns first
@@ -598,7 +598,7 @@ class Webhooks:
             self._agenda.put(audience, due)
         return len(removals) + len(numbers) == REMOVALS_AT_ONCE
 
-    def _serve(self, receiver: Receiver, now: float) -> None:
+    def _serve(self, receiver: WebhookReceiver, now: float) -> None:
         """Make up deliveries, and begin tries, until neither makes room for the other."""
         while self._form(receiver, now) or self._begin(receiver, now):
             pass
@@ -606,7 +606,7 @@ class Webhooks:
         if due is not None:
             self._agenda.put(receiver, due)
 
-    def _form(self, receiver: Receiver, now: float) -> bool:
+    def _form(self, receiver: WebhookReceiver, now: float) -> bool:
         now_ms, key = int(self._now_s() * 1000), receiver.app.keys[0].key
         delivery = receiver.outbox.form(now, now_ms, key, self._new_id)
         if delivery is None:
@@ -615,11 +615,11 @@ class Webhooks:
         delivery.group = self._store.group
         return True
 
-    def _keep_delivery(self, receiver: Receiver, delivery: Delivery) -> None:
+    def _keep_delivery(self, receiver: WebhookReceiver, delivery: Delivery) -> None:
         stored = StoredDelivery(delivery.id, receiver.id, delivery.key, delivery.time_ms)
         self._store.deliver(receiver.app.id, stored, _numbers(delivery.events))
 
-    def _begin(self, receiver: Receiver, now: float) -> bool:
+    def _begin(self, receiver: WebhookReceiver, now: float) -> bool:
         receiver.outbox.kept(self._store.kept, now)
         delivery = receiver.outbox.begin(now)
         if delivery is None:
@@ -643,7 +643,7 @@ class Webhooks:
 
     # -- Tries ---------------------------------------------------------------------------
 
-    async def _try(self, receiver: Receiver, delivery: Delivery) -> None:
+    async def _try(self, receiver: WebhookReceiver, delivery: Delivery) -> None:
         app, webhook = receiver.app, receiver.webhook
         secret = app.secret(delivery.key)
         if secret is None:  # the key was removed since
@@ -660,7 +660,7 @@ class Webhooks:
         if self._receivers.get(receiver.id) is receiver:
             self._tried(receiver, delivery, failure)
 
-    def _tried(self, receiver: Receiver, delivery: Delivery, failure: str | None) -> None:
+    def _tried(self, receiver: WebhookReceiver, delivery: Delivery, failure: str | None) -> None:
         now = self._monotonic()
         done = True
         if failure is None:
@@ -677,7 +677,7 @@ class Webhooks:
         self._wake()
 
     def _say_failure(
-        self, receiver: Receiver, delivery: Delivery, failure: str, *, given_up: bool
+        self, receiver: WebhookReceiver, delivery: Delivery, failure: str, *, given_up: bool
     ) -> None:
         if given_up:
             self.counters.failed += 1
@@ -694,12 +694,12 @@ class Webhooks:
             self._failures.note(receiver.name, f"{failure}; trying again")
         receiver.failing = True
 
-    def _recovered(self, receiver: Receiver) -> None:
+    def _recovered(self, receiver: WebhookReceiver) -> None:
         if receiver.failing:
             receiver.failing = False
             self._recoveries.note(receiver.name, "accepts events again")
 
-    def _found_room(self, receiver: Receiver) -> None:
+    def _found_room(self, receiver: WebhookReceiver) -> None:
         if receiver.lost and not receiver.outbox.crowded:
             logger.warning(
                 "app %s: the queue of webhook %s has room again; %s dropped",
@@ -742,7 +742,7 @@ class Webhooks:
             for receiver in audience.receivers:
                 self._write_queue(receiver)
 
-    def _write_queue(self, receiver: Receiver) -> None:
+    def _write_queue(self, receiver: WebhookReceiver) -> None:
         deliveries = list(receiver.outbox.deliveries)
         for events in (receiver.outbox.waiting, *(one.events for one in deliveries)):
             for event in events:
