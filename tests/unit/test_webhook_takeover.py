@@ -593,6 +593,41 @@ async def test_a_disk_that_fails_holds_up_no_changes(world: World) -> None:
     assert world.receivers.known == world.true
 
 
+async def test_a_disk_that_is_well_again_has_everything_for_the_next_holder(world: World) -> None:
+    """What was taken while it failed is settled, so that no engine owes it any longer."""
+    node = await world.begin()
+    store, run = node.store, node.store._executor.submit
+    run(store._connection.execute, "ALTER TABLE marks RENAME TO elsewhere").result()
+    world.receivers.failing = True
+    world.toggle_user("1", "u")
+    world.toggle_user("2", "v")
+    world.toggle_user("2", "v")
+    for _ in range(2):
+        world.toggle_channel("1", "a", "")  # the second number is to be sent later
+    await node.commit()
+    await node.commit()
+    assert world.engine.owed == []
+    run(store._connection.execute, "ALTER TABLE elsewhere RENAME TO marks").result()
+    store._renew()
+    await node.commit()
+    assert store.lasting
+    await world.die()
+    world.engine.settled.clear()
+    await world.begin()
+    assert sorted(marks(world.engine)) == [("1", 4), ("u", 3)]
+    await world.finish()
+    assert world.receivers.known == world.true == {("", "u")}
+    assert world.receivers.counts == {"a": 0}
+    assert sorted(world.receivers.story) == [
+        "channel_occupied a",
+        "channel_vacated a",
+        *["subscription_count a"] * 2,
+        "user_offline v",
+        "user_online u",
+        "user_online v",
+    ]
+
+
 # -- Numbers of subscriptions --------------------------------------------------------------
 
 
