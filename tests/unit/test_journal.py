@@ -169,6 +169,19 @@ def test_a_mark_is_settled_once_every_observer_has_settled_it() -> None:
 
 def test_a_change_that_nobody_observes_is_settled_at_once() -> None:
     settled: list[Mark] = []
-    changes: Sequence[Owed] = [Owed(CacheMiss("c"), mark(n)) for n in (1, 2)]
+    other = Mark("t", "e", 7)
+    changes: Sequence[Owed] = [Owed(CacheMiss("c"), one) for one in (mark(1), other, mark(2))]
     Holding("1", [], settled.append).owe(changes)
-    assert settled == [mark(2)]
+    assert settled == [mark(2), other]
+
+
+def test_a_new_epoch_is_settled_anew() -> None:
+    settled: list[Mark] = []
+    observers = [Settling(), Settling()]
+    holding = Holding("1", observers, settled.append)
+    holding.hold("t")
+    for observer in observers:
+        observer.settle(mark(9))
+    for observer in observers:
+        observer.settle(Mark("s", "new", 1))
+    assert settled == [mark(9), Mark("s", "new", 1)]

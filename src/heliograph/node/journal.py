@@ -131,8 +131,8 @@ class Holding:
         self._app_id = app_id
         self._observers = observers
         self._settle = settle
-        # (scope, epoch) -> up to which number each observer has settled.
-        self._numbers: dict[tuple[str, str], list[int]] = {}
+        # By scope: the epoch, and up to which number each observer has settled.
+        self._numbers: dict[str, tuple[str, list[int]]] = {}
 
     def hold(self, term: str) -> None:
         """Be the holder."""
@@ -145,7 +145,8 @@ class Holding:
         for observer in self._observers:
             observer.owe(self._app_id, changes)
         if not self._observers:
-            self._settle(changes[-1].mark)
+            for mark in {one.mark.scope: one.mark for one in changes}.values():
+                self._settle(mark)
 
     def restart(self, scope: str) -> None:
         """Take note that the state of *scope* begins from nothing."""
@@ -158,8 +159,10 @@ class Holding:
             observer.release(self._app_id)
 
     def _settled(self, index: int, mark: Mark) -> None:
-        key = (mark.scope, mark.epoch)
-        numbers = self._numbers.setdefault(key, [0] * len(self._observers))
+        epoch, numbers = self._numbers.get(mark.scope, ("", []))
+        if epoch != mark.epoch:
+            numbers = [0] * len(self._observers)
+            self._numbers[mark.scope] = (mark.epoch, numbers)
         before = min(numbers)
         numbers[index] = mark.number
         settled = min(numbers)
