@@ -111,8 +111,17 @@ PURE_MODULES = frozenset(
 )
 """What pure files may import: whatever is not here needs a reason, and a line."""
 
-READS_FILES = {"config.py": frozenset(("pathlib", "tomllib"))}
-"""The one that is given paths."""
+ALSO = {
+    "config.py": frozenset(("pathlib", "tomllib")),  # it is given paths
+    # Tests of engines, and an engine that they run.
+    "engine/testing/cluster.py": frozenset(("asyncio",)),
+    "engine/testing/engine.py": frozenset(("asyncio",)),
+    "engine/testing/looped.py": frozenset(("asyncio",)),
+    "engine/testing/machine.py": frozenset(("hypothesis", "hypothesis.stateful")),
+    "engine/testing/state.py": frozenset(("copy",)),
+    "engine/testing/suite.py": frozenset(("asyncio", "pytest")),
+}
+"""What single files may import besides."""
 
 IMPURE_CALLS = frozenset(("open", "print", "input", "exec", "eval", "__import__"))
 
@@ -169,7 +178,7 @@ def against_the_arrows(part: str, text: str) -> list[str]:
 
 def impurities(name: str, text: str) -> list[str]:
     """What a pure file imports and calls and may not."""
-    allowed = PURE_MODULES | READS_FILES.get(name, frozenset())
+    allowed = PURE_MODULES | ALSO.get(name, frozenset())
     imported = [
         module
         for module in imports(text)
@@ -224,6 +233,18 @@ def test_the_hub_and_the_wire_import_nothing_of_the_others() -> None:
     for part in ("hub", "wire"):
         for other in set(ALLOWED) - {part, "__init__"}:
             assert against_the_arrows(part, f"import heliograph.{other}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_suite_of_engines_imports_what_tests_need(path: Path) -> None:
+    found = {module.partition(".")[0] for module in imports(path.read_text())}
+    if name_of(path) not in {"engine/testing/suite.py", "engine/testing/machine.py"}:
+        assert not found & {"pytest", "hypothesis"}
+        assert "heliograph.engine.testing" not in "".join(
+            module
+            for module in imports(path.read_text())
+            if not name_of(path).startswith("engine/testing/")
+        )
 
 
 def test_no_two_parts_import_each_other() -> None:

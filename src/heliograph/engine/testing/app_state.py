@@ -1,0 +1,1010 @@
+"""
+The state that all nodes share of one app, in one epoch.
+
+Executes what nodes assert, publish and ask, and makes facts and owed changes of it. Knows no links:
+it is given functions that send a message to a node, and read the clock.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from heliograph.engine.answers import (
+    NOTHING_WANTED,
+    CacheFilled,
+    CacheMiss,
+    Change,
+    ChannelOccupied,
+    ChannelVacated,
+    Counts,
+    Kept,
+    Mark,
+    Options,
+    Owed,
+    Reason,
+    Wants,
+)
+from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S
+from heliograph.engine.testing import messages
+from heliograph.engine.testing.log import Log
+from heliograph.engine.testing.owing import Owing
+from heliograph.hub.facts import (
+    Event,
+    Fact,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    Notice,
+    SubscriptionCount,
+    UserOffline,
+    UserOnline,
+    UserTerminated,
+)
+
+NAMES_AT_ONCE = 128
+"""Channels in one part of a listing."""
+
+Tell = Callable[[str, messages.Message], object]
+"""Sends a message to a node."""
+
+
+class Damaged(Exception):
+    """A part of the state is missing, so that its numbers cannot be trusted."""
+
+
+class Tools:
+    """The functions that an app's state is given; they are no part of a copy of it."""
+
+    def __init__(self, tell: Tell, now: Callable[[], float], new_text: Callable[[], str]) -> None:
+        self.tell = tell
+        self.now = now
+        self.new_text = new_text
+
+    def __deepcopy__(self, _memo: object) -> "Tools":
+        return self
+
+
+class Bounds:
+    """What an app's state may keep for nodes that are interrupted, and for later subscribers."""
+
+    def __init__(
+        self,
+        *,
+        log_entries: int = 10_000,
+        log_bytes: int = 8 << 20,
+        owed_changes: int = 10_000,
+        owed_bytes: int = 8 << 20,
+        kept_events: int = 100_000,
+        kept_bytes: int = 64 << 20,
+    ) -> None:
+        self.log_entries = log_entries
+        self.log_bytes = log_bytes
+        self.owed_changes = owed_changes
+        self.owed_bytes = owed_bytes
+        self.kept_events = kept_events
+        self.kept_bytes = kept_bytes
+
+
+class _Channel:
+    """A channel that has subscriptions. *users* is the number of members, to notice a loss."""
+
+    __slots__ = (
+        "born",
+        "due_at",
+        "due_node",
+        "last",
+        "members",
+        "nodes",
+        "options",
+        "subscriptions",
+        "totals",
+        "users",
+    )
+
+    def __init__(self, options: Options, born: int) -> None:
+        self.options = options
+        self.born = born  # the last number of the log when it became occupied
+        self.last = 0  # the number of its last event in the log
+        self.subscriptions = 0
+        self.nodes: dict[str, int] = {}  # node -> its subscriptions
+        self.members: dict[str, Member] = {}
+        self.totals: dict[str, int] = {}  # user id -> sessions on all nodes
+        self.users = 0
+        self.due_at: float | None = None
+        self.due_node: str | None = None
+
+
+class _User:
+    """A user with sessions, or with nodes that watch it."""
+
+    __slots__ = ("born", "last", "sessions", "watching")
+
+    def __init__(self) -> None:
+        self.born = 0  # the last number of the log when it came online
+        self.last = 0  # the number of its last termination in the log
+        self.sessions: dict[str, int] = {}  # node -> sessions signed in there
+        self.watching: dict[str, int] = {}  # node -> sessions there that watch it
+
+
+class _Part:
+    """What one node has of one channel."""
+
+    __slots__ = ("sessions", "subscriptions")
+
+    def __init__(self) -> None:
+        self.subscriptions = 0
+        self.sessions: dict[str, int] = {}  # user id -> sessions
+
+
+class _Uncounted:
+    """
+    A command that was refused, until its node knows: it is in the numbers that the node asserts.
+
+    *number* is that of the inbox message that says so. None does if the deadline had passed: the
+    node withdraws the command then.
+    """
+
+    __slots__ = ("channel", "number", "user_id", "watchlist")
+
+    def __init__(
+        self,
+        channel: str | None,
+        user_id: str | None,
+        watchlist: frozenset[str] = frozenset(),
+    ) -> None:
+        self.number: int | None = None
+        self.channel = channel
+        self.user_id = user_id
+        self.watchlist = watchlist
+
+
+class _Registration:
+    """A node that takes part. *fields* counts what it has, to notice a loss."""
+
+    __slots__ = ("channels", "fields", "number", "seq", "uncounted", "users", "watched")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.number = 0  # of its last inbox message
+        self.channels: dict[str, _Part] = {}
+        self.users: dict[str, int] = {}
+        self.watched: dict[str, int] = {}
+        self.uncounted: dict[int, _Uncounted] = {}  # by ticket
+        self.fields = 0
+
+    def intact(self) -> bool:
+        return self.fields == len(self.channels) + len(self.users) + len(self.watched)
+
+    def note_fields(self) -> None:
+        self.fields = len(self.channels) + len(self.users) + len(self.watched)
+
+
+class _Turn:
+    """
+    An assertion that is being executed.
+
+    *skip* is the node itself, where it receives the whole picture afterwards.
+    """
+
+    __slots__ = ("fresh", "node", "registration", "seq", "skip")
+
+    def __init__(
+        self, node: str, registration: _Registration, seq: int, skip: str | None, *, fresh: bool
+    ) -> None:
+        self.node = node
+        self.registration = registration
+        self.seq = seq
+        self.skip = skip
+        self.fresh = fresh
+
+
+class _Sessions:
+    """How many sessions members have on a node, with the members as they were stated."""
+
+    __slots__ = ("members", "numbers")
+
+    def __init__(self, numbers: dict[str, int], stated: Iterable[tuple[Member, int]]) -> None:
+        self.numbers = numbers
+        self.members = {member.user_id: member for member, _ in stated}
+
+
+class AppState:
+    """
+    One app's shared state; it lives for one epoch.
+
+    *life* names the life of the process, or of the store, that it was made in.
+    """
+
+    def __init__(self, app_id: str, life: str, tools: "Tools", bounds: Bounds) -> None:
+        self.app_id = app_id
+        self.life = life
+        self.epoch = tools.new_text()
+        self.wants: Wants = NOTHING_WANTED
+        self.holder: str | None = None
+        self._tools = tools
+        self._bounds = bounds
+        self._greeting: str | None = None  # the node whose hello is being executed
+        self._nodes: dict[str, _Registration] = {}
+        self._channels: dict[str, _Channel] = {}
+        self._channel_count = 0
+        self._users: dict[str, _User] = {}
+        self._kept: dict[str, tuple[Event, float]] = {}
+        self._kept_bytes = 0
+        self._log = Log(bounds.log_entries, bounds.log_bytes)
+        self._owing = Owing(tools, self._truth, bounds.owed_changes, bounds.owed_bytes)
+
+    # -- Registration ------------------------------------------------------------------------
+
+    def registered(self, node: str) -> bool:
+        """Whether *node* takes part."""
+        return node in self._nodes
+
+    def fence(self, node: str, seq: int) -> bool:
+        """Whether the command with the number *seq* is the node's latest; note it."""
+        registration = self._nodes.get(node)
+        if registration is None:
+            return True
+        if seq <= registration.seq:
+            return False
+        registration.seq = seq
+        return True
+
+    def check(self, node: str) -> None:
+        """Raise Damaged if a part of the state is missing."""
+        registration = self._nodes.get(node)
+        if len(self._channels) != self._channel_count or (
+            registration is not None and not registration.intact()
+        ):
+            raise Damaged
+
+    def received(self, node: str, number: int) -> None:
+        """Take note that *node* knows what was refused up to the inbox message *number*."""
+        registration = self._nodes.get(node)
+        if registration is None or not registration.uncounted:
+            return
+        for ticket, refused in list(registration.uncounted.items()):
+            if refused.number is not None and refused.number <= number:
+                del registration.uncounted[ticket]
+
+    def hello(self, node: str, seq: int, hello: messages.Hello) -> messages.Why | None:
+        """Have *node* take part from now on; return why it cannot with this hello."""
+        same = hello.epoch == self.epoch
+        registration = self._nodes.get(node)
+        if not hello.complete:
+            if registration is None or not same:
+                return messages.Why.UNKNOWN
+            if not self._log.reaches(hello.seen):
+                return messages.Why.INCOMPLETE
+        if registration is None:
+            registration = self._nodes[node] = _Registration()
+            registration.seq = seq
+        registration.uncounted.clear()
+        if self.holder == node and hello.holding is None:
+            self.holder = None  # its lease ended, as it saw it
+        self._greeting = node
+        self._tell(node, messages.Began(), log=hello.seen if same else self._log.last)
+        losses: dict[str, Reason] = {}
+        lost_users: dict[str, Reason] = {}
+        missed: tuple[Fact | Notice, ...] = ()
+        if hello.complete:
+            losses = self._channel_losses(hello, same=same)
+            lost_users = self._user_losses(hello, same=same)
+            missed = tuple(self._missed(hello)) if same else ()
+        else:
+            self._replay(node, registration, hello.seen)
+        answers = self._assert(node, seq, hello.asserted, complete=hello.complete, fresh=True)
+        self._greeting = None
+        self._welcome(node, hello, missed, losses, lost_users)
+        self._answer(node, answers)
+        self._remind(node)
+        return None
+
+    def _replay(self, node: str, registration: _Registration, seen: int) -> None:
+        for logged in self._log.after(seen):
+            if (logged.channel is not None and logged.channel in registration.channels) or (
+                logged.user_id is not None
+                and (logged.user_id in registration.users or logged.user_id in registration.watched)
+            ):
+                self._tell(node, messages.FactMessage(logged.fact), log=logged.number)
+
+    def _missed(self, hello: messages.Hello) -> Iterator[Fact | Notice]:
+        if not self._log.reaches(hello.seen):
+            return  # what has something that is missing is lost as a whole
+        channels = {one.channel for one in hello.asserted.channels}
+        users = {one.user_id for one in hello.asserted.users if one.sessions}
+        for logged in self._log.after(hello.seen):
+            fact = logged.fact
+            if (isinstance(fact, Event) and logged.channel in channels) or (
+                isinstance(fact, UserTerminated) and logged.user_id in users
+            ):
+                yield fact
+
+    def _channel_losses(self, hello: messages.Hello, *, same: bool) -> dict[str, Reason]:
+        losses: dict[str, Reason] = {}
+        trimmed = not self._log.reaches(hello.seen)
+        for one in hello.asserted.channels:
+            channel = self._channels.get(one.channel)
+            if not same:
+                losses[one.channel] = Reason.NEW_STATE
+            elif began_after(_born(channel), hello.seen):
+                losses[one.channel] = Reason.VACATED
+            elif trimmed and channel is not None and channel.last > hello.seen:
+                losses[one.channel] = Reason.TRIMMED
+        return losses
+
+    def _user_losses(self, hello: messages.Hello, *, same: bool) -> dict[str, Reason]:
+        losses: dict[str, Reason] = {}
+        trimmed = not self._log.reaches(hello.seen)
+        for one in hello.asserted.users:
+            if not one.sessions:
+                continue
+            user = self._users.get(one.user_id)
+            if not same:
+                losses[one.user_id] = Reason.NEW_STATE
+            elif began_after(_born(user), hello.seen):
+                losses[one.user_id] = Reason.VACATED
+            elif trimmed and user is not None and user.last > hello.seen:
+                losses[one.user_id] = Reason.TRIMMED
+        return losses
+
+    def _welcome(
+        self,
+        node: str,
+        hello: messages.Hello,
+        missed: tuple[Fact | Notice, ...],
+        losses: dict[str, Reason],
+        lost_users: dict[str, Reason],
+    ) -> None:
+        holds = self.holder == node and hello.holding is not None
+        registration = self._nodes[node]
+        pictures: list[messages.ChannelPicture] = []
+        if hello.complete:
+            for name in registration.channels:
+                channel = self._channels[name]
+                kept = self.kept(name) if channel.options.keep is not None else None
+                pictures.append(
+                    messages.ChannelPicture(
+                        name,
+                        channel.subscriptions,
+                        tuple(channel.members.values()),
+                        kept,
+                        losses.get(name),
+                    )
+                )
+        online = frozenset(one for one in registration.watched if self._users[one].sessions)
+        self._tell(
+            node,
+            messages.Welcome(
+                hello.complete,
+                holds,
+                missed,
+                tuple(pictures),
+                online if hello.complete else frozenset(),
+                lost_users,
+            ),
+        )
+        if holds and hello.holding is not None:
+            if hello.settled is not None:
+                self.settle(node, hello.settled)
+            if hello.holding.epoch == self._owing.epoch:
+                changes = self._owing.after(hello.holding.number)
+            else:
+                self._tell(node, messages.Restarted(Mark("", self._owing.epoch, 0)))
+                changes = self._owing.after(0)
+            if changes:
+                self._tell(node, messages.OwedChanges(tuple(changes)))
+
+    def _remind(self, node: str) -> None:
+        """Tell *node* again which counts it is to ask for: the connection may have lost it."""
+        for name in self._nodes[node].channels:
+            channel = self._channels[name]
+            if channel.due_at is not None and channel.due_node == node:
+                self._tell(
+                    node, messages.CountDue(name, max(0.0, channel.due_at - self._tools.now()))
+                )
+
+    def unregister(self, node: str) -> None:
+        """Remove *node* with all that it has: it said goodbye, or is dead."""
+        registration = self._nodes.get(node)
+        if registration is None:
+            return
+        self.check(node)
+        if self.holder == node:
+            self.holder = None
+        channels = [
+            messages.ChannelAssertion(name, 0, self._channels[name].options)
+            for name in registration.channels
+        ]
+        users = [messages.UserAssertion(user_id, 0, 0) for user_id in _users_of(registration)]
+        registration.uncounted.clear()
+        # Facts are not sent to it: it has no part in them any more.
+        self._assert(
+            node, 0, messages.Assert(tuple(channels), tuple(users)), complete=False, fresh=True
+        )
+        del self._nodes[node]
+
+    def execute(self, node: str, seq: int, body: messages.Body) -> object:
+        """Execute a command of a node that is registered; return the value that was asked for."""
+        match body:
+            case messages.Assert():
+                self._answer(node, self._assert(node, seq, body, complete=False, fresh=body.fresh))
+            case messages.Publish(events):
+                self.publish(events)
+            case messages.Terminate(user_id):
+                self.terminate(user_id)
+            case messages.StateCount(channel):
+                self.state_count(node, channel)
+            case messages.Take():
+                self.take(node)
+            case messages.Settle(mark):
+                self.settle(node, mark)
+            case messages.Probe():
+                self.probe(node)
+            case _:
+                return self.read(body)
+        return None
+
+    # -- Assertions --------------------------------------------------------------------------
+
+    def _answer(self, node: str, answers: Iterable[messages.Inbox]) -> None:
+        registration = self._nodes[node]
+        for body in answers:
+            self._tell(node, body)
+            if isinstance(body, messages.EnterRefused):
+                registration.uncounted[body.ticket].number = registration.number
+
+    def _assert(
+        self, node: str, seq: int, asserted: messages.Assert, *, complete: bool, fresh: bool
+    ) -> list[messages.Inbox]:
+        registration = self._nodes[node]
+        turn = _Turn(node, registration, seq, node if complete else None, fresh=fresh)
+        for ticket in asserted.withdrawn:
+            registration.uncounted.pop(ticket, None)
+        channels, users = list(asserted.channels), list(asserted.users)
+        if complete:
+            named = {one.channel for one in channels}
+            channels += [
+                messages.ChannelAssertion(name, 0, self._channels[name].options)
+                for name in registration.channels
+                if name not in named
+            ]
+            named = {one.user_id for one in users}
+            users += [
+                messages.UserAssertion(user_id, 0, 0)
+                for user_id in _users_of(registration)
+                if user_id not in named
+            ]
+        if fresh:
+            self._forget_refusals(registration, channels, users)
+        answers: list[messages.Inbox] = []
+        for one in channels:
+            answers += self._assert_channel(turn, one)
+        signed_in = self._admit_sessions(registration, asserted.signing_in)
+        self._assert_users(turn, users)
+        answers += [self._signed_in(one, seq) for one in signed_in]
+        registration.note_fields()
+        return answers
+
+    def _forget_refusals(
+        self,
+        registration: _Registration,
+        channels: Iterable[messages.ChannelAssertion],
+        users: Iterable[messages.UserAssertion],
+    ) -> None:
+        names = {one.channel for one in channels}
+        user_ids = {one.user_id for one in users}
+        for ticket, refused in list(registration.uncounted.items()):
+            if refused.channel is not None:
+                if refused.channel in names:
+                    del registration.uncounted[ticket]
+                continue
+            refused.watchlist -= user_ids
+            if refused.user_id in user_ids:
+                refused.user_id = None
+            if refused.user_id is None and not refused.watchlist:
+                del registration.uncounted[ticket]
+
+    def _assert_channel(
+        self, turn: "_Turn", asserted: messages.ChannelAssertion
+    ) -> list[messages.Inbox]:
+        name = asserted.channel
+        channel = self._channels.get(name)
+        if channel is not None:
+            self._check_members(channel)
+        part = turn.registration.channels.get(name)
+        before = part.subscriptions if part is not None else 0
+        sessions = _sessions(turn, asserted, part)
+        accepted, refusals = self._admit(turn, asserted, channel, sessions)
+        # Below 0 only if a command before this one was not executed: it will be made again.
+        uncounted = sum(one.channel == name for one in turn.registration.uncounted.values())
+        wanted = max(0, asserted.subscriptions - uncounted)
+        if not wanted and part is None:
+            return refusals
+        if channel is None:
+            channel = self._channels[name] = _Channel(asserted.options, self._log.last)
+            self._channel_count += 1
+        channel.options = asserted.options
+        self._count(turn, name, channel, wanted, _Sessions(sessions, asserted.members))
+        roster = None
+        if accepted and (not before or turn.fresh):
+            roster = tuple(channel.members.values())
+        return refusals + self._entered(turn, name, channel, accepted, roster)
+
+    def _count(
+        self, turn: "_Turn", name: str, channel: _Channel, wanted: int, stated: "_Sessions"
+    ) -> None:
+        """Set what a node has of a channel, and say what changed by it."""
+        node, registration = turn.node, turn.registration
+        part = registration.channels.get(name)
+        if part is None:
+            part = registration.channels[name] = _Part()
+        if not wanted:
+            channel.nodes.pop(node, None)  # facts of its departure do not concern it
+        if wanted and not channel.subscriptions:
+            self._owe_of(channel, ChannelOccupied(name), "occupancy")
+        for user_id in stated.numbers:
+            fact = _set_sessions(name, channel, part, user_id, stated)
+            if fact is not None:
+                self._say(name, channel, fact, turn.skip)
+                self._owe_of(channel, fact, "members")
+        changed = wanted != part.subscriptions
+        channel.subscriptions += wanted - part.subscriptions
+        part.subscriptions = wanted
+        if changed:
+            self._count_changed(name, channel, node, turn.skip)
+        if wanted:
+            channel.nodes[node] = wanted
+        else:
+            del registration.channels[name]
+        if not channel.subscriptions:
+            del self._channels[name]
+            self._channel_count -= 1
+            self._owe_of(channel, ChannelVacated(name), "occupancy")
+        elif channel.due_at is not None and channel.due_node not in channel.nodes:
+            self._pass_count_on(name, channel)
+
+    def _admit(
+        self,
+        turn: "_Turn",
+        asserted: messages.ChannelAssertion,
+        channel: _Channel | None,
+        sessions: dict[str, int],
+    ) -> tuple[list[messages.Entering], list[messages.Inbox]]:
+        """
+        Decide which of the subscriptions that are entering are counted; take off the others.
+
+        The member limit concerns only users whose sessions here are all unanswered, and who are
+        present nowhere: what was answered once is asserted again, whatever the limit.
+        """
+        accepted: list[messages.Entering] = []
+        refusals: list[messages.Inbox] = []
+        members = channel.members if channel is not None else {}
+        undecided = Counter(one.user_id for one in asserted.entering)
+        added = {  # members besides those of the channel
+            user_id
+            for user_id, number in sessions.items()
+            if number > undecided[user_id] and user_id not in members
+        }
+        now = self._tools.now()
+        for entering in asserted.entering:
+            user_id = entering.user_id
+            late = now >= entering.deadline
+            newcomer = user_id is not None and user_id not in members and user_id not in added
+            limit = entering.max_members
+            full = newcomer and bool(limit) and len(members) + len(added) >= limit
+            if late or full:
+                turn.registration.uncounted[entering.ticket] = _Uncounted(asserted.channel, user_id)
+                if user_id is not None:
+                    sessions[user_id] -= 1
+                if not late:
+                    refusals.append(messages.EnterRefused(entering.ticket, turn.seq))
+                continue
+            accepted.append(entering)
+            if newcomer and user_id is not None:
+                added.add(user_id)
+        return accepted, refusals
+
+    def _entered(
+        self,
+        turn: "_Turn",
+        name: str,
+        channel: _Channel,
+        accepted: Sequence[messages.Entering],
+        roster: tuple[Member, ...] | None,
+    ) -> list[messages.Inbox]:
+        answers: list[messages.Inbox] = []
+        asks = channel.options.keep is not None
+        kept = self.kept(name) if asks and accepted else None
+        for entering in accepted:
+            if asks and kept is None:
+                self._owe_of(channel, CacheMiss(name), "cache")
+            answers.append(
+                messages.Entered(
+                    entering.ticket, turn.seq, name, channel.subscriptions, roster, kept
+                )
+            )
+        return answers
+
+    def _admit_sessions(
+        self, registration: _Registration, signing_in: Sequence[messages.SigningIn]
+    ) -> list[messages.SigningIn]:
+        """Return the sessions that are counted; the deadline of the others has passed."""
+        now = self._tools.now()
+        accepted = [one for one in signing_in if now < one.deadline]
+        for one in signing_in:
+            if now >= one.deadline:
+                registration.uncounted[one.ticket] = _Uncounted(
+                    None, one.user_id, frozenset(one.watchlist)
+                )
+        return accepted
+
+    def _assert_users(self, turn: "_Turn", users: Sequence[messages.UserAssertion]) -> None:
+        numbers: list[tuple[str, int, int]] = []
+        for asserted in users:
+            sessions, watching = asserted.sessions, asserted.watching
+            for refused in turn.registration.uncounted.values():
+                if refused.channel is None:
+                    sessions -= refused.user_id == asserted.user_id
+                    watching -= asserted.user_id in refused.watchlist
+            numbers.append((asserted.user_id, max(0, sessions), max(0, watching)))
+        # Interest that ends does so before the notices, and interest that begins after them.
+        for user_id, _, watching in numbers:
+            if not watching:
+                self._set_watching(turn, user_id, 0)
+        for user_id, sessions, _ in numbers:
+            self._set_signed_in(turn, user_id, sessions)
+        for user_id, _, watching in numbers:
+            if watching:
+                self._set_watching(turn, user_id, watching)
+
+    def _signed_in(self, signing_in: messages.SigningIn, seq: int) -> messages.SignedInAs:
+        users = self._users
+        online = [one for one in signing_in.watchlist if one in users and users[one].sessions]
+        return messages.SignedInAs(signing_in.ticket, seq, frozenset(online))
+
+    def _set_watching(self, turn: "_Turn", user_id: str, number: int) -> None:
+        node, registration = turn.node, turn.registration
+        if number:
+            user = self._users.setdefault(user_id, _User())
+            user.watching[node] = registration.watched[user_id] = number
+        elif user_id in registration.watched:
+            del registration.watched[user_id], self._users[user_id].watching[node]
+            self._forget_user(user_id)
+
+    def _set_signed_in(self, turn: "_Turn", user_id: str, number: int) -> None:
+        node, registration = turn.node, turn.registration
+        before = registration.users.get(user_id, 0)
+        if number == before:
+            return
+        user = self._users.setdefault(user_id, _User())
+        online = bool(user.sessions)
+        if number:
+            user.sessions[node] = registration.users[user_id] = number
+        else:
+            del user.sessions[node], registration.users[user_id]
+        if bool(user.sessions) == online:
+            return
+        notice: Notice
+        if online:
+            notice = UserOffline(user_id)
+        else:
+            notice = UserOnline(user_id)
+            user.born = self._log.last
+        self._notify(user_id, notice, user.watching, turn.skip)
+        if self.wants.users:
+            self._owe(notice)
+        self._forget_user(user_id)
+
+    def _forget_user(self, user_id: str) -> None:
+        user = self._users[user_id]
+        if not user.sessions and not user.watching:
+            del self._users[user_id]
+
+    # -- Events, terminations, counts --------------------------------------------------------
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Deliver *events* wherever their channels were entered."""
+        for event in events:
+            if event.keep is not None:
+                self._keep(event, event.keep.ttl_s)
+            channel = self._channels.get(event.channel)
+            if channel is not None:
+                self._say(event.channel, channel, event, None)
+            if event.owed and self.wants.client_events:
+                self._owe(event)
+
+    def terminate(self, user_id: str) -> None:
+        """Have the user's sessions closed, on each node that has one."""
+        user = self._users.get(user_id)
+        if user is not None and user.sessions:
+            user.last = self._notify(user_id, UserTerminated(user_id), user.sessions, None)
+
+    def _keep(self, event: Event, ttl_s: float) -> None:
+        now = self._tools.now()
+        found = self._kept.pop(event.channel, None)
+        if found is not None:
+            self._kept_bytes -= _size(found[0])
+        if self.wants.cache and (found is None or found[1] <= now):
+            self._owe(CacheFilled(event.channel))
+        self._kept[event.channel] = (event, now + ttl_s)
+        self._kept_bytes += _size(event)
+        while len(self._kept) > self._bounds.kept_events or (
+            self._kept_bytes > self._bounds.kept_bytes
+        ):
+            evicted, _ = self._kept.pop(next(iter(self._kept)))
+            self._kept_bytes -= _size(evicted)
+
+    def kept(self, name: str) -> Kept | None:
+        """Return the event that a channel keeps."""
+        found = self._kept.get(name)
+        if found is None:
+            return None
+        event, until = found
+        left = until - self._tools.now()
+        if left > 0:
+            return Kept(event, left)
+        del self._kept[name]
+        self._kept_bytes -= _size(event)
+        return None
+
+    def state_count(self, node: str, name: str) -> None:
+        """State the number of a large channel, if it is due; else tell the node when it is."""
+        channel = self._channels.get(name)
+        if channel is None or channel.due_at is None:
+            return
+        left = channel.due_at - self._tools.now()
+        if left > 0:
+            self._tell(node, messages.CountDue(name, left))
+        else:
+            self._state_count(name, channel, None)
+
+    def _count_changed(self, name: str, channel: _Channel, node: str, skip: str | None) -> None:
+        if not channel.options.counted:
+            return
+        if channel.subscriptions <= LARGE_CHANNEL:
+            self._state_count(name, channel, skip)
+        elif channel.due_at is None:
+            channel.due_at = self._tools.now() + LARGE_INTERVAL_S
+            channel.due_node = node
+            self._tell(node, messages.CountDue(name, LARGE_INTERVAL_S))
+
+    def _state_count(self, name: str, channel: _Channel, skip: str | None) -> None:
+        channel.due_at = channel.due_node = None
+        fact = SubscriptionCount(name, channel.subscriptions)
+        self._say(name, channel, fact, skip)
+        self._owe_of(channel, fact, "counts")
+
+    def _pass_count_on(self, name: str, channel: _Channel) -> None:
+        """Have another node ask for a count: the one that was to ask has left the channel."""
+        if channel.due_at is not None:
+            channel.due_node = next(iter(channel.nodes))
+            left = max(0.0, channel.due_at - self._tools.now())
+            self._tell(channel.due_node, messages.CountDue(name, left))
+
+    def probe(self, node: str) -> None:
+        """Send *node* a numbered message: it notices then if others are missing; check its part."""
+        for name in self._nodes[node].channels:
+            self._check_members(self._channels.get(name))
+        self._tell(node, messages.Probed())
+
+    # -- Reads -------------------------------------------------------------------------------
+
+    def read(self, question: messages.Body) -> object:
+        """Answer a question about the state."""
+        match question:
+            case messages.CountsOf(channels):
+                return {name: self._counts(name) for name in channels}
+            case messages.ChannelsWith(prefix):
+                return self._listing(prefix)
+            case messages.UsersOf(name):
+                channel = self._channels.get(name)
+                if channel is None:
+                    return []
+                self._check_members(channel)
+                return list(channel.members)
+            case messages.KeptOf(name):
+                return self.kept(name)
+            case _:
+                raise AssertionError(f"{question} is no question")
+
+    def _listing(self, prefix: str) -> messages.Listed:
+        names = [name for name in self._channels if name.startswith(prefix)]
+        return tuple(
+            {name: self._counts(name) for name in names[start : start + NAMES_AT_ONCE]}
+            for start in range(0, len(names), NAMES_AT_ONCE)
+        )
+
+    @staticmethod
+    def _check_members(channel: _Channel | None) -> None:
+        if channel is None or channel.users != len(channel.members):
+            raise Damaged
+
+    def _counts(self, name: str) -> Counts:
+        channel = self._channels.get(name)
+        if channel is None:
+            return Counts(0, 0)
+        self._check_members(channel)
+        return Counts(channel.subscriptions, len(channel.members))
+
+    # -- Owed changes ------------------------------------------------------------------------
+
+    def take(self, node: str) -> None:
+        """Make *node* the holder, if there is none."""
+        if self.holder not in {None, node}:
+            return
+        self.holder = node
+        restart, changes = self._owing.take()
+        self._tell(
+            node,
+            messages.Granted(self._tools.new_text(), self._owing.start, restart, tuple(changes)),
+        )
+
+    def settle(self, node: str, mark: Mark) -> None:
+        """Forget what the holder has kept."""
+        if self.holder == node:
+            self._owing.settle(mark)
+
+    def unsettled(self) -> Sequence[Owed]:
+        """Return the changes that are not settled."""
+        return self._owing.after(0)
+
+    def _owe_of(self, channel: _Channel, change: Change, kind: str) -> None:
+        if channel.options.observed and getattr(self.wants, kind):
+            self._owe(change)
+
+    def _owe(self, change: Change) -> None:
+        owed = self._owing.add(change)
+        if owed is not None and self.holder is not None and self.holder != self._greeting:
+            self._tell(self.holder, messages.OwedChanges((owed,)))
+
+    def finish(self) -> None:
+        """
+        After each command: begin from nothing, if there were too many changes.
+
+        Not before: what is true is not clear in the middle of a command.
+        """
+        if not self._owing.overflowed or self.holder is None:
+            return
+        changes = self._owing.restart()
+        self._tell(self.holder, messages.Restarted(Mark("", self._owing.epoch, 0)))
+        if changes:
+            self._tell(self.holder, messages.OwedChanges(tuple(changes)))
+
+    def _truth(self) -> Iterator[Change]:
+        """Return the changes that would make what is true now of nothing."""
+        wants = self.wants
+        for name, channel in self._channels.items():
+            if not channel.options.observed:
+                continue
+            if wants.occupancy and channel.subscriptions:
+                yield ChannelOccupied(name)
+            if wants.members:
+                for member in channel.members.values():
+                    yield MemberAdded(name, member)
+        if wants.users:
+            for user_id, user in self._users.items():
+                if user.sessions:
+                    yield UserOnline(user_id)
+
+    # -- Losses of a part, as a store of several keys may have them --------------------------
+
+    def lose_share(self, node: str) -> None:
+        """Lose what *node* has asserted, but not the totals."""
+        registration = self._nodes.get(node)
+        if registration is not None:
+            registration.channels.clear()
+            registration.users.clear()
+            registration.watched.clear()
+
+    def lose_channel(self, name: str) -> None:
+        """Lose the record of a channel."""
+        self._channels.pop(name, None)
+
+    def lose_members(self, name: str) -> None:
+        """Lose the members of a channel."""
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.members.clear()
+
+    def lose_log(self) -> None:
+        """Lose the log."""
+        self._log.lose()
+
+    # -- Messages ----------------------------------------------------------------------------
+
+    def _say(self, name: str, channel: _Channel, fact: Fact, skip: str | None) -> None:
+        """Log a fact, and send it to the nodes that have the channel."""
+        if not channel.nodes:
+            return
+        number = self._log.append(fact, channel=name, user_id=None)
+        if isinstance(fact, Event):
+            channel.last = number
+        for node in channel.nodes:
+            if node != skip:
+                self._tell(node, messages.FactMessage(fact))
+
+    def _notify(self, user_id: str, notice: Notice, nodes: Iterable[str], skip: str | None) -> int:
+        """Log a notice, and send it to *nodes*; return its number."""
+        nodes = list(nodes)
+        if not nodes:
+            return 0
+        number = self._log.append(notice, channel=None, user_id=user_id)
+        for node in nodes:
+            if node != skip:
+                self._tell(node, messages.FactMessage(notice))
+        return number
+
+    def _tell(self, node: str, body: messages.Inbox, log: int | None = None) -> None:
+        registration = self._nodes.get(node)
+        if registration is None:
+            return
+        registration.number += 1
+        self._tools.tell(
+            node,
+            messages.Message(
+                self.app_id,
+                self.epoch,
+                registration.number,
+                self._log.last if log is None else log,
+                body,
+            ),
+        )
+
+
+def _sessions(
+    turn: _Turn, asserted: messages.ChannelAssertion, part: _Part | None
+) -> dict[str, int]:
+    """Return the sessions that are asserted of members, without those that were refused."""
+    sessions = {member.user_id: number for member, number in asserted.members}
+    if turn.fresh and part is not None:
+        for user_id in part.sessions:
+            sessions.setdefault(user_id, 0)
+    for refused in turn.registration.uncounted.values():
+        if refused.channel == asserted.channel and refused.user_id in sessions:
+            sessions[refused.user_id] -= 1
+    return sessions
+
+
+def _set_sessions(
+    name: str, channel: _Channel, part: _Part, user_id: str, stated: _Sessions
+) -> MemberAdded | MemberRemoved | None:
+    """Set how many sessions a user has on a node; return what changed for the channel."""
+    before = part.sessions.get(user_id, 0)
+    number = max(0, stated.numbers[user_id])
+    if number == before:
+        return None
+    if number:
+        part.sessions[user_id] = number
+    else:
+        del part.sessions[user_id]
+    had = channel.totals.get(user_id, 0)
+    total = had + number - before
+    if not total:
+        del channel.totals[user_id], channel.members[user_id]
+        channel.users = len(channel.members)
+        return MemberRemoved(name, user_id)
+    channel.totals[user_id] = total
+    if had:
+        return None
+    member = channel.members[user_id] = stated.members[user_id]
+    channel.users = len(channel.members)
+    return MemberAdded(name, member)
+
+
+def _born(record: _Channel | _User | None) -> int | None:
+    """Return after which number a channel became occupied, or a user came online, if it is."""
+    if record is None or (isinstance(record, _User) and not record.sessions):
+        return None
+    return record.born
+
+
+def began_after(born: int | None, seen: int) -> bool:
+    """Whether nobody was there for a time since what a node has seen: nothing was logged then."""
+    return born is None or born > seen
+
+
+def _users_of(registration: _Registration) -> list[str]:
+    return list({**registration.users, **registration.watched})
+
+
+def _size(event: Event) -> int:
+    return len(event.channel) + len(event.name) + len(event.data) + 320

@@ -1,0 +1,191 @@
+"""
+An engine over a shared state that is elsewhere, for one node.
+
+Keeps what the node wants (its share), what it has received, and what is unanswered. Commands are
+assertions of numbers, so that after an interruption they are made again, whatever became of them.
+Knows no timers: whoever runs it calls `tick`, every 100 ms or so.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from heliograph.engine.answers import Wants
+from heliograph.engine.base import ENTER_DEADLINE_S, PUBLISH_DEADLINE_S, Local
+from heliograph.engine.testing import messages
+from heliograph.engine.testing.space import LinkedSpace
+from heliograph.engine.testing.state import LEASE_S
+
+RENEWALS = 6
+"""Renewals within the time that a lease lasts."""
+
+NODE_LEVEL = ""
+"""In the place of an app's id, for commands that belong to none."""
+
+
+class Wire(Protocol):
+    """What carries commands: see `link.Link`."""
+
+    def connect(self, receiver: "LinkedEngine", /) -> None:
+        """Connect anew; `LinkedEngine.connected` is called when there is a connection."""
+
+    def send(self, command: messages.Command, /) -> None:
+        """Send a command."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+Schedule = Callable[[str, Callable[[], None]], object]
+"""Takes what is to be done with a message of a channel or a user, and does it at its time."""
+
+
+class LinkedEngine:
+    """
+    One node's engine.
+
+    *node* is its incarnation: a text that no node ever had. *now* reads the clock that all nodes
+    and the state have in common. *schedule* may put off the messages of single channels, as
+    partitions of a state do; each is then called with the name of the channel, or with
+    `user_lane`'s of a user.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        now: Callable[[], float],
+        node: str,
+        *,
+        lease_s: float = LEASE_S,
+        publish_deadline_s: float = PUBLISH_DEADLINE_S,
+        enter_deadline_s: float = ENTER_DEADLINE_S,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self.node = node
+        self.now = now
+        self.publish_deadline_s = publish_deadline_s
+        self.enter_deadline_s = enter_deadline_s
+        self.schedule = schedule
+        self.is_connected = False
+        self._wire = wire
+        self._lease_s = lease_s
+        self._spaces: dict[str, LinkedSpace] = {}
+        self._lease_from: float | None = None  # when what renewed it last was sent
+        self._renewing: list[float] = []  # when the unanswered renewals were sent
+        self._renew_at = now()
+        self._opened = False
+        self._goodbye: asyncio.Event | None = None
+
+    # -- The contract ------------------------------------------------------------------------
+
+    @property
+    def available(self) -> bool:
+        """Whether every app's state is available."""
+        return self.is_connected and all(space.live for space in self._spaces.values())
+
+    async def open(self) -> None:
+        """Serve from now on."""
+        self._opened = True
+        self._wire.connect(self)
+
+    def space(self, app_id: str, local: Local, wants: Wants) -> LinkedSpace:
+        """Return the state of an app; see the contract."""
+        if app_id in self._spaces:
+            raise AssertionError(f"app {app_id} has its space already")
+        space = self._spaces[app_id] = LinkedSpace(self, app_id, local, wants)
+        if self.is_connected:
+            space.connected()
+        return space
+
+    async def close(self, timeout_s: float) -> None:
+        """Have all that this node has removed, then its lease; see the contract."""
+        for space in self._spaces.values():
+            space.release()
+        if self.is_connected:
+            self._goodbye = asyncio.Event()
+            self._send(messages.Goodbye())
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._goodbye.wait()
+            except TimeoutError:
+                pass  # the lease ends by itself
+        self._opened = self.is_connected = False
+        self._wire.close()
+
+    # -- Time --------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what is due: fail what is overdue, renew the lease, repair what was refused."""
+        now = self.now()
+        if self._lease_from is not None and now >= self._lease_from + self._lease_s:
+            for space in self._spaces.values():
+                space.release()
+        for space in self._spaces.values():
+            space.fail_overdue(now)
+        if not self._opened or self._goodbye is not None:
+            return
+        if not self.is_connected:
+            self._wire.connect(self)
+            return
+        if any(space.stuck(now) for space in self._spaces.values()):
+            self.reconnect()
+            return
+        renews = now >= self._renew_at
+        if renews:
+            self._renew(now)
+        for space in self._spaces.values():
+            space.repair(renews=renews)
+
+    def _renew(self, now: float) -> None:
+        self._renew_at = now + self._lease_s / RENEWALS
+        self._renewing.append(now)
+        self._send(messages.Renew(), now + self._lease_s)
+
+    def renewed(self, sent_at: float) -> None:
+        """Take note that the state renewed the lease with a command that was sent then."""
+        if self._lease_from is None or sent_at > self._lease_from:
+            self._lease_from = sent_at
+
+    # -- The connection ----------------------------------------------------------------------
+
+    def reconnect(self) -> None:
+        """Give the connection up, which lost something or does not answer."""
+        self.disconnected()
+        self._wire.connect(self)
+
+    def connected(self) -> None:
+        """Greet the state; see `link.Receiver`."""
+        self.is_connected = True
+        self._renewing.clear()
+        self._renew_at = self.now()
+        for space in self._spaces.values():
+            space.connected()
+
+    def disconnected(self) -> None:
+        """Take note that what is unanswered may have been executed, or not."""
+        self.is_connected = False
+        for space in self._spaces.values():
+            space.disconnected()
+
+    def received(self, message: messages.Message) -> None:
+        """Take a message of the state."""
+        if message.app_id == NODE_LEVEL:
+            self._answered(message.body)
+            return
+        self._spaces[message.app_id].received(message)
+
+    def _answered(self, body: object) -> None:
+        if self._goodbye is not None and not self._renewing:
+            self._goodbye.set()
+        elif self._renewing:
+            sent_at = self._renewing.pop(0)
+            if isinstance(body, messages.Done) and body.value is True:
+                self.renewed(sent_at)
+
+    def _send(self, body: messages.Body, deadline: float | None = None) -> None:
+        nothing = Wants()
+        self._wire.send(messages.Command(self.node, NODE_LEVEL, 0, 0, nothing, body, deadline))
+
+    def send(self, command: messages.Command) -> None:
+        """Send a command of a space."""
+        self._wire.send(command)

@@ -1,0 +1,66 @@
+"""
+The last facts and notices of an app, for nodes that were interrupted; bounded.
+
+Knows no nodes.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from heliograph.hub.facts import Event, Fact, MemberAdded, Notice
+
+OVERHEAD_BYTES = 200
+"""What an entry takes besides its texts, roughly."""
+
+
+class Logged(Struct, frozen=True):
+    """A fact of a channel, or a notice about a user, with its number."""
+
+    number: int
+    channel: str | None
+    user_id: str | None
+    fact: Fact | Notice
+
+
+class Log:
+    """Facts in their order, numbered from 1 on; the oldest are dropped when there are too many."""
+
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self._entries: deque[tuple[Logged, int]] = deque()
+        self._bytes = 0
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self.last = 0
+
+    def append(self, fact: Fact | Notice, *, channel: str | None, user_id: str | None) -> int:
+        """Log *fact*; return its number."""
+        self.last += 1
+        size = OVERHEAD_BYTES + _size(fact)
+        self._entries.append((Logged(self.last, channel, user_id, fact), size))
+        self._bytes += size
+        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._bytes -= self._entries.popleft()[1]
+        return self.last
+
+    def reaches(self, seen: int) -> bool:
+        """Whether every entry after the number *seen* is here."""
+        return seen >= self.last - len(self._entries)
+
+    def after(self, seen: int) -> Iterator[Logged]:
+        """Return the entries after the number *seen*, as far as they are here."""
+        return (logged for logged, _ in self._entries if logged.number > seen)
+
+    def lose(self) -> None:
+        """Drop every entry."""
+        self._entries.clear()
+        self._bytes = 0
+
+
+def _size(fact: Fact | Notice) -> int:
+    if isinstance(fact, Event):
+        return len(fact.channel) + len(fact.name) + len(fact.data)
+    if isinstance(fact, MemberAdded):
+        return len(fact.channel) + len(fact.member.user_id) + len(fact.member.user_info or b"")
+    return 0

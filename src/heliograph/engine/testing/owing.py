@@ -1,0 +1,154 @@
+"""
+The changes of an app that are owed to its holder, until they are settled.
+
+Knows neither nodes nor how changes come about; whoever adds them says what is true.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from heliograph.engine.answers import (
+    CacheFilled,
+    CacheMiss,
+    Change,
+    Mark,
+    Owed,
+)
+from heliograph.hub.facts import Event, MemberAdded, SubscriptionCount
+
+SCOPE = ""
+"""All changes of an app are numbered together."""
+
+OVERHEAD_BYTES = 200
+"""What a change takes besides its texts, roughly."""
+
+
+class Texts(Protocol):
+    """Makes the names of epochs."""
+
+    @property
+    def new_text(self) -> Callable[[], str]:
+        """Return a function that makes a text which was never made before."""
+
+
+class Owing:
+    """
+    Changes with their marks, in order.
+
+    Those that nobody settles are bounded by *max_changes* and *max_bytes*; if there are more, the
+    scope begins from nothing: a new epoch of marks, and in it what is true now. *truth* returns
+    that, as changes from nothing. What is true does not count towards the bounds.
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        truth: Callable[[], Iterable[Change]],
+        max_changes: int,
+        max_bytes: int,
+    ) -> None:
+        self._texts = texts
+        self._truth = truth
+        self._max_changes = max_changes
+        self._max_bytes = max_bytes
+        self._changes: deque[tuple[Owed, int]] = deque()
+        self._bytes = 0
+        self._free = (0, 0)  # changes and bytes of the truth that this epoch began with
+        self.epoch = texts.new_text()
+        self.number = 0
+        self._settled_any = False
+        self._announced = False  # a holder was told of a restart, and has settled nothing since
+        self.overflowed = False
+
+    @property
+    def start(self) -> Mark:
+        """The mark before the first change that is not settled."""
+        if self._changes:
+            return Mark(SCOPE, self.epoch, self._changes[0][0].mark.number - 1)
+        return Mark(SCOPE, self.epoch, self.number)
+
+    def add(self, change: Change) -> Owed | None:
+        """Owe *change*; None if there is no room until the scope begins from nothing."""
+        if self.overflowed:
+            return None
+        owed = self._append(change)
+        if (
+            len(self._changes) > self._max_changes + self._free[0]
+            or self._bytes > self._max_bytes + self._free[1]
+        ):
+            self._clear()
+            self.overflowed = True
+            return None
+        return owed
+
+    def settle(self, mark: Mark) -> None:
+        """Forget the changes up to *mark*."""
+        if mark.epoch != self.epoch:
+            return
+        self._settled_any = True
+        self._announced = False
+        while self._changes and self._changes[0][0].mark.number <= mark.number:
+            self._bytes -= self._changes.popleft()[1]
+
+    def take(self) -> tuple[bool, Sequence[Owed]]:
+        """
+        Return whether the scope begins from nothing for a new holder, and what is not settled.
+
+        A holder that was told of a restart and settled nothing may have kept some of it, or not:
+        the next one begins from nothing too, with marks that nobody has seen.
+        """
+        if self.overflowed:
+            self._begin(())
+        elif self._announced:
+            self._begin([owed.change for owed, _ in self._changes if _happened(owed.change)])
+        restart = not self._settled_any
+        self._announced = restart
+        return restart, self.after(0)
+
+    def restart(self) -> Sequence[Owed]:
+        """Begin from nothing for the present holder, after too many changes."""
+        self._begin(())
+        self._announced = True
+        return self.after(0)
+
+    def after(self, number: int) -> Sequence[Owed]:
+        """Return what is not settled and has a greater number."""
+        return tuple(owed for owed, _ in self._changes if owed.mark.number > number)
+
+    def _begin(self, carried: Iterable[Change]) -> None:
+        self._clear()
+        self.epoch = self._texts.new_text()
+        self.number = 0
+        self._settled_any = self.overflowed = False
+        for change in self._truth():
+            self._append(change)
+        self._free = (len(self._changes), self._bytes)
+        for change in carried:
+            self._append(change)
+
+    def _append(self, change: Change) -> Owed:
+        self.number += 1
+        owed = Owed(change, Mark(SCOPE, self.epoch, self.number))
+        size = _size(change)
+        self._changes.append((owed, size))
+        self._bytes += size
+        return owed
+
+    def _clear(self) -> None:
+        self._changes.clear()
+        self._bytes = 0
+
+
+def _happened(change: Change) -> bool:
+    """Whether *change* is not about a state: nobody could say it again."""
+    return isinstance(change, Event | CacheMiss | CacheFilled | SubscriptionCount)
+
+
+def _size(change: Change) -> int:
+    if isinstance(change, Event):
+        return OVERHEAD_BYTES + len(change.channel) + len(change.name) + len(change.data)
+    if isinstance(change, MemberAdded):
+        member = change.member
+        return OVERHEAD_BYTES + len(member.user_id) + len(member.user_info or b"")
+    return OVERHEAD_BYTES

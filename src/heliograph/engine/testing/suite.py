@@ -1,0 +1,990 @@
+"""
+The contract of an engine, as tests.
+
+An engine's author subclasses `EngineContract` and, for an engine that several nodes share,
+`SharedContract`, and says how to make a cluster of nodes. `FaultContract` is about links that
+fail; it runs over `LinkedCluster`, and over any cluster with the same faults. The contract itself
+is in the docstrings of `heliograph.engine.base`.
+
+The tests fail with AssertionError by `assert`, so that pytest shows what differed.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from heliograph.engine.answers import (
+    CacheFilled,
+    CacheMiss,
+    Change,
+    ChannelOccupied,
+    ChannelVacated,
+    Counts,
+    Entry,
+    Listing,
+    Lost,
+    Options,
+    Reason,
+    Refusal,
+)
+from heliograph.engine.base import (
+    ENTER_DEADLINE_S,
+    LARGE_CHANNEL,
+    LARGE_INTERVAL_S,
+    PUBLISH_DEADLINE_S,
+)
+from heliograph.engine.testing.app_state import Bounds
+from heliograph.engine.testing.cluster import APP, Answer, Cluster, LinkedCluster, LinkedNode, Node
+from heliograph.engine.testing.state import LEASE_S
+from heliograph.errors import OutcomeUnknown, Unavailable
+from heliograph.hub.facts import (
+    Event,
+    Keep,
+    Member,
+    MemberAdded,
+    MemberRemoved,
+    SubscriptionCount,
+    UserOffline,
+    UserOnline,
+    UserTerminated,
+)
+from heliograph.reply import Reply
+
+PLAIN = Options()
+OBSERVED = Options(observed=True)
+COUNTED = Options(counted=True, observed=True)
+KEEP = Keep(1, 30.0)
+KEEPING = Options(observed=True, keep=KEEP)
+ANN, BOB, CAT = Member("ann", b'{"n":1}'), Member("bob"), Member("cat")
+
+
+def event(name: str, channel: str = "chat", *, keep: Keep | None = None) -> Event:
+    """Make an event."""
+    return Event(channel, name, b'"1"', keep=keep)
+
+
+def listed(listing: Listing) -> dict[str, Counts]:
+    """Read a listing to its end."""
+    return {name: counts for part in listing for name, counts in part.items()}
+
+
+def ask(cluster: Cluster, reply: Reply[Any]) -> Any:
+    """Return the value of a reply."""
+    answer = Answer(reply)
+    cluster.settle()
+    if answer.error is not None:
+        raise answer.error
+    assert answer.came, "a command was not answered"
+    return answer.value
+
+
+def enter(
+    cluster: Cluster,
+    node: Node,
+    channel: str,
+    subscriber_id: str,
+    options: Options = PLAIN,
+    **arguments: Any,
+) -> Entry:
+    """Enter a channel, and insist that it was not refused."""
+    entry = ask(cluster, node.space.enter(channel, subscriber_id, options, **arguments))
+    assert isinstance(entry, Entry)
+    return entry
+
+
+def leave(
+    cluster: Cluster,
+    node: Node,
+    channel: str,
+    subscriber_id: str,
+    options: Options = PLAIN,
+    member: Member | None = None,
+) -> None:
+    """Leave a channel."""
+    node.space.leave([(channel, options, member)], subscriber_id)
+    cluster.settle()
+
+
+def names(node: Node, channel: str = "chat") -> list[str]:
+    """Return the names of the events of a channel that a node was delivered."""
+    return [
+        one.name for one in node.local.facts if isinstance(one, Event) and one.channel == channel
+    ]
+
+
+def owed(cluster: Cluster, *kinds: type) -> list[Change]:
+    """Return what was owed, on all nodes together, of some kinds."""
+    return [
+        one.change
+        for node in cluster.nodes
+        for one in node.local.owed
+        if not kinds or isinstance(one.change, kinds)
+    ]
+
+
+def holders(cluster: Cluster) -> list[Node]:
+    """Return the nodes that hold."""
+    return [node for node in cluster.nodes if node.local.holds]
+
+
+class EngineContract:
+    """What every engine promises; with several nodes, one commands and another one sees."""
+
+    def make(self) -> Cluster:
+        """Return a new cluster."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def cluster(self) -> Cluster:
+        """Return the cluster of a test."""
+        return self.make()
+
+    def test_events_are_delivered_in_order(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        for channel in ("chat", "other"):
+            enter(cluster, last, channel, "s")
+        ask(cluster, first.space.publish([event("a"), event("b", "other"), event("c")]))
+        ask(cluster, last.space.publish([event("d")]))
+        assert names(last) == ["a", "c", "d"]
+        assert names(last, "other") == ["b"]
+
+    def test_entries_count_subscriptions(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        assert enter(cluster, first, "chat", "a").count == 1
+        assert enter(cluster, last, "chat", "b").count == 2
+        leave(cluster, first, "chat", "a")
+        assert enter(cluster, last, "chat", "c").count == 2
+        assert ask(cluster, first.space.counts(["chat", "nobody"])) == {
+            "chat": Counts(2, 0),
+            "nobody": Counts(0, 0),
+        }
+
+    def test_the_first_subscription_occupies_and_the_last_vacates(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, first, "chat", "a", OBSERVED)
+        enter(cluster, last, "chat", "b", OBSERVED)
+        assert owed(cluster) == [ChannelOccupied("chat")]
+        leave(cluster, first, "chat", "a", OBSERVED)
+        assert owed(cluster) == [ChannelOccupied("chat")]
+        leave(cluster, last, "chat", "b", OBSERVED)
+        assert owed(cluster) == [ChannelOccupied("chat"), ChannelVacated("chat")]
+
+    def test_a_channel_that_is_not_observed_owes_nothing(self, cluster: Cluster) -> None:
+        node = cluster.nodes[0]
+        enter(cluster, node, "presence-p", "a", PLAIN, member=ANN)
+        leave(cluster, node, "presence-p", "a", PLAIN, ANN)
+        assert owed(cluster) == []
+
+    def test_members_are_announced_to_those_before_them(self, cluster: Cluster) -> None:
+        """The roster has the newcomer, and the announcement precedes the answer."""
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        assert list(enter(cluster, last, "p", "a", member=ANN).roster) == [ANN]
+        last.local.calls.clear()
+        assert list(enter(cluster, first, "p", "b", member=BOB).roster) == [ANN, BOB]
+        assert list(enter(cluster, first, "p", "b2", member=BOB).roster) == [ANN, BOB]
+        assert last.local.facts == [MemberAdded("p", BOB)]
+
+    def test_the_last_session_of_a_user_removes_the_member(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, last, "p", "watcher", OBSERVED, member=BOB)
+        for node, session in ((first, "a"), (first, "b"), (last, "c")):
+            enter(cluster, node, "p", session, OBSERVED, member=ANN)
+        last.local.calls.clear()
+        leave(cluster, first, "p", "a", OBSERVED, ANN)
+        leave(cluster, last, "p", "c", OBSERVED, ANN)
+        assert last.local.facts == []
+        leave(cluster, first, "p", "b", OBSERVED, ANN)
+        assert last.local.facts == [MemberRemoved("p", "ann")]
+
+    def test_a_full_channel_refuses_new_users_but_not_more_sessions(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, first, "p", "a", member=ANN, max_members=1)
+        refused = ask(cluster, last.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+        assert refused is Refusal.FULL
+        enter(cluster, last, "p", "a2", member=ANN, max_members=1)
+        assert ask(cluster, first.space.users("p")) == ["ann"]
+        assert ask(cluster, first.space.counts(["p"])) == {"p": Counts(2, 1)}
+
+    def test_a_refused_enter_leaves_no_trace(self, cluster: Cluster) -> None:
+        """Broken on purpose: without `_uncounted`, commands that follow at once count it."""
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, first, "p", "a", OBSERVED, member=ANN, max_members=1)
+        replies = [
+            Answer(last.space.enter("p", one, OBSERVED, member=member, max_members=1))
+            for one, member in (("b", BOB), ("c", CAT), ("d", ANN))
+        ]
+        last_entry = Answer(last.space.enter("p", "e", OBSERVED, member=ANN, max_members=1))
+        cluster.settle()
+        assert [one.value for one in replies[:2]] == [Refusal.FULL] * 2
+        assert (replies[2].value.count, last_entry.value.count) == (2, 3)
+        for node, one in ((last, "d"), (last, "e"), (first, "a")):
+            leave(cluster, node, "p", one, OBSERVED, ANN)
+        assert listed(ask(cluster, first.space.channels(""))) == {}
+        assert owed(cluster, ChannelVacated, MemberRemoved) == [
+            MemberRemoved("p", "ann"),
+            ChannelVacated("p"),
+        ]
+
+    def test_many_channels_are_left_at_once(self, cluster: Cluster) -> None:
+        node = cluster.nodes[0]
+        for channel in ("a", "b"):
+            enter(cluster, node, channel, "s", OBSERVED)
+        enter(cluster, node, "p", "s", OBSERVED, member=ANN)
+        enter(cluster, node, "b", "t", OBSERVED)
+        node.space.leave([("a", OBSERVED, None), ("b", OBSERVED, None), ("p", OBSERVED, ANN)], "s")
+        cluster.settle()
+        assert listed(ask(cluster, node.space.channels(""))) == {"b": Counts(1, 0)}
+        assert owed(cluster, ChannelVacated, MemberRemoved) == [
+            ChannelVacated("a"),
+            MemberRemoved("p", "ann"),
+            ChannelVacated("p"),
+        ]
+
+    def test_channels_are_listed_by_prefix(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        for session in "abc":
+            enter(cluster, first, "presence-p", session, member=ANN)
+        enter(cluster, last, "chat", "a")
+        assert listed(ask(cluster, last.space.channels("pre"))) == {"presence-p": Counts(3, 1)}
+        assert set(listed(ask(cluster, last.space.channels("")))) == {"presence-p", "chat"}
+        assert ask(cluster, first.space.users("nobody")) == []
+
+    def test_a_channel_that_stays_occupied_is_in_the_whole_listing(self, cluster: Cluster) -> None:
+        node = cluster.nodes[0]
+        channels = [f"c{number}" for number in range(1000)]
+        for channel in channels:
+            enter(cluster, node, channel, "a")
+        listing = ask(cluster, node.space.channels(""))
+        parts = iter(listing)
+        found = dict(next(parts))
+        assert 0 < len(found) < 500
+        node.space.leave([(channel, PLAIN, None) for channel in channels[:-1]], "a")
+        cluster.settle()
+        for part in parts:
+            found.update(part)
+        assert found["c999"] == Counts(1, 0)
+
+    def test_the_last_event_is_kept_for_a_while(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        ask(cluster, first.space.publish([event("old", keep=KEEP)]))
+        cluster.elapse(10)
+        ask(cluster, first.space.publish([event("new", keep=KEEP), event("unkept")]))
+        kept = enter(cluster, last, "chat", "a", KEEPING).kept
+        assert kept is not None
+        assert kept.event.name == "new"
+        assert kept.ttl_s == pytest.approx(30.0)
+        assert enter(cluster, last, "chat", "b").kept is None
+        cluster.elapse(29)
+        kept = ask(cluster, first.space.kept("chat"))
+        assert kept is not None
+        assert 0 < kept.ttl_s <= 1 + 1e-6
+        cluster.elapse(1)
+        assert ask(cluster, first.space.kept("chat")) is None
+        assert enter(cluster, last, "chat", "c", KEEPING).kept is None
+
+    def test_cache_misses_and_the_first_event_after_them_are_owed(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, last, "chat", "a", KEEPING)
+        ask(cluster, first.space.publish([event("x", keep=KEEP), event("y", keep=KEEP)]))
+        enter(cluster, first, "chat", "b", KEEPING)
+        assert owed(cluster, CacheMiss, CacheFilled) == [CacheMiss("chat"), CacheFilled("chat")]
+
+    def test_events_of_clients_are_owed(self, cluster: Cluster) -> None:
+        node = cluster.nodes[-1]
+        sent = Event("chat", "client-x", b'"1"', owed=True)
+        ask(cluster, node.space.publish([sent, event("x")]))
+        assert owed(cluster) == [sent]
+
+    def test_marks_have_no_gaps(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        for channel in "abc":
+            enter(cluster, first, channel, "s", OBSERVED)
+            leave(cluster, first, channel, "s", OBSERVED)
+            enter(cluster, last, channel, "s", OBSERVED)
+        (holder,) = holders(cluster)
+        assert [mark.number for mark in holder.marks] == list(range(1, 10))
+        assert len({(mark.scope, mark.epoch) for mark in holder.marks}) == 1
+
+    def test_small_numbers_are_facts_at_once(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, last, "chat", "a", COUNTED)
+        enter(cluster, first, "chat", "b", COUNTED)
+        leave(cluster, first, "chat", "b", COUNTED)
+        enter(cluster, first, "uncounted", "b", OBSERVED)
+        counts = [one for one in last.local.facts if isinstance(one, SubscriptionCount)]
+        assert counts[-2:] == [SubscriptionCount("chat", 2), SubscriptionCount("chat", 1)]
+        assert all(one.channel == "chat" for one in counts)
+
+    def test_large_numbers_are_facts_once_in_an_interval(self, cluster: Cluster) -> None:
+        """For all nodes together; the number is the one at its end."""
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        for number in range(LARGE_CHANNEL):
+            enter(cluster, last, "chat", f"s{number}", COUNTED)
+        for node in cluster.nodes:
+            node.local.calls.clear()
+        for number in range(5):
+            enter(cluster, first, "chat", f"t{number}", COUNTED)
+            enter(cluster, last, "chat", f"u{number}", COUNTED)
+        due = [(node, one) for node in cluster.nodes for one in node.local.of("count_due")]
+        (asked,) = {node for node, _ in due}
+        channel, in_s = due[0][1]
+        assert (channel, in_s) == ("chat", LARGE_INTERVAL_S)
+        for node in cluster.nodes:
+            assert not [one for one in node.local.facts if isinstance(one, SubscriptionCount)]
+        cluster.elapse(in_s)
+        for _ in range(2):  # to ask twice is harmless
+            asked.space.state_count("chat")
+            cluster.settle()
+        for node in cluster.nodes[:1]:
+            counts = [one for one in node.local.facts if isinstance(one, SubscriptionCount)]
+            assert counts == [SubscriptionCount("chat", LARGE_CHANNEL + 10)]
+
+    def test_a_user_is_online_from_the_first_session_to_the_last(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        watcher = ask(cluster, last.space.sign_in("wim", "w", ["ann", "bob"]))
+        assert watcher.online == frozenset()
+        ask(cluster, first.space.sign_in("ann", "a"))
+        second = ask(cluster, last.space.sign_in("ann", "b", ["ann", "bob"]))
+        assert second.online == {"ann"}
+        first.space.sign_out("ann", "a")
+        cluster.settle()
+        assert [one for one in last.local.notices if one.user_id == "ann"] == [UserOnline("ann")]
+        last.space.sign_out("ann", "b", ["ann", "bob"])
+        cluster.settle()
+        assert last.local.notices[-1] == UserOffline("ann")
+        assert owed(cluster) == [UserOnline("wim"), UserOnline("ann"), UserOffline("ann")]
+
+    def test_a_user_sees_itself_online(self, cluster: Cluster) -> None:
+        signed_in = ask(cluster, cluster.nodes[0].space.sign_in("ann", "a", ["ann", "bob"]))
+        assert signed_in.online == {"ann"}
+
+    def test_terminations_reach_the_sessions(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        ask(cluster, last.space.sign_in("ann", "a"))
+        last.local.calls.clear()
+        ask(cluster, first.space.terminate("ann"))
+        assert last.local.notices == [UserTerminated("ann")]
+
+    def test_a_share_is_what_the_node_wants(self, cluster: Cluster) -> None:
+        node = cluster.nodes[0]
+        enter(cluster, node, "p", "a", member=ANN)
+        enter(cluster, node, "p", "b", member=ANN)
+        enter(cluster, node, "chat", "a")
+        ask(cluster, node.space.sign_in("ann", "a", ["bob"]))
+        share = node.space.share()
+        assert set(share.channels) == {"p", "chat"}
+        assert (share.channels["p"].subscriptions, share.channels["p"].sessions) == (2, {"ann": 2})
+        assert (share.users, share.watched) == ({"ann": 1}, {"bob": 1})
+        node.space.leave([("p", PLAIN, ANN), ("chat", PLAIN, None)], "a")
+        node.space.leave([("p", PLAIN, ANN)], "b")
+        node.space.sign_out("ann", "a", ["bob"])
+        cluster.settle()
+        assert node.space.share() == type(share)()
+
+    def test_there_is_one_holder_from_the_beginning(self, cluster: Cluster) -> None:
+        """Broken on purpose: if whoever asks becomes the holder, this test fails."""
+        (holder,) = holders(cluster)
+        assert len(holder.local.of("hold")) == 1
+        enter(cluster, cluster.nodes[0], "chat", "a", OBSERVED)
+        holder.settle()
+        cluster.settle()
+
+    def test_available_is_known_without_asking(self, cluster: Cluster) -> None:
+        for node in cluster.nodes:
+            assert node.engine.available
+            assert node.space.available("chat")
+
+
+class SharedContract(EngineContract):
+    """What an engine promises besides when several nodes share it."""
+
+    def test_a_node_that_did_not_enter_gets_no_facts(self, cluster: Cluster) -> None:
+        """Broken on purpose: with facts sent to every node, this test fails."""
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, first, "p", "a", COUNTED, member=ANN)
+        ask(cluster, last.space.publish([event("x", "p")]))
+        ask(cluster, first.space.sign_in("ann", "a"))
+        ask(cluster, last.space.terminate("ann"))
+        assert (last.local.facts, last.local.notices) == ([], [])
+
+    def test_interest_ends_with_the_last_subscription_of_a_node(self, cluster: Cluster) -> None:
+        first, last = cluster.nodes[0], cluster.nodes[-1]
+        for node in (first, last):
+            enter(cluster, node, "chat", "a")
+        leave(cluster, last, "chat", "a")
+        ask(cluster, first.space.publish([event("x")]))
+        assert (names(first), names(last)) == (["x"], [])
+
+    def test_exactly_one_node_is_owed_each_change(self, cluster: Cluster) -> None:
+        for index, node in enumerate(cluster.nodes):
+            enter(cluster, node, "p", "a", OBSERVED, member=Member(f"user-{index}"))
+        (holder,) = holders(cluster)
+        assert [node for node in cluster.nodes if node.local.owed] == [holder]
+        added = [
+            one.member.user_id for one in owed(cluster, MemberAdded) if isinstance(one, MemberAdded)
+        ]
+        assert added == [f"user-{index}" for index in range(len(cluster.nodes))]
+
+    def test_facts_and_replies_have_one_order_on_all_nodes(self, cluster: Cluster) -> None:
+        """A newcomer's roster, and the facts after it, give what those before it see."""
+        replies = []
+        for node in cluster.nodes:
+            enter(cluster, node, "p", "first", member=ANN)
+        for node in cluster.nodes:
+            node.local.calls.clear()
+        for index, node in enumerate(cluster.nodes):
+            member = Member(f"user-{index}")
+            replies.append(Answer(node.space.enter("p", "second", PLAIN, member=member)))
+            node.space.publish([event(f"event-{index}", "p")])
+        cluster.settle()
+        seen = [node.local.facts for node in cluster.nodes]
+        assert all(facts == seen[0] for facts in seen)
+        assert len(seen[0]) == 2 * len(cluster.nodes)
+        for answer in replies:
+            assert {one.user_id for one in answer.value.roster} >= {"ann"}
+
+    def test_a_holder_that_leaves_is_followed_by_another(self, cluster: Cluster) -> None:
+        """What it has not settled is owed again, with the same marks."""
+        (holder,) = holders(cluster)
+        other = next(node for node in cluster.nodes if node is not holder)
+        enter(cluster, other, "a", "s", OBSERVED)
+        holder.settle()
+        cluster.settle()
+        enter(cluster, other, "b", "s", OBSERVED)
+        unsettled = holder.local.owed[-1]
+        self.close(cluster, holder)
+        cluster.elapse(LEASE_S)
+        (successor,) = holders(cluster)
+        assert successor.local.owed == [unsettled]
+
+    def close(self, cluster: Cluster, node: Node) -> None:
+        """Close the engine of a node."""
+        raise NotImplementedError
+
+
+class FaultContract:
+    """
+    What must hold when links, nodes and the state fail.
+
+    The cluster's links are moved by `settle`, so that a test can have faults before that.
+    """
+
+    def make(self) -> LinkedCluster:
+        """Return a new cluster, whose links move only in `settle` and `heal`."""
+        raise NotImplementedError
+
+    def make_bounded(self, bounds: Bounds) -> LinkedCluster:
+        """Return a new cluster whose state keeps little."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def cluster(self) -> LinkedCluster:
+        """Return the cluster of a test."""
+        return self.make()
+
+    # -- Enters that come to nothing ---------------------------------------------------------
+
+    def test_an_enter_that_failed_leaves_no_trace(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if a failed enter is not withdrawn, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, other, "chat", "a")
+        node.link.frozen_up = True
+        answer = Answer(node.space.enter("chat", "b", PLAIN))
+        pass_time(cluster, ENTER_DEADLINE_S)
+        assert isinstance(answer.error, Unavailable)
+        cluster.heal()
+        assert ask(cluster, node.space.counts(["chat"])) == {"chat": Counts(1, 0)}
+
+    def test_an_enter_that_was_executed_and_failed_is_made_good(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if a failed enter is not withdrawn, this test fails."""
+        node = cluster.nodes[0]
+        answer = Answer(node.space.enter("p", "b", PLAIN, member=ANN))
+        node.link.step_up()
+        node.link.frozen_down = True
+        pass_time(cluster, ENTER_DEADLINE_S)
+        assert isinstance(answer.error, Unavailable)
+        cluster.heal()
+        assert listed(ask(cluster, node.space.channels(""))) == {}
+
+    def test_an_enter_whose_reply_was_lost_is_answered_after_the_interruption(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if a hello does not repeat unanswered commands, this test fails."""
+        node = cluster.nodes[0]
+        answer = Answer(node.space.enter("p", "a", OBSERVED, member=ANN, max_members=1))
+        node.link.cut(executed=1)
+        tick(cluster)
+        assert answer.value == Entry(1, (ANN,))
+        assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(1, 1)}
+        assert owed(cluster) == [ChannelOccupied("p"), MemberAdded("p", ANN)]
+
+    def test_a_withdrawn_enter_is_never_answered(self, cluster: LinkedCluster) -> None:
+        """Executed or not, and whatever is under way. Broken on purpose: without withdrawal."""
+        for before in range(3):
+            node = cluster.nodes[0]
+            answer = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+            for _ in range(before):
+                node.link.step()
+            node.space.leave([("p", PLAIN, ANN)], "a")
+            cluster.settle()
+            assert answer.came is (before > 1)
+            assert listed(ask(cluster, node.space.channels(""))) == {}
+
+    def test_a_subscriber_that_leaves_and_enters_again_has_the_second_answer(
+        self, cluster: LinkedCluster
+    ) -> None:
+        node = cluster.nodes[0]
+        first = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+        node.space.leave([("p", PLAIN, ANN)], "a")
+        second = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+        cluster.settle()
+        assert (first.came, second.value) == (False, Entry(1, (ANN,)))
+
+    def test_a_refused_enter_that_was_withdrawn_takes_nothing_away(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if withdrawn tickets are not named, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, other, "p", "a", member=ANN, max_members=1)
+        enter(cluster, node, "p", "a2", member=ANN, max_members=1)
+        answer = Answer(node.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+        node.link.step_up()
+        node.space.leave([("p", PLAIN, BOB)], "b")
+        cluster.settle()
+        assert not answer.came
+        assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(2, 1)}
+
+    # -- Deadlines ---------------------------------------------------------------------------
+
+    def test_a_publish_without_an_answer_is_unknown_at_its_deadline(
+        self, cluster: LinkedCluster
+    ) -> None:
+        node = cluster.nodes[0]
+        node.link.frozen_up = True
+        answer = Answer(node.space.publish([event("x")]))
+        pass_time(cluster, PUBLISH_DEADLINE_S - 0.2)
+        assert not answer.came
+        pass_time(cluster, 0.3)
+        assert isinstance(answer.error, OutcomeUnknown)
+
+    def test_a_publish_that_was_not_sent_is_unavailable(self, cluster: LinkedCluster) -> None:
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, other, "chat", "a")
+        cut_off(node)
+        answers = [
+            Answer(node.space.publish([event("x")])),
+            Answer(node.space.terminate("ann")),
+            Answer(node.space.counts(["chat"])),
+        ]
+        pass_time(cluster, PUBLISH_DEADLINE_S)
+        assert [type(one.error) for one in answers] == [Unavailable] * 3
+        cluster.heal()
+        assert names(other) == []
+
+    def test_nothing_happens_after_its_deadline(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: without the check where commands are executed, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, other, "chat", "a")
+        answers = [
+            Answer(node.space.publish([event("x")])),
+            Answer(node.space.enter("chat", "b", COUNTED)),
+        ]
+        node.link.frozen_up = True
+        for _ in range(52):  # the node's own connection stays: it is not ticked
+            cluster.clock.now += 0.1
+        node.link.frozen_up = False
+        node.link.move()
+        node.engine.tick()
+        cluster.settle()
+        assert isinstance(answers[0].error, Unavailable | OutcomeUnknown)
+        assert isinstance(answers[1].error, Unavailable)
+        assert other.local.facts == []
+
+    # -- Late and repeated commands ----------------------------------------------------------
+
+    def test_a_command_of_an_old_connection_is_not_executed(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: without the fence of numbers, this test fails."""
+        node = cluster.nodes[0]
+        enter(cluster, node, "chat", "a")
+        node.space.leave([("chat", PLAIN, None)], "a")
+        node.link.withhold()
+        node.link.cut()
+        tick(cluster)
+        enter(cluster, node, "chat", "b")
+        node.link.deliver_withheld()
+        cluster.settle()
+        assert ask(cluster, node.space.counts(["chat"])) == {"chat": Counts(1, 0)}
+
+    def test_a_late_publish_of_an_old_connection_is_not_executed(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: without the fence of numbers, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, other, "chat", "a")
+        answer = Answer(node.space.publish([event("x")]))
+        node.link.withhold()
+        node.link.cut()
+        tick(cluster)
+        assert isinstance(answer.error, OutcomeUnknown)
+        node.link.deliver_withheld()
+        cluster.settle()
+        assert names(other) == []
+
+    # -- Interruptions -----------------------------------------------------------------------
+
+    def test_a_leave_during_an_outage_is_made_good(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if a hello does not assert what is unsaid, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", OBSERVED, member=ANN)
+        enter(cluster, other, "p", "b", OBSERVED, member=BOB)
+        other.local.calls.clear()
+        cut_off(node)
+        leave(cluster, node, "p", "a", OBSERVED, ANN)
+        assert other.local.facts == []
+        cluster.heal()
+        assert other.local.facts == [MemberRemoved("p", "ann")]
+
+    def test_a_leave_that_was_cut_off_is_made_good(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if what was unanswered is not asserted again, this test fails."""
+        node = cluster.nodes[0]
+        for channel in "abc":
+            enter(cluster, node, channel, "s")
+        node.space.leave([(channel, PLAIN, None) for channel in "abc"], "s")
+        node.link.cut(executed=0)
+        tick(cluster)
+        assert listed(ask(cluster, node.space.channels(""))) == {}
+
+    def test_a_leave_that_was_lost_silently_is_made_good(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if answers may be missing, this test fails."""
+        node = cluster.nodes[0]
+        enter(cluster, node, "chat", "s")
+        node.link.losing_up = True
+        node.space.leave([("chat", PLAIN, None)], "s")
+        node.link.losing_up = False
+        cluster.heal()
+        assert listed(ask(cluster, node.space.channels(""))) == {}
+
+    def test_a_connection_that_answers_no_more_is_given_up(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if commands may stay unanswered, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "chat", "s")
+        node.link.frozen_up = True
+        node.space.leave([("chat", PLAIN, None)], "s")
+        pass_time(cluster, ENTER_DEADLINE_S + 0.2)
+        assert listed(ask(cluster, other.space.channels(""))) == {}
+
+    def test_a_leave_that_was_refused_is_made_good(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if refused assertions are not repeated, this test fails."""
+        node = cluster.nodes[0]
+        enter(cluster, node, "chat", "s")
+        node.link.refusing = True
+        leave(cluster, node, "chat", "s")
+        node.link.refusing = False
+        tick(cluster)
+        assert listed(ask(cluster, node.space.channels(""))) == {}
+
+    def test_a_refused_publish_reaches_nobody(self, cluster: LinkedCluster) -> None:
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, other, "chat", "s")
+        node.link.refusing = True
+        answer = Answer(node.space.publish([event("x")]))
+        cluster.settle()
+        assert isinstance(answer.error, Unavailable)
+        cluster.heal()
+        assert names(other) == []
+
+    def test_events_during_an_interruption_are_delivered_after_it(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: without the log, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "s", member=ANN)
+        ask(cluster, node.space.sign_in("ann", "s", ["bob"]))
+        node.local.calls.clear()
+        node.link.cut()
+        enter(cluster, other, "p", "t", member=BOB)
+        ask(cluster, other.space.publish([event("x", "p")]))
+        ask(cluster, other.space.sign_in("bob", "t"))
+        ask(cluster, other.space.terminate("ann"))
+        tick(cluster)
+        assert node.local.facts == [MemberAdded("p", BOB), event("x", "p")]
+        assert node.local.notices == [UserOnline("bob"), UserTerminated("ann")]
+        assert node.local.losses == []
+
+    def test_events_that_were_lost_silently_are_noticed(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: without the numbers of the inbox, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "chat", "s")
+        node.link.losing_down = True
+        ask(cluster, other.space.publish([event("x")]))
+        node.link.losing_down = False
+        ask(cluster, other.space.publish([event("y")]))
+        assert names(node) == ["x", "y"]
+
+    def test_a_silent_loss_is_noticed_without_further_events(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: without probes, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "chat", "s")
+        node.link.losing_down = True
+        ask(cluster, other.space.publish([event("x")]))
+        node.link.losing_down = False
+        pass_time(cluster, LEASE_S / 2)
+        assert names(node) == ["x"]
+
+    def test_what_the_log_lacks_is_lost_and_nothing_else(self) -> None:
+        """Broken on purpose: if a hello with holes counts as complete, this test fails."""
+        cluster = self.make_bounded(Bounds(log_entries=2))
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        for channel in ("busy", "idle"):
+            enter(cluster, node, channel, "s")
+        enter(cluster, node, "p", "s", member=ANN)
+        node.local.calls.clear()
+        node.link.cut()
+        enter(cluster, other, "p", "t", member=BOB)
+        for name in "abc":
+            ask(cluster, other.space.publish([event(name, "busy")]))
+        tick(cluster)
+        assert node.local.losses == [Lost(Reason.TRIMMED, channel="busy", now=Entry(1))]
+        assert node.local.facts[:1] == [MemberAdded("p", BOB)]
+
+    # -- Nodes that die, and come back -------------------------------------------------------
+
+    def test_a_dead_node_is_removed(self, cluster: LinkedCluster) -> None:
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", OBSERVED, member=ANN)
+        enter(cluster, other, "p", "b", OBSERVED, member=BOB)
+        for one in holders(cluster):
+            one.settle()
+        cluster.settle()
+        cluster.kill(node)
+        pass_time(cluster, 2 * LEASE_S)
+        assert MemberRemoved("p", "ann") in other.local.facts
+        assert ask(cluster, other.space.counts(["p"])) == {"p": Counts(1, 1)}
+        (holder,) = holders(cluster)
+        assert MemberRemoved("p", "ann") in owed(cluster)
+        assert holder is not node
+
+    def test_a_stalled_node_makes_good_what_it_missed(self, cluster: LinkedCluster) -> None:
+        """
+        It was removed, and comes back: its members leave and enter, in between there is a Lost.
+
+        Broken on purpose: without `born`, this test fails.
+        """
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", member=ANN)
+        enter(cluster, node, "alone", "a")
+        enter(cluster, other, "p", "b", member=BOB)
+        ask(cluster, node.space.sign_in("ann", "a"))
+        other.local.calls.clear()
+        node.local.calls.clear()
+        node.stalled = True
+        pass_time(cluster, 2 * LEASE_S)
+        assert other.local.facts == [MemberRemoved("p", "ann")]
+        ask(cluster, other.space.publish([event("x", "p"), event("y", "alone")]))
+        cluster.heal()
+        assert other.local.facts[-1] == MemberAdded("p", ANN)
+        assert node.local.facts == [event("x", "p")]
+        assert [(one.channel, one.user_id, one.reason) for one in node.local.losses] == [
+            ("alone", None, Reason.VACATED),
+            (None, "ann", Reason.VACATED),
+        ]
+
+    def test_a_node_that_comes_back_is_not_refused_by_the_member_limit(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: with the limit for assertions, too, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", member=ANN, max_members=1)
+        cluster.state.bury(node.engine.node)
+        enter(cluster, other, "p", "b", member=BOB, max_members=1)
+        cluster.heal()
+        assert set(ask(cluster, other.space.users("p"))) == {"ann", "bob"}
+        refused = ask(cluster, other.space.enter("p", "c", PLAIN, member=CAT, max_members=1))
+        assert refused is Refusal.FULL
+
+    def test_a_common_outage_kills_no_node(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if the first node back removes the others, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", member=ANN)
+        enter(cluster, other, "p", "b", member=BOB)
+        other.local.calls.clear()
+        for one in cluster.nodes:
+            cut_off(one)
+        pass_time(cluster, 3 * LEASE_S)
+        other.link.reachable = True
+        pass_time(cluster, 1.0)
+        node.link.reachable = True
+        pass_time(cluster, 2 * LEASE_S)
+        assert other.local.facts == []
+
+    # -- The state as a whole ----------------------------------------------------------------
+
+    def test_an_empty_state_is_filled_again(self, cluster: LinkedCluster) -> None:
+        """Members and counts by difference; events may be missing, and each node says so."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", COUNTED, member=ANN)
+        enter(cluster, other, "p", "b", COUNTED, member=BOB)
+        ask(cluster, node.space.sign_in("ann", "a", ["bob"]))
+        for one in cluster.nodes:
+            one.local.calls.clear()
+        cluster.state.empty()
+        cluster.heal()
+        assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(2, 2)}
+        for one in (node, other):
+            assert one.local.losses[0].channel == "p"
+            assert one.local.losses[0].reason is Reason.NEW_STATE
+        assert node.local.losses[1].user_id == "ann"
+        assert members_of(node.local.facts, {"ann", "bob"}) == {"ann", "bob"}
+
+    def test_a_state_that_was_set_back_begins_anew(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if it goes on in the same epoch, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "chat", "a")
+        old = cluster.state.snapshot()
+        ask(cluster, other.space.publish([event("x")]))
+        enter(cluster, other, "chat", "b")
+        cluster.state.restore(old)
+        cluster.heal()
+        assert ask(cluster, node.space.counts(["chat"])) == {"chat": Counts(2, 0)}
+        assert [one.reason for one in node.local.losses] == [Reason.NEW_STATE]
+
+    @pytest.mark.parametrize("part", ["share", "channel", "members"])
+    def test_the_loss_of_a_part_is_noticed(self, cluster: LinkedCluster, part: str) -> None:
+        """Broken on purpose: without the cross-checks, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", member=ANN)
+        enter(cluster, other, "p", "b", member=BOB)
+        app = cluster.state.app(APP)
+        match part:
+            case "share":
+                app.lose_share(node.engine.node)
+            case "channel":
+                app.lose_channel("p")
+            case _:
+                app.lose_members("p")
+        cluster.heal()
+        leave(cluster, node, "p", "a", PLAIN, ANN)
+        assert ask(cluster, node.space.users("p")) == ["bob"]
+        assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(1, 1)}
+
+    # -- Owed changes ------------------------------------------------------------------------
+
+    def test_changes_without_a_holder_are_kept(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if nothing is recorded while nobody holds, this test fails."""
+        (holder,) = holders(cluster)
+        node = next(one for one in cluster.nodes if one is not holder)
+        enter(cluster, node, "a", "s", OBSERVED)
+        holder.settle()
+        cluster.settle()
+        node.local.calls.clear()
+        cluster.state.bury(linked(holder).engine.node)
+        cut_off(linked(holder))
+        enter(cluster, node, "b", "s", OBSERVED)
+        pass_time(cluster, LEASE_S)
+        assert node.local.holds
+        assert [one.change for one in node.local.owed] == [ChannelOccupied("b")]
+        assert node.marks[0].number == 2
+
+    def test_a_holder_releases_when_its_lease_ends(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if only the state ends it, two nodes hold, and this test fails."""
+        (holder,) = holders(cluster)
+        cut_off(linked(holder))
+        pass_time(cluster, LEASE_S + 0.2)
+        assert not holder.local.holds
+        pass_time(cluster, LEASE_S)
+        assert len(holders(cluster)) == (1 if len(cluster.nodes) > 1 else 0)
+
+    def test_a_holder_that_was_cut_off_for_a_moment_goes_on(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if owed changes are not repeated after a hello, this test fails."""
+        (holder,) = holders(cluster)
+        node = next(one for one in cluster.nodes if one is not holder)
+        linked(holder).link.cut()
+        enter(cluster, node, "a", "s", OBSERVED)
+        tick(cluster)
+        enter(cluster, node, "b", "s", OBSERVED)
+        assert len(holder.local.of("hold")) == 1
+        assert [mark.number for mark in holder.marks] == [1, 2]
+
+    def test_only_the_holder_settles(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if the state takes it from any node, this test fails."""
+        (holder,) = holders(cluster)
+        node = next(one for one in cluster.nodes if one is not holder)
+        enter(cluster, node, "a", "s", OBSERVED)
+        app = cluster.state.app(APP)
+        app.settle(node.engine.node, holder.marks[-1])
+        assert [one.change for one in app.unsettled()] == [ChannelOccupied("a")]
+        holder.settle()
+        cluster.settle()
+        assert list(app.unsettled()) == []
+
+    def test_too_many_changes_are_a_restart(self) -> None:
+        """Broken on purpose: if they are dropped and nothing is said, this test fails."""
+        cluster = self.make_bounded(Bounds(owed_changes=4))
+        (holder,) = holders(cluster)
+        for channel in "abcdef":
+            enter(cluster, cluster.nodes[0], channel, "s", OBSERVED)
+        leave(cluster, cluster.nodes[0], "a", "s", OBSERVED)
+        calls = [name for name, _ in holder.local.calls if name in {"restart", "owe"}]
+        since = len(calls) - 1 - calls[::-1].index("restart")
+        changes = [one.change for one in holder.local.owed[calls[:since].count("owe") :]]
+        assert calls.count("restart") > 1
+        occupied = {one.channel for one in changes if isinstance(one, ChannelOccupied)}
+        vacated = {one.channel for one in changes if isinstance(one, ChannelVacated)}
+        assert occupied - vacated == set("bcdef")
+
+    def test_a_goodbye_removes_everything(self, cluster: LinkedCluster) -> None:
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "p", "a", member=ANN)
+        enter(cluster, other, "p", "b", member=BOB)
+        goodbye(cluster, node)
+        assert ask(cluster, other.space.counts(["p"])) == {"p": Counts(1, 1)}
+        assert not node.local.holds
+
+
+def linked(node: Node) -> LinkedNode:
+    """Return the same node, which is behind a link."""
+    assert isinstance(node, LinkedNode)
+    return node
+
+
+def members_of(facts: Sequence[object], members: set[str]) -> set[str]:
+    """Return who is a member after *facts*, of those who were before."""
+    members = set(members)
+    for fact in facts:
+        match fact:
+            case MemberAdded(_, member):
+                members.add(member.user_id)
+            case MemberRemoved(_, user_id):
+                members.remove(user_id)
+            case _:
+                pass
+    return members
+
+
+def cut_off(node: LinkedNode) -> None:
+    """Cut a link, and let no other be made."""
+    node.link.reachable = False
+    node.link.cut()
+
+
+def tick(cluster: LinkedCluster) -> None:
+    """Let the timers of all nodes run once, and everything arrive."""
+    cluster.clock.now += 0.1
+    cluster.tick()
+    cluster.settle()
+
+
+def pass_time(cluster: LinkedCluster, seconds: float) -> None:
+    """Let time pass, in which everything arrives that is not held up."""
+    for _ in range(round(seconds * 10) + 1):
+        tick(cluster)
+
+
+def goodbye(cluster: LinkedCluster, node: LinkedNode) -> None:
+    """Close a node's engine as its server does when it stops."""
+    asyncio.run(cluster.close(node))
+    cluster.settle()
