@@ -1,0 +1,333 @@
+"""
+Each mechanism of the linked engine is needed: without it, a test of the suite fails.
+
+A mechanism is broken on purpose by replacing a function; the test of the suite that is named beside
+it must fail then, and passes otherwise (`test_engine.py`).
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from heliograph.engine.testing import app_state, engine, log, messages, owing, space, state
+from heliograph.engine.testing.cluster import LinkedCluster
+from heliograph.errors import Unavailable
+from tests.unit import test_engine
+
+Break = Callable[[pytest.MonkeyPatch], object]
+
+
+class Mechanism(NamedTuple):
+    """What is broken, how, and the tests that fail then."""
+
+    name: str
+    breaks: Break
+    tests: tuple[str, ...]
+
+
+def returns(owner: Any, name: str, value: object = None) -> Break:
+    """Have a function do nothing, and return *value*."""
+    return lambda patch: patch.setattr(owner, name, lambda *_arguments, **_named: value)
+
+
+def replaced(owner: Any, name: str, function: Callable[..., object]) -> Break:
+    """Have *function* in the place of another one."""
+    return lambda patch: patch.setattr(owner, name, function)
+
+
+def every(*breaks: Break) -> Break:
+    """Break several at once: one alone is made good by the other."""
+
+    def break_all(patch: pytest.MonkeyPatch) -> None:
+        for one in breaks:
+            one(patch)
+
+    return break_all
+
+
+def limited(original: Any) -> Callable[..., object]:
+    """Apply a limit of one member to everything that is asserted."""
+
+    def assert_channel(self: Any, turn: Any, asserted: Any) -> object:
+        channel = self._channels.get(asserted.channel)
+        if channel is not None and any(
+            number and member.user_id not in channel.members for member, number in asserted.members
+        ):
+            return []
+        return original(self, turn, asserted)
+
+    return assert_channel
+
+
+def fail_without_withdrawing(self: Any, entering: Any) -> None:
+    self._forget(entering)
+    entering.later.fail(Unavailable("the engine did not answer in time"))
+
+
+def assert_without_tickets(
+    self: Any,
+    channels: Any = (),
+    users: Any = (),
+    signing_in: Any = (),
+    withdrawn: Any = (),  # noqa: ARG001 - this is what is broken
+) -> None:
+    self._send(messages.Assert(channels, users, signing_in))
+
+
+def go_on_in_the_same_epoch(self: Any, snapshot: Any) -> None:
+    self._apps, self._leases = snapshot.apps, snapshot.leases
+
+
+def say_to_all(self: Any, name: str, channel: Any, fact: Any, skip: Any) -> None:
+    channel.last = self._log.append(fact, channel=name, user_id=None)
+    for node in self._nodes:
+        if node != skip:
+            self._tell(node, messages.FactMessage(fact))
+
+
+def deliver_all(self: Any, fact: Any) -> None:
+    if hasattr(fact, "channel"):
+        self._local.deliver(fact)
+
+
+def owe_the_present_holder(original: Any) -> Callable[..., object]:
+    def owe(self: Any, change: Any) -> None:
+        if self.holder is not None:
+            original(self, change)
+
+    return owe
+
+
+def take_always(self: Any, node: str) -> None:
+    self.holder = None
+    original_take(self, node)
+
+
+original_take = app_state.AppState.take
+
+
+def expired_leases(self: Any, now: float, lease_s: float) -> None:
+    self.since = now - lease_s
+    self.ends = now + lease_s
+
+
+def forget_refusals(self: Any, node: str, _number: int) -> None:
+    if node in self._nodes:
+        self._nodes[node].uncounted.clear()
+
+
+def forget_nothing(_self: Any, _entering: Any) -> None:
+    """Go on waiting for the answer."""
+
+
+def settle_anybody(self: Any, _node: str, mark: Any) -> None:
+    self._owing.settle(mark)
+
+
+def answers_in_any_order(original: Any) -> Callable[..., object]:
+    """Take the answers that are missing for given."""
+
+    def received(self: Any, message: Any) -> None:
+        body = message.body
+        if isinstance(body, messages.Done | messages.NotExecuted):
+            while self._sent and self._sent[0].seq < body.seq:
+                self._sent.popleft()
+        original(self, message)
+
+    return received
+
+
+MECHANISMS = (
+    Mechanism(
+        "the fence of a node's numbers",
+        returns(app_state.AppState, "fence", True),
+        (
+            "test_a_command_of_an_old_connection_is_not_executed",
+            "test_a_late_publish_of_an_old_connection_is_not_executed",
+        ),
+    ),
+    Mechanism(
+        "the deadline where commands are executed",
+        returns(state.SharedState, "_late", False),
+        ("test_nothing_happens_after_its_deadline",),
+    ),
+    Mechanism(
+        "the log",
+        returns(app_state.AppState, "_replay"),
+        ("test_events_during_an_interruption_are_delivered_after_it",),
+    ),
+    Mechanism(
+        "the numbers of the inbox",
+        returns(space.LinkedSpace, "_follows", True),
+        (
+            "test_events_that_were_lost_silently_are_noticed",
+            "test_a_silent_loss_is_noticed_without_further_events",
+        ),
+    ),
+    Mechanism(
+        "probes",
+        returns(app_state.AppState, "probe"),
+        ("test_a_silent_loss_is_noticed_without_further_events",),
+    ),
+    Mechanism(
+        "the complete hello after a hole in the log",
+        returns(log.Log, "reaches", True),
+        ("test_what_the_log_lacks_is_lost_and_nothing_else",),
+    ),
+    Mechanism(
+        "the birth of channels and users",
+        returns(app_state, "began_after", False),
+        ("test_a_stalled_node_makes_good_what_it_missed",),
+    ),
+    Mechanism(
+        "a member limit for enters only",
+        replaced(
+            app_state.AppState, "_assert_channel", limited(app_state.AppState._assert_channel)
+        ),
+        ("test_a_node_that_comes_back_is_not_refused_by_the_member_limit",),
+    ),
+    Mechanism(
+        "the withdrawal of what failed",
+        replaced(space.LinkedSpace, "_fail_enter", fail_without_withdrawing),
+        (
+            "test_an_enter_that_failed_leaves_no_trace",
+            "test_an_enter_that_was_executed_and_failed_is_made_good",
+        ),
+    ),
+    Mechanism(
+        "the withdrawal of what is unanswered",
+        replaced(space.LinkedSpace, "_forget", forget_nothing),
+        ("test_a_withdrawn_enter_is_never_answered",),
+    ),
+    Mechanism(
+        "the names of withdrawn tickets",
+        replaced(space.LinkedSpace, "_send_assert", assert_without_tickets),
+        ("test_a_refused_enter_that_was_withdrawn_takes_nothing_away",),
+    ),
+    Mechanism(
+        "the memory of refusals",
+        replaced(app_state.AppState, "received", forget_refusals),
+        ("test_a_refused_enter_leaves_no_trace",),
+    ),
+    Mechanism(
+        "the repetition of what is unanswered",
+        returns(space.LinkedSpace, "_repeat"),
+        (
+            "test_an_enter_whose_reply_was_lost_is_answered_after_the_interruption",
+            "test_a_leave_that_was_cut_off_is_made_good",
+            "test_a_leave_that_was_refused_is_made_good",
+        ),
+    ),
+    Mechanism(
+        "the assertion of what changed during an outage",
+        returns(space.LinkedSpace, "_take_unsaid", messages.Assert()),
+        ("test_a_leave_during_an_outage_is_made_good",),
+    ),
+    Mechanism(
+        "answers to each command, in order",
+        replaced(space.LinkedSpace, "received", answers_in_any_order(space.LinkedSpace.received)),
+        ("test_a_leave_that_was_lost_silently_is_made_good",),
+    ),
+    Mechanism(
+        "giving up a connection that does not answer",
+        returns(space.LinkedSpace, "stuck", False),
+        ("test_a_connection_that_answers_no_more_is_given_up",),
+    ),
+    Mechanism(
+        "removal only by nodes whose lease was never broken",
+        replaced(state._Lease, "__init__", expired_leases),
+        ("test_a_common_outage_kills_no_node",),
+    ),
+    Mechanism(
+        "a new epoch when the state was set back",
+        replaced(state.SharedState, "restore", go_on_in_the_same_epoch),
+        ("test_a_state_that_was_set_back_begins_anew",),
+    ),
+    Mechanism(
+        "the cross-checks",
+        every(returns(app_state.AppState, "check"), returns(app_state.AppState, "_check_members")),
+        ("test_the_loss_of_a_part_is_noticed",),
+    ),
+    Mechanism(
+        "changes that are recorded without a holder",
+        replaced(app_state.AppState, "_owe", owe_the_present_holder(app_state.AppState._owe)),
+        ("test_changes_without_a_holder_are_kept",),
+    ),
+    Mechanism(
+        "the holder's own look at its lease",
+        returns(engine.LinkedEngine, "renewed"),
+        ("test_a_holder_releases_when_its_lease_ends",),
+    ),
+    Mechanism(
+        "one holder",
+        replaced(app_state.AppState, "take", take_always),
+        ("test_there_is_one_holder_from_the_beginning",),
+    ),
+    Mechanism(
+        "the repetition of owed changes after a hello",
+        returns(owing.Owing, "after", ()),
+        ("test_a_holder_that_was_cut_off_for_a_moment_goes_on",),
+    ),
+    Mechanism(
+        "settling by the holder only",
+        replaced(app_state.AppState, "settle", settle_anybody),
+        ("test_only_the_holder_settles",),
+    ),
+    Mechanism(
+        "the restart after too many changes",
+        returns(app_state.AppState, "finish"),
+        ("test_too_many_changes_are_a_restart",),
+    ),
+    Mechanism(
+        "interest, in the state and in the node",
+        every(
+            replaced(app_state.AppState, "_say", say_to_all),
+            replaced(space.LinkedSpace, "_fact", deliver_all),
+        ),
+        ("test_a_node_that_did_not_enter_gets_no_facts",),
+    ),
+)
+
+CASES = [
+    pytest.param(mechanism, test, id=f"{mechanism.name}: {test}")
+    for mechanism in MECHANISMS
+    for test in mechanism.tests
+]
+
+
+class Suite(test_engine.TestFaultsOfTwoNodes, test_engine.TestTwoNodesOverLateLinks):
+    """All tests that a mechanism may be needed for, over two nodes whose links a test moves."""
+
+    __test__ = False
+
+    def make(self) -> LinkedCluster:
+        return test_engine.TestFaultsOfTwoNodes.make(self)
+
+
+def run(test: str) -> None:
+    """Run a test of the suite, with each of its parameters: it fails if one of them does."""
+    suite = Suite()
+    function = getattr(suite, test)
+    marks = getattr(function, "pytestmark", [])
+    values: list[tuple[object, ...]] = [(value,) for mark in marks for value in mark.args[1]]
+    for arguments in values or [()]:
+        if "cluster" in inspect.signature(function).parameters:
+            function(suite.make(), *arguments)
+        else:
+            function(*arguments)
+
+
+@pytest.mark.parametrize("test", sorted({test for one in MECHANISMS for test in one.tests}))
+def test_the_suite_passes_with_every_mechanism(test: str) -> None:
+    run(test)
+
+
+@pytest.mark.parametrize(("mechanism", "test"), CASES)
+def test_the_suite_fails_without(
+    mechanism: Mechanism, test: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mechanism.breaks(monkeypatch)
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        run(test)
