@@ -1,0 +1,98 @@
+"""Two servers, whose engines share one state: clients notice nothing of there being two."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+
+import pytest
+
+from heliograph.config import load
+from heliograph.engine.testing.looped import LoopedEngine
+from heliograph.engine.testing.state import SharedState
+from heliograph.protocols.pusher import auth
+from heliograph.server import Server
+from tests.integration.rig import APP_ID, KEY, SECRET, Client, Rig
+
+
+@pytest.fixture
+def texts() -> Iterator[str]:
+    return (f"text {number}" for number in count())
+
+
+@pytest.fixture
+def state(texts: Iterator[str]) -> SharedState:
+    return SharedState(time.monotonic, lambda: next(texts))
+
+
+@asynccontextmanager
+async def serving(state: SharedState, *nodes: str) -> AsyncIterator[list[tuple[Rig, LoopedEngine]]]:
+    flags = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "shutdown_timeout": 0,
+        "pusher_app_id": APP_ID,
+        "pusher_app_key": KEY,
+        "pusher_secret": SECRET,
+    }
+    async with AsyncExitStack() as servers:
+        found = []
+        for node in nodes:
+            engine = LoopedEngine(state, time.monotonic, node)
+            config = load(flags, {}, make_up=lambda: ("1", "k", "s"))
+            server = Server(config, lambda engine=engine: engine)  # type: ignore[misc]
+            await server.start()
+            servers.push_async_callback(server.stop)
+            found.append((Rig(server), engine))
+        yield found
+
+
+def joined(client: Client, channel: str, user_id: str) -> dict[str, str]:
+    """Return the message's data by which a client subscribes to a presence channel."""
+    member = json.dumps({"user_id": user_id})
+    text = f"{client.socket_id}:{channel}:{member}"
+    signature = auth.sign(SECRET.encode(), text)
+    return {"channel": channel, "auth": f"{KEY}:{signature}", "channel_data": member}
+
+
+async def subscribe(client: Client, channel: str, user_id: str) -> dict[str, object]:
+    """Subscribe to a presence channel; return what its acknowledgement says."""
+    await client.send("pusher:subscribe", joined(client, channel, user_id))
+    message = json.loads(await client.receive())
+    assert message["event"] == "pusher_internal:subscription_succeeded"
+    data = json.loads(message["data"])
+    assert isinstance(data["presence"], dict)
+    return data["presence"]
+
+
+async def test_clients_of_two_servers_are_members_of_one_channel(state: SharedState) -> None:
+    async with (
+        serving(state, "one", "two") as ((first, _), (second, _)),
+        first.client() as ann,
+        second.client() as bob,
+    ):
+        await subscribe(ann, "presence-p", "ann")
+        assert (await subscribe(bob, "presence-p", "bob"))["ids"] == ["ann", "bob"]
+        assert json.loads(await ann.receive())["event"] == "pusher_internal:member_added"
+        await second.publish("x", "presence-p")
+        for client in (ann, bob):
+            message = json.loads(await client.receive())
+            assert (message["event"], message["channel"]) == ("x", "presence-p")
+        await bob.send("pusher:unsubscribe", {"channel": "presence-p"})
+        assert json.loads(await ann.receive())["event"] == "pusher_internal:member_removed"
+
+
+async def test_an_event_during_an_interruption_reaches_the_client_after_it(
+    state: SharedState,
+) -> None:
+    async with (
+        serving(state, "one", "two") as ((first, engine), (second, _)),
+        first.client() as ann,
+    ):
+        await subscribe(ann, "presence-p", "ann")
+        engine.link.reachable = False
+        engine.link.cut()
+        await second.publish("x", "presence-p")
+        engine.link.reachable = True
+        assert json.loads(await ann.receive())["event"] == "x"
