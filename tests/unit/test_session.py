@@ -24,6 +24,7 @@ from heliograph.node.dialect import Ending
 from heliograph.node.journal import Journal, Occurrence
 from heliograph.node.node import Node
 from heliograph.node.policy import Policy
+from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.protocols.pusher.session import Session
@@ -157,14 +158,7 @@ class World:
         """What the node should want, by the channels and the users of its sessions."""
         tenant = self.node.tenant("1")
         assert tenant is not None
-        share = Share()
-        for session in tenant.sessions.values():
-            assert isinstance(session, Session)
-            for channel in session.channels:
-                share.enter(channel, (session.members or {}).get(channel))
-            if session.user is not None:
-                share.sign_in(session.user.id, session.user.watchlist)
-        return share
+        return asserted_by(tenant)
 
     def client(self) -> FakePeer:
         session = self.dialect.connect("key", None)
@@ -183,6 +177,18 @@ class World:
         keep = tenant.keep if fields.pop("cached", False) else None
         reply = tenant.publish([Event(channel, name, b'"{}"', keep=keep, **fields)])
         proceed(reply, lambda _: None, lambda _: None)
+
+
+def asserted_by(tenant: Tenant) -> Share:
+    """What a node should want of an app, by the channels and the users of its sessions."""
+    share = Share()
+    for session in tenant.sessions.values():
+        assert isinstance(session, Session)
+        for channel in session.channels:
+            share.enter(channel, (session.members or {}).get(channel))
+        if session.user is not None:
+            share.sign_in(session.user.id, session.user.watchlist)
+    return share
 
 
 @pytest.fixture(params=[False, True], ids=["memory", "late"])
