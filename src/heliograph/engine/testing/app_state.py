@@ -517,8 +517,11 @@ class AppState:
         # Below 0 only if a command before this one was not executed: it will be made again.
         uncounted = sum(one.channel == name for one in turn.registration.uncounted.values())
         wanted = max(0, asserted.subscriptions - uncounted)
-        if not wanted and part is None:
-            return refusals
+        if not wanted:
+            if part is None:
+                return refusals
+            # Members that are not named may be left of a command that was not executed.
+            sessions |= dict.fromkeys((*part.sessions, *sessions), 0)
         if channel is None:
             channel = self._channels[name] = _Channel(asserted.options, self._log.last)
             self._channel_count += 1

@@ -687,6 +687,20 @@ class FaultContract:
         tick(cluster)
         assert listed(ask(cluster, node.space.channels(""))) == {}
 
+    def test_the_last_leave_of_a_node_makes_good_a_refused_one_before_it(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if only the members that it names are removed, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        for one, subscriber_id, member in ((node, "a", ANN), (node, "b", BOB), (other, "c", CAT)):
+            enter(cluster, one, "p", subscriber_id, member=member)
+        node.link.refusing = True
+        leave(cluster, node, "p", "a", PLAIN, ANN)
+        node.link.refusing = False
+        leave(cluster, node, "p", "b", PLAIN, BOB)
+        cluster.heal()
+        assert ask(cluster, other.space.users("p")) == ["cat"]
+
     def test_a_refused_publish_reaches_nobody(self, cluster: LinkedCluster) -> None:
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, other, "chat", "s")
