@@ -132,6 +132,11 @@ class Link:
         if self._up and self._connection is not None:
             self._withheld.append((self._connection, self._up.popleft()))
 
+    @property
+    def withheld(self) -> int:
+        """The number of commands that were taken off the way."""
+        return len(self._withheld)
+
     def deliver_withheld(self) -> None:
         """Let the withheld commands arrive, late; on their own connections, if those still are."""
         withheld, self._withheld = self._withheld, []

@@ -9,7 +9,7 @@ was published.
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from heliograph.engine.answers import (
     CacheFilled,
@@ -50,7 +50,16 @@ CHANNELS = ("a", "b", "presence-p", "presence-q")
 SUBSCRIBERS = ("s", "t", "u")
 USERS = ("ann", "bob", "cat")
 MAX_MEMBERS = 2
-LINK_FAULTS = ("frozen_up", "frozen_down", "losing_up", "losing_down", "refusing")
+FAULTS = (
+    *("cut", "cut_off", "freeze_up", "freeze_down", "lose_up", "lose_down", "refuse", "delay"),
+    *("stall", "bury", "kill"),
+    *("empty", "set_back", "lose_share", "lose_channel", "lose_members", "lose_log"),
+)
+"""Of links, of nodes, of the state."""
+
+INDEX = st.integers(0, 2)
+MOVES = st.integers(0, 3).map(bool)
+"""Whether everything arrives after a command: mostly, or there would be little to fail."""
 
 
 class Subscription:
@@ -266,8 +275,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.snapshot: Snapshot | None = None
         self.gone: list[Subscription] = []
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2))
+    def start(self, faults: list[str]) -> None:
+        """Begin, and choose the faults of this run: with all at once, each hides the others."""
+        self.faults = faults
         self.cluster = LinkedCluster(
             self.number, Pace.STEPPED, bounds=self.bounds, local=lambda: ModelNode(self)
         )
@@ -287,12 +298,15 @@ class EngineMachine(RuleBasedStateMachine):
     # -- Clients -----------------------------------------------------------------------------
 
     @rule(
-        index=st.integers(0, 2),
+        index=INDEX,
         channel=st.sampled_from(CHANNELS),
         subscriber_id=st.sampled_from(SUBSCRIBERS),
         user_id=st.sampled_from(USERS),
+        moves=MOVES,
     )
-    def enter(self, index: int, channel: str, subscriber_id: str, user_id: str) -> None:
+    def enter(
+        self, index: int, channel: str, subscriber_id: str, user_id: str, moves: bool
+    ) -> None:
         node = self._node(index)
         model = self._model(node)
         key = (channel, subscriber_id)
@@ -326,13 +340,15 @@ class EngineMachine(RuleBasedStateMachine):
         limit = MAX_MEMBERS if presence else 0
         reply = node.space.enter(channel, subscriber_id, OPTIONS, member=member, max_members=limit)
         proceed(reply, entered, failed)
+        self._move(moves)
 
     @rule(
-        index=st.integers(0, 2),
+        index=INDEX,
         subscriber_id=st.sampled_from(SUBSCRIBERS),
         channels=st.sets(st.sampled_from(CHANNELS), min_size=1),
+        moves=MOVES,
     )
-    def leave(self, index: int, subscriber_id: str, channels: set[str]) -> None:
+    def leave(self, index: int, subscriber_id: str, channels: set[str], moves: bool) -> None:
         """Leave some channels at once, answered or not."""
         node = self._node(index)
         model = self._model(node)
@@ -346,12 +362,14 @@ class EngineMachine(RuleBasedStateMachine):
                 self.gone.append(one)
         if left:
             node.space.leave(left, subscriber_id)
+        self._move(moves)
 
     @rule(
-        index=st.integers(0, 2),
+        index=INDEX,
         channels=st.lists(st.sampled_from(CHANNELS), min_size=1, max_size=3),
+        moves=MOVES,
     )
-    def publish(self, index: int, channels: list[str]) -> None:
+    def publish(self, index: int, channels: list[str], moves: bool) -> None:
         node = self._node(index)
         if node.stalled:
             return
@@ -362,14 +380,18 @@ class EngineMachine(RuleBasedStateMachine):
         ]
         answer = Answer(node.space.publish(events))
         self.published += [Published(channel, self.now, node, answer) for channel in channels]
+        self._move(moves)
 
     @rule(
-        index=st.integers(0, 2),
+        index=INDEX,
         session_id=st.sampled_from(SUBSCRIBERS),
         user_id=st.sampled_from(USERS),
         watchlist=st.sets(st.sampled_from(USERS)),
+        moves=MOVES,
     )
-    def sign_in(self, index: int, session_id: str, user_id: str, watchlist: set[str]) -> None:
+    def sign_in(
+        self, index: int, session_id: str, user_id: str, watchlist: set[str], moves: bool
+    ) -> None:
         node = self._node(index)
         model = self._model(node)
         if node.stalled or session_id in model.sessions:
@@ -389,8 +411,9 @@ class EngineMachine(RuleBasedStateMachine):
             del model.sessions[session_id]
 
         proceed(node.space.sign_in(user_id, session_id, one.watchlist), signed_in, failed)
+        self._move(moves)
 
-    @rule(index=st.integers(0, 2), session_id=st.sampled_from(SUBSCRIBERS))
+    @rule(index=INDEX, session_id=st.sampled_from(SUBSCRIBERS))
     def sign_out(self, index: int, session_id: str) -> None:
         node = self._node(index)
         one = self._model(node).sessions.get(session_id)
@@ -399,7 +422,7 @@ class EngineMachine(RuleBasedStateMachine):
         del self._model(node).sessions[session_id]
         node.space.sign_out(one.user_id, session_id, one.watchlist)
 
-    @rule(index=st.integers(0, 2), user_id=st.sampled_from(USERS))
+    @rule(index=INDEX, user_id=st.sampled_from(USERS))
     def terminate(self, index: int, user_id: str) -> None:
         node = self._node(index)
         if not node.stalled:
@@ -408,7 +431,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     # -- Holders -----------------------------------------------------------------------------
 
-    @rule(index=st.integers(0, 2), settles=st.booleans())
+    @rule(index=INDEX, settles=st.booleans())
     def keep(self, index: int, settles: bool) -> None:
         """Keep what is owed and, if the holder does not die before, settle it."""
         node = self._node(index)
@@ -424,7 +447,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     # -- Messages and time -------------------------------------------------------------------
 
-    @rule(index=st.integers(0, 2), up=st.integers(0, 5), down=st.integers(0, 5))
+    @rule(index=INDEX, up=st.integers(0, 3), down=st.integers(0, 5))
     def step(self, index: int, up: int, down: int) -> None:
         node = self._node(index)
         if node.stalled:
@@ -434,17 +457,11 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(down):
             node.link.step_down()
 
-    @rule()
-    def settle(self) -> None:
-        self.now += 1
-        self.cluster.settle()
-
     @rule(ticks=st.sampled_from((1, 3, 21, 51)), moves=st.booleans())
     def elapse(self, ticks: int, moves: bool) -> None:
         self.now += 1
         for _ in range(ticks):
-            if moves:
-                self.cluster.settle()
+            self._move(moves)
             self.cluster.clock.now += 0.1
             self.cluster.tick()
 
@@ -457,98 +474,101 @@ class EngineMachine(RuleBasedStateMachine):
             self.cluster.clock.now += 0.5
             self.cluster.tick()
 
-    # -- Faults of links ---------------------------------------------------------------------
+    def _move(self, moves: bool) -> None:
+        if moves:
+            self.cluster.settle()
 
-    @rule(index=st.integers(0, 2), executed=st.integers(0, 3))
-    def cut(self, index: int, executed: int) -> None:
-        self._node(index).link.cut(executed)
+    # -- Faults ------------------------------------------------------------------------------
 
-    @rule(index=st.integers(0, 2), executed=st.integers(0, 3))
-    def cut_off(self, index: int, executed: int) -> None:
-        """Cut a link, and make no other until it heals."""
-        link = self._node(index).link
-        link.reachable = False
-        link.cut(executed)
+    @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
+    def fail(self, index: int, choice: int, amount: int) -> None:
+        """Have one of the faults of this run, on one node."""
+        getattr(self, f"_{self.faults[choice % len(self.faults)]}")(self._node(index), amount)
 
-    @rule(index=st.integers(0, 2), fault=st.sampled_from(LINK_FAULTS))
-    def spoil(self, index: int, fault: str) -> None:
-        setattr(self._node(index).link, fault, True)
+    @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
+    def fail_again(self, index: int, choice: int, amount: int) -> None:
+        """Have faults as often as commands: rules are chosen evenly."""
+        self.fail(index, choice, amount)
 
-    @rule(index=st.integers(0, 2))
-    def withhold(self, index: int) -> None:
-        self._node(index).link.withhold()
-
-    @rule(index=st.integers(0, 2))
-    def deliver_withheld(self, index: int) -> None:
-        self._node(index).link.deliver_withheld()
-
-    @rule(index=st.integers(0, 2))
-    def heal(self, index: int) -> None:
-        self._node(index).link.heal()
-
-    # -- Faults of nodes ---------------------------------------------------------------------
-
-    @rule(index=st.integers(0, 2))
-    def stall(self, index: int) -> None:
-        self._node(index).stalled = True
-
-    @rule(index=st.integers(0, 2))
-    def resume(self, index: int) -> None:
+    @rule(index=INDEX)
+    def mend(self, index: int) -> None:
+        """End the faults of a node that last."""
         node = self._node(index)
         if node.stalled:
             node.stalled = False
             node.engine.tick()
+        node.link.heal()
 
-    @rule(index=st.integers(0, 2))
-    def bury(self, index: int) -> None:
+    def _cut(self, node: LinkedNode, amount: int) -> None:
+        node.link.cut(amount)
+
+    def _cut_off(self, node: LinkedNode, amount: int) -> None:
+        """Cut a link, and make no other until it is mended."""
+        node.link.reachable = False
+        node.link.cut(amount)
+
+    def _freeze_up(self, node: LinkedNode, _amount: int) -> None:
+        node.link.frozen_up = True
+
+    def _freeze_down(self, node: LinkedNode, _amount: int) -> None:
+        node.link.frozen_down = True
+
+    def _lose_up(self, node: LinkedNode, _amount: int) -> None:
+        node.link.losing_up = not node.link.losing_up
+
+    def _lose_down(self, node: LinkedNode, _amount: int) -> None:
+        node.link.losing_down = not node.link.losing_down
+
+    def _refuse(self, node: LinkedNode, _amount: int) -> None:
+        node.link.refusing = not node.link.refusing
+
+    def _delay(self, node: LinkedNode, amount: int) -> None:
+        """Have commands arrive late: those of an earlier time, or the next ones at another time."""
+        if node.link.withheld:
+            node.link.deliver_withheld()
+            return
+        for _ in range(amount):
+            node.link.withhold()
+        if amount % 2:
+            node.link.cut()
+
+    def _stall(self, node: LinkedNode, _amount: int) -> None:
+        node.stalled = True
+
+    def _bury(self, node: LinkedNode, _amount: int) -> None:
         """Declare a node dead that is alive."""
-        self.cluster.state.bury(self._node(index).engine.node)
+        self.cluster.state.bury(node.engine.node)
 
-    @rule(index=st.integers(0, 2), keeps=st.booleans())
-    def kill(self, index: int, keeps: bool) -> None:
+    def _kill(self, node: LinkedNode, amount: int) -> None:
         """Kill a node, perhaps just after it kept what was owed, and start another one."""
-        node = self._node(index)
         for published in (*self.published, *self.terminated):
             published.orphaned |= published.node is node
-        if keeps:
+        if amount % 2:
             self._keep(node)
         self.cluster.kill(node)
         self.cluster.join()
 
-    # -- Faults of the state -----------------------------------------------------------------
-
-    @rule()
-    def empty(self) -> None:
-        self.now += 1
+    def _empty(self, _node: LinkedNode, _amount: int) -> None:
         self.cluster.state.empty()
 
-    @rule()
-    def copy(self) -> None:
-        self.snapshot = self.cluster.state.snapshot()
-
-    @precondition(lambda self: self.snapshot is not None)
-    @rule()
-    def restore(self) -> None:
-        self.now += 1
-        if self.snapshot is not None:
-            self.cluster.state.restore(self.snapshot)
-
-    @rule(index=st.integers(0, 2))
-    def lose_share(self, index: int) -> None:
-        self.cluster.state.app(APP).lose_share(self._node(index).engine.node)
-
-    @rule(channel=st.sampled_from(CHANNELS), members=st.booleans())
-    def lose_channel(self, channel: str, members: bool) -> None:
-        self.now += 1
-        app = self.cluster.state.app(APP)
-        if members:
-            app.lose_members(channel)
+    def _set_back(self, _node: LinkedNode, _amount: int) -> None:
+        """Copy the state, or set it back to the copy."""
+        if self.snapshot is None:
+            self.snapshot = self.cluster.state.snapshot()
         else:
-            app.lose_channel(channel)
+            self.cluster.state.restore(self.snapshot)
+            self.snapshot = None
 
-    @rule()
-    def lose_log(self) -> None:
-        self.now += 1
+    def _lose_share(self, node: LinkedNode, _amount: int) -> None:
+        self.cluster.state.app(APP).lose_share(node.engine.node)
+
+    def _lose_channel(self, _node: LinkedNode, amount: int) -> None:
+        self.cluster.state.app(APP).lose_channel(CHANNELS[amount])
+
+    def _lose_members(self, _node: LinkedNode, amount: int) -> None:
+        self.cluster.state.app(APP).lose_members(CHANNELS[amount])
+
+    def _lose_log(self, _node: LinkedNode, _amount: int) -> None:
         self.cluster.state.app(APP).lose_log()
 
     # -- The end -----------------------------------------------------------------------------
