@@ -45,9 +45,9 @@ FAMILIES = (
     Family("heliograph_publishes_total", COUNTER, "Events published with the HTTP API; an event for"
            " several channels counts once for each."),
     Family("heliograph_facts_total", COUNTER, "Events, membership changes and counts on channels"
-           " that have subscribers on this server."),
-    Family("heliograph_deliveries_total", COUNTER, "Events, membership changes and counts"
-           " delivered, one for each subscriber."),
+           " that have subscribers on this server, and online states of watched users."),
+    Family("heliograph_deliveries_total", COUNTER, "Events, membership changes, counts and"
+           " online states delivered, one for each subscriber."),
     Family("heliograph_writes_total", COUNTER, "Socket writes for deliveries. Deliveries divided by"
            " writes is the batch size."),
     Family("heliograph_encodings_total", COUNTER, "Frames encoded for deliveries; subscribers that"

@@ -58,7 +58,8 @@ def test_an_observer_sees_what_occurs_on_its_node(late: bool) -> None:
     found = [occurrence for _, occurrence in seen]
     assert found[:2] == [Connected(ann.id), Connected(bob.id)]
     assert found[2] == Subscribed(ann.id, "presence-c", "ann")
-    refused = Refused(bob.id, "presence-c", "the presence channel is full")
+    full = "Presence channel presence-c is full: at most 1 members"
+    refused = Refused(bob.id, "presence-c", full)
     assert sorted(map(str, found[3:5])) == sorted(map(str, [refused, Subscribed(bob.id, "c")]))
     sent, published = sorted(found[5:7], key=lambda one: isinstance(one, Published))
     assert isinstance(sent, ClientEventSent)
@@ -66,6 +67,26 @@ def test_an_observer_sees_what_occurs_on_its_node(late: bool) -> None:
     assert isinstance(published, Published)
     assert [event.name for event in published.events] == ["news"]
     assert found[7:] == [Disconnected(ann.id)]
+
+
+def test_every_refused_subscription_is_observed() -> None:
+    world = World(late=False)
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    peer = world.client()
+    seen: list[str] = []
+
+    def note(_app_id: str, occurrence: object) -> None:
+        assert isinstance(occurrence, Refused)
+        assert occurrence.session_id == peer.id
+        seen.append(occurrence.channel)
+
+    tenant.observers.append(note)
+    refused = ("private-c", "not legal", "#server-to-user-x", "presence-c")
+    for channel in refused:
+        signed = sign(peer, channel) if channel == "presence-c" else {"auth": "key:wrong"}
+        say(peer, "subscribe", channel, **signed)
+    assert tuple(seen) == refused
 
 
 def test_what_the_engine_refused_to_publish_is_not_observed() -> None:
@@ -165,6 +186,17 @@ def test_a_mark_is_settled_once_every_observer_has_settled_it() -> None:
     assert settled == [mark(2), mark(3)]
     holding.release()
     assert first.terms == ["t", "released"]
+
+
+def test_observers_that_settle_marks_of_different_epochs_are_waited_for() -> None:
+    settled: list[Mark] = []
+    first, second = observers = [Settling(), Settling()]
+    Holding("1", observers, settled.append).hold("t")
+    first.settle(Mark("s", "new", 5))
+    second.settle(Mark("s", "old", 3))
+    assert settled == []
+    second.settle(Mark("s", "new", 5))
+    assert settled == [Mark("s", "new", 5)]
 
 
 def test_a_change_that_nobody_observes_is_settled_at_once() -> None:

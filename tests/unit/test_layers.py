@@ -229,6 +229,32 @@ def test_what_has_settings_or_sockets_would_be_noticed_in_the_inner_parts(part: 
             assert against_the_arrows(part, how.format(other)) == [f"heliograph.{other}"]
 
 
+# Of some parts, not every module may be imported; the others are theirs.
+MODULES = {
+    ("node", "engine"): {"heliograph.engine.answers", "heliograph.engine.base"},
+    ("protocols", "engine"): {"heliograph.engine.answers"},
+    ("api", "engine"): {"heliograph.engine.answers"},
+    ("webhooks", "engine"): {"heliograph.engine.answers"},
+    ("webhooks", "node"): {"heliograph.node.journal"},
+    ("engine", "hub"): {"heliograph.hub.facts"},
+}
+
+
+@pytest.mark.parametrize(("importing", "imported"), MODULES)
+def test_of_some_parts_only_the_ports_and_the_data_are_imported(
+    importing: str, imported: str
+) -> None:
+    found = {
+        module
+        for path in FILES
+        if part_of(path) == importing
+        for module in imports(path.read_text())
+        if module.startswith(f"heliograph.{imported}")
+    }
+    assert found <= MODULES[importing, imported]
+    assert found  # or the row is not needed
+
+
 def test_the_hub_and_the_wire_import_nothing_of_the_others() -> None:
     for part in ("hub", "wire"):
         for other in set(ALLOWED) - {part, "__init__"}:

@@ -1,5 +1,7 @@
 """An application's own rules: who may subscribe beyond the signatures."""
 
+import logging
+
 import pytest
 
 from heliograph.errors import Unavailable
@@ -93,6 +95,32 @@ def test_a_policy_that_cannot_decide_closes_the_client_so_that_it_reconnects(lat
     world.settle()
     assert peer.closed is not None
     assert peer.closed.code == 4100
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_fault_of_a_policy_is_logged_and_closes_the_client_so_that_it_reconnects(
+    caplog: pytest.LogCaptureFixture, *, raises: bool
+) -> None:
+    class Faulty(Rules):
+        def authorize(
+            self, app_id: str, session_id: str, channel: str, member: Member | None
+        ) -> Reply[None]:
+            if raises:
+                raise ValueError("ours")
+            return super().authorize(app_id, session_id, channel, member)
+
+    rules = Faulty(later=True)
+    world = World(late=False, policy=rules)
+    peer, other = world.client(), world.client()
+    with caplog.at_level(logging.ERROR):
+        say(peer, "subscribe", "c")
+        if not raises:
+            rules.answers[0].fail(ValueError("ours"))
+    assert peer.closed is not None
+    assert peer.closed.code == 4100
+    assert other.closed is None
+    assert "app 1: the policy failed" in [record.message for record in caplog.records]
+    assert world.space.share() == world.asserted()
 
 
 def test_the_answer_of_a_policy_for_a_channel_that_was_left_is_ignored(late: bool) -> None:

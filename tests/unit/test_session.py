@@ -383,6 +383,47 @@ def test_one_client_in_a_loop_does_not_have_every_subscriber_written_to_each_tim
     assert [counts_sent_to(other) for other in others] == [[85]] * 84
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_subscription_counts_hold_at_once_when_they_are_switched(*, before: bool) -> None:
+    world = World(late=False, subscription_count=before)
+    peers = [world.client() for _ in range(3)]
+    for peer in peers:
+        say(peer, "subscribe", "c")
+    world.settle()
+    world.timing.elapse()
+    world.settle()
+    peers[0].told.clear()
+    world.node.configure(Apps([App(id="1", keys=(KEY,), subscription_count=not before)]))
+    say(peers[2], "unsubscribe", "c")
+    world.settle()
+    assert counts_sent_to(peers[0]) == ([] if before else [2])
+
+
+def test_clients_of_a_removed_app_receive_neither_counts_nor_states_of_users() -> None:
+    world = World(late=False, subscription_count=True, watchlist=True)
+    peers = [world.client() for _ in range(100)]
+    for number, peer in enumerate(peers):
+        say(peer, "subscribe", "c")
+        data = json.dumps({"id": f"u{number}", "watchlist": [f"u{one}" for one in range(50)]})
+        signature = auth.sign(b"secret", auth.user_string(peer.id, data))
+        peer.session.receive(
+            json.dumps(
+                {
+                    "event": "pusher:signin",
+                    "data": {"auth": f"key:{signature}", "user_data": data},
+                }
+            ).encode(),
+            0.0,
+        )
+    world.settle()
+    for peer in peers:
+        peer.told.clear()
+    world.node.configure(Apps([app("other")]))
+    world.settle()
+    assert {peer.closed.code for peer in peers if peer.closed} == {4003}
+    assert [peer.told for peer in peers if peer.told] == []
+
+
 def test_large_channels_are_sent_their_number_at_intervals() -> None:
     world = World(late=False, subscription_count=True)
     first = world.client()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.apps import Webhook
 from heliograph.protocols.pusher import auth, messages
 from heliograph.protocols.pusher.dialect import PusherDialect
 from tests.unit.fakes import texts_of
@@ -491,22 +492,24 @@ def test_a_sign_in_needs_its_own_signature() -> None:
     assert peer.session.identified
 
 
-def test_an_answer_to_a_sign_in_that_was_repeated_is_ignored() -> None:
-    """The later one is answered; the session is signed in once, as it said last."""
-    world = World(late=True)
+def test_of_sign_ins_in_one_breath_the_last_follows_the_first() -> None:
+    """The user is online all the time; those in between are not answered."""
+    world = World(late=True, webhooks=(Webhook(url="http://localhost"),))
     assert world.late
     peer = world.client()
     sign_in(peer, user_info="first")
-    sign_in(peer, user_info="second")
-    world.late.step("user u")
-    world.late.step("user u")
-    assert (peer.take(), peer.session.user) == ([], None)
+    sign_in(peer, user_info="skipped")
+    sign_in(peer, user_info="last")
     assert not peer.session.identified
-    world.late.step("user u")
-    (told,) = peer.told
-    assert "second" in told["data"]
+    world.settle()
+    first, last = peer.told
+    assert "first" in first["data"]
+    assert "last" in last["data"]
     assert peer.session.user is not None
+    assert peer.session.user.member.user_info == b'"last"'
     assert users_of(world, "u") == 1
+    assert [type(one).__name__ for one in world.recorded] == ["UserOnline"]
+    assert world.space.share() == world.asserted()
 
 
 def test_an_answer_to_a_sign_in_comes_too_late_for_a_client_that_left() -> None:
@@ -531,27 +534,22 @@ def test_an_answer_to_a_sign_in_comes_too_late_for_a_client_that_left() -> None:
     assert users_of(world, "u") == 1
 
 
-def test_a_failed_answer_to_a_sign_in_that_is_no_more_is_ignored() -> None:
+def test_a_sign_in_that_the_engine_does_not_answer_closes_the_client_with_4100() -> None:
     world = World(late=True)
     assert world.late
-    peer = world.client()
+    peer, other = world.client(), world.client()
+    sign_in(other)
+    world.settle()
     world.late.away = True
     sign_in(peer)
     world.late.away = False
     sign_in(peer)
-    world.late.step("user u")
+    world.settle()
     assert peer.take() == []
-    world.settle()
-    assert peer.take() == ["signin_success"]
-
-    world.late.away = True
-    other = world.client()
-    sign_in(other)
-    world.settle()
-    assert other.closed is not None
-    assert other.closed.code == 4100
-    assert other.take() == []
+    assert peer.closed is not None
+    assert peer.closed.code == 4100
     assert users_of(world, "u") == 1
+    assert world.space.share() == world.asserted()
 
 
 def test_a_session_is_one_user_from_when_it_asks() -> None:

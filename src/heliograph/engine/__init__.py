@@ -1,1 +1,1 @@
-"""What several nodes share: bus, presence, occupancy, cached events. One port, several engines."""
+"""What several nodes share: subscriptions, presence, kept events. One port, several engines."""

@@ -21,14 +21,14 @@ from heliograph.hub.facts import (
     UserOnline,
 )
 
-# -- What a caller says with a command ---------------------------------------------------------
+# -- Arguments of commands ---------------------------------------------------------------------
 
 
 class Wants(Struct, frozen=True, gc=False):
     """
     Which changes of an app are owed: configuration, which travels with each command.
 
-    An engine that lost its state could not say otherwise what is wanted.
+    An engine that lost its state has no other source for it.
     """
 
     occupancy: bool = False  # ChannelOccupied, ChannelVacated

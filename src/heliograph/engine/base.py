@@ -19,7 +19,7 @@ replies have no place in that order.
 
 **Pairs.** Each `enter` that was neither refused nor failed is followed by exactly one `leave`, each
 such `sign_in` by one `sign_out`. They may come before the reply: they withdraw the command then,
-and its reply never comes. They never fail: what they say is owed while the engine is unavailable.
+and its reply never comes. They never fail: if the engine is unavailable, they take effect later.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,10 +66,10 @@ class Local(Protocol):
     """
 
     def deliver(self, fact: Fact, /) -> None:
-        """Take a fact of a channel that was entered here."""
+        """Take a fact of a channel that was entered here; ignore those of other channels."""
 
     def notice(self, notice: Notice, /) -> None:
-        """Take a notice of a user that is signed in, or watched, here."""
+        """Take a notice of a user that is signed in, or watched, here; ignore those of others."""
 
     def count_due(self, channel: str, in_s: float, /) -> None:
         """Call `Space.state_count` for *channel* in *in_s* seconds: engines need no timers."""
@@ -148,8 +148,8 @@ class Space(Protocol):
         Count a session of *user_id*, which watches the users of *watchlist*, each named once.
 
         If it is the user's first session on any node, `UserOnline` is delivered to the nodes that
-        watch it. A session signs in once at a time; signing in again, for another watchlist, is
-        `sign_in` and then `sign_out` of what was before.
+        watch it. A session has one unanswered `sign_in` at a time. To change its watchlist, it
+        signs in again, and signs out of what was before once that is answered.
         """
 
     def sign_out(self, user_id: str, session_id: str, watchlist: Sequence[str] = ()) -> None:

@@ -332,7 +332,7 @@ class MemorySpace:
         options = self._due.pop(channel, None)
         count = self.subscriptions.get(channel, 0)
         if options is not None and count > LARGE_CHANNEL:  # a smaller one was stated meanwhile
-            self._say(channel, count, options)
+            self._state_now(channel, count, options)
 
     def settle(self, mark: Mark) -> None:
         """Keep nothing that could be settled; see the contract."""
@@ -352,12 +352,12 @@ class MemorySpace:
 
     def _state(self, channel: str, count: int, options: Options) -> None:
         if count <= LARGE_CHANNEL:
-            self._say(channel, count, options)
+            self._state_now(channel, count, options)
         elif channel not in self._due:
             self._due[channel] = options
             self._local.count_due(channel, LARGE_INTERVAL_S)
 
-    def _say(self, channel: str, count: int, options: Options) -> None:
+    def _state_now(self, channel: str, count: int, options: Options) -> None:
         fact = SubscriptionCount(channel, count)
         self._deliver(fact)
         if options.observed and self._wants.counts:
@@ -369,7 +369,7 @@ class MemorySpace:
 
 
 def _ignore(_app_id: str, _count: int) -> None:
-    """Evictions interest nobody."""
+    """Do nothing about evictions."""
 
 
 class MemoryEngine:

@@ -223,11 +223,11 @@ def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
 class Channel:
     """A named set of subscriptions of one app on this node."""
 
-    __slots__ = ("_counters", "name", "next", "pending", "rule", "subscriptions", "walk")
+    __slots__ = ("_counters", "kind", "name", "next", "pending", "subscriptions", "walk")
 
     def __init__(self, name: str, counters: Counters) -> None:
         self.name = name
-        self.rule: Any = None  # what the hub's owner keeps with a channel
+        self.kind = ""  # as the owner of the hub calls it
         self.next = 0  # the number that the next fact will get
         self.subscriptions: dict[Subscription, None] = {}
         self.pending: list[Fact] | None = None  # those numbered last, yet to be written

@@ -118,7 +118,7 @@ class UserStatus(Struct, frozen=True, gc=False):
 
 
 Notice = UserOnline | UserOffline | UserTerminated
-"""What is said about a user, to whomever it concerns; it belongs to no channel."""
+"""A message about a user, to the nodes where it is signed in or watched. It has no channel."""
 
 Fact = Event | MemberAdded | MemberRemoved | SubscriptionCount | UserStatus
-"""What is said on a channel; each is numbered there and reaches every subscriber in order."""
+"""A message of a channel, which is numbered there and reaches every subscriber in order."""

@@ -125,18 +125,17 @@ class Holding:
     A mark is settled, by *settle*, once all observers have settled it.
     """
 
-    __slots__ = ("_app_id", "_numbers", "_observers", "_settle")
+    __slots__ = ("_app_id", "_marks", "_observers", "_settle")
 
     def __init__(self, app_id: str, observers: Sequence[OwedObserver], settle: Settle) -> None:
         self._app_id = app_id
         self._observers = observers
         self._settle = settle
-        # By scope: the epoch, and up to which number each observer has settled.
-        self._numbers: dict[str, tuple[str, list[int]]] = {}
+        self._marks: dict[str, list[Mark | None]] = {}  # by scope: the last one of each observer
 
     def hold(self, term: str) -> None:
         """Be the holder."""
-        self._numbers.clear()
+        self._marks.clear()
         for index, observer in enumerate(self._observers):
             observer.hold(self._app_id, term, partial(self._settled, index))
 
@@ -159,12 +158,20 @@ class Holding:
             observer.release(self._app_id)
 
     def _settled(self, index: int, mark: Mark) -> None:
-        epoch, numbers = self._numbers.get(mark.scope, ("", []))
-        if epoch != mark.epoch:
-            numbers = [0] * len(self._observers)
-            self._numbers[mark.scope] = (mark.epoch, numbers)
-        before = min(numbers)
-        numbers[index] = mark.number
-        settled = min(numbers)
-        if settled > before:
-            self._settle(Mark(mark.scope, mark.epoch, settled))
+        marks = self._marks.setdefault(mark.scope, [None] * len(self._observers))
+        before = _common(marks)
+        marks[index] = mark
+        settled = _common(marks)
+        if settled is not None and settled != before:
+            self._settle(settled)
+
+
+def _common(marks: Sequence[Mark | None]) -> Mark | None:
+    """Return the mark up to which all observers have settled; None while their epochs differ."""
+    lowest: Mark | None = None
+    for mark in marks:
+        if mark is None or (lowest is not None and mark.epoch != lowest.epoch):
+            return None
+        if lowest is None or mark.number < lowest.number:
+            lowest = mark
+    return lowest

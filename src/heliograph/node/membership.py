@@ -129,7 +129,11 @@ class Membership:
 
     def _ask(self, policy: Policy, asked: Asked) -> None:
         self.channels[asked.channel] = asked
-        reply = policy.authorize(self.tenant.app.id, self.id, asked.channel, asked.member)
+        try:
+            reply = policy.authorize(self.tenant.app.id, self.id, asked.channel, asked.member)
+        except Exception as error:  # noqa: BLE001 - a policy is an application's code: as if it had failed
+            self._not_allowed(asked, error)
+            return
         proceed(reply, partial(self._allowed, asked), partial(self._not_allowed, asked))
 
     def _allowed(self, asked: Asked, _nothing: None) -> None:
@@ -137,15 +141,18 @@ class Membership:
             self.subscribe(asked.channel, asked.rule, asked.member, allowed=True)
 
     def _not_allowed(self, asked: Asked, error: Exception) -> None:
+        if not isinstance(error, Forbidden | EngineError):
+            self.tenant.policy_failed(error)
         if self.channels.get(asked.channel) is not asked:
             return
-        if not isinstance(error, Forbidden):
-            self._failed(asked, error)
-            return
         del self.channels[asked.channel]
-        if not self.ended:
+        if self.ended:
+            return
+        if isinstance(error, Forbidden):
             self.on_forbidden(asked.channel, error.reason)
-            self._note_refused(asked.channel, error.reason)
+        else:
+            self.tenant.unavailable(error)
+            self.close(Ending.ENGINE_UNAVAILABLE)
 
     def _answered(self, attempt: Attempt, entry: Entry | Refusal) -> None:
         channel, rule, member = attempt.channel, attempt.rule, attempt.member
@@ -153,7 +160,6 @@ class Membership:
             del self.channels[channel]
             if not self.ended:
                 self.on_refused(channel, entry)
-                self._note_refused(channel, entry.value)
             return
         if self.ended:
             return  # it is left when its turn comes
@@ -174,7 +180,7 @@ class Membership:
             user_id = None if member is None else member.user_id
             tenant.record(Subscribed(self.id, channel, user_id))
 
-    def _failed(self, attempt: Attempt | Asked, error: Exception) -> None:
+    def _failed(self, attempt: Attempt, error: Exception) -> None:
         if not isinstance(error, EngineError):
             raise error
         self.channels.pop(attempt.channel, None)
@@ -183,7 +189,8 @@ class Membership:
             self.tenant.unavailable(error)
             self.close(Ending.ENGINE_UNAVAILABLE)
 
-    def _note_refused(self, channel: str, reason: str) -> None:
+    def note_refused(self, channel: str, reason: str) -> None:
+        """Have the observers notified of a refused subscription, whatever refused it."""
         if self.tenant.observers:
             self.tenant.record(Refused(self.id, channel, reason))
 
@@ -220,7 +227,7 @@ class Membership:
         tenant.ended(self.id)
 
     def _parts(self) -> Iterator[list[str]]:
-        """The channels to leave, listed when it comes to that: many sessions may wait for it."""
+        """Yield the channels to leave, listed at their turn: many sessions may wait for it."""
         names = iter(list(self.channels))
         while part := list(islice(names, LEFT_IN_A_PIECE)):
             yield part

@@ -74,7 +74,7 @@ class Node:
     ) -> None:
         self.counters = Counters()
         self.tally = Tally()
-        # What the log tells in sums: others can do it as often as they like.
+        # Log lines that are summed: clients can cause them as often as they like.
         # Each kind has its own, so that one does not hide the first line of another.
         self._failures = Summary(logger, logging.INFO, timing.later)
         self._refused_clients = Summary(logger, logging.INFO, timing.later)

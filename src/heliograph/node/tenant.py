@@ -11,12 +11,13 @@ from itertools import chain
 from typing import Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from heliograph import rate
 from heliograph.apps import App
 from heliograph.engine.answers import Counts, Entry, Kept, Listing, Lost, Mark, Options, Owed
 from heliograph.engine.base import LARGE_CHANNEL, Engine, Space
-from heliograph.errors import echoed
+from heliograph.errors import EngineError, echoed
 from heliograph.hub.channel import Counters, Lane, Subscriber, Subscription
 from heliograph.hub.facts import (
     Event,
@@ -60,12 +61,14 @@ class Rule(Struct, frozen=True, gc=False):
     """
     What the node has to know of a kind of channel. One object for each kind and configuration.
 
-    *kind* is its name in metrics. A client that subscribes to a channel that *identifies* proved
-    who it is.
+    *kind* is its name in metrics. Channels that *count* send their subscribers the number of
+    subscriptions where the app wants it. A client that subscribes to a channel that *identifies*
+    proved who it is.
     """
 
     kind: str
     options: Options
+    counts: bool = False
     identifies: bool = False
 
 
@@ -92,8 +95,7 @@ class Tenant:
     """
     One app on this node: its settings, its hub, its sessions; the `Local` of its space.
 
-    *rules* is a memory of a protocol, which names the kinds of channels: it is emptied when the
-    configuration of the app changes.
+    *rules* has the kinds of channels, by the names that the protocol gives them.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Tenant:
         self.retired = False  # the app was removed: its clients are closed, and receive no more
         self.keep = keep  # of the channels that keep an event
         self.policy = policy
-        self.rules: dict[Hashable, Rule] = {}
+        self.rules: dict[str, Rule] = {}
         self._slices = slices
         # Each kind of large work of an app has an owner of its own: leaving many channels takes
         # long, and delays neither a list nor a termination.
@@ -154,21 +156,34 @@ class Tenant:
         """Take on the settings of *app* for what its clients and publishers do next."""
         self.app = app
         self.retired = False
-        self.rules.clear()
+        for kind, rule in self.rules.items():
+            options = replace(rule.options, counted=rule.counts and app.subscription_count)
+            self.rules[kind] = replace(rule, options=options)
         self.space.want(self._journal.wants(app))
 
     # -- What sessions need --------------------------------------------------------------
+
+    def new_rule(
+        self, kind: str, *, counts: bool, observed: bool, keeps: bool, identifies: bool
+    ) -> Rule:
+        """Make the rule of a kind of channel. It follows the configuration of the app."""
+        options = Options(
+            counted=counts and self.app.subscription_count,
+            observed=observed,
+            keep=self.keep if keeps else None,
+        )
+        rule = self.rules[kind] = Rule(kind, options, counts, identifies)
+        return rule
 
     def subscribe(
         self, subscriber: Subscriber, lane: Lane, channel: str, rule: Rule, entry: Entry
     ) -> Subscription:
         """Have the facts of *channel* from now on written to *subscriber*."""
         subscription = self.hub.subscribe(subscriber, channel, lane)
-        found = subscription.channel
-        found.rule = rule
+        found, kind = subscription.channel, rule.kind
         self.subscriptions += 1
         if len(found.subscriptions) == 1:
-            kind = rule.kind
+            found.kind = kind
             self.channels_by_kind[kind] = self.channels_by_kind.get(kind, 0) + 1
         if rule.options.counted and entry.count <= LARGE_CHANNEL:
             self._counting.changed(channel, entry.count)
@@ -179,10 +194,10 @@ class Tenant:
         self.hub.unsubscribe(subscription)
         self.subscriptions -= 1
         channel = subscription.channel
-        rule: Rule = channel.rule
+        kind: str = channel.kind
         if not channel.subscriptions:
-            self.channels_by_kind[rule.kind] -= 1
-        return rule.options
+            self.channels_by_kind[kind] -= 1
+        return self.rules[kind].options
 
     def client_event(self, session_id: str, event: Event) -> Reply[None]:
         """Have a client's event delivered to the others on its channel."""
@@ -215,8 +230,13 @@ class Tenant:
             logger.info("%s: %s%s", subject, reason, where)
 
     def unavailable(self, error: Exception) -> None:
-        """Take note that a client is closed since the engine did not answer it."""
-        self._outages.note(ENGINE_UNAVAILABLE, f"a client was closed ({error})")
+        """Take note that a client is closed since the engine, or the policy, did not answer."""
+        reason = str(error) if isinstance(error, EngineError) else "the policy failed"
+        self._outages.note(ENGINE_UNAVAILABLE, f"a client was closed ({reason})")
+
+    def policy_failed(self, error: Exception) -> None:
+        """Log a fault of the application's own rules."""
+        self._faults.fault(f"app {self.app.id}: the policy failed", error)
 
     def ended(self, session_id: str) -> None:
         """Count the session no more."""
@@ -287,7 +307,7 @@ class Tenant:
         """Take a notice of a user that is signed in, or watched, here."""
         if isinstance(notice, UserTerminated):
             self.close_each(self.users.sessions(notice.user_id), Ending.TERMINATED)
-        else:
+        elif not self.retired:
             self.watching.publish(UserStatus(notice.user_id, isinstance(notice, UserOnline)))
 
     def count_due(self, channel: str, in_s: float, /) -> None:
@@ -320,7 +340,7 @@ class Tenant:
     # -- The rest ------------------------------------------------------------------------
 
     def record(self, occurrence: Occurrence) -> None:
-        """Tell the observers what occurred. Their faults are no client's."""
+        """Notify the observers; the fault of an observer is logged, and harms no client."""
         for observer in self.observers:
             try:
                 observer(self.app.id, occurrence)
@@ -351,7 +371,8 @@ class Tenant:
         self.space.state_count(channel)
 
     def _send_count(self, channel: str, count: int) -> None:
-        self.hub.publish(SubscriptionCount(channel, count))
+        if not self.retired:
+            self.hub.publish(SubscriptionCount(channel, count))
 
     def _flush_watching_soon(self) -> None:
         self._timing.when_read(self._flush_watching)

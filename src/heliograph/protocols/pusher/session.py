@@ -9,7 +9,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from heliograph.engine.answers import Entry, Options, Refusal, SignedIn
+from heliograph.engine.answers import Entry, Refusal, SignedIn
 from heliograph.errors import MAX_ECHO, ClientError, EngineError
 from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Event, Member
@@ -28,6 +28,14 @@ from heliograph.protocols.pusher.names import (
     kind_of,
 )
 from heliograph.reply import proceed
+
+
+class SigningIn(Struct):
+    """A sign-in that waits for the engine's answer, and the last one that came meanwhile."""
+
+    user: User
+    user_data: str
+    following: "SigningIn | None" = None
 
 
 class DialectSettings(Struct, frozen=True):
@@ -52,7 +60,7 @@ class Session(Membership):
     def __init__(self, socket_id: str, tenant: Tenant, settings: DialectSettings) -> None:
         super().__init__(socket_id, tenant)
         self.user: User | None = None
-        self._signing_in: User | None = None
+        self._signing_in: SigningIn | None = None
         self._settings = settings
         # A full bucket is None, so that idle clients share it; see _take_token.
         self._tokens: float | None = None
@@ -98,7 +106,7 @@ class Session(Membership):
     def on_end(self) -> None:
         """Sign out."""
         if self._signing_in is not None:
-            user, self._signing_in = self._signing_in, None
+            user, self._signing_in = self._signing_in.user, None
             self.tenant.space.sign_out(user.id, self.id, user.watchlist)
         if self.user is not None:
             user, self.user = self.user, None
@@ -128,17 +136,16 @@ class Session(Membership):
         except ClientError as error:
             self._subscription_refused(name, error)
             return
-        self.subscribe(name, self.tenant.rules.get(kind.name) or self._rule(kind), member)
+        self.subscribe(name, self.tenant.rules.get(kind.name) or self._new_rule(kind), member)
 
-    def _rule(self, kind: Kind) -> Rule:
-        tenant = self.tenant
-        options = Options(
-            counted=tenant.app.subscription_count and kind.counted,
+    def _new_rule(self, kind: Kind) -> Rule:
+        return self.tenant.new_rule(
+            kind.name,
+            counts=kind.counted,
             observed=not kind.user,
-            keep=tenant.keep if kind.cached else None,
+            keeps=kind.cached,
+            identifies=kind.private,
         )
-        rule = tenant.rules[kind.name] = Rule(kind.name, options, kind.private)
-        return rule
 
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
         app = self.tenant.app
@@ -180,6 +187,7 @@ class Session(Membership):
 
     def _subscription_refused(self, name: str, error: ClientError) -> None:
         self.refuse(error)
+        self.note_refused(name, error.message)
         # Java's client tries to decrypt whatever names an encrypted channel, and throws.
         # It finds the channel by its whole name, so one that is not legal is not repeated cut.
         whole = len(name) <= MAX_ECHO or is_channel_name(
@@ -229,23 +237,30 @@ class Session(Membership):
         if not app.watchlist:
             user = User(user.id, user.member)
         pending = self._signing_in
-        present = self.user or pending
+        present = self.user or (None if pending is None else pending.user)
         if present is not None and present.id != user.id:
             raise refusals.already_signed_in(present.id)
-        space = self.tenant.space
-        if pending is not None:
-            space.sign_out(pending.id, self.id, pending.watchlist)  # its answer never comes
-        self._signing_in = user
+        signing_in = SigningIn(user, request.user_data)
+        if pending is None:
+            self._ask_to_sign_in(signing_in)
+        else:
+            # One after the other: the user never goes offline between them.
+            pending.following = signing_in
+
+    def _ask_to_sign_in(self, signing_in: SigningIn) -> None:
+        self._signing_in = signing_in
+        user = signing_in.user
         proceed(
-            space.sign_in(user.id, self.id, user.watchlist),
-            partial(self._signed_in, user, request.user_data),
+            self.tenant.space.sign_in(user.id, self.id, user.watchlist),
+            partial(self._signed_in, signing_in),
             self._sign_in_failed,
         )
 
-    def _signed_in(self, user: User, user_data: str, found: SignedIn) -> None:
+    def _signed_in(self, signing_in: SigningIn, found: SignedIn) -> None:
         if self.ended:
             return  # it signs out once it has left its channels
         self._signing_in = None
+        user, user_data = signing_in.user, signing_in.user_data
         before, self.user = self.user, user
         self.identified = True
         self.tenant.watch(self, user.id, user.watchlist)
@@ -260,6 +275,8 @@ class Session(Membership):
         self.peer.send(*answers)
         if before is not None:
             self.tenant.space.sign_out(before.id, self.id, before.watchlist)
+        if signing_in.following is not None and not self.ended:
+            self._ask_to_sign_in(signing_in.following)
 
     def _sign_in_failed(self, error: Exception) -> None:
         if not isinstance(error, EngineError):
