@@ -224,6 +224,37 @@ def test_leaving(counting: Counting) -> None:
     assert calls(lambda: next(crowd).protocol.connection_lost(None)) <= 15 * TOLERANCE
 
 
+def noting(name: str, real: Callable[..., Any], made: list[str]) -> Callable[..., Any]:
+    """Return *real*, which adds *name* to *made* each time that it is called."""
+
+    def called(*arguments: Any, **more: Any) -> Any:
+        made.append(name)
+        return real(*arguments, **more)
+
+    return called
+
+
+def test_no_task_and_no_timer_is_made_for_what_clients_and_publishers_do(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine of one process answers in the call, so nothing waits for it."""
+    connection = counting.http()  # the timer of the wheel, one for all connections, runs from here
+    loop = counting.server.context.loop
+    made: list[str] = []
+    for name in ("create_task", "call_later", "call_at", "create_future"):
+        monkeypatch.setattr(loop, name, noting(name, getattr(loop, name), made))
+    request = signed_post("/apps/3/events", EVENT)
+    crowd = [counting.subscriber("my-channel") for _ in range(10)]
+    crowd += [counting.subscriber("cache-c"), counting.subscriber("private-c")]
+    frame = masked('{"event":"client-x","channel":"private-c","data":{"n":1}}')
+    crowd[-1].protocol.data_received(frame)
+    connection.data_received(request)
+    counting.flush()
+    for one in crowd:
+        one.protocol.connection_lost(None)
+    assert made == []
+
+
 def test_the_greeting_and_the_acknowledgement_are_one_write_each(counting: Counting) -> None:
     transport = counting.websocket()
     assert transport.writes == 1
