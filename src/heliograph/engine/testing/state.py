@@ -70,8 +70,11 @@ class SharedState:
 
     def detach(self, node: str, send: Send) -> None:
         """Send *node* nothing more by *send*."""
-        if self._attached.get(node) is send:
+        if self._is_attached(node, send):
             del self._attached[node]
+
+    def _is_attached(self, node: str, send: Send) -> bool:
+        return self._attached.get(node) == send  # each access to a method makes another object
 
     def _send(self, node: str, message: messages.Message) -> None:
         send = self._attached.get(node)
@@ -81,13 +84,25 @@ class SharedState:
     # -- Commands ----------------------------------------------------------------------------
 
     def execute(self, command: messages.Command, answer: Send) -> None:
-        """Execute *command*, or refuse it; *answer* sends over the connection that it came by."""
+        """
+        Execute *command*, or refuse it; *answer* sends over the connection that it came by.
+
+        A hello registers a node only from the connection that the node's messages are sent over. A
+        late one of an earlier connection, and one behind a goodbye, would register numbers that are
+        not the node's any more: the state of a removed node is not there to compare them with.
+        """
         if isinstance(command.body, messages.Renew | messages.Goodbye):
             answer(messages.Message(command.app_id, "", 0, 0, self._execute_for_node(command)))
             return
         app = self._app(command.app_id)
+        outcome: messages.Done | messages.NotExecuted
         try:
-            outcome = self._execute(app, command)
+            if isinstance(command.body, messages.Hello) and not self._is_attached(
+                command.node, answer
+            ):
+                outcome = messages.NotExecuted(command.seq, messages.Why.STALE)
+            else:
+                outcome = self._execute(app, command)
             app.finish()
         except Damaged:
             app = self._begin(command.app_id)
@@ -119,6 +134,7 @@ class SharedState:
         if isinstance(command.body, messages.Renew):
             return messages.Done(command.seq, self._renew(command.node))
         self._remove(command.node)
+        self._attached.pop(command.node, None)  # a goodbye is for good
         return messages.Done(command.seq)
 
     def _late(self, command: messages.Command) -> bool:
