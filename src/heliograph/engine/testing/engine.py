@@ -74,14 +74,19 @@ class LinkedEngine:
         self._renewing: list[float] = []  # when the unanswered renewals were sent
         self._renew_at = now()
         self._opened = False
-        self._goodbye: asyncio.Event | None = None
+        self._closing = False
+        self._goodbye = asyncio.Event()  # answered, or never will be
 
     # -- The contract ------------------------------------------------------------------------
 
     @property
     def available(self) -> bool:
         """Whether every app's state is available."""
-        return self.is_connected and all(space.live for space in self._spaces.values())
+        return (
+            self.is_connected
+            and not self._closing
+            and all(space.live for space in self._spaces.values())
+        )
 
     async def open(self) -> None:
         """Serve from now on."""
@@ -98,11 +103,16 @@ class LinkedEngine:
         return space
 
     async def close(self, timeout_s: float) -> None:
-        """Have all that this node has removed, then its lease; see the contract."""
+        """
+        Have all that this node has removed, then its lease; see the contract.
+
+        From the call on, commands fail at once, so that the goodbye is the last one; what was
+        unanswered before it fails when the goodbye is answered, or *timeout_s* has passed.
+        """
+        self._closing = True
         for space in self._spaces.values():
-            space.release()
+            space.close()
         if self.is_connected:
-            self._goodbye = asyncio.Event()
             self._send(messages.Goodbye())
             try:
                 async with asyncio.timeout(timeout_s):
@@ -111,6 +121,8 @@ class LinkedEngine:
                 pass  # the lease ends by itself
         self._opened = self.is_connected = False
         self._wire.close()
+        for space in self._spaces.values():
+            space.fail_all()
 
     # -- Time --------------------------------------------------------------------------------
 
@@ -122,7 +134,7 @@ class LinkedEngine:
                 space.release()
         for space in self._spaces.values():
             space.fail_overdue(now)
-        if not self._opened or self._goodbye is not None:
+        if not self._opened or self._closing:
             return
         if not self.is_connected:
             self._wire.connect(self)
@@ -151,7 +163,10 @@ class LinkedEngine:
     def reconnect(self) -> None:
         """Give the connection up, which lost something or does not answer."""
         self.disconnected()
-        self._wire.connect(self)
+        if self._closing:
+            self._wire.close()
+        else:
+            self._wire.connect(self)
 
     def connected(self) -> None:
         """Greet the state; see `link.Receiver`."""
@@ -166,6 +181,8 @@ class LinkedEngine:
         self.is_connected = False
         for space in self._spaces.values():
             space.disconnected()
+        if self._closing:
+            self._goodbye.set()
 
     def received(self, message: messages.Message) -> None:
         """Take a message of the state."""
@@ -175,12 +192,12 @@ class LinkedEngine:
         self._spaces[message.app_id].received(message)
 
     def _answered(self, body: object) -> None:
-        if self._goodbye is not None and not self._renewing:
+        if not self._renewing:
             self._goodbye.set()
-        elif self._renewing:
-            sent_at = self._renewing.pop(0)
-            if isinstance(body, messages.Done) and body.value is True:
-                self.renewed(sent_at)
+            return
+        sent_at = self._renewing.pop(0)
+        if isinstance(body, messages.Done) and body.value is True:
+            self.renewed(sent_at)
 
     def _send(self, body: messages.Body, deadline: float | None = None) -> None:
         nothing = Wants()

@@ -172,6 +172,12 @@ class _Parts:
         return iter(self._parts)
 
 
+def _failed() -> Later[Any]:
+    later: Later[Any] = Later()
+    later.fail(Unavailable("the engine is closed"))
+    return later
+
+
 def _listing(parts: Any) -> Reply[Listing]:
     return _Parts(parts)
 
@@ -182,6 +188,7 @@ class LinkedSpace:
     def __init__(self, host: Host, app_id: str, local: Local, wants: Wants) -> None:
         self.app_id = app_id
         self.live = False
+        self._closed = False
         self._host = host
         self._local = local
         self._wants = wants
@@ -275,7 +282,7 @@ class LinkedSpace:
 
     def _call(self, body: messages.Body) -> Later[Any]:
         call = _Call(body, self._host.now() + self._host.publish_deadline_s)
-        if not self.live and len(self._waiting) >= MAX_WAITING:
+        if self._closed or (not self.live and len(self._waiting) >= MAX_WAITING):
             call.fail()
             return call.later
         self._call_deadlines.append(call)
@@ -301,6 +308,8 @@ class LinkedSpace:
         max_members: int = 0,
     ) -> Reply[Entry | Refusal]:
         """Count a subscription; see the contract."""
+        if self._closed:
+            return _failed()
         deadline = self._host.now() + self._host.enter_deadline_s
         entering = _Entering(self._new_ticket(), channel, subscriber_id, options, deadline)
         entering.member, entering.max_members = member, max_members
@@ -388,6 +397,8 @@ class LinkedSpace:
         self, user_id: str, session_id: str, watchlist: Sequence[str] = ()
     ) -> Reply[SignedIn]:
         """Count a session of a user; see the contract."""
+        if self._closed:
+            return _failed()
         deadline = self._host.now() + self._host.enter_deadline_s
         signing_in = _SigningIn(self._new_ticket(), user_id, session_id, tuple(watchlist), deadline)
         self._share.sign_in(user_id, watchlist)
@@ -461,6 +472,16 @@ class LinkedSpace:
         self._assert_users((signing_in.user_id, *signing_in.watchlist), (signing_in.ticket,))
         signing_in.later.fail(Unavailable("the engine did not answer in time"))
 
+    def close(self) -> None:
+        """Send nothing from now on: commands fail at once, and departures need no command."""
+        self.release()
+        self._closed = True
+        self.live = False
+
+    def fail_all(self) -> None:
+        """Fail all that is unanswered: there will be no answer."""
+        self.fail_overdue(float("inf"))
+
     def stuck(self, now: float) -> bool:
         """Whether the connection leaves a command unanswered for too long."""
         return bool(self._sent) and now - self._sent[0].at >= self._host.enter_deadline_s
@@ -515,6 +536,8 @@ class LinkedSpace:
                 pass
 
     def _greet(self) -> None:
+        if self._closed:
+            return
         self._greeting = True
         if self._complete:
             for channel in self._share.channels:
@@ -805,6 +828,8 @@ class LinkedSpace:
         self._greeting = False
         if body.complete:
             self._repair(body)
+        if self._closed:
+            return
         self._epoch, self._seen = message.epoch, message.log
         self._complete = False
         self.live = True
@@ -875,6 +900,8 @@ class LinkedSpace:
     def _take_owed(
         self, body: messages.Granted | messages.Restarted | messages.OwedChanges
     ) -> None:
+        if self._closed:
+            return  # granted before the goodbye, which gives it back
         match body:
             case messages.Granted(term, mark, restart, changes):
                 if self._holding is not None:
