@@ -1,14 +1,18 @@
 """The linked engine of the suite itself: what the contract does not show, and what once failed."""
 
 import asyncio
+from typing import ClassVar
 
-from heliograph.engine.answers import Counts
+from heliograph.engine.answers import Counts, Refusal, SignedIn
+from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.cluster import APP, Answer, LinkedCluster
+from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Pace
 from heliograph.engine.testing.suite import (
     ANN,
     BOB,
     PLAIN,
+    FaultContract,
     ask,
     enter,
     event,
@@ -20,6 +24,21 @@ from heliograph.engine.testing.suite import (
     tick,
 )
 from heliograph.errors import OutcomeUnknown, Unavailable
+from heliograph.hub.facts import MemberAdded, UserOffline
+
+
+class Partitions(LinkedCluster):
+    """Messages of different channels arrive in another order; a test can hold them up."""
+
+    def __init__(self, number: int, bounds: Bounds | None = None) -> None:
+        self._lanes = Lanes()
+        self.held_up = False
+        super().__init__(number, Pace.STEPPED, bounds=bounds, schedule=self._lanes)
+
+    def settle(self) -> None:
+        super().settle()
+        while not self.held_up and self._lanes.settle():
+            super().settle()
 
 
 def make(number: int = 2) -> LinkedCluster:
@@ -193,3 +212,102 @@ def test_a_node_that_says_goodbye_is_not_granted_the_changes() -> None:
     asyncio.run(close())
     assert not other.local.holds
     assert "hold" not in [name for name, _ in other.local.calls]
+
+
+# -- Lanes ---------------------------------------------------------------------------------------
+
+
+class TestFaultsOverPartitions(FaultContract):
+    """Faults, and messages of different channels in another order than they were sent in."""
+
+    number: ClassVar[int] = 2
+
+    def make(self) -> LinkedCluster:
+        return Partitions(self.number)
+
+    def make_bounded(self, bounds: Bounds) -> LinkedCluster:
+        return Partitions(self.number, bounds)
+
+    def test_a_withdrawn_enter_is_never_answered(self, cluster: LinkedCluster) -> None:
+        """Nor is one whose answer was received and put off."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        for before in range(3):
+            answer = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+            for _ in range(before):
+                node.link.step()
+            node.space.leave([("p", PLAIN, ANN)], "a")
+            cluster.settle()
+            assert not answer.came
+            assert ask(cluster, other.space.counts(["p"])) == {"p": Counts(0, 0)}
+
+
+class TestFaultsOfThreeNodesOverPartitions(TestFaultsOverPartitions):
+    number = 3
+
+
+def test_a_refusal_that_is_not_handled_is_not_reported_as_received() -> None:
+    """Broken on purpose: with numbers that count at the receipt, the refused one is counted."""
+    cluster = Partitions(2)
+    node, other = cluster.nodes
+    enter(cluster, other, "p", "x", member=ANN, max_members=1)
+    cluster.held_up = True
+    refused = Answer(node.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+    cluster.settle()
+    entered = Answer(node.space.enter("p", "a", PLAIN, member=ANN, max_members=1))
+    cluster.settle()
+    cluster.held_up = False
+    cluster.settle()
+    assert refused.value is Refusal.FULL
+    assert entered.came
+    assert ask(cluster, other.space.counts(["p"])) == {"p": Counts(2, 1)}
+
+
+def test_a_hello_is_without_a_refusal_that_was_put_off() -> None:
+    """Broken on purpose: the state forgets refusals at a hello, and counts this one then."""
+    cluster = Partitions(2)
+    node, other = cluster.nodes
+    enter(cluster, other, "p", "x", member=ANN, max_members=1)
+    cluster.held_up = True
+    refused = Answer(node.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+    cluster.settle()
+    node.link.cut()
+    tick(cluster)
+    Answer(node.space.enter("p", "a", PLAIN, member=ANN, max_members=1))
+    cluster.settle()
+    cluster.held_up = False
+    cluster.settle()
+    assert refused.value is Refusal.FULL
+    assert ask(cluster, other.space.counts(["p"])) == {"p": Counts(2, 1)}
+
+
+def test_a_watched_user_that_goes_offline_does_so_after_the_answer_to_a_sign_in() -> None:
+    """Broken on purpose: with the answer in a lane, the notice overtakes it, and is lost."""
+    cluster = Partitions(2)
+    node, other = cluster.nodes
+    ask(cluster, other.space.sign_in("zoe", "z"))
+    cluster.held_up = True
+    signed_in = Answer(node.space.sign_in("ann", "a", ["zoe"]))
+    cluster.settle()
+    other.space.sign_out("zoe", "z")
+    cluster.settle()
+    cluster.held_up = False
+    cluster.settle()
+    assert signed_in.value == SignedIn(frozenset(("zoe",)))
+    assert [one for one in node.local.notices if one.user_id == "zoe"] == [UserOffline("zoe")]
+
+
+def test_what_was_put_off_is_done_before_a_repair() -> None:
+    """Broken on purpose: a welcome that overtakes it has the member added twice."""
+    cluster = Partitions(2)
+    node, other = cluster.nodes
+    enter(cluster, node, "p", "s", member=ANN)
+    node.local.calls.clear()
+    cluster.held_up = True
+    Answer(other.space.enter("p", "t", PLAIN, member=BOB))
+    cluster.settle()
+    cluster.state.bury(node.engine.node)
+    for _ in range(30):
+        tick(cluster)
+    cluster.held_up = False
+    cluster.settle()
+    assert node.local.facts == [MemberAdded("p", BOB)]

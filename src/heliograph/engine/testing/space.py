@@ -7,7 +7,7 @@ difference after an interruption.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -151,6 +151,15 @@ class _Sent:
         self.call = call
 
 
+class _PutOff:
+    """Something to be done in its lane; *received* is the last inbox number before it."""
+
+    def __init__(self, lane: str, received: int, action: Callable[[], None]) -> None:
+        self.lane = lane
+        self.received = received
+        self.action = action
+
+
 class _Mirror:
     """A channel as this node was told that it is."""
 
@@ -221,6 +230,8 @@ class LinkedSpace:
         self._epoch: str | None = None
         self._seen = 0
         self._number = 0
+        self._put_off: dict[int, _PutOff] = {}  # by a number in the order of receipt
+        self._receipts = 0
         self._deaf = True  # until the inbox begins
         self._complete = True
         self._greeting = False  # a hello is unanswered
@@ -480,6 +491,7 @@ class LinkedSpace:
 
     def fail_all(self) -> None:
         """Fail all that is unanswered: there will be no answer."""
+        self._do_put_off()
         self.fail_overdue(float("inf"))
 
     def stuck(self, now: float) -> bool:
@@ -538,6 +550,7 @@ class LinkedSpace:
     def _greet(self) -> None:
         if self._closed:
             return
+        self._do_put_off()  # the numbers of a hello are without what was refused
         self._greeting = True
         if self._complete:
             for channel in self._share.channels:
@@ -605,7 +618,13 @@ class LinkedSpace:
         self._sent.append(_Sent(self._seq, body, self._host.now(), call))
         self._host.send(
             messages.Command(
-                self._host.node, self.app_id, self._seq, self._number, self._wants, body, deadline
+                self._host.node,
+                self.app_id,
+                self._seq,
+                self._handled(),
+                self._wants,
+                body,
+                deadline,
             )
         )
 
@@ -632,9 +651,9 @@ class LinkedSpace:
             if not self._sent or self._sent[0].seq != body.seq:
                 self._host.reconnect()
                 return
-            self._later(
-                self._lane_of_call(self._sent[0]), self._answered, self._sent.popleft(), body
-            )
+            sent = self._sent.popleft()
+            lane = self._lane_of_call(sent) if isinstance(body, messages.Done) else None
+            self._do_in(lane, self._number, partial(self._answered, sent, body))
             return
         if isinstance(body, messages.Began):
             self._deaf = False
@@ -643,20 +662,53 @@ class LinkedSpace:
         elif not self._follows(message.number):
             self._host.reconnect()
             return
-        self._number = message.number
+        if isinstance(body, messages.Began | messages.Welcome):
+            self._do_put_off()
+        elif isinstance(body, messages.SignedInAs):
+            self._do_before_sign_in(body)
+        before, self._number = self._number, message.number
         if not self._complete:
             self._seen = message.log
-        self._later(self._lane_of(body), self._take, message, body)
+        self._do_in(self._lane_of(body), before, partial(self._take, message, body))
 
     def _follows(self, number: int) -> bool:
         """Whether the inbox message with this *number* is the next one."""
         return number == self._number + 1
 
-    def _later(self, lane: str | None, function: Callable[..., None], *arguments: Any) -> None:
+    # -- Lanes -------------------------------------------------------------------------------
+
+    def _do_in(self, lane: str | None, received: int, action: Callable[[], None]) -> None:
+        """Do *action* when the schedule comes to it; without a lane, at once."""
         if lane is None or self._host.schedule is None:
-            function(*arguments)
-        else:
-            self._host.schedule(lane, partial(function, *arguments))
+            action()
+            return
+        self._receipts += 1
+        self._put_off[self._receipts] = _PutOff(lane, received, action)
+        self._host.schedule(lane, partial(self._do, self._receipts))
+
+    def _do(self, receipt: int) -> None:
+        put_off = self._put_off.pop(receipt, None)
+        if put_off is not None:
+            put_off.action()
+
+    def _do_put_off(self, lanes: Container[str] | None = None) -> None:
+        """Do what was put off, of some lanes or of all, before something that belongs after it."""
+        for receipt, put_off in list(self._put_off.items()):
+            if lanes is None or put_off.lane in lanes:
+                self._do(receipt)
+
+    def _do_before_sign_in(self, body: messages.SignedInAs) -> None:
+        """Do what was put off of the user and of those it watches: the answer has a place there."""
+        signing_in = self._signing_in.get(body.ticket)
+        if signing_in is not None:
+            users = (signing_in.user_id, *signing_in.watchlist)
+            self._do_put_off({user_lane(user_id) for user_id in users})
+
+    def _handled(self) -> int:
+        """Return up to which number all inbox messages were handled."""
+        for put_off in self._put_off.values():
+            return put_off.received
+        return self._number
 
     @staticmethod
     def _lane_of_call(sent: _Sent) -> str | None:
@@ -683,9 +735,6 @@ class LinkedSpace:
             case messages.EnterRefused(ticket):
                 entering = self._entering.get(ticket)
                 return entering.channel if entering is not None else None
-            case messages.SignedInAs(ticket):
-                signing_in = self._signing_in.get(ticket)
-                return user_lane(signing_in.user_id) if signing_in is not None else None
             case _:
                 return None
 
