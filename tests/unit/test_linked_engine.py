@@ -4,16 +4,19 @@ import asyncio
 from typing import ClassVar
 
 from heliograph.engine.answers import Counts, Refusal, SignedIn
+from heliograph.engine.testing import messages
 from heliograph.engine.testing.app_state import Bounds
-from heliograph.engine.testing.cluster import APP, Answer, LinkedCluster
+from heliograph.engine.testing.cluster import APP, Answer, LinkedCluster, LinkedNode
 from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Pace
+from heliograph.engine.testing.space import MAX_WAITING, MAX_WAITING_BYTES
 from heliograph.engine.testing.suite import (
     ANN,
     BOB,
     PLAIN,
     FaultContract,
     ask,
+    cut_off,
     enter,
     event,
     goodbye,
@@ -21,10 +24,11 @@ from heliograph.engine.testing.suite import (
     leave,
     linked,
     names,
+    pass_time,
     tick,
 )
 from heliograph.errors import OutcomeUnknown, Unavailable
-from heliograph.hub.facts import MemberAdded, UserOffline
+from heliograph.hub.facts import Event, MemberAdded, UserOffline
 
 
 class Partitions(LinkedCluster):
@@ -311,3 +315,95 @@ def test_what_was_put_off_is_done_before_a_repair() -> None:
     cluster.held_up = False
     cluster.settle()
     assert node.local.facts == [MemberAdded("p", BOB)]
+
+
+# -- Outages -------------------------------------------------------------------------------------
+
+
+def test_commands_that_are_overdue_make_room_for_others() -> None:
+    """Broken on purpose: where they stay, every publish of a long outage fails at once."""
+    cluster = make()
+    node = cluster.nodes[0]
+    cut_off(node)
+    for _ in range(MAX_WAITING):
+        node.space.publish([event("x")])
+    refused = Answer(node.space.publish([event("y")]))
+    assert isinstance(refused.error, Unavailable)
+    pass_time(cluster, 2.1)
+    waits = Answer(node.space.publish([event("z")]))
+    assert not waits.came
+    node.link.reachable = True
+    tick(cluster)
+    assert waits.came
+    assert waits.error is None
+
+
+def test_commands_that_wait_are_bounded_in_bytes() -> None:
+    cluster = make()
+    node = cluster.nodes[0]
+    cut_off(node)
+    large = Event("chat", "x", b"1" * (MAX_WAITING_BYTES // 2))
+    first, second, small = (Answer(node.space.publish([one])) for one in (large, large, event("y")))
+    assert not first.came
+    assert isinstance(second.error, Unavailable)
+    assert not small.came
+    pass_time(cluster, 2.1)
+    assert not Answer(node.space.publish([large])).came
+
+
+def test_what_comes_and_goes_in_an_outage_is_forgotten() -> None:
+    """Broken on purpose: names that the state never heard of are kept until the hello."""
+    cluster = make()
+    node = cluster.nodes[0]
+    enter(cluster, node, "before", "s", PLAIN)
+    ask(cluster, node.space.sign_in("before", "s", ["watched"]))
+    cut_off(node)
+    leave(cluster, node, "before", "s", PLAIN)
+    node.space.sign_out("before", "s", ["watched"])
+    for number in range(100):
+        node.space.enter(f"c{number}", "s", PLAIN)
+        node.space.leave([(f"c{number}", PLAIN, None)], "s")
+        node.space.sign_in(f"u{number}", "s", [f"w{number}"])
+        node.space.sign_out(f"u{number}", "s", [f"w{number}"])
+    node.link.reachable = True
+    cluster.clock.now += 0.1
+    node.engine.tick()
+    asserted = first_hello(node).asserted
+    assert [one.channel for one in asserted.channels] == ["before"]
+    assert {one.user_id for one in asserted.users} == {"before", "watched"}
+    cluster.settle()
+    assert ask(cluster, cluster.nodes[1].space.counts(["before"])) == {"before": Counts(0, 0)}
+
+
+def test_what_the_state_has_nothing_of_is_forgotten() -> None:
+    """What was left, and what was refused, is asserted no more by a hello after an interruption."""
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, other, "p", "s", member=ANN, max_members=1)
+    refused = ask(cluster, node.space.enter("p", "s", PLAIN, member=BOB, max_members=1))
+    assert refused is Refusal.FULL
+    enter(cluster, node, "left", "s")
+    leave(cluster, node, "left", "s")
+    ask(cluster, node.space.sign_in("ann", "s"))
+    node.space.sign_out("ann", "s")
+    cluster.settle()
+    cut_off(node)
+    for channel, member in (("p", ANN), ("left", None)):
+        node.space.enter(channel, "s", PLAIN, member=member)
+        node.space.leave([(channel, PLAIN, member)], "s")
+    node.space.sign_in("ann", "s")
+    node.space.sign_out("ann", "s")
+    node.link.reachable = True
+    cluster.clock.now += 0.1
+    node.engine.tick()
+    asserted = first_hello(node).asserted
+    assert (asserted.channels, asserted.users) == ((), ())
+
+
+def first_hello(node: LinkedNode) -> messages.Hello:
+    """Return the hello that is the next command of a node, and let it arrive."""
+    node.link.withhold()
+    ((_, command),) = node.link._withheld
+    node.link.deliver_withheld()
+    assert isinstance(command.body, messages.Hello)
+    return command.body

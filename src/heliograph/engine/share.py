@@ -1,12 +1,12 @@
 """
-What one node wants of an app's shared state, and the difference between two such pictures.
+What one node wants of an app's shared state.
 
 A node asserts numbers: subscriptions of each channel, sessions of each member, sessions of each
 signed-in user, sessions that watch a user. Nothing is kept for each subscription, and to assert a
 number twice is harmless. Knows nothing of how assertions travel.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -80,21 +80,6 @@ class Share:
         _less(self.users, user_id)
         for watched in watchlist:
             _less(self.watched, watched)
-
-    def differing(self, other: "Share") -> tuple[Sequence[str], Sequence[str]]:
-        """Return the channels and the users of which the two shares want different numbers."""
-        channels = [
-            channel
-            for channel in {**self.channels, **other.channels}
-            if self.channels.get(channel) != other.channels.get(channel)
-        ]
-        users = [
-            user
-            for user in {**self.users, **self.watched, **other.users, **other.watched}
-            if (self.users.get(user), self.watched.get(user))
-            != (other.users.get(user), other.watched.get(user))
-        ]
-        return channels, users
 
 
 def _less(numbers: dict[str, int], key: str) -> bool:

@@ -44,6 +44,12 @@ from heliograph.reply import Later, Reply, after
 MAX_WAITING = 10_000
 """Commands of publishers that wait for the state to be available again; others fail at once."""
 
+MAX_WAITING_BYTES = 32 << 20
+"""The size of those commands, roughly."""
+
+OVERHEAD_BYTES = 500
+"""What a command takes besides its texts, roughly."""
+
 
 class Host(Protocol):
     """What a space needs of its engine."""
@@ -122,6 +128,7 @@ class _Call:
         self.deadline = deadline
         self.sent = False
         self.over = False
+        self.size = _size(body)
         self.later: Later[Any] = Later()
 
     def resolve(self, value: object) -> None:
@@ -181,6 +188,28 @@ class _Parts:
         return iter(self._parts)
 
 
+def _size(body: messages.Body) -> int:
+    match body:
+        case messages.Publish(events):
+            return OVERHEAD_BYTES + sum(
+                len(one.channel) + len(one.name) + len(one.data) for one in events
+            )
+        case messages.CountsOf(channels):
+            return OVERHEAD_BYTES + sum(map(len, channels))
+        case _:
+            return OVERHEAD_BYTES
+
+
+def _assertions_of(body: messages.Body) -> tuple[messages.Assert, ...]:
+    match body:
+        case messages.Assert():
+            return (body,)
+        case messages.Hello():
+            return (body.asserted,)
+        case _:
+            return ()
+
+
 def _failed() -> Later[Any]:
     later: Later[Any] = Later()
     later.fail(Unavailable("the engine is closed"))
@@ -219,10 +248,14 @@ class LinkedSpace:
         self._sent: deque[_Sent] = deque()
         self._returned: list[_Call] = []  # not executed, and sent again after the hello
         self._waiting: deque[_Call] = deque()
+        self._waiting_bytes = 0
         self._unknown: list[_Call] = []  # cut off: nobody knows until the hello is executed
         # What is to be asserted again, with the options of channels.
         self._unsaid: dict[str, Options] = {}
         self._unsaid_users: set[str] = set()
+        # What the state may have a number of, with that of the last command that asserted it.
+        self._asserted: dict[str, int] = {}
+        self._asserted_users: dict[str, int] = {}
         self._withdrawn: tuple[int, ...] = ()  # named by a command that was not executed
         self._counts_due: set[str] = set()
         # The place in the state's log and in this node's inbox.
@@ -293,15 +326,22 @@ class LinkedSpace:
 
     def _call(self, body: messages.Body) -> Later[Any]:
         call = _Call(body, self._host.now() + self._host.publish_deadline_s)
-        if self._closed or (not self.live and len(self._waiting) >= MAX_WAITING):
+        if self._closed or not (self.live or self._wait(call)):
             call.fail()
             return call.later
         self._call_deadlines.append(call)
         if self.live:
             self._send_call(call)
-        else:
-            self._waiting.append(call)
         return call.later
+
+    def _wait(self, call: _Call) -> bool:
+        """Send *call* when the state is available again; return whether there is room for it."""
+        size = self._waiting_bytes + call.size
+        if len(self._waiting) >= MAX_WAITING or size > MAX_WAITING_BYTES:
+            return False
+        self._waiting.append(call)
+        self._waiting_bytes = size
+        return True
 
     def _send_call(self, call: _Call) -> None:
         call.sent = True
@@ -366,8 +406,12 @@ class LinkedSpace:
                 ),
                 withdrawn=withdrawn,
             )
-        else:
-            self._unsaid.update((channel, options) for channel, (options, _) in changed.items())
+            return
+        for channel, (options, _) in changed.items():
+            if channel in self._share.channels or channel in self._asserted:
+                self._unsaid[channel] = options
+            else:
+                self._unsaid.pop(channel, None)  # entered and left, and the state knows nothing
 
     def _assertion(
         self,
@@ -445,8 +489,13 @@ class LinkedSpace:
         self._online.difference_update(one for one in user_ids if one not in self._share.watched)
         if self.live:
             self._send_assert(users=self._user_assertions(user_ids), withdrawn=withdrawn)
-        else:
-            self._unsaid_users.update(user_ids)
+            return
+        users, watched = self._share.users, self._share.watched
+        for one in user_ids:
+            if one in users or one in watched or one in self._asserted_users:
+                self._unsaid_users.add(one)
+            else:
+                self._unsaid_users.discard(one)
 
     def _user_assertions(self, user_ids: Iterable[str]) -> tuple[messages.UserAssertion, ...]:
         users, watched = self._share.users, self._share.watched
@@ -461,6 +510,8 @@ class LinkedSpace:
         """Fail what has reached its deadline."""
         while self._call_deadlines and self._call_deadlines[0].deadline <= now:
             self._call_deadlines.popleft().fail()
+        while self._waiting and self._waiting[0].over:
+            self._waiting_bytes -= self._waiting.popleft().size
         while self._enter_deadlines and self._enter_deadlines[0].deadline <= now:
             overdue = self._enter_deadlines.popleft()
             if isinstance(overdue, _Entering):
@@ -615,6 +666,9 @@ class LinkedSpace:
         self, body: messages.Body, deadline: float | None = None, call: _Call | None = None
     ) -> None:
         self._seq += 1
+        for asserted in _assertions_of(body):
+            self._asserted.update((one.channel, self._seq) for one in asserted.channels)
+            self._asserted_users.update((one.user_id, self._seq) for one in asserted.users)
         self._sent.append(_Sent(self._seq, body, self._host.now(), call))
         self._host.send(
             messages.Command(
@@ -744,6 +798,7 @@ class LinkedSpace:
                 sent.call.resolve(body.value)
             elif isinstance(sent.body, messages.Hello):
                 self._host.renewed(sent.at)
+            self._forget_asserted(sent)
             return
         call = sent.call
         self._repeat(sent.body)
@@ -764,6 +819,18 @@ class LinkedSpace:
             self._returned.append(call)
         else:
             call.fail()
+
+    def _forget_asserted(self, sent: _Sent) -> None:
+        """Forget what the state has no number of since a command, if none was sent later."""
+        for asserted in _assertions_of(sent.body):
+            for one in asserted.channels:
+                if not one.subscriptions and self._asserted.get(one.channel) == sent.seq:
+                    del self._asserted[one.channel]
+            for user in asserted.users:
+                if not (user.sessions or user.watching) and (
+                    self._asserted_users.get(user.user_id) == sent.seq
+                ):
+                    del self._asserted_users[user.user_id]
 
     def _greet_completely(self) -> None:
         self._complete = self._deaf = True
@@ -857,6 +924,10 @@ class LinkedSpace:
         self._forget_channel(entering.channel)
         if not self.live:
             self._unsaid[entering.channel] = entering.options
+        elif entering.channel not in self._share.channels and (
+            self._asserted.get(entering.channel) == entering.seq
+        ):
+            del self._asserted[entering.channel]  # the state has counted nothing
         entering.later.resolve(Refusal.FULL)
 
     def _take_signed_in(self, body: messages.SignedInAs) -> None:
@@ -886,21 +957,15 @@ class LinkedSpace:
             self.release()
         self._catch_up()
         returned, self._returned = self._returned, []
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for call in (*returned, *waiting):
             if not call.over:
-                self._call_again(call)
-        if self._holding is None and self.live:
+                self._send_call(call)
+        if self._holding is None:
             self._send(messages.Take())
         unknown, self._unknown = self._unknown, []
         for call in unknown:
             call.fail()  # what may still arrive of them is older than the hello
-
-    def _call_again(self, call: _Call) -> None:
-        if self.live:
-            self._send_call(call)
-        else:
-            self._waiting.append(call)
 
     def _repair(self, welcome: messages.Welcome) -> None:
         """Deliver what was missed, then differences, then what may have been lost."""
