@@ -1,18 +1,28 @@
 """The linked engine of the suite itself: what the contract does not show, and what once failed."""
 
 import asyncio
+from itertools import count
 from typing import ClassVar
 
-from heliograph.engine.answers import Counts, Refusal, SignedIn
+from heliograph.engine.answers import (
+    CacheMiss,
+    ChannelOccupied,
+    ChannelVacated,
+    Counts,
+    Refusal,
+    SignedIn,
+)
 from heliograph.engine.testing import messages
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.cluster import APP, Answer, LinkedCluster, LinkedNode
 from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Pace
+from heliograph.engine.testing.owing import OVERHEAD_BYTES, Owing
 from heliograph.engine.testing.space import MAX_WAITING, MAX_WAITING_BYTES
 from heliograph.engine.testing.suite import (
     ANN,
     BOB,
+    KEEPING,
     PLAIN,
     FaultContract,
     ask,
@@ -24,6 +34,7 @@ from heliograph.engine.testing.suite import (
     leave,
     linked,
     names,
+    owed,
     pass_time,
     tick,
 )
@@ -407,3 +418,59 @@ def first_hello(node: LinkedNode) -> messages.Hello:
     node.link.deliver_withheld()
     assert isinstance(command.body, messages.Hello)
     return command.body
+
+
+# -- Owed changes --------------------------------------------------------------------------------
+
+
+def test_an_enter_that_is_asserted_again_owes_one_cache_miss() -> None:
+    """Broken on purpose: where the state forgets the ticket, the webhook is sent twice."""
+    cluster = make()
+    node = cluster.nodes[0]
+    first = Answer(node.space.enter("c", "s", KEEPING))
+    node.link.cut(executed=1)
+    tick(cluster)
+    assert first.came
+    assert owed(cluster) == [ChannelOccupied("c"), CacheMiss("c")]
+    enter(cluster, node, "c", "t", KEEPING)
+    assert owed(cluster, CacheMiss) == [CacheMiss("c")] * 2
+    pass_time(cluster, 3.0)
+    assert not cluster.state.app(APP)._nodes[node.engine.node].missed
+
+
+def test_what_is_true_gives_no_room_for_changes_when_it_is_settled() -> None:
+    """Broken on purpose: with room that is never given back, the bound grows with what was true."""
+    truth = [ChannelOccupied(f"c{number}") for number in range(100)]
+    owing = Owing(Texts(), lambda: truth, 4, 1_000_000)
+    add(owing, 5)
+    assert owing.overflowed
+    marks = [one.mark for one in owing.restart()]
+    assert add(owing, 1)
+    owing.settle(marks[-2])  # a change of the truth remains, and one after it
+    assert add(owing, 3)
+    assert not add(owing, 1)
+    assert owing.overflowed
+
+
+def test_the_bytes_of_what_is_true_are_given_back_too() -> None:
+    truth = [ChannelOccupied(f"c{number}") for number in range(100)]
+    owing = Owing(Texts(), lambda: truth, 1000, 4 * OVERHEAD_BYTES)
+    add(owing, 5)
+    owing.settle(owing.restart()[-1].mark)
+    assert add(owing, 4)
+    assert not add(owing, 1)
+
+
+class Texts:
+    """Names of epochs."""
+
+    def __init__(self) -> None:
+        self._number = count(1)
+
+    def new_text(self) -> str:
+        return f"epoch {next(self._number)}"
+
+
+def add(owing: Owing, number: int) -> bool:
+    """Owe changes; return whether there was room for all of them."""
+    return all(owing.add(ChannelVacated("c")) is not None for _ in range(number))

@@ -158,9 +158,14 @@ class _Uncounted:
 
 
 class _Registration:
-    """A node that takes part. *fields* counts what it has, to notice a loss."""
+    """
+    A node that takes part. *fields* counts what it has, to notice a loss.
 
-    __slots__ = ("channels", "fields", "number", "seq", "uncounted", "users", "watched")
+    *missed* are the tickets of entries that found no event kept, with the inbox number of the
+    answer, until the node knows: the same `enter`, asserted again, owes no second `CacheMiss`.
+    """
+
+    __slots__ = ("channels", "fields", "missed", "number", "seq", "uncounted", "users", "watched")
 
     def __init__(self) -> None:
         self.seq = 0
@@ -169,6 +174,7 @@ class _Registration:
         self.users: dict[str, int] = {}
         self.watched: dict[str, int] = {}
         self.uncounted: dict[int, _Uncounted] = {}  # by ticket
+        self.missed: dict[int, int] = {}
         self.fields = 0
 
     def intact(self) -> bool:
@@ -257,13 +263,16 @@ class AppState:
             raise Damaged
 
     def received(self, node: str, number: int) -> None:
-        """Take note that *node* knows what was refused up to the inbox message *number*."""
+        """Take note that *node* has handled the inbox messages up to *number*."""
         registration = self._nodes.get(node)
-        if registration is None or not registration.uncounted:
+        if registration is None:
             return
         for ticket, refused in list(registration.uncounted.items()):
             if refused.number is not None and refused.number <= number:
                 del registration.uncounted[ticket]
+        for ticket, answered in list(registration.missed.items()):
+            if answered <= number:
+                del registration.missed[ticket]
 
     def hello(self, node: str, seq: int, hello: messages.Hello) -> messages.Why | None:
         """Have *node* take part from now on; return why it cannot with this hello."""
@@ -451,6 +460,8 @@ class AppState:
             self._tell(node, body)
             if isinstance(body, messages.EnterRefused):
                 registration.uncounted[body.ticket].number = registration.number
+            elif isinstance(body, messages.Entered) and body.ticket in registration.missed:
+                registration.missed[body.ticket] = registration.number
 
     def _assert(
         self, node: str, seq: int, asserted: messages.Assert, *, complete: bool, fresh: bool
@@ -615,10 +626,12 @@ class AppState:
         roster: tuple[Member, ...] | None,
     ) -> list[messages.Inbox]:
         answers: list[messages.Inbox] = []
+        missed = turn.registration.missed
         asks = channel.options.keep is not None
         kept = self.kept(name) if asks and accepted else None
         for entering in accepted:
-            if asks and kept is None:
+            if asks and kept is None and entering.ticket not in missed:
+                missed[entering.ticket] = turn.registration.number + 1  # or later: see `_answer`
                 self._owe_of(channel, CacheMiss(name), "cache")
             answers.append(
                 messages.Entered(

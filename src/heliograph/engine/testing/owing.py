@@ -54,7 +54,8 @@ class Owing:
         self._max_bytes = max_bytes
         self._changes: deque[tuple[Owed, int]] = deque()
         self._bytes = 0
-        self._free = (0, 0)  # changes and bytes of the truth that this epoch began with
+        # The truth that this epoch began with: its last number, and what of it is not settled.
+        self._true = self._free_changes = self._free_bytes = 0
         self.epoch = texts.new_text()
         self.number = 0
         self._settled_any = False
@@ -74,8 +75,8 @@ class Owing:
             return None
         owed = self._append(change)
         if (
-            len(self._changes) > self._max_changes + self._free[0]
-            or self._bytes > self._max_bytes + self._free[1]
+            len(self._changes) > self._max_changes + self._free_changes
+            or self._bytes > self._max_bytes + self._free_bytes
         ):
             self._clear()
             self.overflowed = True
@@ -89,7 +90,11 @@ class Owing:
         self._settled_any = True
         self._announced = False
         while self._changes and self._changes[0][0].mark.number <= mark.number:
-            self._bytes -= self._changes.popleft()[1]
+            owed, size = self._changes.popleft()
+            self._bytes -= size
+            if owed.mark.number <= self._true:
+                self._free_changes -= 1
+                self._free_bytes -= size
 
     def take(self) -> tuple[bool, Sequence[Owed]]:
         """
@@ -123,7 +128,8 @@ class Owing:
         self._settled_any = self.overflowed = False
         for change in self._truth():
             self._append(change)
-        self._free = (len(self._changes), self._bytes)
+        self._true = self.number
+        self._free_changes, self._free_bytes = len(self._changes), self._bytes
         for change in carried:
             self._append(change)
 
@@ -137,7 +143,7 @@ class Owing:
 
     def _clear(self) -> None:
         self._changes.clear()
-        self._bytes = 0
+        self._bytes = self._true = self._free_changes = self._free_bytes = 0
 
 
 def _happened(change: Change) -> bool:
