@@ -4,6 +4,8 @@ import asyncio
 from itertools import count
 from typing import ClassVar
 
+import pytest
+
 from heliograph.engine.answers import (
     CacheMiss,
     ChannelOccupied,
@@ -23,6 +25,7 @@ from heliograph.engine.testing.suite import (
     ANN,
     BOB,
     KEEPING,
+    OBSERVED,
     PLAIN,
     FaultContract,
     ask,
@@ -436,6 +439,49 @@ def test_an_enter_that_is_asserted_again_owes_one_cache_miss() -> None:
     assert owed(cluster, CacheMiss) == [CacheMiss("c")] * 2
     pass_time(cluster, 3.0)
     assert not cluster.state.app(APP)._nodes[node.engine.node].missed
+
+
+@pytest.mark.parametrize("lost", ["everything", "what followed a copy", "a channel"])
+def test_a_state_that_lost_something_has_one_holder(lost: str) -> None:
+    """Broken on purpose: a grant at once makes a second one beside a holder that is cut off."""
+    cluster = make(3)
+    (holder,) = (linked(node) for node in holders(cluster))
+    other = next(node for node in cluster.nodes if node is not holder)
+    snapshot = cluster.state.snapshot()
+    enter(cluster, other, "a", "s", OBSERVED)
+    holder.settle()
+    cluster.settle()
+    holder.link.reachable = False
+    holder.link.frozen_up = holder.link.frozen_down = True
+    match lost:
+        case "everything":
+            cluster.state.empty()
+        case "what followed a copy":
+            cluster.state.restore(snapshot)
+        case _:
+            cluster.state.app(APP).lose_channel("a")
+    seen: set[int] = set()
+    for _ in range(300):
+        tick(cluster)
+        holding = holders(cluster)
+        assert len(holding) <= 1
+        seen.update(id(one) for one in holding)
+    assert len(seen) == 2
+    enter(cluster, other, "b", "s", OBSERVED)
+    assert ChannelOccupied("b") in owed(cluster)
+    cluster.heal()
+    assert len(holders(cluster)) == 1
+
+
+def test_a_holder_that_lives_holds_again_when_a_part_of_the_state_was_lost() -> None:
+    cluster = make()
+    (holder,) = holders(cluster)
+    other = next(node for node in cluster.nodes if node is not holder)
+    enter(cluster, other, "a", "s", OBSERVED)
+    cluster.state.app(APP).lose_channel("a")
+    pass_time(cluster, 2.0)
+    assert holders(cluster) == [holder]
+    assert ask(cluster, other.space.counts(["a"])) == {"a": Counts(1, 0)}
 
 
 def test_what_is_true_gives_no_room_for_changes_when_it_is_settled() -> None:

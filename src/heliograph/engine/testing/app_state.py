@@ -217,15 +217,27 @@ class AppState:
     """
     One app's shared state; it lives for one epoch.
 
-    *life* names the life of the process, or of the store, that it was made in.
+    *life* names the life of the process, or of the store, that it was made in. *holder* holds from
+    the epoch before, and until *grants_from* there is no new one: a node that is cut off may still
+    hold from a life that this one knows nothing of, and releases when its lease ends.
     """
 
-    def __init__(self, app_id: str, life: str, tools: "Tools", bounds: Bounds) -> None:
+    def __init__(
+        self,
+        app_id: str,
+        life: str,
+        tools: "Tools",
+        bounds: Bounds,
+        *,
+        holder: str | None = None,
+        grants_from: float = 0.0,
+    ) -> None:
         self.app_id = app_id
         self.life = life
         self.epoch = tools.new_text()
         self.wants: Wants = NOTHING_WANTED
-        self.holder: str | None = None
+        self.holder = holder
+        self._grants_from = grants_from
         self._tools = tools
         self._bounds = bounds
         self._greeting: str | None = None  # the node whose hello is being executed
@@ -413,12 +425,12 @@ class AppState:
 
     def unregister(self, node: str) -> None:
         """Remove *node* with all that it has: it said goodbye, or is dead."""
+        if self.holder == node:
+            self.holder = None
         registration = self._nodes.get(node)
         if registration is None:
             return
         self.check(node)
-        if self.holder == node:
-            self.holder = None
         channels = [
             messages.ChannelAssertion(name, 0, self._channels[name].options)
             for name in registration.channels
@@ -845,7 +857,7 @@ class AppState:
 
     def take(self, node: str) -> None:
         """Make *node* the holder, if there is none."""
-        if self.holder not in {None, node}:
+        if self.holder not in {None, node} or self._tools.now() < self._grants_from:
             return
         self.holder = node
         restart, changes = self._owing.take()

@@ -58,6 +58,7 @@ class SharedState:
         self._bounds = bounds if bounds is not None else Bounds()
         self._tools = Tools(self._send, now, new_text)
         self._life = new_text()
+        self._grants_from = now()
         self._apps: dict[str, AppState] = {}
         self._leases: dict[str, _Lease] = {}
         self._attached: dict[str, Send] = {}
@@ -105,7 +106,7 @@ class SharedState:
                 outcome = self._execute(app, command)
             app.finish()
         except Damaged:
-            app = self._begin(command.app_id)
+            app = self._begin(command.app_id, app.holder)
             outcome = messages.NotExecuted(command.seq, messages.Why.UNKNOWN)
         answer(messages.Message(command.app_id, app.epoch, 0, 0, outcome))
 
@@ -156,9 +157,21 @@ class SharedState:
             app = self._begin(app_id)
         return app
 
-    def _begin(self, app_id: str) -> AppState:
-        app = self._apps[app_id] = AppState(app_id, self._life, self._tools, self._bounds)
+    def _begin(self, app_id: str, holder: str | None = None) -> AppState:
+        app = self._apps[app_id] = AppState(
+            app_id,
+            self._life,
+            self._tools,
+            self._bounds,
+            holder=holder,
+            grants_from=self._grants_from,
+        )
         return app
+
+    def _begin_life(self) -> None:
+        """Have no holder until each one of the life before has released: its lease has ended."""
+        self._life = self._new_text()
+        self._grants_from = self._now() + self._lease_s
 
     # -- Leases ------------------------------------------------------------------------------
 
@@ -185,12 +198,12 @@ class SharedState:
     def _remove(self, node: str) -> None:
         self._leases.pop(node, None)
         for app_id in list(self._apps):
+            app = self._app(app_id)
             try:
-                app = self._app(app_id)
                 app.unregister(node)
                 app.finish()
             except Damaged:
-                self._begin(app_id)
+                self._begin(app_id, app.holder)
 
     def bury(self, node: str) -> None:
         """Remove a node that is known to be dead, as a process is whose socket was closed."""
@@ -204,7 +217,7 @@ class SharedState:
 
     def empty(self) -> None:
         """Lose everything."""
-        self._life = self._new_text()
+        self._begin_life()
         self._apps.clear()
         self._leases.clear()
 
@@ -215,6 +228,6 @@ class SharedState:
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a copy, as a store does that was started again: this is another life."""
         restored = copy.deepcopy(snapshot)
-        self._life = self._new_text()
+        self._begin_life()
         self._apps = restored.apps
         self._leases = restored.leases
