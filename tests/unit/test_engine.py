@@ -1,15 +1,16 @@
 """The contract of an engine: the suite that ships, over each engine and each kind of link."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import ClassVar
 
-from heliograph.engine.memory import MemoryEngine
+from heliograph.engine.answers import Mark, Owed
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.cluster import (
-    ALL_WANTED,
-    APP,
     Clock,
     Cluster,
     LinkedCluster,
+    MemoryCluster,
     Node,
     Recorder,
 )
@@ -22,27 +23,53 @@ from heliograph.engine.testing.suite import (
     goodbye,
     linked,
 )
-
-
-class MemoryCluster:
-    """The only node of the engine that has no other."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        engine = MemoryEngine(self.clock, epoch="an epoch")
-        local = Recorder()
-        self.nodes = (Node(engine, engine.space(APP, local, ALL_WANTED), local),)
-
-    def settle(self) -> None:
-        """Nothing is ever under way."""
-
-    def elapse(self, seconds: float) -> None:
-        self.clock.now += seconds
+from heliograph.hub.facts import UserOffline, UserOnline
 
 
 class TestMemoryEngine(EngineContract):
     def make(self) -> Cluster:
         return MemoryCluster()
+
+
+class RunningClock(Clock):
+    """A clock that runs on whenever it is read, as a real one does."""
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+class TestAnEngineWhoseClockRuns(EngineContract):
+    def make(self) -> Cluster:
+        return MemoryCluster(RunningClock())
+
+
+class ScopedRecorder(Recorder):
+    """What is owed by an engine that numbers the changes of some channels and users separately."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: Counter[str] = Counter()
+
+    def owe(self, changes: Sequence[Owed], /) -> None:
+        super().owe([Owed(one.change, self._mark(one)) for one in changes])
+
+    @property
+    def owed(self) -> list[Owed]:
+        """One scope after the other: between scopes, changes have no order."""
+        return sorted(super().owed, key=lambda one: one.mark.scope)
+
+    def _mark(self, owed: Owed) -> Mark:
+        change = owed.change
+        name = change.user_id if isinstance(change, UserOnline | UserOffline) else change.channel
+        scope = f"scope {len(name) + ord(name[0]) & 3}"
+        self._numbers[scope] += 1
+        return Mark(scope, owed.mark.epoch, self._numbers[scope])
+
+
+class TestAnEngineWithSeveralScopes(EngineContract):
+    def make(self) -> Cluster:
+        return MemoryCluster(local=ScopedRecorder())
 
 
 class TestOneNodeOverALink(EngineContract):

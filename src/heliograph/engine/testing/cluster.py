@@ -1,7 +1,8 @@
 """
 Some nodes, and what a test needs of them: a clock, what each node was delivered, and their faults.
 
-`Cluster` is what the suite asks of an engine's author; `LinkedCluster` is the one over links.
+`Cluster` is what the suite asks of an engine's author. `MemoryCluster` is the shortest one, and
+`LinkedCluster` the one over links.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 from heliograph.engine.answers import Lost, Mark, Owed, Wants
 from heliograph.engine.base import Engine, Space
+from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.engine import LinkedEngine, Schedule
 from heliograph.engine.testing.link import Link, Pace
@@ -121,9 +123,8 @@ class Node:
 
     def settle(self) -> None:
         """Settle everything that was owed here, as a holder does that keeps it."""
-        owed = self.local.owed
-        if owed:
-            self.space.settle(owed[-1].mark)
+        for mark in {mark.scope: mark for mark in self.marks}.values():
+            self.space.settle(mark)
 
     @property
     def marks(self) -> list[Mark]:
@@ -131,20 +132,51 @@ class Node:
         return [owed.mark for owed in self.local.owed]
 
 
-class Cluster(Protocol):
-    """Nodes over one shared state, as the suite uses them."""
+def make_node(engine: Engine, local: Recorder | None = None, wants: Wants = ALL_WANTED) -> Node:
+    """
+    Return a node as the suite needs it, of an engine that was opened.
 
-    clock: Clock
+    Its only app is APP, its `Local` is a Recorder, and all changes are wanted.
+    """
+    if local is None:
+        local = Recorder()
+    return Node(engine, engine.space(APP, local, wants), local)
+
+
+class Cluster(Protocol):
+    """
+    Nodes over one shared state, as the suite uses them.
+
+    The engines read time from a clock that `elapse` moves. It may run by itself, too: a test
+    expects of it only that it does not run for seconds within one test.
+    """
 
     @property
     def nodes(self) -> Sequence[Node]:
-        """The nodes that live."""
+        """The nodes that live, each made by `make_node`; a node that was closed is not in it."""
 
     def settle(self) -> None:
         """Let everything that is under way arrive and be answered, without time passing."""
 
     def elapse(self, seconds: float) -> None:
         """Let time pass, and everything happen in it that is due."""
+
+
+class MemoryCluster:
+    """The only node of the engine that has no other."""
+
+    def __init__(self, clock: Clock | None = None, local: Recorder | None = None) -> None:
+        self.clock = clock if clock is not None else Clock()
+        engine = MemoryEngine(self.clock, epoch="an epoch")
+        run_now(engine.open())
+        self.nodes: Sequence[Node] = (make_node(engine, local),)
+
+    def settle(self) -> None:
+        """Nothing is ever under way."""
+
+    def elapse(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.now += seconds
 
 
 class LinkedNode(Node):

@@ -10,8 +10,8 @@ The tests fail with AssertionError by `assert`, so that pytest shows what differ
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,6 +25,7 @@ from heliograph.engine.answers import (
     Entry,
     Listing,
     Lost,
+    Mark,
     Options,
     Reason,
     Refusal,
@@ -56,6 +57,8 @@ PLAIN = Options()
 OBSERVED = Options(observed=True)
 COUNTED = Options(counted=True, observed=True)
 KEEP = Keep(1, 30.0)
+BRIEF = Keep(1, 1.0)
+ROUNDING_S = 1e-6
 KEEPING = Options(observed=True, keep=KEEP)
 ANN, BOB, CAT = Member("ann", b'{"n":1}'), Member("bob"), Member("cat")
 
@@ -114,6 +117,11 @@ def names(node: Node, channel: str = "chat") -> list[str]:
     ]
 
 
+def stated(node: Node) -> list[SubscriptionCount]:
+    """Return the numbers of subscriptions that a node was delivered."""
+    return [one for one in node.local.facts if isinstance(one, SubscriptionCount)]
+
+
 def owed(cluster: Cluster, *kinds: type) -> list[Change]:
     """Return what was owed, on all nodes together, of some kinds."""
     return [
@@ -122,6 +130,20 @@ def owed(cluster: Cluster, *kinds: type) -> list[Change]:
         for one in node.local.owed
         if not kinds or isinstance(one.change, kinds)
     ]
+
+
+def owed_of_each(cluster: Cluster, *kinds: type) -> dict[str, list[Change]]:
+    """Return what was owed by channel or user, since only within each has it an order."""
+    found: dict[str, list[Change]] = {}
+    for change in owed(cluster, *kinds):
+        key = change.user_id if isinstance(change, UserOnline | UserOffline) else change.channel
+        found.setdefault(key, []).append(change)
+    return found
+
+
+def last_marks(marks: Iterable[Mark]) -> dict[str, Mark]:
+    """Return the last mark of each scope."""
+    return {mark.scope: mark for mark in marks}
 
 
 def holders(cluster: Cluster) -> list[Node]:
@@ -182,8 +204,9 @@ class EngineContract:
         first, last = cluster.nodes[0], cluster.nodes[-1]
         assert list(enter(cluster, last, "p", "a", member=ANN).roster) == [ANN]
         last.local.calls.clear()
-        assert list(enter(cluster, first, "p", "b", member=BOB).roster) == [ANN, BOB]
-        assert list(enter(cluster, first, "p", "b2", member=BOB).roster) == [ANN, BOB]
+        for subscriber_id in ("b", "b2"):
+            roster = enter(cluster, first, "p", subscriber_id, member=BOB).roster
+            assert (len(roster), set(roster)) == (2, {ANN, BOB})
         assert last.local.facts == [MemberAdded("p", BOB)]
 
     def test_the_last_session_of_a_user_removes_the_member(self, cluster: Cluster) -> None:
@@ -236,11 +259,10 @@ class EngineContract:
         node.space.leave([("a", OBSERVED, None), ("b", OBSERVED, None), ("p", OBSERVED, ANN)], "s")
         cluster.settle()
         assert listed(ask(cluster, node.space.channels(""))) == {"b": Counts(1, 0)}
-        assert owed(cluster, ChannelVacated, MemberRemoved) == [
-            ChannelVacated("a"),
-            MemberRemoved("p", "ann"),
-            ChannelVacated("p"),
-        ]
+        assert owed_of_each(cluster, ChannelVacated, MemberRemoved) == {
+            "a": [ChannelVacated("a")],
+            "p": [MemberRemoved("p", "ann"), ChannelVacated("p")],
+        }
 
     def test_channels_are_listed_by_prefix(self, cluster: Cluster) -> None:
         first, last = cluster.nodes[0], cluster.nodes[-1]
@@ -258,8 +280,10 @@ class EngineContract:
             enter(cluster, node, channel, "a")
         listing = ask(cluster, node.space.channels(""))
         parts = iter(listing)
-        found = dict(next(parts))
-        assert 0 < len(found) < 500
+        found: dict[str, Counts] = {}
+        while not found:  # parts may be empty
+            found.update(next(parts))
+        assert len(found) < 500
         node.space.leave([(channel, PLAIN, None) for channel in channels[:-1]], "a")
         cluster.settle()
         for part in parts:
@@ -268,19 +292,19 @@ class EngineContract:
 
     def test_the_last_event_is_kept_for_a_while(self, cluster: Cluster) -> None:
         first, last = cluster.nodes[0], cluster.nodes[-1]
-        ask(cluster, first.space.publish([event("old", keep=KEEP)]))
-        cluster.elapse(10)
-        ask(cluster, first.space.publish([event("new", keep=KEEP), event("unkept")]))
+        ask(cluster, first.space.publish([event("old", keep=BRIEF)]))
+        cluster.elapse(0.2)
+        ask(cluster, first.space.publish([event("new", keep=BRIEF), event("unkept")]))
         kept = enter(cluster, last, "chat", "a", KEEPING).kept
         assert kept is not None
         assert kept.event.name == "new"
-        assert kept.ttl_s == pytest.approx(30.0)
+        assert BRIEF.ttl_s / 2 < kept.ttl_s <= BRIEF.ttl_s + ROUNDING_S
         assert enter(cluster, last, "chat", "b").kept is None
-        cluster.elapse(29)
+        cluster.elapse(BRIEF.ttl_s / 2)
         kept = ask(cluster, first.space.kept("chat"))
         assert kept is not None
-        assert 0 < kept.ttl_s <= 1 + 1e-6
-        cluster.elapse(1)
+        assert 0 < kept.ttl_s <= BRIEF.ttl_s / 2 + ROUNDING_S
+        cluster.elapse(BRIEF.ttl_s / 2)
         assert ask(cluster, first.space.kept("chat")) is None
         assert enter(cluster, last, "chat", "c", KEEPING).kept is None
 
@@ -298,14 +322,18 @@ class EngineContract:
         assert owed(cluster) == [sent]
 
     def test_marks_have_no_gaps(self, cluster: Cluster) -> None:
+        """In each scope: an engine may number parts of its state separately."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         for channel in "abc":
             enter(cluster, first, channel, "s", OBSERVED)
             leave(cluster, first, channel, "s", OBSERVED)
             enter(cluster, last, channel, "s", OBSERVED)
         (holder,) = holders(cluster)
-        assert [mark.number for mark in holder.marks] == list(range(1, 10))
-        assert len({(mark.scope, mark.epoch) for mark in holder.marks}) == 1
+        assert len(holder.marks) == 9
+        for scope, last_mark in last_marks(holder.marks).items():
+            marks = [mark for mark in holder.marks if mark.scope == scope]
+            assert [mark.number for mark in marks] == list(range(1, len(marks) + 1))
+            assert {mark.epoch for mark in marks} == {last_mark.epoch}
 
     def test_small_numbers_are_facts_at_once(self, cluster: Cluster) -> None:
         first, last = cluster.nodes[0], cluster.nodes[-1]
@@ -313,12 +341,16 @@ class EngineContract:
         enter(cluster, first, "chat", "b", COUNTED)
         leave(cluster, first, "chat", "b", COUNTED)
         enter(cluster, first, "uncounted", "b", OBSERVED)
-        counts = [one for one in last.local.facts if isinstance(one, SubscriptionCount)]
+        counts = stated(last)
         assert counts[-2:] == [SubscriptionCount("chat", 2), SubscriptionCount("chat", 1)]
         assert all(one.channel == "chat" for one in counts)
 
     def test_large_numbers_are_facts_once_in_an_interval(self, cluster: Cluster) -> None:
-        """For all nodes together; the number is the one at its end."""
+        """
+        For all nodes together; the number is the one at its end.
+
+        Broken on purpose: if the number is not owed, this test fails.
+        """
         first, last = cluster.nodes[0], cluster.nodes[-1]
         for number in range(LARGE_CHANNEL):
             enter(cluster, last, "chat", f"s{number}", COUNTED)
@@ -327,19 +359,21 @@ class EngineContract:
         for number in range(5):
             enter(cluster, first, "chat", f"t{number}", COUNTED)
             enter(cluster, last, "chat", f"u{number}", COUNTED)
-        due = [(node, one) for node in cluster.nodes for one in node.local.of("count_due")]
-        (asked,) = {node for node, _ in due}
-        channel, in_s = due[0][1]
-        assert (channel, in_s) == ("chat", LARGE_INTERVAL_S)
-        for node in cluster.nodes:
-            assert not [one for one in node.local.facts if isinstance(one, SubscriptionCount)]
-        cluster.elapse(in_s)
-        for _ in range(2):  # to ask twice is harmless
-            asked.space.state_count("chat")
+        asked = [node for node in cluster.nodes if node.local.of("count_due")]
+        assert asked
+        for node in asked:
+            for channel, in_s in node.local.of("count_due"):
+                assert channel == "chat"
+                assert 0 < in_s <= LARGE_INTERVAL_S
+        assert not any(stated(node) for node in cluster.nodes)
+        cluster.elapse(LARGE_INTERVAL_S)
+        for node in asked * 2:  # to ask twice is harmless
+            node.space.state_count("chat")
             cluster.settle()
-        for node in cluster.nodes[:1]:
-            counts = [one for one in node.local.facts if isinstance(one, SubscriptionCount)]
-            assert counts == [SubscriptionCount("chat", LARGE_CHANNEL + 10)]
+        expected = SubscriptionCount("chat", LARGE_CHANNEL + 10)
+        for node in cluster.nodes:
+            assert stated(node) == ([expected] if node in (first, last) else [])
+        assert owed(cluster, SubscriptionCount)[-1:] == [expected]
 
     def test_a_user_is_online_from_the_first_session_to_the_last(self, cluster: Cluster) -> None:
         first, last = cluster.nodes[0], cluster.nodes[-1]
@@ -354,7 +388,10 @@ class EngineContract:
         last.space.sign_out("ann", "b", ["ann", "bob"])
         cluster.settle()
         assert last.local.notices[-1] == UserOffline("ann")
-        assert owed(cluster) == [UserOnline("wim"), UserOnline("ann"), UserOffline("ann")]
+        assert owed_of_each(cluster) == {
+            "wim": [UserOnline("wim")],
+            "ann": [UserOnline("ann"), UserOffline("ann")],
+        }
 
     def test_a_user_sees_itself_online(self, cluster: Cluster) -> None:
         signed_in = ask(cluster, cluster.nodes[0].space.sign_in("ann", "a", ["ann", "bob"]))
@@ -399,6 +436,9 @@ class EngineContract:
 
 class SharedContract(EngineContract):
     """What an engine promises besides when several nodes share it."""
+
+    takeover_s: ClassVar[float] = LEASE_S
+    """After so long, another node is the holder if the holder closed its engine."""
 
     def test_a_node_that_did_not_enter_gets_no_facts(self, cluster: Cluster) -> None:
         """Broken on purpose: with facts sent to every node, this test fails."""
@@ -452,12 +492,14 @@ class SharedContract(EngineContract):
         enter(cluster, other, "a", "s", OBSERVED)
         holder.settle()
         cluster.settle()
+        settled = holder.marks
         enter(cluster, other, "b", "s", OBSERVED)
         unsettled = holder.local.owed[-1]
         self.close(cluster, holder)
-        cluster.elapse(LEASE_S)
+        cluster.elapse(self.takeover_s)
         (successor,) = holders(cluster)
-        assert successor.local.owed == [unsettled]
+        again = [one for one in successor.local.owed if one.mark not in settled]
+        assert again == [unsettled]
 
     def close(self, cluster: Cluster, node: Node) -> None:
         """Close the engine of a node."""
@@ -726,7 +768,8 @@ class FaultContract:
         ask(cluster, other.space.terminate("ann"))
         tick(cluster)
         assert node.local.facts == [MemberAdded("p", BOB), event("x", "p")]
-        assert node.local.notices == [UserOnline("bob"), UserTerminated("ann")]
+        assert len(node.local.notices) == 2
+        assert set(node.local.notices) == {UserOnline("bob"), UserTerminated("ann")}
         assert node.local.losses == []
 
     def test_events_that_were_lost_silently_are_noticed(self, cluster: LinkedCluster) -> None:
@@ -802,10 +845,10 @@ class FaultContract:
         cluster.heal()
         assert other.local.facts[-1] == MemberAdded("p", ANN)
         assert node.local.facts == [event("x", "p")]
-        assert [(one.channel, one.user_id, one.reason) for one in node.local.losses] == [
+        assert {(one.channel, one.user_id, one.reason) for one in node.local.losses} == {
             ("alone", None, Reason.VACATED),
             (None, "ann", Reason.VACATED),
-        ]
+        }
 
     def test_a_node_that_comes_back_is_not_refused_by_the_member_limit(
         self, cluster: LinkedCluster
@@ -848,10 +891,10 @@ class FaultContract:
         cluster.state.empty()
         cluster.heal()
         assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(2, 2)}
-        for one in (node, other):
-            assert one.local.losses[0].channel == "p"
-            assert one.local.losses[0].reason is Reason.NEW_STATE
-        assert node.local.losses[1].user_id == "ann"
+        for one, users in ((node, ["ann"]), (other, [])):
+            assert [loss.channel for loss in one.local.losses if loss.user_id is None] == ["p"]
+            assert [loss.user_id for loss in one.local.losses if loss.channel is None] == users
+            assert {loss.reason for loss in one.local.losses} == {Reason.NEW_STATE}
         assert members_of(node.local.facts, {"ann", "bob"}) == {"ann", "bob"}
 
     def test_a_state_that_was_set_back_begins_anew(self, cluster: LinkedCluster) -> None:
@@ -892,6 +935,7 @@ class FaultContract:
         (holder,) = holders(cluster)
         node = next(one for one in cluster.nodes if one is not holder)
         enter(cluster, node, "a", "s", OBSERVED)
+        settled = holder.marks
         holder.settle()
         cluster.settle()
         node.local.calls.clear()
@@ -900,8 +944,12 @@ class FaultContract:
         enter(cluster, node, "b", "s", OBSERVED)
         pass_time(cluster, LEASE_S)
         assert node.local.holds
-        assert [one.change for one in node.local.owed] == [ChannelOccupied("b")]
-        assert node.marks[0].number == 2
+        again = [one for one in node.local.owed if one.mark not in settled]
+        assert [one.change for one in again] == [ChannelOccupied("b")]
+        assert again[0].mark.number == 1 + sum(
+            (mark.scope, mark.epoch) == (again[0].mark.scope, again[0].mark.epoch)
+            for mark in settled
+        )
 
     def test_a_holder_releases_when_its_lease_ends(self, cluster: LinkedCluster) -> None:
         """Broken on purpose: if only the state ends it, two nodes hold, and this test fails."""
@@ -921,7 +969,11 @@ class FaultContract:
         tick(cluster)
         enter(cluster, node, "b", "s", OBSERVED)
         assert len(holder.local.of("hold")) == 1
-        assert [mark.number for mark in holder.marks] == [1, 2]
+        assert {one.change for one in holder.local.owed} == {
+            ChannelOccupied("a"),
+            ChannelOccupied("b"),
+        }
+        assert len(holder.marks) == len(set(holder.marks)) == 2
 
     def test_only_the_holder_settles(self, cluster: LinkedCluster) -> None:
         """Broken on purpose: if the state takes it from any node, this test fails."""
