@@ -14,6 +14,7 @@ import pytest
 from heliograph.engine.testing import app_state, engine, log, messages, owing, space, state
 from heliograph.engine.testing.cluster import LinkedCluster
 from heliograph.errors import Unavailable
+from heliograph.hub.facts import Event
 from tests.unit import test_engine
 
 Break = Callable[[pytest.MonkeyPatch], object]
@@ -124,6 +125,50 @@ def forget_nothing(_self: Any, _entering: Any) -> None:
 
 def settle_anybody(self: Any, _node: str, mark: Any) -> None:
     self._owing.settle(mark)
+
+
+def roster_that_lacks_members(original: Any) -> Callable[..., object]:
+    """Answer with the first member and the newcomers only."""
+
+    def entered(
+        self: Any, turn: Any, name: str, channel: Any, accepted: Any, roster: Any
+    ) -> object:
+        if roster is not None:
+            new = {one.user_id for one in accepted}
+            roster = tuple(
+                one for index, one in enumerate(roster) if not index or one.user_id in new
+            )
+        return original(self, turn, name, channel, accepted, roster)
+
+    return entered
+
+
+def answer_after_the_next_fact(original: Any) -> Callable[..., object]:
+    """Let each fact overtake the reply before it."""
+    kept: list[tuple[Any, Any]] = []
+
+    def take(self: Any, message: Any, body: Any) -> None:
+        if isinstance(body, messages.Entered):
+            kept.append((message, body))
+            return
+        original(self, message, body)
+        while kept:
+            original(self, *kept.pop())
+
+    return take
+
+
+def publish_on_one_node(original: Any) -> Callable[..., object]:
+    """Send an event only to the node that came first to the channel."""
+
+    def say(self: Any, name: str, channel: Any, fact: Any, skip: Any) -> None:
+        nodes = channel.nodes
+        if isinstance(fact, Event):
+            channel.nodes = dict(list(nodes.items())[:1])
+        original(self, name, channel, fact, skip)
+        channel.nodes = nodes
+
+    return say
 
 
 def answers_in_any_order(original: Any) -> Callable[..., object]:
@@ -287,6 +332,25 @@ MECHANISMS = (
             replaced(space.LinkedSpace, "_fact", deliver_all),
         ),
         ("test_a_node_that_did_not_enter_gets_no_facts",),
+    ),
+    Mechanism(
+        "delivery of events to each node that has the channel",
+        replaced(app_state.AppState, "_say", publish_on_one_node(app_state.AppState._say)),
+        ("test_facts_and_replies_have_one_order_on_all_nodes",),
+    ),
+    Mechanism(
+        "whole rosters",
+        replaced(
+            app_state.AppState,
+            "_entered",
+            roster_that_lacks_members(app_state.AppState._entered),
+        ),
+        ("test_a_newcomer_gets_a_roster_and_then_exactly_the_later_facts",),
+    ),
+    Mechanism(
+        "the place of the reply among the facts",
+        replaced(space.LinkedSpace, "_take", answer_after_the_next_fact(space.LinkedSpace._take)),
+        ("test_a_newcomer_gets_a_roster_and_then_exactly_the_later_facts",),
     ),
 )
 
