@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from heliograph.engine.testing import app_state, engine, log, messages, owing, space, state
 from heliograph.engine.testing.cluster import LinkedCluster
 from heliograph.errors import Unavailable
-from heliograph.hub.facts import Event
+from heliograph.hub.facts import Event, SubscriptionCount
 from tests.unit import test_engine
 
 Break = Callable[[pytest.MonkeyPatch], object]
@@ -33,9 +34,9 @@ def returns(owner: Any, name: str, value: object = None) -> Break:
     return lambda patch: patch.setattr(owner, name, lambda *_arguments, **_named: value)
 
 
-def replaced(owner: Any, name: str, function: Callable[..., object]) -> Break:
-    """Have *function* in the place of another one."""
-    return lambda patch: patch.setattr(owner, name, function)
+def replaced(owner: Any, name: str, value: object) -> Break:
+    """Have *value* in the place of a function."""
+    return lambda patch: patch.setattr(owner, name, value)
 
 
 def every(*breaks: Break) -> Break:
@@ -169,6 +170,59 @@ def publish_on_one_node(original: Any) -> Callable[..., object]:
         channel.nodes = nodes
 
     return say
+
+
+def owe_whatever_is_wanted(self: Any, channel: Any, change: Any, _kind: str) -> None:
+    if channel.options.observed:
+        self._owe(change)
+
+
+def owe_no_numbers(original: Any) -> Callable[..., object]:
+    def owe(self: Any, change: Any) -> None:
+        if not isinstance(change, SubscriptionCount):
+            original(self, change)
+
+    return owe
+
+
+def fail_sign_in_without_withdrawing(self: Any, signing_in: Any) -> None:
+    del self._signing_in[signing_in.ticket]
+    signing_in.later.fail(Unavailable("the engine did not answer in time"))
+
+
+def fail_sign_in_without_asserting(self: Any, signing_in: Any) -> None:
+    del self._signing_in[signing_in.ticket]
+    self._share.sign_out(signing_in.user_id, signing_in.watchlist)
+    signing_in.later.fail(Unavailable("the engine did not answer in time"))
+
+
+def sign_out_without_withdrawing(self: Any, user_id: str, _session_id: str, watched: Any) -> None:
+    self._share.sign_out(user_id, tuple(watched))
+    self._assert_users((user_id, *watched), ())
+
+
+def welcome_without_settling(original: Any) -> Callable[..., object]:
+    def welcome(self: Any, node: str, hello: Any, *arguments: Any) -> None:
+        original(self, node, msgspec.structs.replace(hello, settled=None), *arguments)
+
+    return welcome
+
+
+def restart_with_the_same_marks(self: Any) -> object:
+    if self.overflowed:
+        self._begin(())
+    return not self._settled_any, self.after(0)
+
+
+def keep_without_bounds(self: Any, event: Any, ttl_s: float) -> None:
+    self._kept[event.channel] = (event, self._tools.now() + ttl_s)
+    self._kept_bytes += len(event.data)
+
+
+def replace_the_picture(self: Any, channel: str, picture: Any) -> None:
+    self._mirrors[channel] = space._Mirror(
+        picture.count, {one.user_id: one for one in picture.roster}
+    )
 
 
 def answers_in_any_order(original: Any) -> Callable[..., object]:
@@ -351,6 +405,89 @@ MECHANISMS = (
         "the place of the reply among the facts",
         replaced(space.LinkedSpace, "_take", answer_after_the_next_fact(space.LinkedSpace._take)),
         ("test_a_newcomer_gets_a_roster_and_then_exactly_the_later_facts",),
+    ),
+    Mechanism(
+        "the changes that a node wants",
+        returns(space.LinkedSpace, "want"),
+        ("test_only_what_is_wanted_is_owed",),
+    ),
+    Mechanism(
+        "the changes that a node wants, in the state",
+        replaced(app_state.AppState, "_owe_of", owe_whatever_is_wanted),
+        ("test_only_what_is_wanted_is_owed",),
+    ),
+    Mechanism(
+        "numbers that are owed",
+        replaced(app_state.AppState, "_owe", owe_no_numbers(app_state.AppState._owe)),
+        (
+            "test_only_what_is_wanted_is_owed",
+            "test_large_numbers_are_facts_once_in_an_interval",
+        ),
+    ),
+    Mechanism(
+        "what is known of an outage, by the space",
+        returns(space.LinkedSpace, "available", True),
+        ("test_an_outage_is_known_without_asking",),
+    ),
+    Mechanism(
+        "what is known of an outage, by the engine",
+        replaced(engine.LinkedEngine, "available", True),
+        ("test_an_outage_is_known_without_asking",),
+    ),
+    Mechanism(
+        "another node that asks for a number when the first one leaves",
+        returns(app_state.AppState, "_pass_count_on"),
+        ("test_the_number_of_a_large_channel_is_stated_if_the_node_asked_for_it_leaves",),
+    ),
+    Mechanism(
+        "the reminder of numbers that are due",
+        returns(app_state.AppState, "_remind"),
+        ("test_a_number_that_is_due_is_stated_after_an_interruption",),
+    ),
+    Mechanism(
+        "the comparison of numbers after a complete hello",
+        replaced(space.LinkedSpace, "_repair_channel", replace_the_picture),
+        ("test_a_number_that_changed_during_an_interruption_is_stated",),
+    ),
+    Mechanism(
+        "the withdrawal of a failed sign-in",
+        replaced(space.LinkedSpace, "_fail_sign_in", fail_sign_in_without_withdrawing),
+        (
+            "test_a_sign_in_that_failed_leaves_no_trace",
+            "test_a_sign_in_that_was_executed_and_failed_is_made_good",
+        ),
+    ),
+    Mechanism(
+        "the assertion after a failed sign-in",
+        replaced(space.LinkedSpace, "_fail_sign_in", fail_sign_in_without_asserting),
+        ("test_a_sign_in_that_fails_while_a_connection_begins_is_made_good",),
+    ),
+    Mechanism(
+        "the repetition of a sign-in that is unanswered",
+        returns(space.LinkedSpace, "_repeat"),
+        ("test_a_sign_in_whose_reply_was_lost_is_answered_after_the_interruption",),
+    ),
+    Mechanism(
+        "the withdrawal of an unanswered sign-in",
+        replaced(space.LinkedSpace, "sign_out", sign_out_without_withdrawing),
+        ("test_a_withdrawn_sign_in_is_never_answered",),
+    ),
+    Mechanism(
+        "a hello that repeats what was settled",
+        replaced(
+            app_state.AppState, "_welcome", welcome_without_settling(app_state.AppState._welcome)
+        ),
+        ("test_a_mark_whose_settling_was_cut_off_is_settled",),
+    ),
+    Mechanism(
+        "new marks for the holder after one that restarted and settled nothing",
+        replaced(owing.Owing, "take", restart_with_the_same_marks),
+        ("test_marks_after_a_restart_are_new_to_the_next_holder",),
+    ),
+    Mechanism(
+        "the bounds of kept events",
+        replaced(app_state.AppState, "_keep", keep_without_bounds),
+        ("test_kept_events_are_bounded",),
     ),
 )
 

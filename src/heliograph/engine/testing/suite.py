@@ -10,7 +10,7 @@ The tests fail with AssertionError by `assert`, so that pytest shows what differ
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -29,6 +29,8 @@ from heliograph.engine.answers import (
     Options,
     Reason,
     Refusal,
+    SignedIn,
+    Wants,
 )
 from heliograph.engine.base import (
     ENTER_DEADLINE_S,
@@ -36,6 +38,7 @@ from heliograph.engine.base import (
     LARGE_INTERVAL_S,
     PUBLISH_DEADLINE_S,
 )
+from heliograph.engine.share import Share
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.cluster import APP, Answer, Cluster, LinkedCluster, LinkedNode, Node
 from heliograph.engine.testing.state import LEASE_S
@@ -161,6 +164,29 @@ def last_marks(marks: Iterable[Mark]) -> dict[str, Mark]:
 def holders(cluster: Cluster) -> list[Node]:
     """Return the nodes that hold."""
     return [node for node in cluster.nodes if node.local.holds]
+
+
+WANTED: Mapping[str, tuple[type, ...]] = {
+    "occupancy": (ChannelOccupied, ChannelVacated),
+    "members": (MemberAdded, MemberRemoved),
+    "users": (UserOnline, UserOffline),
+    "cache": (CacheMiss, CacheFilled),
+    "counts": (SubscriptionCount,),
+    "client_events": (Event,),
+}
+"""The kinds of changes that are owed with each field of Wants."""
+
+
+def cause_every_change(cluster: Cluster, node: Node, channel: str) -> None:
+    """Have each kind of change occur on a node, in a channel that nobody has."""
+    options = Options(counted=True, observed=True, keep=KEEP)
+    enter(cluster, node, channel, "a", options, member=ANN)
+    sent = Event(channel, "client-x", b'"1"', owed=True)
+    ask(cluster, node.space.publish([event("x", channel, keep=KEEP), sent]))
+    leave(cluster, node, channel, "a", options, ANN)
+    ask(cluster, node.space.sign_in("ann", "a"))
+    node.space.sign_out("ann", "a")
+    cluster.settle()
 
 
 class EngineContract:
@@ -326,6 +352,17 @@ class EngineContract:
         ask(cluster, first.space.publish([event("x", keep=KEEP), event("y", keep=KEEP)]))
         enter(cluster, first, "chat", "b", KEEPING)
         assert owed(cluster, CacheMiss, CacheFilled) == [CacheMiss("chat"), CacheFilled("chat")]
+
+    @pytest.mark.parametrize("kind", ["", *WANTED])
+    def test_only_what_is_wanted_is_owed(self, cluster: Cluster, kind: str) -> None:
+        """Broken on purpose: if `want` does nothing, or nobody regards it, this test fails."""
+        node = cluster.nodes[-1]
+        for channel, wants in (("p", Wants()), ("q", Wants(**{kind: True}) if kind else Wants())):
+            assert owed(cluster) == []
+            for one in cluster.nodes:
+                one.space.want(wants)
+            cause_every_change(cluster, node, channel)
+        assert {type(change) for change in owed(cluster)} == set(WANTED.get(kind, ()))
 
     def test_events_of_clients_are_owed(self, cluster: Cluster) -> None:
         node = cluster.nodes[-1]
@@ -497,6 +534,27 @@ class SharedContract(EngineContract):
         for answer in replies:
             assert {one.user_id for one in answer.value.roster} >= {"ann"}
 
+    def test_the_number_of_a_large_channel_is_stated_if_the_node_asked_for_it_leaves(
+        self, cluster: Cluster
+    ) -> None:
+        """Broken on purpose: if no other node is asked then, this test fails."""
+        nodes = (cluster.nodes[0], cluster.nodes[-1])
+        for node in nodes:
+            for number in range(LARGE_CHANNEL + 1):
+                enter(cluster, node, "chat", f"s{number}", COUNTED)
+        leaving = next(node for node in nodes if node.local.of("count_due"))
+        for node in cluster.nodes:
+            node.local.calls.clear()
+        for number in range(LARGE_CHANNEL + 1):
+            leave(cluster, leaving, "chat", f"s{number}", COUNTED)
+            enter(cluster, nodes[leaving is nodes[0]], "chat", f"t{number}", COUNTED)
+        cluster.elapse(LARGE_INTERVAL_S)
+        staying = nodes[leaving is nodes[0]]
+        for channel, _ in staying.local.of("count_due"):
+            staying.space.state_count(channel)
+            cluster.settle()
+        assert stated(staying) == [SubscriptionCount("chat", 2 * LARGE_CHANNEL + 2)]
+
     def test_a_newcomer_gets_a_roster_and_then_exactly_the_later_facts(
         self, cluster: Cluster
     ) -> None:
@@ -643,6 +701,83 @@ class FaultContract:
         assert not answer.came
         assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(2, 1)}
 
+    # -- Sessions that come to nothing -------------------------------------------------------
+
+    def test_a_sign_in_that_failed_leaves_no_trace(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if a failed sign-in is not withdrawn, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        node.link.frozen_up = True
+        answer = Answer(node.space.sign_in("ann", "a", ["bob"]))
+        pass_time(cluster, ENTER_DEADLINE_S)
+        assert isinstance(answer.error, Unavailable)
+        cluster.heal()
+        assert ask(cluster, other.space.sign_in("bob", "b", ["ann"])).online == frozenset()
+        assert node.local.notices == []
+        assert node.space.share() == Share()
+
+    def test_a_sign_in_that_was_executed_and_failed_is_made_good(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if a failed sign-in is not withdrawn, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        ask(cluster, other.space.sign_in("bob", "b", ["ann"]))
+        answer = Answer(node.space.sign_in("ann", "a"))
+        node.link.step_up()
+        node.link.frozen_down = True
+        pass_time(cluster, ENTER_DEADLINE_S)
+        assert isinstance(answer.error, Unavailable)
+        cluster.heal()
+        assert other.local.notices == [UserOnline("ann"), UserOffline("ann")]
+
+    def test_a_sign_in_that_fails_while_a_connection_begins_is_made_good(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if the state is not sent what a failure changes, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        cut_off(node)
+        answer = Answer(node.space.sign_in("ann", "a"))
+        cluster.clock.now += ENTER_DEADLINE_S - 0.2
+        node.link.reachable = True
+        cluster.tick()
+        while node.link.step_up():
+            pass
+        cluster.clock.now += 0.3
+        cluster.tick()
+        assert isinstance(answer.error, Unavailable)
+        cluster.heal()
+        assert ask(cluster, other.space.sign_in("bob", "b", ["ann"])).online == frozenset()
+
+    def test_a_sign_in_whose_reply_was_lost_is_answered_after_the_interruption(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if a hello does not repeat unanswered commands, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        ask(cluster, other.space.sign_in("bob", "b", ["ann"]))
+        answer = Answer(node.space.sign_in("ann", "a", ["bob"]))
+        node.link.cut(executed=1)
+        tick(cluster)
+        assert answer.value == SignedIn(frozenset({"bob"}))
+        assert other.local.notices == [UserOnline("ann")]
+        node.space.sign_out("ann", "a", ["bob"])
+        cluster.settle()
+        assert other.local.notices == [UserOnline("ann"), UserOffline("ann")]
+
+    def test_a_withdrawn_sign_in_is_never_answered(self, cluster: LinkedCluster) -> None:
+        """Executed or not. Broken on purpose: if it stays unanswered, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        for executed in range(2):
+            answer = Answer(node.space.sign_in("ann", "a", ["bob"]))
+            for _ in range(executed):
+                node.link.step_up()
+            node.space.sign_out("ann", "a", ["bob"])
+            cluster.settle()
+            assert not answer.came
+            assert node.space.share() == Share()
+            assert ask(cluster, other.space.sign_in("bob", "b", ["ann"])).online == frozenset()
+            other.space.sign_out("bob", "b", ["ann"])
+            cluster.settle()
+        assert node.local.notices == []
+
     # -- Deadlines ---------------------------------------------------------------------------
 
     def test_a_publish_without_an_answer_is_unknown_at_its_deadline(
@@ -721,6 +856,46 @@ class FaultContract:
 
     # -- Interruptions -----------------------------------------------------------------------
 
+    def test_an_outage_is_known_without_asking(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if `available` is always true, this test fails."""
+        node, others = cluster.nodes[0], cluster.nodes[1:]
+        cut_off(node)
+        tick(cluster)
+        assert not node.engine.available
+        assert not node.space.available("chat")
+        assert all(one.engine.available and one.space.available("chat") for one in others)
+        cluster.heal()
+        assert node.engine.available
+        assert node.space.available("chat")
+
+    def test_a_number_that_is_due_is_stated_after_an_interruption(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if a node is not reminded of it, this test fails."""
+        node = cluster.nodes[0]
+        for number in range(LARGE_CHANNEL):
+            enter(cluster, node, "chat", f"s{number}", COUNTED)
+        node.local.calls.clear()
+        node.space.enter("chat", "t", COUNTED)
+        node.link.cut(executed=1)
+        pass_time(cluster, LARGE_INTERVAL_S)
+        for channel, _ in node.local.of("count_due"):
+            node.space.state_count(channel)
+            cluster.settle()
+        assert stated(node) == [SubscriptionCount("chat", LARGE_CHANNEL + 1)]
+
+    def test_a_number_that_changed_during_an_interruption_is_stated(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if numbers are not compared after it, this test fails."""
+        node, other = cluster.nodes[0], cluster.nodes[-1]
+        enter(cluster, node, "chat", "a", COUNTED)
+        node.link.cut()
+        cluster.state.bury(node.engine.node)
+        enter(cluster, other, "chat", "b", COUNTED)
+        cluster.heal()
+        assert stated(node)[-1:] == [SubscriptionCount("chat", 2)]
+
     def test_a_leave_during_an_outage_is_made_good(self, cluster: LinkedCluster) -> None:
         """Broken on purpose: if a hello does not assert what is unsaid, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
@@ -787,14 +962,25 @@ class FaultContract:
         assert ask(cluster, other.space.users("p")) == ["cat"]
 
     def test_a_refused_publish_reaches_nobody(self, cluster: LinkedCluster) -> None:
+        """All or none of its events. Broken on purpose: if it is repeated, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
-        enter(cluster, other, "chat", "s")
+        for channel in ("chat", "other"):
+            enter(cluster, other, channel, "s")
         node.link.refusing = True
-        answer = Answer(node.space.publish([event("x")]))
+        answer = Answer(node.space.publish([event("x"), event("y", "other")]))
         cluster.settle()
         assert isinstance(answer.error, Unavailable)
         cluster.heal()
-        assert names(other) == []
+        assert (names(other), names(other, "other")) == ([], [])
+
+    def test_kept_events_are_bounded(self) -> None:
+        """Broken on purpose: if none is evicted, this test fails."""
+        cluster = self.make_bounded(Bounds(kept_events=2))
+        node = cluster.nodes[0]
+        for channel in "abc":
+            ask(cluster, node.space.publish([event("x", channel, keep=KEEP)]))
+        kept = [ask(cluster, node.space.kept(channel)) for channel in "abc"]
+        assert [one is not None for one in kept] == [False, True, True]
 
     def test_events_during_an_interruption_are_delivered_after_it(
         self, cluster: LinkedCluster
@@ -1017,6 +1203,32 @@ class FaultContract:
             ChannelOccupied("b"),
         }
         assert len(holder.marks) == len(set(holder.marks)) == 2
+
+    def test_a_mark_whose_settling_was_cut_off_is_settled(self, cluster: LinkedCluster) -> None:
+        """Broken on purpose: if a hello does not repeat it, this test fails."""
+        (holder,) = holders(cluster)
+        enter(cluster, cluster.nodes[0], "a", "s", OBSERVED)
+        holder.settle()
+        linked(holder).link.cut()
+        tick(cluster)
+        assert list(cluster.state.app(APP).unsettled()) == []
+
+    def test_marks_after_a_restart_are_new_to_the_next_holder(self, cluster: LinkedCluster) -> None:
+        """
+        The holder may have kept what it was owed after its own restart, and died then.
+
+        Broken on purpose: if the next one restarts with the same marks, this test fails.
+        """
+        (holder,) = holders(cluster)
+        node = next(one for one in cluster.nodes if one is not holder)
+        enter(cluster, node, "a", "s", OBSERVED)
+        assert holder.local.of("restart")
+        marks = holder.marks
+        cluster.kill(linked(holder))
+        pass_time(cluster, 2 * LEASE_S)
+        assert node.local.of("restart")
+        assert [one.change for one in node.local.owed] == [ChannelOccupied("a")]
+        assert not set(marks).intersection(node.marks)
 
     def test_only_the_holder_settles(self, cluster: LinkedCluster) -> None:
         """Broken on purpose: if the state takes it from any node, this test fails."""
