@@ -16,9 +16,6 @@ hypothesis.settings.register_profile("heliograph", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("heliograph")
 
-# The asserts of the suite that ships explain themselves as those of tests do.
-pytest.register_assert_rewrite("heliograph.engine.testing.suite")
-
 StartServer = Callable[..., ServerProcess]
 
 

@@ -1,7 +1,9 @@
 """What ships for authors of engines is loaded by nobody else."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,48 @@ def test_the_server_loads_neither_the_suite_nor_what_it_needs(module: str) -> No
 @pytest.mark.parametrize("name", ["state", "link", "engine", "lanes", "looped", "cluster"])
 def test_the_linked_engine_needs_neither_pytest_nor_hypothesis(name: str) -> None:
     assert not loaded_by(f"heliograph.engine.testing.{name}") & SUITE
+
+
+ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
+MY_ENGINE = """
+from heliograph.engine.answers import Wants
+from heliograph.engine.memory import MemoryEngine
+
+
+class MyEngine(MemoryEngine):
+    def __init__(self, now):
+        super().__init__(now, epoch="an epoch")
+"""
+THAT_OWES_NOTHING = """
+    def space(self, app_id, local, wants):
+        return super().space(app_id, local, Wants())
+"""
+
+
+def example() -> str:
+    """The example of the section "Add an engine"."""
+    section = ARCHITECTURE.read_text("utf-8").split("### Add an engine", 1)[1]
+    found = re.search(r"^   ```python\n(.*?)^   ```$", section, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return "".join(line.removeprefix("   ") for line in found[1].splitlines(keepends=True))
+
+
+def run_example(directory: Path, engine: str) -> tuple[int, str]:
+    """Run the example with an engine as its author does; return the status and the output."""
+    (directory / "my_engine.py").write_text(engine, "utf-8")
+    (directory / "test_my_engine.py").write_text(example(), "utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", "."]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def test_the_example_of_the_documentation_runs_the_suite(tmp_path: Path) -> None:
+    status, output = run_example(tmp_path, MY_ENGINE)
+    assert status == 0, output
+    assert re.search(r"\b[2-9]\d passed", output)
+
+
+def test_a_failed_assert_of_the_suite_shows_what_differed(tmp_path: Path) -> None:
+    status, output = run_example(tmp_path, MY_ENGINE + THAT_OWES_NOTHING)
+    assert status == 1, output
+    assert "assert [] == [ChannelOccup" in output

@@ -114,6 +114,7 @@ PURE_MODULES = frozenset(
 ALSO = {
     "config.py": frozenset(("pathlib", "tomllib")),  # it is given paths
     # Tests of engines, and an engine that they run.
+    "engine/testing/__init__.py": frozenset(("sys",)),  # whether pytest is loaded
     "engine/testing/cluster.py": frozenset(("asyncio",)),
     "engine/testing/engine.py": frozenset(("asyncio",)),
     "engine/testing/looped.py": frozenset(("asyncio",)),

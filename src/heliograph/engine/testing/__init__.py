@@ -4,3 +4,10 @@ The contract suite of engines: for authors of an engine, installed by `heliograp
 `suite` and `machine` are tests, and import pytest and Hypothesis. The other modules are a complete
 engine over one shared state, with links that fail on request; they need neither.
 """
+
+import sys
+
+if "pytest" in sys.modules:
+    # So that a failed assert of the suite shows what differed, as one of the author's own does.
+    # This must precede the import of the suite.
+    sys.modules["pytest"].register_assert_rewrite("heliograph.engine.testing.suite")
