@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from heliograph.engine.answers import Mark, Owed
 from heliograph.engine.testing.app_state import Bounds
@@ -16,6 +16,8 @@ from heliograph.engine.testing.cluster import (
 )
 from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Pace
+from heliograph.engine.testing.messages import Assert, Command, Message, NotExecuted, Why
+from heliograph.engine.testing.state import Send, SharedState
 from heliograph.engine.testing.suite import (
     EngineContract,
     FaultContract,
@@ -112,9 +114,121 @@ class InterruptedCluster(LinkedCluster):
             super().settle()
 
 
-class TestThreeNodesOverInterruptedLinks(TestThreeNodes):
+class TestTwoNodesOverInterruptedLinks(TestTwoNodes):
     def make(self) -> Cluster:
         return InterruptedCluster(self.number, Pace.STEPPED)
+
+
+class TestThreeNodesOverInterruptedLinks(TestTwoNodesOverInterruptedLinks):
+    number = 3
+
+
+class LossyCluster(InterruptedCluster):
+    """A link on which no command is under way loses what it carries to its node."""
+
+    fault: ClassVar[str] = "losing_down"
+
+    def settle(self) -> None:
+        for node in self.nodes:
+            commands, _ = node.link.under_way
+            setattr(node.link, self.fault, not commands)
+        LinkedCluster.settle(self)
+        for node in self.nodes:
+            setattr(node.link, self.fault, False)
+            node.link.cut()
+        super().settle()
+
+
+class FrozenCluster(LossyCluster):
+    """A link on which no command is under way carries nothing to its node."""
+
+    fault = "frozen_down"
+
+
+class TestTwoNodesOverLossyLinks(TestTwoNodes):
+    def make(self) -> Cluster:
+        return LossyCluster(self.number, Pace.STEPPED)
+
+
+class TestThreeNodesOverLossyLinks(TestTwoNodesOverLossyLinks):
+    number = 3
+
+
+class TestTwoNodesOverFrozenLinks(TestTwoNodes):
+    def make(self) -> Cluster:
+        return FrozenCluster(self.number, Pace.STEPPED)
+
+
+class TestThreeNodesOverFrozenLinks(TestTwoNodesOverFrozenLinks):
+    number = 3
+
+
+class RefusingState(SharedState):
+    """Refuses each assertion once: nodes repeat it with what is true then."""
+
+    def execute(self, command: Command, answer: Send) -> None:
+        if isinstance(command.body, Assert) and not command.body.fresh:
+            refused = NotExecuted(command.seq, Why.REFUSED)
+            answer(Message(command.app_id, "", 0, 0, refused))
+        else:
+            super().execute(command, answer)
+
+
+class RepairingCluster(LinkedCluster):
+    """Nodes are ticked whenever nothing is under way."""
+
+    def settle(self) -> None:
+        super().settle()
+        for node in self.nodes:
+            node.engine.tick()
+        super().settle()
+
+
+class TestTwoNodesThatAreRefused(TestTwoNodes):
+    def make(self) -> Cluster:
+        return RepairingCluster(self.number, Pace.STEPPED, make_state=RefusingState)
+
+
+class TestThreeNodesThatAreRefused(TestTwoNodesThatAreRefused):
+    number = 3
+
+
+class DelayingState(SharedState):
+    """Executes each assertion late: after the node gave its connection up, and made another."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.late: list[tuple[Command, Send]] = []
+
+    def execute(self, command: Command, answer: Send) -> None:
+        if isinstance(command.body, Assert) and not command.body.fresh:
+            self.late.append((command, answer))
+        else:
+            super().execute(command, answer)
+
+    def execute_late(self) -> None:
+        late, self.late = self.late, []
+        for command, answer in late:
+            super().execute(command, answer)
+
+
+class DelayingCluster(InterruptedCluster):
+    """Links are cut while assertions are under way, which arrive after the next hello."""
+
+    def settle(self) -> None:
+        super().settle()
+        assert isinstance(self.state, DelayingState)
+        self.state.execute_late()
+        super().settle()
+
+
+class TestTwoNodesWithLateCommands(TestTwoNodes):
+    def make(self) -> Cluster:
+        return DelayingCluster(self.number, Pace.STEPPED, make_state=DelayingState)
+
+
+class TestThreeNodesWithLateCommands(TestTwoNodesWithLateCommands):
+    number = 3
 
 
 class PartitionedCluster(LinkedCluster):
@@ -130,9 +244,13 @@ class PartitionedCluster(LinkedCluster):
             super().settle()
 
 
-class TestThreeNodesOverPartitions(TestThreeNodes):
+class TestTwoNodesOverPartitions(TestTwoNodes):
     def make(self) -> Cluster:
         return PartitionedCluster(self.number)
+
+
+class TestThreeNodesOverPartitions(TestTwoNodesOverPartitions):
+    number = 3
 
 
 class TestFaultsOfTwoNodes(FaultContract):

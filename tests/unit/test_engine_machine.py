@@ -32,7 +32,13 @@ class LittleIsKept(EngineMachine):
     bounds = Bounds(log_entries=3, owed_changes=4)
 
 
+class LittleIsKeptForThree(LittleIsKept):
+    number = 3
+
+
 TestTwoNodes = TwoNodes.TestCase
 TestThreeNodes = ThreeNodes.TestCase
 TestLittleIsKept = LittleIsKept.TestCase
-TestTwoNodes.settings = TestThreeNodes.settings = TestLittleIsKept.settings = SETTINGS
+TestLittleIsKeptForThree = LittleIsKeptForThree.TestCase
+TestTwoNodes.settings = TestThreeNodes.settings = SETTINGS
+TestLittleIsKept.settings = TestLittleIsKeptForThree.settings = SETTINGS

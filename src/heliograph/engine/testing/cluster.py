@@ -203,6 +203,7 @@ class LinkedCluster:
         wants: Wants = ALL_WANTED,
         local: Callable[[], Recorder] = Recorder,
         schedule: Schedule | None = None,
+        make_state: type[SharedState] = SharedState,
     ) -> None:
         self.clock = Clock()
         self.pace = pace
@@ -210,7 +211,7 @@ class LinkedCluster:
         self._wants = wants
         self._local = local
         self._schedule = schedule
-        self.state = SharedState(self.clock, self._new_text, bounds=bounds)
+        self.state = make_state(self.clock, self._new_text, bounds=bounds)
         self._nodes: list[LinkedNode] = []
         for _ in range(number):
             self.join()
