@@ -2,12 +2,13 @@
 Whole nodes, with hubs and sessions, over one shared state whose links fail.
 
 At the end engine, hub and sessions agree on every node, and each client that is still connected has
-seen the truth: what it missed, it was closed for.
+seen the truth: what it missed, it was closed for. What one holder after another kept of owed
+changes is the truth, too.
 """
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations, count
 from typing import Any
 
@@ -16,16 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.apps import App, Apps, Webhook
-from heliograph.engine.answers import Counts
+from heliograph.engine.answers import Counts, Owed
 from heliograph.engine.testing.cluster import Clock, run_now
 from heliograph.engine.testing.engine import LinkedEngine
 from heliograph.engine.testing.link import Link, Pace
-from heliograph.engine.testing.state import LEASE_S, SharedState
+from heliograph.engine.testing.machine import Receiver
+from heliograph.engine.testing.state import LEASE_S, SharedState, Snapshot
 from heliograph.errors import EngineError
 from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Event
 from heliograph.node.dialect import Ending
-from heliograph.node.journal import Journal
+from heliograph.node.journal import Journal, Settle
 from heliograph.node.node import Node
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher.dialect import PusherDialect
@@ -51,10 +53,16 @@ LASTING = {
     "lose up": "losing_up",
     "lose down": "losing_down",
 }
-FAULTS = {
-    *("cut", "refuse", "withhold", "late", "unreachable", "stall", "empty", "kill"),
-    *LASTING,
+STATE_FAULTS = {
+    *("empty", "set back", "declare dead"),
+    *("lose share", "lose channel", "lose members", "lose log"),
 }
+FAULTS = {
+    *("cut", "refuse", "withhold", "late", "unreachable", "stall", "kill"),
+    *LASTING,
+    *STATE_FAULTS,
+}
+APP_ID = "1"
 CHANNELS = ("c", "private-c", "presence-c", "cache-c")
 CLIENTS = 6
 
@@ -77,6 +85,48 @@ class ClockTiming(FakeTiming):
             heapq.heappop(self.timers)[2]()
 
 
+class Keeper(Recorder):
+    """An observer that keeps owed changes when a test says so, as webhooks do in one write."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        super().__init__()
+        self._receiver = receiver
+        self._settle: Settle | None = None
+        self._noted: list[Owed | None] = []  # None is a restart
+
+    @property
+    def holds(self) -> bool:
+        return self._settle is not None
+
+    def hold(self, app_id: str, term: str, settle: Settle) -> None:
+        assert self._settle is None, "the node is the holder already"
+        super().hold(app_id, term, settle)
+        self._settle = settle
+
+    def owe(self, app_id: str, changes: Sequence[Owed]) -> None:
+        assert self._settle is not None, "changes are owed to a node that is not the holder"
+        super().owe(app_id, changes)
+        self._noted += changes
+
+    def restart(self, app_id: str, scope: str) -> None:
+        assert self._settle is not None, "a scope is restarted on a node that is not the holder"
+        super().restart(app_id, scope)
+        self._noted.append(None)
+
+    def release(self, app_id: str) -> None:
+        super().release(app_id)
+        self._settle = None
+        self._noted.clear()
+
+    def keep(self, *, settles: bool = True) -> None:
+        """Keep what was noted, and settle it if the node does not die before."""
+        assert self._settle is not None
+        noted, self._noted = self._noted, []
+        mark = self._receiver.keep(noted)
+        if settles and mark is not None:
+            self._settle(mark)
+
+
 class LinkedNode:
     """A node, its clients' loop, and its link."""
 
@@ -85,22 +135,24 @@ class LinkedNode:
         self.engine = LinkedEngine(self.link, cluster.clock, f"incarnation {number}")
         run_now(self.engine.open())
         self.timing = ClockTiming()
-        self.recorder = Recorder()
-        app = App(id="1", keys=(KEY,), webhooks=(Webhook(url="http://localhost"),), watchlist=True)
+        self.keeper = Keeper(cluster.receiver)
+        app = App(
+            id=APP_ID, keys=(KEY,), webhooks=(Webhook(url="http://localhost"),), watchlist=True
+        )
         bits = count(number * 1000)
         self.node = Node(
             Apps([app]),
             self.engine,
             self.timing,
             lambda _bits: next(bits),
-            journal=Journal(owed=[self.recorder]),
+            journal=Journal(owed=[self.keeper]),
         )
         self.dialect = PusherDialect(self.node)
         self.stalled = False
 
     @property
     def tenant(self) -> Tenant:
-        tenant = self.node.tenant("1")
+        tenant = self.node.tenant(APP_ID)
         assert tenant is not None
         return tenant
 
@@ -122,6 +174,8 @@ class NodeCluster:
         self.clock = Clock()
         texts = count()
         self.state = SharedState(self.clock, lambda: f"text {next(texts)}")
+        self.receiver = Receiver()
+        self.snapshot: Snapshot | None = None
         self._numbers = count(1)
         self.nodes = [LinkedNode(self, next(self._numbers)) for _ in range(number)]
         self.settle()
@@ -151,6 +205,12 @@ class NodeCluster:
         dead.link.close()
         self.nodes[number] = LinkedNode(self, next(self._numbers))
         self.settle()
+
+    def keep(self, one: LinkedNode, *, settles: bool = True) -> None:
+        """Have a node keep what it is owed; only the holder can write."""
+        holder = self.state.app(APP_ID).holder
+        if not one.stalled and one.keeper.holds and holder == one.engine.node:
+            one.keeper.keep(settles=settles)
 
     def heal(self) -> None:
         for one in self.nodes:
@@ -192,8 +252,12 @@ class Story:
                     self.owed_to.setdefault((number, channel), set())
 
     def do(self, what: str, number: int, channel: str) -> None:
-        if what in FAULTS:
+        if what in STATE_FAULTS:
+            self.damage(what, self.home(number), channel)
+        elif what in FAULTS:
             self.break_link(what, number)
+        elif what in {"keep", "keep and settle"}:
+            self.cluster.keep(self.home(number), settles=what == "keep and settle")
         elif what in {"step", "settle", "second", "lease"}:
             self.wait(what, number)
         else:
@@ -242,14 +306,36 @@ class Story:
             link.reachable = not link.reachable
         elif what == "stall":
             one.stalled = not one.stalled
-        elif what == "empty":
-            self.cluster.state.empty()
         elif what == "kill":
             home = self.homes[number]
             self.cluster.replace(home)
             for other, at in enumerate(self.homes):
                 if at == home:
                     self.reconnect(other)
+
+    def damage(self, what: str, one: LinkedNode, channel: str) -> None:
+        """Have the state lose something, or a node that is alive."""
+        cluster = self.cluster
+        app = cluster.state.app(APP_ID)
+        match what:
+            case "empty":
+                cluster.state.empty()
+            case "set back" if cluster.snapshot is None:
+                cluster.snapshot = cluster.state.snapshot()
+            case "set back":
+                assert cluster.snapshot is not None
+                cluster.state.restore(cluster.snapshot)
+                cluster.snapshot = None
+            case "declare dead":
+                cluster.state.bury(one.engine.node)
+            case "lose share":
+                app.lose_share(one.engine.node)
+            case "lose channel":
+                app.lose_channel(channel)
+            case "lose members":
+                app.lose_members(channel)
+            case _:
+                app.lose_log()
 
     def wait(self, what: str, number: int) -> None:
         """Let messages move, or time pass."""
@@ -308,6 +394,7 @@ class Story:
                 name: counts[name] for name in CHANNELS
             }
             assert found["presence-c"].users == len(users)
+        self.check_owed()
         for number, channel in self.subscribed:
             peer = self.peers[number]
             assert peer.closed is not None or channel in peer.session.channels
@@ -322,6 +409,22 @@ class Story:
                 assert [one for one in first if one in both] == [
                     one for one in second if one in both
                 ]
+
+    def check_owed(self) -> None:
+        """What holders kept is what the nodes have, and one node is the holder."""
+        cluster = self.cluster
+        assert [one.keeper.holds for one in cluster.nodes].count(True) == 1
+        for one in cluster.nodes:
+            cluster.keep(one)
+        cluster.settle()
+        expected: set[tuple[str, ...]] = set()
+        for share in [asserted_by(one.tenant) for one in cluster.nodes]:
+            for channel, held in share.channels.items():
+                expected.add(("occupied", channel))
+                expected.update(("member", channel, user_id) for user_id in held.sessions)
+            expected.update(("online", user_id) for user_id in share.users)
+        assert cluster.receiver.reported == expected
+        assert list(cluster.state.app(APP_ID).unsettled()) == []
 
     def check_events(self, number: int, peer: FakePeer) -> None:
         told = [message["event"] for message in peer.told if message["event"].startswith("e")]
@@ -357,6 +460,7 @@ def _unexpected(error: Exception) -> None:
 VERBS = [
     *("subscribe", "subscribe", "subscribe", "unsubscribe", "publish", "publish", "sign in"),
     *("die", "terminate", "step", "step", "settle", "settle", "second", "lease"),
+    *("keep", "keep and settle"),
     *sorted(FAULTS),
 ]
 
