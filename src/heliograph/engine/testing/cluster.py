@@ -16,7 +16,7 @@ from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.engine import LinkedEngine, Schedule
 from heliograph.engine.testing.link import Link, Pace
-from heliograph.engine.testing.state import LEASE_S, SharedState
+from heliograph.engine.testing.state import LEASE_S, SharedState, Snapshot
 from heliograph.hub.facts import Fact, Notice
 from heliograph.reply import Reply, proceed
 
@@ -179,16 +179,178 @@ class MemoryCluster:
         self.clock.now += seconds
 
 
-class LinkedNode(Node):
-    """A node behind a link."""
+class FaultyLink(Protocol):
+    """
+    What carries the commands of a node to the state, with faults that a test begins and ends.
 
-    engine: LinkedEngine
+    Messages move in `Cluster.settle`, or when the test says so; see `link.Link`.
+    """
 
-    def __init__(self, engine: LinkedEngine, space: Space, local: Recorder, link: Link) -> None:
+    reachable: bool
+    """Whether a connection can be made."""
+
+    frozen_up: bool
+    """Nothing arrives at the state over this connection. A new connection works."""
+
+    frozen_down: bool
+    """Nothing arrives at the node over this connection. A new connection works."""
+
+    losing_up: bool
+    """Commands that are sent now are lost, and nobody notices."""
+
+    losing_down: bool
+    """Messages to the node that are sent now are lost, and nobody notices."""
+
+    refusing: bool
+    """Commands are answered as refused."""
+
+    @property
+    def withheld(self) -> int:
+        """The number of commands that were withheld."""
+
+    def cut(self, executed: int = 0) -> None:
+        """Break the connection after the next *executed* commands, whose answers are lost."""
+
+    def withhold(self) -> None:
+        """Keep the next command back, for `deliver_withheld`."""
+
+    def deliver_withheld(self) -> None:
+        """Let the withheld commands arrive, late."""
+
+    def step_up(self) -> bool:
+        """Let the next command arrive at the state; return whether there was one."""
+
+    def step_down(self) -> bool:
+        """Let the next message arrive at the node; return whether there was one."""
+
+    def step(self) -> bool:
+        """Let the next command, or else the next message, arrive; return whether there was one."""
+
+    def move(self) -> bool:
+        """Let everything arrive; return whether there was anything."""
+
+    def heal(self) -> None:
+        """End the faults that last."""
+
+
+class FaultyNode(Node):
+    """A node that can fail, as `FaultContract` and `EngineMachine` need it."""
+
+    def __init__(self, engine: Engine, space: Space, local: Recorder, link: FaultyLink) -> None:
         super().__init__(engine, space, local)
         self.link = link
         self.stalled = False
-        self.dead = False
+        """A stalled node does nothing until a test sets this to False, and then ticks it."""
+
+    def tick(self) -> None:
+        """Run the timers of the engine that are due, if it has any."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End the process of the node, which does not close its engine."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close the engine, as a server does when it stops."""
+        raise NotImplementedError
+
+    def declare_dead(self) -> None:
+        """Have the state remove the node, which is alive."""
+        raise NotImplementedError
+
+    def lose_share(self) -> None:
+        """Have the state lose what the node has asserted, but not the totals."""
+        raise NotImplementedError
+
+    def is_holder(self) -> bool:
+        """Return whether the node is the holder as the state knows it."""
+        raise NotImplementedError
+
+    def settle_in_state(self, mark: Mark) -> None:
+        """Have the state execute a settling of this node, the holder or not."""
+        raise NotImplementedError
+
+
+class FaultyCluster(Cluster, Protocol):
+    """Nodes, links and a state that fail, as `FaultContract` and `EngineMachine` need them."""
+
+    clock: Clock
+
+    @property
+    def nodes(self) -> Sequence[FaultyNode]:
+        """The nodes that live."""
+
+    def join(self) -> FaultyNode:
+        """Add a node."""
+
+    def tick(self) -> None:
+        """Tick the nodes that are not stalled."""
+
+    def heal(self) -> None:
+        """End all faults, and let pass what it takes until everything is repaired."""
+
+    def empty(self) -> None:
+        """Have the state lose everything."""
+
+    def snapshot(self) -> object:
+        """Return a copy of the state, for `restore`."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Set the state back to a copy."""
+
+    def lose_channel(self, name: str) -> None:
+        """Have the state lose the record of a channel."""
+
+    def lose_members(self, name: str) -> None:
+        """Have the state lose the members of a channel."""
+
+    def lose_log(self) -> None:
+        """Have the state lose what it keeps for nodes that are interrupted."""
+
+    def unsettled(self) -> Sequence[Owed]:
+        """Return the owed changes that are not settled."""
+
+
+class LinkedNode(FaultyNode):
+    """A node behind a link to the state of *cluster*."""
+
+    engine: LinkedEngine
+    link: Link
+
+    def __init__(
+        self, cluster: "LinkedCluster", engine: LinkedEngine, local: Recorder, link: Link
+    ) -> None:
+        space = engine.space(APP, local, cluster.wants)
+        super().__init__(engine, space, local, link)
+        self._cluster = cluster
+
+    def tick(self) -> None:
+        """Run the timers of the engine."""
+        self.engine.tick()
+
+    def kill(self) -> None:
+        """End the process of the node, which does not close its engine."""
+        self._cluster.kill(self)
+
+    async def close(self) -> None:
+        """Close the engine, as a server does when it stops."""
+        await self._cluster.close(self)
+
+    def declare_dead(self) -> None:
+        """Have the state remove the node, which is alive."""
+        self._cluster.state.bury(self.engine.node)
+
+    def lose_share(self) -> None:
+        """Have the state lose what the node has asserted, but not the totals."""
+        self._cluster.state.app(APP).lose_share(self.engine.node)
+
+    def is_holder(self) -> bool:
+        """Return whether the node is the holder as the state knows it."""
+        return self._cluster.state.app(APP).holder == self.engine.node
+
+    def settle_in_state(self, mark: Mark) -> None:
+        """Have the state execute a settling of this node, the holder or not."""
+        self._cluster.state.app(APP).settle(self.engine.node, mark)
 
 
 class LinkedCluster:
@@ -208,7 +370,7 @@ class LinkedCluster:
         self.clock = Clock()
         self.pace = pace
         self._texts = count(1)
-        self._wants = wants
+        self.wants = wants
         self._local = local
         self._schedule = schedule
         self.state = make_state(self.clock, self._new_text, bounds=bounds)
@@ -231,13 +393,12 @@ class LinkedCluster:
         engine = LinkedEngine(link, self.clock, self._new_text(), schedule=self._schedule)
         run_now(engine.open())
         local = self._local()
-        node = LinkedNode(engine, engine.space(APP, local, self._wants), local, link)
+        node = LinkedNode(self, engine, local, link)
         self._nodes.append(node)
         return node
 
     def kill(self, node: LinkedNode) -> None:
         """Kill a node: its process ends without a goodbye."""
-        node.dead = True
         node.link.close()
         node.link.reachable = False
         self._nodes.remove(node)
@@ -287,6 +448,34 @@ class LinkedCluster:
             self.clock.now += TICK_S
             self.tick()
         self.settle()
+
+    def empty(self) -> None:
+        """Have the state lose everything."""
+        self.state.empty()
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the state."""
+        return self.state.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Set the state back to a copy."""
+        self.state.restore(snapshot)
+
+    def lose_channel(self, name: str) -> None:
+        """Have the state lose the record of a channel."""
+        self.state.app(APP).lose_channel(name)
+
+    def lose_members(self, name: str) -> None:
+        """Have the state lose the members of a channel."""
+        self.state.app(APP).lose_members(name)
+
+    def lose_log(self) -> None:
+        """Have the state lose its log."""
+        self.state.app(APP).lose_log()
+
+    def unsettled(self) -> Sequence[Owed]:
+        """Return the owed changes that are not settled."""
+        return self.state.app(APP).unsettled()
 
 
 class Answer:

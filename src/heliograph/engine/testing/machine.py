@@ -6,7 +6,7 @@ and answers; at the end, it is compared with the engine, with what the clients d
 was published.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -27,9 +27,14 @@ from heliograph.engine.answers import (
 )
 from heliograph.engine.share import Share
 from heliograph.engine.testing.app_state import Bounds
-from heliograph.engine.testing.cluster import APP, Answer, LinkedCluster, LinkedNode, Recorder
+from heliograph.engine.testing.cluster import (
+    Answer,
+    FaultyCluster,
+    FaultyNode,
+    LinkedCluster,
+    Recorder,
+)
 from heliograph.engine.testing.link import Pace
-from heliograph.engine.testing.state import Snapshot
 from heliograph.errors import Unavailable
 from heliograph.hub.facts import (
     Event,
@@ -92,7 +97,7 @@ class Session:
 class Published:
     """An event that was published, or the termination of a user."""
 
-    def __init__(self, channel: str, at: int, node: LinkedNode, answer: Answer) -> None:
+    def __init__(self, channel: str, at: int, node: FaultyNode, answer: Answer) -> None:
         self.channel = channel
         self.at = at
         self.node = node
@@ -258,13 +263,15 @@ class ModelNode(Recorder):
 
 class EngineMachine(RuleBasedStateMachine):
     """
-    Nodes over one state, with links that a test moves.
+    The nodes of a `FaultyCluster`, with links that a test moves.
 
-    Subclasses set *number*, and *bounds* of the state for more trouble.
+    Subclasses set *number*, and *bounds* of the state for more trouble. Those of another engine
+    override `make`, and set *possible* to the faults that their cluster has.
     """
 
     number = 2
     bounds: Bounds | None = None
+    possible: Sequence[str] = FAULTS
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,25 +279,27 @@ class EngineMachine(RuleBasedStateMachine):
         self.receiver = Receiver()
         self.published: list[Published] = []
         self.terminated: list[Published] = []
-        self.snapshot: Snapshot | None = None
+        self.snapshot: object | None = None
         self.gone: list[Subscription] = []
 
     @initialize(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2))
     def start(self, faults: list[str]) -> None:
         """Begin, and choose the faults of this run: with all at once, each hides the others."""
-        self.faults = faults
-        self.cluster = LinkedCluster(
-            self.number, Pace.STEPPED, bounds=self.bounds, local=lambda: ModelNode(self)
-        )
+        self.faults = [one for one in faults if one in self.possible] or list(self.possible)
+        self.cluster = self.make(lambda: ModelNode(self))
+
+    def make(self, local: Callable[[], Recorder]) -> FaultyCluster:
+        """Return a new cluster; *local* makes the recorder of each node."""
+        return LinkedCluster(self.number, Pace.STEPPED, bounds=self.bounds, local=local)
 
     # -- Choosing ----------------------------------------------------------------------------
 
-    def _node(self, index: int) -> LinkedNode:
+    def _node(self, index: int) -> FaultyNode:
         self.now += 1
         return self.cluster.nodes[index % len(self.cluster.nodes)]
 
     @staticmethod
-    def _model(node: LinkedNode) -> ModelNode:
+    def _model(node: FaultyNode) -> ModelNode:
         if not isinstance(node.local, ModelNode):
             raise TypeError
         return node.local
@@ -439,9 +448,8 @@ class EngineMachine(RuleBasedStateMachine):
         if settles and mark is not None:
             node.space.settle(mark)
 
-    def _keep(self, node: LinkedNode) -> Mark | None:
-        holder = self.cluster.state.app(APP).holder
-        if node.stalled or not self._model(node).holds or holder != node.engine.node:
+    def _keep(self, node: FaultyNode) -> Mark | None:
+        if node.stalled or not self._model(node).holds or not node.is_holder():
             return None
         return self._model(node).keep()
 
@@ -496,33 +504,33 @@ class EngineMachine(RuleBasedStateMachine):
         node = self._node(index)
         if node.stalled:
             node.stalled = False
-            node.engine.tick()
+            node.tick()
         node.link.heal()
 
-    def _cut(self, node: LinkedNode, amount: int) -> None:
+    def _cut(self, node: FaultyNode, amount: int) -> None:
         node.link.cut(amount)
 
-    def _cut_off(self, node: LinkedNode, amount: int) -> None:
+    def _cut_off(self, node: FaultyNode, amount: int) -> None:
         """Cut a link, and make no other until it is mended."""
         node.link.reachable = False
         node.link.cut(amount)
 
-    def _freeze_up(self, node: LinkedNode, _amount: int) -> None:
+    def _freeze_up(self, node: FaultyNode, _amount: int) -> None:
         node.link.frozen_up = True
 
-    def _freeze_down(self, node: LinkedNode, _amount: int) -> None:
+    def _freeze_down(self, node: FaultyNode, _amount: int) -> None:
         node.link.frozen_down = True
 
-    def _lose_up(self, node: LinkedNode, _amount: int) -> None:
+    def _lose_up(self, node: FaultyNode, _amount: int) -> None:
         node.link.losing_up = not node.link.losing_up
 
-    def _lose_down(self, node: LinkedNode, _amount: int) -> None:
+    def _lose_down(self, node: FaultyNode, _amount: int) -> None:
         node.link.losing_down = not node.link.losing_down
 
-    def _refuse(self, node: LinkedNode, _amount: int) -> None:
+    def _refuse(self, node: FaultyNode, _amount: int) -> None:
         node.link.refusing = not node.link.refusing
 
-    def _delay(self, node: LinkedNode, amount: int) -> None:
+    def _delay(self, node: FaultyNode, amount: int) -> None:
         """Have commands arrive late: those of an earlier time, or the next ones at another time."""
         if node.link.withheld:
             node.link.deliver_withheld()
@@ -532,44 +540,44 @@ class EngineMachine(RuleBasedStateMachine):
         if amount % 2:
             node.link.cut()
 
-    def _stall(self, node: LinkedNode, _amount: int) -> None:
+    def _stall(self, node: FaultyNode, _amount: int) -> None:
         node.stalled = True
 
-    def _bury(self, node: LinkedNode, _amount: int) -> None:
+    def _bury(self, node: FaultyNode, _amount: int) -> None:
         """Declare a node dead that is alive."""
-        self.cluster.state.bury(node.engine.node)
+        node.declare_dead()
 
-    def _kill(self, node: LinkedNode, amount: int) -> None:
+    def _kill(self, node: FaultyNode, amount: int) -> None:
         """Kill a node, perhaps just after it kept what was owed, and start another one."""
         for published in (*self.published, *self.terminated):
             published.orphaned |= published.node is node
         if amount % 2:
             self._keep(node)
-        self.cluster.kill(node)
+        node.kill()
         self.cluster.join()
 
-    def _empty(self, _node: LinkedNode, _amount: int) -> None:
-        self.cluster.state.empty()
+    def _empty(self, _node: FaultyNode, _amount: int) -> None:
+        self.cluster.empty()
 
-    def _set_back(self, _node: LinkedNode, _amount: int) -> None:
+    def _set_back(self, _node: FaultyNode, _amount: int) -> None:
         """Copy the state, or set it back to the copy."""
         if self.snapshot is None:
-            self.snapshot = self.cluster.state.snapshot()
+            self.snapshot = self.cluster.snapshot()
         else:
-            self.cluster.state.restore(self.snapshot)
+            self.cluster.restore(self.snapshot)
             self.snapshot = None
 
-    def _lose_share(self, node: LinkedNode, _amount: int) -> None:
-        self.cluster.state.app(APP).lose_share(node.engine.node)
+    def _lose_share(self, node: FaultyNode, _amount: int) -> None:
+        node.lose_share()
 
-    def _lose_channel(self, _node: LinkedNode, amount: int) -> None:
-        self.cluster.state.app(APP).lose_channel(CHANNELS[amount])
+    def _lose_channel(self, _node: FaultyNode, amount: int) -> None:
+        self.cluster.lose_channel(CHANNELS[amount])
 
-    def _lose_members(self, _node: LinkedNode, amount: int) -> None:
-        self.cluster.state.app(APP).lose_members(CHANNELS[amount])
+    def _lose_members(self, _node: FaultyNode, amount: int) -> None:
+        self.cluster.lose_members(CHANNELS[amount])
 
-    def _lose_log(self, _node: LinkedNode, _amount: int) -> None:
-        self.cluster.state.app(APP).lose_log()
+    def _lose_log(self, _node: FaultyNode, _amount: int) -> None:
+        self.cluster.lose_log()
 
     # -- The end -----------------------------------------------------------------------------
 
@@ -685,7 +693,7 @@ class EngineMachine(RuleBasedStateMachine):
         }
         expected |= {("online", one.user_id) for one in sessions}
         self._same("what was owed", self.receiver.reported, expected)
-        self._same("what is unsettled", tuple(self.cluster.state.app(APP).unsettled()), ())
+        self._same("what is unsettled", tuple(self.cluster.unsettled()), ())
 
 
 def share_of(model: ModelNode) -> Share:
