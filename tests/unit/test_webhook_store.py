@@ -198,9 +198,11 @@ async def test_a_file_that_cannot_be_read_counts_as_a_disk_that_fails(tmp_path: 
     changed = asyncio.Event()
     store = SqliteStore(tmp_path, linger_s=0.0, retry_s=0.0)
     await store.open(changed.set, lambda: store.mark("3", Mark("1", "e", 5)))
-    store._executor.submit(lambda: store._connection.execute("DROP TABLE counts")).result()
+    execute = store._connection.execute
+    store._executor.submit(execute, "ALTER TABLE counts RENAME TO elsewhere").result()
     assert await store.load("3", ()) == Stored()
     assert (store.lasting, store.failures) == (False, 1)
+    store._executor.submit(execute, "ALTER TABLE elsewhere RENAME TO counts").result()
     await changed.wait()
     assert store.kept == store.group
     while not store.lasting:
@@ -671,7 +673,6 @@ async def test_a_full_disk_stops_nothing_and_heals(
     changed = asyncio.Event()
 
     def write_all() -> None:
-        store.clear("3", ["receiver"])
         for state in truth:
             store.report("3", state, "", Standing.CONFIRMED)
 
@@ -728,7 +729,7 @@ async def test_a_disk_that_hangs_is_given_up(
     monkeypatch.setattr(f"heliograph.webhooks.store.MAX_{bound}", most)
     changed = asyncio.Event()
     store = SqliteStore(tmp_path, linger_s=0.0, retry_s=0.0)
-    await store.open(changed.set, lambda: store.clear("3", ["receiver"]))
+    await store.open(changed.set, nothing)
     released = asyncio.Event()
     loop = asyncio.get_running_loop()
     hanging = store._executor.submit(

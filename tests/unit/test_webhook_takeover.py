@@ -628,6 +628,34 @@ async def test_a_disk_that_is_well_again_has_everything_for_the_next_holder(worl
     ]
 
 
+@pytest.mark.parametrize("others", [(), (Webhook(url="http://other/"),)], ids=["all", "one"])
+async def test_a_webhook_removed_while_the_disk_fails_is_not_in_the_file_that_is_written_anew(
+    world: World, others: tuple[Webhook, ...]
+) -> None:
+    """Its events were logged and counted as dropped, so no later server may send them."""
+    world.receivers.failing = True
+    node = await world.begin()
+    world.engine.owe([ChannelOccupied("a")])
+    await node.commit()
+    run = node.store._executor.submit
+    run(node.store._connection.execute, "ALTER TABLE marks RENAME TO elsewhere").result()
+    world.engine.owe([ChannelOccupied("b")])
+    await node.commit()
+    assert not node.store.lasting
+    node.webhooks.configure([App(id=APP_ID, keys=KEYS, webhooks=others)])
+    assert node.webhooks.counters.dropped == 2
+    run(node.store._connection.execute, "ALTER TABLE elsewhere RENAME TO marks").result()
+    node.store._renew()
+    await node.commit()
+    assert node.store.lasting
+    await world.die()
+    world.receivers.failing = False
+    node = await world.begin()  # with the webhook that was removed
+    assert node.webhooks.pending == 0
+    await world.finish()
+    assert world.receivers.story == []
+
+
 # -- Numbers of subscriptions --------------------------------------------------------------
 
 

@@ -732,7 +732,6 @@ class Webhooks:
             audience = self._audiences.get(app_id)
             if audience is None or not progress.loaded:
                 continue
-            self._store.clear(app_id, [receiver.id for receiver in audience.receivers])
             for state in audience.reported:
                 self._store.report(app_id, state, *audience.reported.standing(state))
             for channel, number in audience.counts.pending.items():

@@ -82,8 +82,8 @@ class Store(Protocol):
         """
         Return what was kept; from now on call *on_kept* whenever `kept` has grown.
 
-        *write_all* is asked to give everything anew, to a store that lost track: for each app that
-        this node holds, first `clear`. Raises ConfigError, which says what to do.
+        *write_all* is asked to give everything of the apps that this node holds anew, to a store
+        that lost track and begins from nothing. Raises ConfigError, which says what to do.
         """
 
     async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:
@@ -245,6 +245,14 @@ _CLEAR_APP = (
 _CLEAR_RECEIVER = (
     "DELETE FROM deliveries WHERE receiver = ?",
     "DELETE FROM events WHERE receiver = ?",
+)
+
+_CLEAR_ALL = (
+    "DELETE FROM reported",
+    "DELETE FROM counts",
+    "DELETE FROM marks",
+    "DELETE FROM deliveries",
+    "DELETE FROM events",
 )
 
 _Operation = tuple[str, str, tuple[Any, ...]]
@@ -470,11 +478,18 @@ class SqliteStore:
         self._text_bytes = 0
 
     def _renew(self) -> None:
-        """Have everything written anew: what the file holds is of another time."""
+        """
+        Have everything written anew: what the file holds is of another time.
+
+        Nothing of that stays, for of what was removed meanwhile there is no trace in memory. The
+        file belongs to this process alone.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._renewing = True
+        for statement in _CLEAR_ALL:
+            self._add("", statement, ())
         self._write_all()
         self._write()
 
