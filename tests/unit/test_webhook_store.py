@@ -739,10 +739,14 @@ async def test_a_disk_that_hangs_is_given_up(
         store.queue("3", number, "receiver", "c", b"0123456789")
     store._write()
     assert store._text_bytes == 0
+    loading = asyncio.create_task(store.load("33", ()))
     for number in range(11, 22):
         assert store.lasting
         store.queue("3", number, "receiver", "c", b"0123456789")
+        await asyncio.sleep(0)
     assert not store.lasting
+    async with asyncio.timeout(5):
+        assert await loading == Stored()
     assert store._text_bytes == 0
     assert not store._operations
     await changed.wait()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -626,6 +627,38 @@ async def test_a_disk_that_is_well_again_has_everything_for_the_next_holder(worl
         "user_online u",
         "user_online v",
     ]
+
+
+async def test_changes_of_an_app_that_a_hanging_disk_does_not_load_are_bounded_and_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heliograph.webhooks.hooks.MAX_WAITING_BYTES", 3000)
+    node = await world.begin()
+    world.engine.release()
+    released = threading.Event()
+    hanging = node.store._executor.submit(released.wait)
+    try:
+        world.engine.hold(node.webhooks)
+        said = 0
+        while node.store.lasting:
+            assert said < 15, "200 bytes each"
+            world.say("a")
+            said += 1
+        assert said > 10
+        async with asyncio.timeout(5):
+            await asyncio.gather(*node.webhooks._loads)
+        await turn()
+        assert world.engine.owed == []
+        await world.wait(0.0)
+        for _ in range(said):
+            await turn()
+        assert world.receivers.said == world.said
+    finally:
+        released.set()
+    assert hanging.result(timeout=5)
+    node.store._renew()
+    await node.commit()
+    assert node.store.lasting
 
 
 @pytest.mark.parametrize("others", [(), (Webhook(url="http://other/"),)], ids=["all", "one"])

@@ -36,6 +36,9 @@ Removals and numbers sent before the loop turns, some 15 µs each: one client ma
 channels, and a whole data centre may lose its connections at once.
 """
 
+MAX_WAITING_BYTES = 64 << 20
+"""Changes that wait until what is kept of their apps is loaded; beyond, the store has failed."""
+
 
 class Sender(Protocol):
     """What webhooks ask of a network."""
@@ -270,8 +273,7 @@ class Webhooks:
             self._take_over_events(audience, stored, now)
             self._schedule(audience)
         progress.load(one.mark for one in stored.marks)
-        waiting, progress.waiting = progress.waiting, []
-        for call in waiting:
+        for call in progress.take_waiting():
             if isinstance(call, str):
                 self._restart(app_id, progress, call)
             else:
@@ -423,7 +425,10 @@ class Webhooks:
         if progress.loaded:
             self._take_all(app_id, progress, changes)
         else:
-            progress.waiting.append(changes)
+            progress.wait(changes)
+            loading = (one.waiting_bytes for one in self._progress.values() if not one.loaded)
+            if self._started and sum(loading) > MAX_WAITING_BYTES:
+                self._store.give_up()
 
     def restart(self, app_id: str, scope: str) -> None:
         """Take note that nothing that was reported of *scope* is confirmed."""

@@ -8,6 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from heliograph.engine.answers import Mark, Owed
+from heliograph.hub.facts import Event
+
+OVERHEAD_BYTES = 200
+"""What a waiting change takes besides the data of an event, roughly."""
 
 
 class Progress:
@@ -23,6 +27,7 @@ class Progress:
         self.settle = settle
         self.loaded = False
         self.waiting: list[Sequence[Owed] | str] = []
+        self.waiting_bytes = 0
         self._taken: dict[str, Mark] = {}  # by scope
         self._kept: dict[str, Mark] = {}
         self._restarted: set[str] = set()
@@ -38,6 +43,18 @@ class Progress:
     def unsettled(self) -> bool:
         """Whether changes were taken that are not settled."""
         return bool(self._groups)
+
+    def wait(self, changes: Sequence[Owed]) -> None:
+        """Have *changes* wait until the app is loaded."""
+        self.waiting.append(changes)
+        for owed in changes:
+            data = owed.change.data if isinstance(owed.change, Event) else b""
+            self.waiting_bytes += OVERHEAD_BYTES + len(data)
+
+    def take_waiting(self) -> list[Sequence[Owed] | str]:
+        """Return what waits, and let nothing wait any longer."""
+        waiting, self.waiting, self.waiting_bytes = self.waiting, [], 0
+        return waiting
 
     def load(self, marks: Iterable[Mark]) -> None:
         """Take over the marks that are kept, and settle them."""

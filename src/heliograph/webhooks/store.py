@@ -87,7 +87,14 @@ class Store(Protocol):
         """
 
     async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:
-        """Return what is kept of an app with these receivers, nothing while it cannot be read."""
+        """
+        Return what is kept of an app with these receivers, nothing while it cannot be read.
+
+        Returns at once when the store begins to fail.
+        """
+
+    def give_up(self) -> None:
+        """Count as failed: more waits for `load` than memory should hold."""
 
     def abandon(self, app_id: str) -> None:
         """Keep nothing of what was given of an app since the last group began to be written."""
@@ -146,6 +153,9 @@ class MemoryStore:
     async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:  # noqa: ARG002 - the port's
         """Return nothing, for nothing was kept."""
         return Stored()
+
+    def give_up(self) -> None:
+        """Load nothing, as before."""
 
     def abandon(self, app_id: str) -> None:
         """Keep nothing."""
@@ -282,6 +292,7 @@ class SqliteStore:
         self._text_bytes = 0  # of those
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._failing: asyncio.Future[None]  # done while the disk fails
         self._failed = False
         self._renewing = False
         self._closed = False
@@ -301,6 +312,7 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._on_kept = on_kept
         self._write_all = write_all
+        self._failing = self._loop.create_future()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="webhooks")
         try:
             return await self._loop.run_in_executor(self._executor, self._open)
@@ -312,18 +324,35 @@ class SqliteStore:
         """Return what is kept of an app; see the port."""
         if self._failed:
             return Stored()  # the file is of another time, and will be written anew
+        reading = self._loop.run_in_executor(
+            self._executor, lambda: rows.read_app(self._connection, app_id, receivers)
+        )
+        reading.add_done_callback(_retrieve)
+        failing = self._failing
+        either: set[asyncio.Future[Any]] = {reading, failing}
         try:
-            stored, wrong = await self._loop.run_in_executor(
-                self._executor, lambda: rows.read_app(self._connection, app_id, receivers)
-            )
+            # Not only for the reading: the thread may be in a write that hangs.
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                return Stored()
+            stored, wrong = reading.result()
         except rows.UNREADABLE as error:
             self._fail(_on_one_line(error))
             self._retry()
             self._loop.call_soon(self._on_kept)
             return Stored()
+        finally:
+            reading.cancel()
         if wrong:
             logger.error("%s: app %s: unreadable rows: %d", self.path, app_id, wrong)
         return stored
+
+    def give_up(self) -> None:
+        """Count the disk as failed; see the port."""
+        if not self._failed:
+            self._fail("the disk does not respond")
+            self._retry()
+            self._loop.call_soon(self._on_kept)
 
     def abandon(self, app_id: str) -> None:
         """Keep nothing of an app that is not being written; see the port."""
@@ -417,8 +446,7 @@ class SqliteStore:
             if self._timer is None:
                 self._timer = self._loop.call_later(self._linger_s, self._write)
         elif len(self._operations) > MAX_OPERATIONS or self._text_bytes > MAX_OPERATIONS_BYTES:
-            self._fail("the disk does not respond")
-            self._loop.call_soon(self._on_kept)
+            self.give_up()
 
     def _write(self) -> None:
         if self._timer is not None:
@@ -445,6 +473,7 @@ class SqliteStore:
             self._fail(str(error))
         elif renewed:
             self._failed = False
+            self._failing = self._loop.create_future()
             logger.warning("%s is written again; pending webhooks survive a restart", self.path)
         if self._failed:
             self._forget()
@@ -470,6 +499,8 @@ class SqliteStore:
                 reason,
             )
         self._failed = True
+        if not self._failing.done():
+            self._failing.set_result(None)
         self._forget()
 
     def _forget(self) -> None:
@@ -648,6 +679,12 @@ def _write_anew(path: Path, stored: Stored) -> None:
         connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+def _retrieve(reading: asyncio.Future[Any]) -> None:
+    """Take an error that nobody waits for any longer: the failure of the disk is logged already."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def _advice(error: Exception) -> str:
