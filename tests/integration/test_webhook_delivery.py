@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+import secrets
 import signal
 import socket
 import sqlite3
@@ -222,7 +223,7 @@ def webhooks_of(
     webhooks.configure(apps)
     for app_id in (APP_ID, OTHER_APP_ID):
         webhooks.hold(app_id, "first", lambda _mark: None)
-        webhooks.restart(app_id, SCOPE)
+        webhooks.restart(app_id, SCOPE, secrets.token_hex(8))
     return webhooks
 
 

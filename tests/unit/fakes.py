@@ -97,8 +97,8 @@ class Recorder:
         self.changes += [one.change for one in changes]
         self.marks += [one.mark for one in changes]
 
-    def restart(self, _app_id: str, scope: str) -> None:
-        self.terms.append(f"restart {scope}")
+    def restart(self, _app_id: str, scope: str, epoch: str) -> None:
+        self.terms.append(f"restart {scope} {epoch}")
 
     def release(self, _app_id: str) -> None:
         self.terms.append("released")

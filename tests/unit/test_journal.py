@@ -126,7 +126,7 @@ def test_a_fault_of_an_observer_is_logged_and_harms_nobody(
 
 def test_the_holder_of_an_app_begins_from_nothing_and_gets_each_change_with_its_mark() -> None:
     world = World(late=False, webhooks=(HOOK,))
-    assert world.recorder.terms == ["1", "restart "]
+    assert world.recorder.terms == ["1", "restart  1"]
     peer = world.client()
     say(peer, "subscribe", "cache-c")
     assert world.recorded == [ChannelOccupied("cache-c"), CacheMiss("cache-c")]

@@ -34,6 +34,7 @@ from heliograph.hub.facts import (
 )
 from heliograph.webhooks import Limits, MemoryStore, SqliteStore, Store, Webhooks
 from heliograph.webhooks.audience import receiver_id
+from heliograph.webhooks.reported import Standing
 from tests.owing import Truth
 from tests.unit.test_webhook_store import SCHEMA_1
 
@@ -120,7 +121,7 @@ class Engine:
         webhooks.hold(APP_ID, str(self._terms), self.settle)
         for scope in self._epochs:
             if taken_over and self._settled_epochs.get(scope) != self._epoch(scope):
-                webhooks.restart(APP_ID, scope)
+                webhooks.restart(APP_ID, scope, self._epoch(scope))
         webhooks.owe(APP_ID, list(self.owed))
 
     def settle(self, mark: Mark) -> None:
@@ -152,7 +153,7 @@ class Engine:
         self._epochs[scope] += 1
         self._numbers[scope] = 0
         if self.holder is not None:
-            self.holder.restart(APP_ID, scope)
+            self.holder.restart(APP_ID, scope, self._epoch(scope))
         for channel in [one for one in self.counts if scope_of(ChannelVacated(one)) == scope]:
             self.counts[channel] = sum(name == channel for _, name in self.truth.entered)
             if not self.counts[channel]:
@@ -500,6 +501,62 @@ async def test_what_a_restart_left_unconfirmed_is_so_for_the_next_holder(world: 
     assert world.receivers.known == world.true == {("presence-a", ""), ("presence-a", "u")}
 
 
+@pytest.mark.parametrize("asserted", ["settled", "kept", "nothing"])
+@pytest.mark.parametrize("successor", [True, False])
+async def test_a_restart_that_is_kept_is_not_taken_again(
+    world: World, asserted: str, successor: bool
+) -> None:
+    """What was confirmed since stays so, what was not is reported as gone, nothing comes twice."""
+    node = await world.begin()
+    node.webhooks.owe(APP_ID, [Owed(ChannelOccupied("a"), Mark("1", "old", 1))])
+    await node.commit()
+    await node.commit()
+    node.webhooks.restart(APP_ID, "1", "new")
+    event = Event("a", "client-n", b'"once"', "1.2")
+    changes: list[Change] = [ChannelOccupied("a"), event, CacheMiss("a")]
+    owed = [Owed(change, Mark("1", "new", number)) for number, change in enumerate(changes, 1)]
+    if asserted != "nothing":
+        node.webhooks.owe(APP_ID, owed)
+    await node.commit()
+    await world.wait(SETTLE_S / 2)
+    if successor:
+        await world.die(kept=True)
+        world.node = node = Node(world)
+        await node.webhooks.start()
+        node.webhooks.hold(APP_ID, "next", world.engine.settle)
+        await asyncio.gather(*node.webhooks._loads)
+    node.webhooks.restart(APP_ID, "1", "new")
+    if asserted == "kept":
+        node.webhooks.owe(APP_ID, owed)
+    else:
+        assert ("a", "") in world.receivers.known
+    for _ in range(3):
+        await world.wait(SETTLE_S)
+        await node.commit()
+    once = [] if asserted == "nothing" else ["client_event a", "cache_miss a"]
+    gone = ["channel_vacated a"] if asserted == "nothing" else []
+    assert world.receivers.story == ["channel_occupied a", *once, *gone]
+    assert Mark("1", "new", 0) not in world.engine.settled
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_restart_is_kept_with_what_follows_from_it_or_not_at_all(
+    world: World, kept: bool
+) -> None:
+    node = await world.begin()
+    world.engine.owe([ChannelOccupied("a")])
+    await node.commit()
+    node.webhooks.restart(APP_ID, "1", "new")
+    await world.die(kept=kept)
+    world.node = node = Node(world)
+    await node.webhooks.start()
+    stored = await node.store.load(APP_ID, ())
+    assert [one.standing for one in stored.states] == [
+        Standing.UNCONFIRMED if kept else Standing.CONFIRMED
+    ]
+    assert (Mark("1", "new", 0) in [one.mark for one in stored.marks]) is kept
+
+
 async def test_of_an_app_that_is_released_nothing_is_written_or_sent(world: World) -> None:
     node = await world.begin()
     world.toggle_channel("1", "a", "")
@@ -557,7 +614,7 @@ async def test_an_app_that_is_not_held_is_not_loaded_and_stays_in_the_store(worl
     world.node = Node(world)
     await world.node.webhooks.start()
     world.node.webhooks.owe(APP_ID, [Owed(ChannelOccupied("a"), Mark("1", "e", 1))])
-    world.node.webhooks.restart(APP_ID, "1")
+    world.node.webhooks.restart(APP_ID, "1", "e")
     await world.node.commit()
     assert world.node.webhooks.pending == 0
     assert world.receivers.story == []

@@ -88,11 +88,13 @@ class Local(Protocol):
     def owe(self, changes: Sequence[Owed], /) -> None:
         """Take changes, in order within a channel or a user; some may be marked already."""
 
-    def restart(self, scope: str, /) -> None:
+    def restart(self, scope: str, epoch: str, /) -> None:
         """
         Take note that the state of *scope* begins from nothing, as after a crash.
 
-        What was reported of it is unconfirmed until the nodes have asserted it again.
+        *epoch* names the life that begins, as the marks of its changes do. What was reported of
+        *scope* is unconfirmed until the nodes have asserted it again. A holder may be notified of
+        a restart that another one, or it itself, has kept already: nothing follows from that.
         """
 
     def release(self) -> None:

@@ -412,7 +412,7 @@ class MemoryEngine:
         kept = _KeptEvents(self._max_kept_events, self._max_kept_bytes)
         space = MemorySpace(self, app_id, local, wants, kept)
         local.hold(self.epoch)
-        local.restart(SCOPE)
+        local.restart(SCOPE, self.epoch)
         return space
 
     async def close(self, timeout_s: float) -> None:

@@ -87,8 +87,13 @@ class OwedObserver(Protocol):
         write it is settled.
         """
 
-    def restart(self, app_id: str, scope: str) -> None:
-        """Take note that the state of *scope* begins from nothing, as after a crash."""
+    def restart(self, app_id: str, scope: str, epoch: str) -> None:
+        """
+        Take note that the state of *scope* begins from nothing, as after a crash.
+
+        What is made of it is kept in one write with *epoch*: nothing follows from a restart that
+        is kept.
+        """
 
     def release(self, app_id: str) -> None:
         """Take no more changes of an app, at once, and write nothing more of it."""
@@ -147,10 +152,10 @@ class Holding:
             for mark in {one.mark.scope: one.mark for one in changes}.values():
                 self._settle(mark)
 
-    def restart(self, scope: str) -> None:
+    def restart(self, scope: str, epoch: str) -> None:
         """Take note that the state of *scope* begins from nothing."""
         for observer in self._observers:
-            observer.restart(self._app_id, scope)
+            observer.restart(self._app_id, scope, epoch)
 
     def release(self) -> None:
         """Be the holder no more."""

@@ -329,9 +329,9 @@ class Tenant:
         """Take changes that are owed."""
         self._holding.owe(changes)
 
-    def restart(self, scope: str, /) -> None:
+    def restart(self, scope: str, epoch: str, /) -> None:
         """Take note that the state of *scope* begins from nothing."""
-        self._holding.restart(scope)
+        self._holding.restart(scope, epoch)
 
     def release(self) -> None:
         """Be the holder no more."""

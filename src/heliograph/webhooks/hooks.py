@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from heliograph.apps import App
-from heliograph.engine.answers import NOTHING_WANTED, CacheFilled, Change, Owed, Wants
+from heliograph.engine.answers import NOTHING_WANTED, CacheFilled, Change, Mark, Owed, Wants
 from heliograph.hub.facts import SubscriptionCount
 from heliograph.node.journal import Settle
 from heliograph.summary import Summary, counted
@@ -274,7 +274,7 @@ class Webhooks:
             self._schedule(audience)
         progress.load(one.mark for one in stored.marks)
         for call in progress.take_waiting():
-            if isinstance(call, str):
+            if isinstance(call, Mark):
                 self._restart(app_id, progress, call)
             else:
                 self._take_all(app_id, progress, call)
@@ -430,15 +430,16 @@ class Webhooks:
             if self._started and sum(loading) > MAX_WAITING_BYTES:
                 self._store.give_up()
 
-    def restart(self, app_id: str, scope: str) -> None:
-        """Take note that nothing that was reported of *scope* is confirmed."""
+    def restart(self, app_id: str, scope: str, epoch: str) -> None:
+        """Take note that nothing that was reported of *scope* is confirmed, once for an epoch."""
         progress = self._progress.get(app_id)
         if progress is None or self._stopped:
             return
+        mark = Mark(scope, epoch, 0)
         if progress.loaded:
-            self._restart(app_id, progress, scope)
+            self._restart(app_id, progress, mark)
         else:
-            progress.waiting.append(scope)
+            progress.waiting.append(mark)
 
     def release(self, app_id: str) -> None:
         """Forget an app, at once: write nothing more of it, and send nothing."""
@@ -457,22 +458,24 @@ class Webhooks:
             self._audiences[app_id] = fresh
         self._in_pieces(audience.reported.forget(lambda _: True))
 
-    def _restart(self, app_id: str, progress: Progress, scope: str) -> None:
-        progress.restart(scope)
+    def _restart(self, app_id: str, progress: Progress, mark: Mark) -> None:
+        """Take a restart, and keep its mark in the same group as what follows from it."""
+        if not progress.restart(mark):
+            return
         audience = self._audiences.get(app_id)
         if audience is not None:
-            self._store.unconfirm(app_id, scope)
-            audience.reported.restart(scope, self._monotonic() + self._settle_s)
+            self._store.unconfirm(app_id, mark.scope)
+            self._store.mark(app_id, mark)
+            audience.reported.restart(mark.scope, self._monotonic() + self._settle_s)
             self._schedule(audience)
 
     def _take_all(self, app_id: str, progress: Progress, changes: Sequence[Owed]) -> None:
         """Take *changes*, and keep the last mark of each scope in the same group."""
         audience = self._audiences.get(app_id)
         marks = {}
-        for owed, new in progress.sort(changes):
-            if new:
-                marks[owed.mark.scope] = owed.mark
-            if audience is not None and (new or audience.reported.has(owed.change)):
+        for owed in progress.take(changes):
+            marks[owed.mark.scope] = owed.mark
+            if audience is not None:
                 try:
                     self._take(audience, owed.change, owed.mark.scope)
                 except Exception as error:  # noqa: BLE001 - a client caused it, and must not suffer from it

@@ -18,19 +18,18 @@ class Progress:
     """
     The changes of one app, from `hold` to `release`.
 
-    Until what is kept of the app is `loaded`, calls are *waiting*: changes as they came, and the
-    scopes that were restarted. A mark is settled once the store has kept the group that was
-    current when its change was taken.
+    Until what is kept of the app is `loaded`, calls are *waiting*: changes as they came, and
+    restarts. A restart is the mark before the first change of its epoch: with the number 0. A mark
+    is settled once the store has kept the group that was current when its change was taken.
     """
 
     def __init__(self, settle: Callable[[Mark], object]) -> None:
         self.settle = settle
         self.loaded = False
-        self.waiting: list[Sequence[Owed] | str] = []
+        self.waiting: list[Sequence[Owed] | Mark] = []
         self.waiting_bytes = 0
         self._taken: dict[str, Mark] = {}  # by scope
         self._kept: dict[str, Mark] = {}
-        self._restarted: set[str] = set()
         # The last mark of each scope in each group that is not known to be kept.
         self._groups: deque[tuple[int, dict[str, Mark]]] = deque()
 
@@ -51,7 +50,7 @@ class Progress:
             data = owed.change.data if isinstance(owed.change, Event) else b""
             self.waiting_bytes += OVERHEAD_BYTES + len(data)
 
-    def take_waiting(self) -> list[Sequence[Owed] | str]:
+    def take_waiting(self) -> list[Sequence[Owed] | Mark]:
         """Return what waits, and let nothing wait any longer."""
         waiting, self.waiting, self.waiting_bytes = self.waiting, [], 0
         return waiting
@@ -60,7 +59,9 @@ class Progress:
         """Take over the marks that are kept, and settle them."""
         self.loaded = True
         for mark in marks:
-            self._taken[mark.scope] = self._kept[mark.scope] = mark
+            self._taken[mark.scope] = mark
+            if mark.number:
+                self._kept[mark.scope] = mark
         self.settle_again()
 
     def settle_again(self) -> None:
@@ -68,27 +69,28 @@ class Progress:
         for mark in list(self._kept.values()):
             self.settle(mark)
 
-    def restart(self, scope: str) -> None:
-        """Note that what was reported of *scope* is unconfirmed."""
-        self._restarted.add(scope)
-
-    def sort(self, changes: Iterable[Owed]) -> Iterator[tuple[Owed, bool]]:
+    def restart(self, mark: Mark) -> bool:
         """
-        Yield those of *changes* that were not taken, with True, and note that they are.
+        Note a restart; return False for one that was taken already.
 
-        With False, yield those that were taken, if their scope was restarted since and nothing new
-        of it has come: a holder that died may have kept them without settling them, and they say
-        what is true of the states that the restart made unconfirmed.
+        A holder that died may have kept it, and changes that came after it, without settling them.
+        The changes are skipped then, so what they confirmed must stay confirmed.
         """
+        taken = self._taken.get(mark.scope)
+        if taken is not None and taken.epoch == mark.epoch:
+            return False
+        self._taken[mark.scope] = mark
+        self._kept.pop(mark.scope, None)
+        return True
+
+    def take(self, changes: Iterable[Owed]) -> Iterator[Owed]:
+        """Yield those of *changes* that were not taken, and note that they are."""
         for owed in changes:
             mark = owed.mark
             taken = self._taken.get(mark.scope)
             if taken is None or taken.epoch != mark.epoch or taken.number < mark.number:
-                yield owed, True
+                yield owed
                 self._taken[mark.scope] = mark
-                self._restarted.discard(mark.scope)
-            elif mark.scope in self._restarted:
-                yield owed, False
 
     def give(self, marks: Iterable[Mark], group: int) -> None:
         """Note that the store keeps *marks*, and all that was made up to them, with *group*."""

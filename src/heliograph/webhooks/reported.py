@@ -130,11 +130,6 @@ class Reported:
         known = self._states[state]
         return (known, Standing.CONFIRMED) if isinstance(known, str) else known[3:]
 
-    def has(self, change: Change) -> bool:
-        """Return whether *change* is about a state that was reported."""
-        concerned = state_of(change)
-        return concerned is not None and concerned[0] in self._states
-
     def take(self, change: Change, now: float, scope: str = "") -> Outcome:
         """Take a change of *scope*; return what follows from it."""
         if isinstance(change, CacheMiss):

@@ -100,7 +100,11 @@ class Store(Protocol):
         """Keep nothing of what was given of an app since the last group began to be written."""
 
     def mark(self, app_id: str, mark: Mark) -> None:
-        """Changes up to *mark* were taken; kept with what was made of them, once for a group."""
+        """
+        Changes up to *mark* were taken; kept with what was made of them, once for a group.
+
+        With the number 0, a restart was taken and no change after it.
+        """
 
     def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
         """Receivers of the app are about to be sent this, or its standing has changed."""

@@ -81,8 +81,8 @@ class Recorder:
         for owed in changes:
             self._note("owe", owed)
 
-    def restart(self, scope: str, /) -> None:
-        self._note("restart", scope)
+    def restart(self, scope: str, epoch: str, /) -> None:
+        self._note("restart", (scope, epoch))
 
     def release(self) -> None:
         self.holds = False

@@ -116,11 +116,13 @@ class Receiver:
         self.mark: Mark | None = None
         self.reported: set[tuple[str, ...]] = set()
 
-    def keep(self, noted: Sequence[Owed | None]) -> Mark | None:
-        """Keep what a holder noted; None stands for a restart."""
+    def keep(self, noted: Sequence[Owed | Mark]) -> Mark | None:
+        """Keep what a holder noted; a mark stands for a restart."""
         for owed in noted:
-            if owed is None:
-                self.reported.clear()
+            if isinstance(owed, Mark):
+                if self.mark is None or self.mark.epoch != owed.epoch:
+                    self.reported.clear()
+                    self.mark = owed
                 continue
             mark = owed.mark
             if self.mark is None or mark.epoch != self.mark.epoch:
@@ -171,7 +173,7 @@ class ModelNode(Recorder):
         self._machine = machine
         self.subscriptions: dict[tuple[str, str], Subscription] = {}
         self.sessions: dict[str, Session] = {}
-        self.noted: list[Owed | None] = []
+        self.noted: list[Owed | Mark] = []
 
     def deliver(self, fact: Fact, /) -> None:
         for one in self._of_channel(fact.channel):
@@ -244,10 +246,10 @@ class ModelNode(Recorder):
             raise AssertionError("changes are owed to a node that is not the holder")
         self.noted.extend(changes)
 
-    def restart(self, scope: str, /) -> None:
+    def restart(self, scope: str, epoch: str, /) -> None:
         if not self.holds:
             raise AssertionError(f"{scope} is restarted on a node that is not the holder")
-        self.noted.append(None)
+        self.noted.append(Mark(scope, epoch, 0))
 
     def release(self) -> None:
         if not self.holds:

@@ -1023,12 +1023,12 @@ class LinkedSpace:
                 self._holding = mark
                 self._local.hold(term)
                 if restart:
-                    self._local.restart(mark.scope)
+                    self._local.restart(mark.scope, mark.epoch)
                 self._owe(changes)
             case messages.Restarted(mark):
                 if self._holding is not None:
                     self._holding = mark
-                    self._local.restart(mark.scope)
+                    self._local.restart(mark.scope, mark.epoch)
             case messages.OwedChanges(changes):
                 self._owe(changes)
 
