@@ -125,7 +125,7 @@ async def test_the_last_mark_of_a_scope_is_kept_once_with_its_group(tmp_path: Pa
         store.mark("3", Mark("1", "e", number))
         store.mark("3", Mark("", "é", number + 5))
     store.mark("33", Mark("1", "e", 7))
-    assert not store._operations  # they are added when the group is written
+    assert len(store._operations) == 3
     await store.close()
     store, kept = await opened(tmp_path)
     marks = [StoredMark("3", Mark("", "é", 105)), StoredMark("3", Mark("1", "e", 100))]
@@ -134,6 +134,35 @@ async def test_the_last_mark_of_a_scope_is_kept_once_with_its_group(tmp_path: Pa
     await store.close()
     marks[1] = StoredMark("3", Mark("1", "of another life", 2))
     assert sorted((await kept_in(tmp_path)).marks[:2], key=str) == marks
+
+
+async def test_a_state_or_count_that_changes_often_is_one_row_in_a_group(tmp_path: Path) -> None:
+    """Any client can subscribe and unsubscribe in a loop."""
+    store, _ = await opened(tmp_path)
+    states = [ReportedState(CHANNEL, name, "") for name in ("held", "gone", "unconfirmed", "back")]
+    held, gone, unconfirmed, back = states
+    for _ in range(100):
+        for state in states:
+            store.report("3", state, "1", Standing.CONFIRMED)
+            store.report("3", state, "1", Standing.ENDED)
+        store.retract("3", gone)
+        store.keep_count("3", "c", 1)
+        store.keep_count("3", "c", 2)
+        store.keep_count("3", "sent", 2)
+        store.drop_count("3", "sent")
+    assert len(store._operations) == 6
+    store.report("3", unconfirmed, "1", Standing.CONFIRMED)
+    store.unconfirm("3", "1")
+    store.report("3", back, "1", Standing.CONFIRMED)
+    assert len(store._operations) == 7
+    await store.close()
+    kept = await kept_in(tmp_path)
+    assert kept.counts == [StoredCount("3", "c", 2)]
+    assert {one.state: one.standing for one in kept.states} == {
+        held: Standing.UNCONFIRMED,
+        unconfirmed: Standing.UNCONFIRMED,
+        back: Standing.CONFIRMED,
+    }
 
 
 async def test_a_mark_alone_is_written_and_counts_as_kept(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -107,7 +107,11 @@ class Store(Protocol):
         """
 
     def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
-        """Receivers of the app are about to be sent this, or its standing has changed."""
+        """
+        Receivers of the app are about to be sent this, or its standing has changed.
+
+        Cheap to repeat: of one state, or one count, a group has the last row only.
+        """
 
     def retract(self, app_id: str, state: ReportedState) -> None:
         """Receivers of the app are about to be sent the end of this, or want it no longer."""
@@ -291,8 +295,9 @@ class SqliteStore:
         self._kept = 0
         self._linger_s = linger_s
         self._retry_s = retry_s
-        self._operations: list[_Operation] = []
-        self._marks: dict[tuple[str, str], Mark] = {}  # by app and scope, of this group
+        # By number or, where the last one of a group is enough, by what it is about.
+        self._operations: dict[Hashable, _Operation] = {}
+        self._given = 0
         self._text_bytes = 0  # of those
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -360,24 +365,25 @@ class SqliteStore:
 
     def abandon(self, app_id: str) -> None:
         """Keep nothing of an app that is not being written; see the port."""
-        self._operations = [one for one in self._operations if one[0] != app_id]
-        self._marks = {key: mark for key, mark in self._marks.items() if key[0] != app_id}
-        queued = [values for _, statement, values in self._operations if statement == _QUEUE]
+        self._operations = {
+            about: one for about, one in self._operations.items() if one[0] != app_id
+        }
+        queued = [one[2] for one in self._operations.values() if one[1] == _QUEUE]
         self._text_bytes = sum(len(values[-1]) for values in queued)
 
     def mark(self, app_id: str, mark: Mark) -> None:
         """Keep a mark, the last one of a scope in a group."""
-        if not self._failed or self._renewing:
-            self._marks[app_id, mark.scope] = mark
-            self._write_soon()
+        values = (app_id, mark.scope, mark.epoch, mark.number)
+        self._add(app_id, _MARK, values, ("mark", app_id, mark.scope))
 
     def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
         """Keep a reported state."""
-        self._add(app_id, _REPORT, (app_id, *_columns(state), scope, standing.value))
+        values = (app_id, *_columns(state), scope, standing.value)
+        self._add(app_id, _REPORT, values, (app_id, state))
 
     def retract(self, app_id: str, state: ReportedState) -> None:
         """Keep a reported state no longer."""
-        self._add(app_id, _RETRACT, (app_id, *_columns(state)))
+        self._add(app_id, _RETRACT, (app_id, *_columns(state)), (app_id, state))
 
     def unconfirm(self, app_id: str, scope: str) -> None:
         """Keep that nothing of a scope is confirmed."""
@@ -385,11 +391,11 @@ class SqliteStore:
 
     def keep_count(self, app_id: str, channel: str, count: int) -> None:
         """Keep a number."""
-        self._add(app_id, _KEEP_COUNT, (app_id, _blob(channel), count))
+        self._add(app_id, _KEEP_COUNT, (app_id, _blob(channel), count), ("count", app_id, channel))
 
     def drop_count(self, app_id: str, channel: str) -> None:
         """Keep the number of a channel no longer."""
-        self._add(app_id, _DROP_COUNT, (app_id, _blob(channel)))
+        self._add(app_id, _DROP_COUNT, (app_id, _blob(channel)), ("count", app_id, channel))
 
     def clear(self, app_id: str, receivers: Iterable[str]) -> None:
         """Keep nothing of the app, nor of its receivers."""
@@ -426,7 +432,7 @@ class SqliteStore:
         self._closed = True
         if self._failed and self._writing is None:
             self._renew()  # the last chance to take out what is not true any longer
-        while self._writing is not None or self._operations or self._marks:
+        while self._writing is not None or self._operations:
             self._write()
             if self._writing is not None:
                 with contextlib.suppress(sqlite3.Error):  # _written says so
@@ -439,10 +445,25 @@ class SqliteStore:
 
     # -- On the event loop ---------------------------------------------------------------
 
-    def _add(self, app_id: str, statement: str, values: tuple[Any, ...]) -> None:
+    def _add(
+        self,
+        app_id: str,
+        statement: str,
+        values: tuple[Any, ...],
+        about: Hashable | None = None,
+    ) -> None:
+        """
+        Have *statement* executed with the group.
+
+        It takes the place of an earlier one *about* the same row, but at the end: others of the
+        group may concern that row among many.
+        """
         if self._failed and not self._renewing:
             return
-        self._operations.append((app_id, statement, values))
+        if about is None:
+            about = self._given = self._given + 1
+        self._operations.pop(about, None)
+        self._operations[about] = (app_id, statement, values)
         self._write_soon()
 
     def _write_soon(self) -> None:
@@ -458,12 +479,9 @@ class SqliteStore:
             self._timer = None
         if self._writing is not None:
             return
-        if not self._operations and not self._marks and not self._renewing:
+        if not self._operations and not self._renewing:
             return
-        operations, self._operations = self._operations, []
-        for (app_id, scope), mark in self._marks.items():
-            operations.append((app_id, _MARK, (app_id, scope, mark.epoch, mark.number)))
-        self._marks.clear()
+        operations, self._operations = list(self._operations.values()), {}
         self._text_bytes = 0
         group, self.group = self.group, self.group + 1
         self._writing = self._loop.run_in_executor(self._executor, self._commit, operations)
@@ -509,7 +527,6 @@ class SqliteStore:
 
     def _forget(self) -> None:
         self._operations.clear()
-        self._marks.clear()
         self._text_bytes = 0
 
     def _renew(self) -> None:
