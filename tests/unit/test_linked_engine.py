@@ -16,7 +16,14 @@ from heliograph.engine.answers import (
 )
 from heliograph.engine.testing import messages
 from heliograph.engine.testing.app_state import Bounds
-from heliograph.engine.testing.cluster import APP, Answer, LinkedCluster, LinkedNode
+from heliograph.engine.testing.cluster import (
+    APP,
+    Answer,
+    FaultyCluster,
+    LinkedCluster,
+    LinkedNode,
+    Node,
+)
 from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Pace
 from heliograph.engine.testing.owing import OVERHEAD_BYTES, Owing
@@ -35,7 +42,6 @@ from heliograph.engine.testing.suite import (
     goodbye,
     holders,
     leave,
-    linked,
     names,
     owed,
     pass_time,
@@ -232,6 +238,12 @@ def test_a_node_that_says_goodbye_is_not_granted_the_changes() -> None:
     assert "hold" not in [name for name, _ in other.local.calls]
 
 
+def linked(node: Node) -> LinkedNode:
+    """Return the same node, whose engine is a linked one."""
+    assert isinstance(node, LinkedNode)
+    return node
+
+
 # -- Lanes ---------------------------------------------------------------------------------------
 
 
@@ -246,7 +258,7 @@ class TestFaultsOverPartitions(FaultContract):
     def make_bounded(self, bounds: Bounds) -> LinkedCluster:
         return Partitions(self.number, bounds)
 
-    def test_a_withdrawn_enter_is_never_answered(self, cluster: LinkedCluster) -> None:
+    def test_a_withdrawn_enter_is_never_answered(self, cluster: FaultyCluster) -> None:
         """Nor is one whose answer was received and put off."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         for before in range(3):

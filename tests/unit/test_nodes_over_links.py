@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.apps import App, Apps, Webhook
-from heliograph.engine.answers import Counts, Owed
+from heliograph.engine.answers import Counts, Mark, Owed
 from heliograph.engine.testing.cluster import Clock, run_now
 from heliograph.engine.testing.engine import LinkedEngine
 from heliograph.engine.testing.link import Link, Pace
@@ -92,7 +92,7 @@ class Keeper(Recorder):
         super().__init__()
         self._receiver = receiver
         self._settle: Settle | None = None
-        self._noted: list[Owed | None] = []  # None is a restart
+        self._noted: list[Owed | Mark] = []  # a mark is a restart
 
     @property
     def holds(self) -> bool:
@@ -108,10 +108,10 @@ class Keeper(Recorder):
         super().owe(app_id, changes)
         self._noted += changes
 
-    def restart(self, app_id: str, scope: str) -> None:
+    def restart(self, app_id: str, scope: str, epoch: str) -> None:
         assert self._settle is not None, "a scope is restarted on a node that is not the holder"
-        super().restart(app_id, scope)
-        self._noted.append(None)
+        super().restart(app_id, scope, epoch)
+        self._noted.append(Mark(scope, epoch, 0))
 
     def release(self, app_id: str) -> None:
         super().release(app_id)
