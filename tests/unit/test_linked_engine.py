@@ -11,26 +11,44 @@ from heliograph.engine.answers import (
     ChannelOccupied,
     ChannelVacated,
     Counts,
+    Reason,
     Refusal,
     SignedIn,
+    Wants,
 )
+from heliograph.engine.base import (
+    ENTER_DEADLINE_S,
+    LARGE_CHANNEL,
+    LARGE_INTERVAL_S,
+    PUBLISH_DEADLINE_S,
+)
+from heliograph.engine.share import Share
 from heliograph.engine.testing import messages
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.cluster import (
+    ALL_WANTED,
     APP,
     Answer,
+    Clock,
     FaultyCluster,
     LinkedCluster,
     LinkedNode,
     Node,
+    Recorder,
+    run_now,
 )
+from heliograph.engine.testing.engine import LinkedEngine
 from heliograph.engine.testing.lanes import Lanes
-from heliograph.engine.testing.link import Pace
+from heliograph.engine.testing.link import Link, Pace
+from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.owing import OVERHEAD_BYTES, Owing
-from heliograph.engine.testing.space import MAX_WAITING, MAX_WAITING_BYTES
+from heliograph.engine.testing.space import MAX_WAITING, MAX_WAITING_BYTES, LinkedSpace
+from heliograph.engine.testing.state import LEASE_S, SharedState
 from heliograph.engine.testing.suite import (
     ANN,
     BOB,
+    COUNTED,
+    KEEP,
     KEEPING,
     OBSERVED,
     PLAIN,
@@ -47,8 +65,8 @@ from heliograph.engine.testing.suite import (
     pass_time,
     tick,
 )
-from heliograph.errors import OutcomeUnknown, Unavailable
-from heliograph.hub.facts import Event, MemberAdded, UserOffline
+from heliograph.errors import EngineError, OutcomeUnknown, Unavailable
+from heliograph.hub.facts import Event, MemberAdded, SubscriptionCount, UserOffline, UserOnline
 
 
 class Partitions(LinkedCluster):
@@ -532,3 +550,387 @@ class Texts:
 def add(owing: Owing, number: int) -> bool:
     """Owe changes; return whether there was room for all of them."""
     return all(owing.add(ChannelVacated("c")) is not None for _ in range(number))
+
+
+# -- The rest of what a link can do ----------------------------------------------------------------
+
+
+def test_a_node_that_starts_before_the_state_can_be_reached_serves_later() -> None:
+    state = SharedState(clock := Clock(), Texts().new_text)
+    link = Link(state)
+    link.reachable = False
+    link.cut()
+    engine = LinkedEngine(link, clock, "node")
+    run_now(engine.open())
+    local = Recorder()
+    space = engine.space(APP, local, ALL_WANTED)
+    with pytest.raises(AssertionError, match="has its space already"):
+        engine.space(APP, local, ALL_WANTED)
+    entered = Answer(space.enter("chat", "s", PLAIN))
+    assert not entered.came
+    link.reachable = True
+    engine.tick()
+    assert entered.value.count == 1
+    assert engine.available
+    link.reachable = False
+    link.cut()
+    run_now(engine.close(5.0))
+    assert not engine.available
+
+
+async def test_a_looped_engine_that_was_not_opened_can_be_closed() -> None:
+    engine = LoopedEngine(SharedState(Clock(), Texts().new_text), Clock(), "node")
+    await engine.close(1.0)
+    assert not engine.available
+
+
+def test_what_is_wanted_travels_with_each_command() -> None:
+    """Broken on purpose: a node that keeps it to itself is owed nothing."""
+    cluster = LinkedCluster(2, Pace.STEPPED, wants=Wants())
+    node = cluster.nodes[0]
+    enter(cluster, node, "p", "s", OBSERVED, member=ANN)
+    ask(cluster, node.space.sign_in("ann", "s"))
+    assert owed(cluster) == []
+    node.space.want(ALL_WANTED)
+    enter(cluster, node, "p", "t", OBSERVED, member=BOB)
+    ask(cluster, node.space.sign_in("bob", "t"))
+    assert owed(cluster) == [MemberAdded("p", BOB), UserOnline("bob")]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_scope_that_begins_from_nothing_has_only_what_is_wanted(wanted: bool) -> None:
+    wants = ALL_WANTED if wanted else Wants(client_events=True)
+    cluster = LinkedCluster(2, Pace.STEPPED, bounds=Bounds(owed_changes=1), wants=wants)
+    node = cluster.nodes[0]
+    enter(cluster, node, "unseen", "s", PLAIN)
+    enter(cluster, node, "p", "s", OBSERVED, member=ANN)
+    ask(cluster, node.space.sign_in("ann", "s", ["bob"]))
+    for one in cluster.nodes:
+        one.local.calls.clear()
+    for _ in range(3):
+        ask(cluster, node.space.publish([Event("p", "client-x", b"1", owed=True)]))
+    truth = [ChannelOccupied("p"), MemberAdded("p", ANN), UserOnline("ann")]
+    restarts = sum(len(one.local.of("restart")) for one in cluster.nodes)
+    assert restarts
+    states = [one for one in owed(cluster) if not isinstance(one, Event)]
+    assert states == (truth * restarts if wanted else [])
+
+
+def test_kept_events_are_bounded() -> None:
+    """Broken on purpose: without a bound, each channel that ever had an event keeps it."""
+    cluster = LinkedCluster(1, bounds=Bounds(kept_events=2))
+    node = cluster.nodes[0]
+    for channel in "abc":
+        ask(cluster, node.space.publish([event("x", channel, keep=KEEP)]))
+    assert [ask(cluster, node.space.kept(channel)) is None for channel in "abc"] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_count_that_is_asked_for_too_early_is_announced_again() -> None:
+    cluster = make()
+    node, _ = large_channel(cluster)
+    node.space.state_count("large")
+    cluster.settle()
+    assert node.local.of("count_due")[-1] == ("large", pytest.approx(LARGE_INTERVAL_S))
+
+
+def test_another_node_asks_for_a_count_when_the_one_that_was_to_ask_leaves() -> None:
+    """Broken on purpose: without it, the number of a channel is never stated again."""
+    cluster = make()
+    node, other = large_channel(cluster)
+    enter(cluster, other, "large", "s", COUNTED)
+    assert not other.local.of("count_due")
+    leave_large(node)
+    cluster.settle()
+    assert not other.local.of("count_due")  # it is a small channel, whose number is stated at once
+    assert other.local.facts[-1] == SubscriptionCount("large", 1)
+
+
+def test_a_large_channel_whose_asker_leaves_has_another_one() -> None:
+    cluster = make()
+    node, other = cluster.nodes
+    for number in range(LARGE_CHANNEL):
+        other.space.enter("large", f"o{number}", COUNTED)
+    cluster.settle()
+    enter(cluster, node, "large", "a", COUNTED)
+    assert [one for one, _ in node.local.of("count_due")] == ["large"]
+    other.space.enter("large", "late", COUNTED)
+    leave(cluster, node, "large", "a", COUNTED)
+    assert [one for one, _ in other.local.of("count_due")] == ["large"]
+
+
+def test_a_count_that_is_due_in_an_outage_is_stated_after_it() -> None:
+    """Asked for while cut off, and asked for by a command that was cut off."""
+    cluster = make()
+    node, _ = large_channel(cluster)
+    cluster.clock.now += LARGE_INTERVAL_S
+    node.space.state_count("large")
+    cut_off(node)
+    node.space.state_count("large")
+    assert SubscriptionCount("large", LARGE_CHANNEL + 1) not in node.local.facts
+    node.link.reachable = True
+    tick(cluster)
+    assert node.local.facts[-1] == SubscriptionCount("large", LARGE_CHANNEL + 1)
+
+
+def test_a_termination_that_the_log_lacks_is_lost() -> None:
+    """The user was signed in elsewhere without a break: only its termination is missing."""
+    cluster = LinkedCluster(2, Pace.STEPPED, bounds=Bounds(log_entries=2))
+    node, other = cluster.nodes
+    for one in cluster.nodes:
+        ask(cluster, one.space.sign_in("ann", "s"))
+        ask(cluster, one.space.sign_in("bob", "s"))
+        enter(cluster, one, "chat", "s")
+    cut_off(node)
+    ask(cluster, other.space.terminate("ann"))
+    for name in "abc":
+        ask(cluster, other.space.publish([event(name)]))
+    node.link.reachable = True
+    tick(cluster)
+    losses = {(one.reason, one.channel, one.user_id) for one in node.local.losses}
+    assert losses == {(Reason.TRIMMED, "chat", None), (Reason.TRIMMED, None, "ann")}
+
+
+def test_a_user_that_came_online_in_an_outage_is_a_notice_after_it() -> None:
+    cluster = LinkedCluster(2, Pace.STEPPED, bounds=Bounds(log_entries=1))
+    node, other = cluster.nodes
+    ask(cluster, node.space.sign_in("ann", "s", ["bob", "cat"]))
+    ask(cluster, other.space.sign_in("cat", "s"))
+    cut_off(node)
+    ask(cluster, other.space.sign_in("bob", "s"))
+    other.space.sign_out("cat", "s")
+    cluster.settle()
+    node.link.reachable = True
+    node.local.calls.clear()
+    tick(cluster)
+    assert node.local.notices == [UserOnline("bob"), UserOffline("cat")]
+
+
+def test_a_late_sign_in_is_not_counted() -> None:
+    """Broken on purpose: the next one includes it, and the user would be online for ever."""
+    cluster = make()
+    node = cluster.nodes[0]
+    late = Answer(node.space.sign_in("ann", "a", ["bob"]))
+    cluster.clock.now += ENTER_DEADLINE_S
+    while node.link.step_up():
+        pass
+    in_time = Answer(node.space.sign_in("ann", "b", ["bob"]))
+    cluster.settle()
+    tick(cluster)
+    assert isinstance(late.error, Unavailable)
+    assert in_time.value == SignedIn(frozenset())
+    node.space.sign_out("ann", "b", ["bob"])
+    cluster.settle()
+    assert owed(cluster) == [UserOnline("ann"), UserOffline("ann")]
+
+
+def test_a_refused_user_is_subtracted_from_what_is_asserted_next() -> None:
+    """Broken on purpose: the second session of a refused user would be two."""
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, other, "p", "x", OBSERVED, member=ANN, max_members=1)
+    answers = [
+        Answer(node.space.enter("p", one, OBSERVED, member=BOB, max_members=most))
+        for one, most in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    cluster.settle()
+    assert [one.value for one in answers[:2]] == [Refusal.FULL] * 2
+    assert answers[2].value.count == 2
+    leave(cluster, node, "p", "c", OBSERVED, BOB)
+    assert ask(cluster, other.space.users("p")) == ["ann"]
+
+
+def test_what_was_refused_and_put_off_is_decided_again_by_a_fresh_assertion() -> None:
+    """Broken on purpose: a refusal that is subtracted twice takes a session of the user away."""
+    cluster = Partitions(2)
+    node, other = cluster.nodes
+    enter(cluster, other, "p", "x", member=ANN, max_members=1)
+    enter(cluster, other, "q", "x", member=ANN, max_members=1)
+    cluster.held_up = True
+    refused = [
+        Answer(node.space.enter(channel, "b", PLAIN, member=BOB, max_members=1)) for channel in "pq"
+    ]
+    cluster.settle()
+    node.link.refusing = True
+    entered = Answer(node.space.enter("p", "a", PLAIN, member=ANN, max_members=1))
+    cluster.settle()
+    node.link.refusing = False
+    tick(cluster)
+    cluster.held_up = False
+    cluster.settle()
+    assert [one.value for one in refused] == [Refusal.FULL] * 2
+    assert entered.value.count == 2
+    assert ask(cluster, other.space.counts(["p", "q"])) == {"p": Counts(2, 1), "q": Counts(1, 1)}
+
+
+def test_a_late_renewal_does_not_renew_a_lease() -> None:
+    """Broken on purpose: a renewal that was held up keeps a dead node alive."""
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, node, "chat", "s")
+    cluster.clock.now += 2.0
+    node.engine.tick()
+    node.link.withhold()
+    cluster.settle()
+    node.stalled = True
+    pass_time(cluster, LEASE_S + 0.5)
+    node.link.deliver_withheld()
+    pass_time(cluster, LEASE_S)
+    assert ask(cluster, other.space.counts(["chat"])) == {"chat": Counts(0, 0)}
+
+
+def test_a_part_that_is_missing_when_a_node_is_removed_begins_the_app_anew() -> None:
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, node, "chat", "a")
+    enter(cluster, other, "chat", "b")
+    cluster.state.app(APP).lose_share(node.engine.node)
+    cluster.state.bury(node.engine.node)
+    cluster.heal()
+    assert ask(cluster, other.space.counts(["chat"])) == {"chat": Counts(2, 0)}
+
+
+def test_a_node_whose_commands_are_overtaken_connects_anew() -> None:
+    """The state has executed a later command of the node: another process has its name."""
+    cluster = make()
+    node = cluster.nodes[0]
+    answer = Answer(node.space.publish([event("x")]))
+    stale = messages.NotExecuted(node.link._up[0].seq, messages.Why.STALE)
+    node.link.withhold()
+    connection = node.link._connection
+    node.engine.received(messages.Message(APP, "", 0, 0, stale))
+    assert node.link._connection is not connection
+    pass_time(cluster, 2.1)
+    assert isinstance(answer.error, EngineError)
+    assert node.engine.available
+
+
+def test_a_node_that_is_not_the_holder_any_more_releases() -> None:
+    """The record of the holder was lost while the holder was cut off."""
+    cluster = make()
+    (holder,) = (linked(node) for node in holders(cluster))
+    holder.link.cut()
+    cluster.state.app(APP).holder = None
+    holder.local.calls.clear()
+    tick(cluster)
+    assert [name for name, _ in holder.local.calls] == ["release", "hold", "restart"]
+
+
+def test_a_holder_that_is_granted_twice_holds_by_the_later_term() -> None:
+    """It asked twice, because the answer was late."""
+    cluster = make()
+    (holder,) = (linked(node) for node in holders(cluster))
+    holder.local.calls.clear()
+    cluster.state.app(APP).take(holder.engine.node)
+    cluster.settle()
+    assert [name for name, _ in holder.local.calls] == ["release", "hold", "restart"]
+
+
+def test_a_restart_that_reaches_no_holder_any_more_is_ignored() -> None:
+    cluster = LinkedCluster(2, Pace.STEPPED, bounds=Bounds(owed_changes=1))
+    (holder,) = (linked(node) for node in holders(cluster))
+    other = next(node for node in cluster.nodes if node is not holder)
+    holder.link.frozen_down = True
+    for channel in "abc":
+        other.space.enter(channel, "s", OBSERVED)
+    cluster.settle()
+    assert isinstance(holder.space, LinkedSpace)
+    holder.space.release()
+    holder.local.calls.clear()
+    holder.link.frozen_down = False
+    cluster.settle()
+    assert holder.local.calls == []
+
+
+def test_a_channel_that_is_left_while_a_repair_is_under_way_is_not_repaired() -> None:
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, other, "p", "t", member=BOB)
+    enter(cluster, node, "p", "s", member=ANN)
+    cluster.state.bury(node.engine.node)
+    node.link.cut()
+    node.engine.tick()
+    while node.link.step():
+        if node.link._up and getattr(node.link._up[0].body, "complete", False):
+            break
+    node.link.step_up()
+    node.space.leave([("p", PLAIN, ANN)], "s")
+    node.local.calls.clear()
+    cluster.settle()
+    assert (node.local.facts, node.local.losses) == ([], [])
+    tick(cluster)
+    assert ask(cluster, other.space.users("p")) == ["bob"]
+
+
+def test_an_engine_that_is_closed_while_it_greets_says_goodbye_all_the_same() -> None:
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, node, "chat", "s")
+    node.link.cut()
+    node.engine.tick()
+    goodbye(cluster, node)
+    assert ask(cluster, other.space.counts(["chat"])) == {"chat": Counts(0, 0)}
+
+
+def test_facts_of_a_channel_that_was_left_are_not_delivered() -> None:
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, node, "chat", "s")
+    other.space.publish([event("x")])
+    other.link.move()
+    node.space.leave([("chat", PLAIN, None)], "s")
+    cluster.settle()
+    assert node.local.facts == []
+
+
+def test_an_answer_after_the_deadline_changes_nothing() -> None:
+    cluster = make()
+    node = cluster.nodes[0]
+    answer = Answer(node.space.publish([event("x")]))
+    node.link.step_up()
+    cluster.clock.now += PUBLISH_DEADLINE_S
+    node.engine.tick()
+    assert isinstance(answer.error, OutcomeUnknown)
+    cluster.settle()
+    assert answer.value is None
+
+
+def test_a_listing_knows_its_length() -> None:
+    cluster = make()
+    for channel in "abc":
+        enter(cluster, cluster.nodes[0], channel, "s")
+    assert len(ask(cluster, cluster.nodes[1].space.channels(""))) == 3
+
+
+def test_only_questions_are_read() -> None:
+    with pytest.raises(AssertionError, match="is no question"):
+        make().state.app(APP).read(messages.Take())
+
+
+def test_a_share_is_compared_by_what_is_wanted() -> None:
+    share, same = Share(), Share()
+    for one in (share, same):
+        one.enter("p", ANN)
+        one.sign_in("ann", ["bob"])
+    assert share == same
+    assert share != "a share"
+    assert repr(share).startswith("Share({'p': Held(")
+    same.leave("p", ANN)
+    assert share != same
+
+
+def large_channel(cluster: LinkedCluster) -> tuple[LinkedNode, LinkedNode]:
+    """Have the first node enter a channel whose number is stated only from time to time."""
+    node, other = cluster.nodes
+    for number in range(LARGE_CHANNEL + 1):
+        node.space.enter("large", f"s{number}", COUNTED)
+    cluster.settle()
+    return node, other
+
+
+def leave_large(node: LinkedNode) -> None:
+    for number in range(LARGE_CHANNEL + 1):
+        node.space.leave([("large", COUNTED, None)], f"s{number}")

@@ -497,7 +497,7 @@ class AppState:
                 if user_id not in named
             ]
         if fresh:
-            self._forget_refusals(registration, channels, users)
+            self._forget_refusals(registration, channels)
         answers: list[messages.Inbox] = []
         for one in channels:
             answers += self._assert_channel(turn, one)
@@ -507,23 +507,14 @@ class AppState:
         registration.note_fields()
         return answers
 
+    @staticmethod
     def _forget_refusals(
-        self,
-        registration: _Registration,
-        channels: Iterable[messages.ChannelAssertion],
-        users: Iterable[messages.UserAssertion],
+        registration: _Registration, channels: Iterable[messages.ChannelAssertion]
     ) -> None:
+        """Forget what was refused of *channels*: what is unanswered is decided again."""
         names = {one.channel for one in channels}
-        user_ids = {one.user_id for one in users}
         for ticket, refused in list(registration.uncounted.items()):
-            if refused.channel is not None:
-                if refused.channel in names:
-                    del registration.uncounted[ticket]
-                continue
-            refused.watchlist -= user_ids
-            if refused.user_id in user_ids:
-                refused.user_id = None
-            if refused.user_id is None and not refused.watchlist:
+            if refused.channel in names:
                 del registration.uncounted[ticket]
 
     def _assert_channel(
@@ -586,7 +577,7 @@ class AppState:
             self._channel_count -= 1
             self._owe_of(channel, ChannelVacated(name), "occupancy")
         elif channel.due_at is not None and channel.due_node not in channel.nodes:
-            self._pass_count_on(name, channel)
+            self._pass_count_on(name, channel, channel.due_at)
 
     def _admit(
         self,
@@ -801,12 +792,11 @@ class AppState:
         self._say(name, channel, fact, skip)
         self._owe_of(channel, fact, "counts")
 
-    def _pass_count_on(self, name: str, channel: _Channel) -> None:
+    def _pass_count_on(self, name: str, channel: _Channel, due_at: float) -> None:
         """Have another node ask for a count: the one that was to ask has left the channel."""
-        if channel.due_at is not None:
-            channel.due_node = next(iter(channel.nodes))
-            left = max(0.0, channel.due_at - self._tools.now())
-            self._tell(channel.due_node, messages.CountDue(name, left))
+        channel.due_node = next(iter(channel.nodes))
+        left = max(0.0, due_at - self._tools.now())
+        self._tell(channel.due_node, messages.CountDue(name, left))
 
     def probe(self, node: str) -> None:
         """Send *node* a numbered message: it notices then if others are missing; check its part."""

@@ -9,21 +9,14 @@ from collections.abc import Callable
 
 
 class Lanes:
-    """
-    Give it to `LinkedEngine` as its *schedule*.
+    """Give it to `LinkedEngine` as its *schedule*."""
 
-    *added* is called with the name of each lane that got something, for a pace of one's own.
-    """
-
-    def __init__(self, added: Callable[[str], object] | None = None) -> None:
+    def __init__(self) -> None:
         self._lanes: dict[str, deque[Callable[[], None]]] = {}
-        self._added = added
 
     def __call__(self, lane: str, action: Callable[[], None]) -> None:
         """Put off *action* until its lane is stepped."""
         self._lanes.setdefault(lane, deque()).append(action)
-        if self._added is not None:
-            self._added(lane)
 
     @property
     def waiting(self) -> list[str]:

@@ -51,8 +51,7 @@ class LoopedEngine(LinkedEngine):
 
     def _on_timer(self) -> None:
         self.tick()
-        if self._loop is not None:
-            self._timer = self._loop.call_later(TICK_S, self._on_timer)
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._on_timer)
 
     def _moved(self) -> None:
         if not self._stepping and self._loop is not None:

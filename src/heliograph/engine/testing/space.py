@@ -436,9 +436,7 @@ class LinkedSpace:
     def _forget(self, entering: _Entering) -> None:
         """Wait for the answer to an `enter` no longer."""
         del self._entering[entering.ticket]
-        key = (entering.channel, entering.subscriber_id)
-        if self._entering_of.get(key) == entering.ticket:
-            del self._entering_of[key]
+        del self._entering_of[entering.channel, entering.subscriber_id]
 
     def _forget_channel(self, channel: str) -> None:
         """Forget the picture of a channel that the node does not want any more."""
@@ -857,8 +855,8 @@ class LinkedSpace:
                 self._take_welcome(message, body)
             case messages.Granted() | messages.Restarted() | messages.OwedChanges():
                 self._take_owed(body)
-            case messages.Began() | messages.Probed():
-                pass
+            case _:
+                pass  # a number to be followed by others is all that it has
 
     def _fact(self, fact: Fact | Notice) -> None:
         match fact:
@@ -1029,8 +1027,8 @@ class LinkedSpace:
                 if self._holding is not None:
                     self._holding = mark
                     self._local.restart(mark.scope, mark.epoch)
-            case messages.OwedChanges(changes):
-                self._owe(changes)
+            case _:
+                self._owe(body.changes)
 
     def _owe(self, changes: Sequence[Any]) -> None:
         if changes and self._holding is not None:
