@@ -808,8 +808,8 @@ class LinkedSpace:
             case messages.Why.STALE:
                 self._host.reconnect()
                 return
-            case messages.Why.LATE | messages.Why.REFUSED:
-                pass  # `repair` says it again
+            case _:
+                pass  # late or refused: `repair` says it again
         if call is None or call.over:
             return
         call.sent = False  # it was not executed
