@@ -35,6 +35,7 @@ from heliograph.hub.facts import (
 from heliograph.webhooks import Limits, MemoryStore, SqliteStore, Store, Webhooks
 from heliograph.webhooks.audience import receiver_id
 from heliograph.webhooks.reported import Standing
+from heliograph.webhooks.rows import Stored
 from tests.owing import Truth
 from tests.unit.test_webhook_store import SCHEMA_1
 
@@ -573,6 +574,43 @@ async def test_of_an_app_that_is_released_nothing_is_written_or_sent(world: Worl
     await world.finish()
     assert world.receivers.known == world.true
     assert len(world.receivers.story) > len(story)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_of_an_app_that_is_removed_and_released_nothing_stays(
+    world: World, loaded: bool, at_once: bool
+) -> None:
+    """Not even if the app is configured again, and its state begins anew, with the same marks."""
+    world.receivers.failing = True
+    node = await world.begin()
+    world.say("a")
+    world.engine.owe([ChannelOccupied("a")])
+    await node.commit()
+    if not loaded:
+        await world.die(kept=True)
+        world.node = node = Node(world)
+        await node.webhooks.start()
+        world.engine.hold(node.webhooks)
+    world.engine.owe([ChannelOccupied("b")])
+    node.webhooks.configure([])
+    world.engine.owe([ChannelOccupied("c")])
+    world.engine.release()
+    assert not node.webhooks._progress
+    assert not node.webhooks._unsettled
+    assert node.webhooks.pending == 0
+    if not at_once:
+        await node.commit()
+        receiver = receiver_id(world.app, world.app.webhooks[0], 0)
+        assert await node.store.load(APP_ID, [receiver]) == Stored()
+    node.webhooks.configure([world.app])
+    world.receivers.failing = False
+    world.engine = Engine()
+    world.said.clear()
+    await world.begin()
+    world.toggle_channel("1", "b", "")
+    await world.finish()
+    assert sorted(world.receivers.story) == ["channel_occupied b", "subscription_count b"]
 
 
 async def test_a_request_under_way_is_cancelled_by_a_release(

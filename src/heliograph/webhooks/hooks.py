@@ -143,9 +143,11 @@ class Webhooks:
             if audience.selection != selected.get(name):
                 self._in_pieces(self._forget_unwanted(audience))
         for audience in gone_apps:
-            if audience.reported or audience.counts:
-                # At once, for the app may be back before its state is out of memory.
-                self._store.clear(audience.app.id, ())
+            if self._started and audience.app.id in self._progress:
+                # At once, for the app may be back before its state is out of memory. With the
+                # receivers, for their queues may not be loaded yet.
+                receivers = [receiver.id for receiver in audience.receivers]
+                self._store.clear(audience.app.id, receivers)
             self._in_pieces(audience.reported.forget(lambda _: True))
         self._dirty = dict.fromkeys(self._receivers.values())
         if self._working and self._receivers:
@@ -290,7 +292,7 @@ class Webhooks:
         audience.counts.load(((channel, number) for _, channel, number in stored.counts), now)
 
     def _take_over_events(self, audience: Audience, stored: Stored, now: float) -> None:
-        app_id, unreadable = audience.app.id, []
+        app_id, unreadable, gone = audience.app.id, [], []
         formed: dict[tuple[str | None, str], list[QueuedEvent]] = {
             (one.id, one.receiver): [] for one in stored.deliveries
         }
@@ -300,7 +302,9 @@ class Webhooks:
             change = payload.read(one.text)
             if change is None:
                 unreadable.append(one.number)
-            elif receiver is not None:
+            elif receiver is None:  # it was removed meanwhile
+                gone.append(one.number)
+            else:
                 stream = payload.stream_of(change)  # what order is kept in must not be damaged
                 event = _queued(one.number, change, stream, one.text, now)
                 if (one.delivery, one.receiver) in formed:
@@ -318,8 +322,8 @@ class Webhooks:
         # Only now: an event that waits behind a delivery must find it there.
         for receiver, event in waiting:
             self._queue(receiver, event)
-        self.counters.dropped += len(unreadable)
-        self._store.drop(app_id, unreadable)
+        self.counters.dropped += len(unreadable) + len(gone)
+        self._store.drop(app_id, [*unreadable, *gone])
         if unreadable:
             logger.error(
                 "webhooks: %s dropped: the stored data is unreadable",
@@ -446,7 +450,8 @@ class Webhooks:
         if self._progress.pop(app_id, None) is None:
             return
         self._unsettled.pop(app_id, None)
-        self._store.abandon(app_id)
+        if app_id in self._audiences:  # else all that is to be written is that nothing stays
+            self._store.abandon(app_id)
         for attempt, receiver in self._tries.items():
             if receiver.app.id == app_id:
                 attempt.cancel()

@@ -90,7 +90,7 @@ class Store(Protocol):
         """
         Return what is kept of an app with these receivers, nothing while it cannot be read.
 
-        Returns at once when the store begins to fail.
+        What was given before is part of it. Returns at once when the store begins to fail.
         """
 
     def give_up(self) -> None:
@@ -333,11 +333,12 @@ class SqliteStore:
         """Return what is kept of an app; see the port."""
         if self._failed:
             return Stored()  # the file is of another time, and will be written anew
+        failing = self._failing
+        await self._write_given(failing)
         reading = self._loop.run_in_executor(
             self._executor, lambda: rows.read_app(self._connection, app_id, receivers)
         )
         reading.add_done_callback(_retrieve)
-        failing = self._failing
         either: set[asyncio.Future[Any]] = {reading, failing}
         try:
             # Not only for the reading: the thread may be in a write that hangs.
@@ -486,6 +487,14 @@ class SqliteStore:
         group, self.group = self.group, self.group + 1
         self._writing = self._loop.run_in_executor(self._executor, self._commit, operations)
         self._writing.add_done_callback(partial(self._written, group))
+
+    async def _write_given(self, failing: asyncio.Future[None]) -> None:
+        """Return when all that was given is on disk, or the disk fails."""
+        group = self.group
+        self._write()
+        while self._writing is not None and self._kept < group and not failing.done():
+            either: set[asyncio.Future[Any]] = {self._writing, failing}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     def _written(self, group: int, writing: asyncio.Future[None]) -> None:
         self._writing = None
