@@ -105,6 +105,11 @@ class Link:
     # -- The test's side ---------------------------------------------------------------------
 
     @property
+    def under_way(self) -> tuple[int, int]:
+        """The number of commands and of messages that have not arrived."""
+        return len(self._up), len(self._down)
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection."""
         return self._connection is not None
