@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from heliograph.engine import share
+from heliograph.engine.answers import Counts
 from heliograph.engine.testing import app_state, engine, log, messages, owing, space, state
 from heliograph.engine.testing.cluster import LinkedCluster
-from heliograph.errors import Unavailable
+from heliograph.errors import OutcomeUnknown, Unavailable
 from heliograph.hub.facts import Event, SubscriptionCount
 from tests.unit import test_engine
 
@@ -225,6 +227,75 @@ def replace_the_picture(self: Any, channel: str, picture: Any) -> None:
     )
 
 
+def publish_backwards(original: Any) -> Callable[..., object]:
+    return lambda self, events: original(self, events[::-1])
+
+
+def owe_what_nobody_observes(self: Any, _channel: Any, change: Any, _kind: str) -> None:
+    self._owe(change)
+
+
+def admit_without_limit(original: Any) -> Callable[..., object]:
+    def admit(self: Any, turn: Any, asserted: Any, channel: Any, sessions: Any) -> object:
+        entering = tuple(msgspec.structs.replace(one, max_members=0) for one in asserted.entering)
+        asserted = msgspec.structs.replace(asserted, entering=entering)
+        return original(self, turn, asserted, channel, sessions)
+
+    return admit
+
+
+def leave_the_first(original: Any) -> Callable[..., object]:
+    return lambda self, channels, subscriber_id: original(self, [*channels][:1], subscriber_id)
+
+
+def list_without_prefix(original: Any) -> Callable[..., object]:
+    return lambda self, _prefix: original(self, "")
+
+
+def list_the_first_part(original: Any) -> Callable[..., object]:
+    return lambda self, prefix: original(self, prefix)[:1]
+
+
+def keep_for_ever(original: Any) -> Callable[..., object]:
+    return lambda self, event, ttl_s: original(self, event, ttl_s * 1000)
+
+
+def skip_numbers(original: Any) -> Callable[..., object]:
+    def append(self: Any, change: Any) -> object:
+        self.number += 1
+        return original(self, change)
+
+    return append
+
+
+def fail_with_unknown_outcome(self: Any) -> None:
+    if not self.over:
+        self.over = True
+        self.later.fail(OutcomeUnknown("the engine did not answer in time"))
+
+
+def sign_in_without_answer(_self: Any, signing_in: Any, seq: int) -> object:
+    return messages.SignedInAs(signing_in.ticket, seq, frozenset())
+
+
+def repeat_what_was_refused(original: Any) -> Callable[..., object]:
+    def answered(self: Any, sent: Any, body: Any) -> None:
+        if sent.call is not None and isinstance(body, messages.NotExecuted):
+            body = messages.NotExecuted(body.seq, messages.Why.UNKNOWN)
+        original(self, sent, body)
+
+    return answered
+
+
+def remove_named_members_only(original: Any) -> Callable[..., object]:
+    def count(self: Any, turn: Any, name: str, channel: Any, wanted: int, stated: Any) -> None:
+        if not wanted:
+            stated.numbers = {one: stated.numbers[one] for one in stated.members}
+        original(self, turn, name, channel, wanted, stated)
+
+    return count
+
+
 def answers_in_any_order(original: Any) -> Callable[..., object]:
     """Take the answers that are missing for given."""
 
@@ -298,7 +369,10 @@ MECHANISMS = (
     Mechanism(
         "the withdrawal of what is unanswered",
         replaced(space.LinkedSpace, "_forget", forget_nothing),
-        ("test_a_withdrawn_enter_is_never_answered",),
+        (
+            "test_a_withdrawn_enter_is_never_answered",
+            "test_a_subscriber_that_leaves_and_enters_again_has_the_second_answer",
+        ),
     ),
     Mechanism(
         "the names of withdrawn tickets",
@@ -362,7 +436,10 @@ MECHANISMS = (
     Mechanism(
         "one holder",
         replaced(app_state.AppState, "take", take_always),
-        ("test_there_is_one_holder_from_the_beginning",),
+        (
+            "test_there_is_one_holder_from_the_beginning",
+            "test_exactly_one_node_is_owed_each_change",
+        ),
     ),
     Mechanism(
         "the repetition of owed changes after a hello",
@@ -385,7 +462,10 @@ MECHANISMS = (
             replaced(app_state.AppState, "_say", say_to_all),
             replaced(space.LinkedSpace, "_fact", deliver_all),
         ),
-        ("test_a_node_that_did_not_enter_gets_no_facts",),
+        (
+            "test_a_node_that_did_not_enter_gets_no_facts",
+            "test_interest_ends_with_the_last_subscription_of_a_node",
+        ),
     ),
     Mechanism(
         "delivery of events to each node that has the channel",
@@ -489,6 +569,145 @@ MECHANISMS = (
         replaced(app_state.AppState, "_keep", keep_without_bounds),
         ("test_kept_events_are_bounded",),
     ),
+    Mechanism(
+        "the failure of what was refused",
+        replaced(
+            space.LinkedSpace, "_answered", repeat_what_was_refused(space.LinkedSpace._answered)
+        ),
+        ("test_a_refused_publish_reaches_nobody",),
+    ),
+    Mechanism(
+        "the removal of all members of a node with its last leave",
+        replaced(
+            app_state.AppState, "_count", remove_named_members_only(app_state.AppState._count)
+        ),
+        ("test_the_last_leave_of_a_node_makes_good_a_refused_one_before_it",),
+    ),
+    Mechanism(
+        "the order of a batch",
+        replaced(app_state.AppState, "publish", publish_backwards(app_state.AppState.publish)),
+        ("test_events_are_delivered_in_order",),
+    ),
+    Mechanism(
+        "counts of the state",
+        returns(app_state.AppState, "_counts", Counts(0, 0)),
+        ("test_entries_count_subscriptions",),
+    ),
+    Mechanism(
+        "changes of channels that are owed",
+        returns(app_state.AppState, "_owe_of"),
+        (
+            "test_the_first_subscription_occupies_and_the_last_vacates",
+            "test_cache_misses_and_the_first_event_after_them_are_owed",
+        ),
+    ),
+    Mechanism(
+        "the options of a channel",
+        replaced(app_state.AppState, "_owe_of", owe_what_nobody_observes),
+        ("test_a_channel_that_is_not_observed_owes_nothing",),
+    ),
+    Mechanism(
+        "facts",
+        returns(app_state.AppState, "_say"),
+        (
+            "test_members_are_announced_to_those_before_them",
+            "test_the_last_session_of_a_user_removes_the_member",
+        ),
+    ),
+    Mechanism(
+        "the member limit",
+        replaced(app_state.AppState, "_admit", admit_without_limit(app_state.AppState._admit)),
+        ("test_a_full_channel_refuses_new_users_but_not_more_sessions",),
+    ),
+    Mechanism(
+        "leaving many channels",
+        replaced(space.LinkedSpace, "leave", leave_the_first(space.LinkedSpace.leave)),
+        ("test_many_channels_are_left_at_once",),
+    ),
+    Mechanism(
+        "the prefix of a listing",
+        replaced(app_state.AppState, "_listing", list_without_prefix(app_state.AppState._listing)),
+        ("test_channels_are_listed_by_prefix",),
+    ),
+    Mechanism(
+        "all parts of a listing",
+        replaced(app_state.AppState, "_listing", list_the_first_part(app_state.AppState._listing)),
+        ("test_a_channel_that_stays_occupied_is_in_the_whole_listing",),
+    ),
+    Mechanism(
+        "the time for which an event is kept",
+        replaced(app_state.AppState, "_keep", keep_for_ever(app_state.AppState._keep)),
+        ("test_the_last_event_is_kept_for_a_while",),
+    ),
+    Mechanism(
+        "owed changes",
+        returns(app_state.AppState, "_owe"),
+        ("test_events_of_clients_are_owed",),
+    ),
+    Mechanism(
+        "marks without gaps",
+        replaced(owing.Owing, "_append", skip_numbers(owing.Owing._append)),
+        ("test_marks_have_no_gaps",),
+    ),
+    Mechanism(
+        "numbers as facts",
+        returns(app_state.AppState, "_count_changed"),
+        ("test_small_numbers_are_facts_at_once",),
+    ),
+    Mechanism(
+        "notices",
+        returns(app_state.AppState, "_notify", 0),
+        (
+            "test_a_user_is_online_from_the_first_session_to_the_last",
+            "test_terminations_reach_the_sessions",
+        ),
+    ),
+    Mechanism(
+        "the answer to a sign-in",
+        replaced(app_state.AppState, "_signed_in", sign_in_without_answer),
+        ("test_a_user_sees_itself_online",),
+    ),
+    Mechanism(
+        "the share",
+        returns(share.Share, "leave"),
+        ("test_a_share_is_what_the_node_wants",),
+    ),
+    Mechanism(
+        "availability",
+        replaced(engine.LinkedEngine, "available", False),
+        ("test_available_is_known_without_asking",),
+    ),
+    Mechanism(
+        "changes that the next holder is owed",
+        returns(owing.Owing, "take", (False, ())),
+        ("test_a_holder_that_leaves_is_followed_by_another",),
+    ),
+    Mechanism(
+        "the deadlines of the node",
+        returns(space.LinkedSpace, "fail_overdue"),
+        ("test_a_publish_without_an_answer_is_unknown_at_its_deadline",),
+    ),
+    Mechanism(
+        "certainty that nothing was sent",
+        replaced(space._Call, "fail", fail_with_unknown_outcome),
+        ("test_a_publish_that_was_not_sent_is_unavailable",),
+    ),
+    Mechanism(
+        "removal from the state",
+        returns(state.SharedState, "_remove"),
+        (
+            "test_a_dead_node_is_removed",
+            "test_a_goodbye_removes_everything",
+        ),
+    ),
+    Mechanism(
+        "losses after the state was emptied",
+        every(
+            returns(app_state.AppState, "_channel_losses", {}),
+            returns(app_state.AppState, "_user_losses", {}),
+        ),
+        ("test_an_empty_state_is_filled_again",),
+    ),
 )
 
 CASES = [
@@ -532,3 +751,8 @@ def test_the_suite_fails_without(
     mechanism.breaks(monkeypatch)
     with pytest.raises((AssertionError, KeyError, ValueError)):
         run(test)
+
+
+def test_each_test_of_the_suite_is_seen_to_fail() -> None:
+    tests = {name for name in dir(Suite) if name.startswith("test_")}
+    assert tests == {test for one in MECHANISMS for test in one.tests}

@@ -202,6 +202,7 @@ class EngineContract:
         return self.make()
 
     def test_events_are_delivered_in_order(self, cluster: Cluster) -> None:
+        """Broken on purpose: if a batch is delivered in another order, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         for channel in ("chat", "other"):
             enter(cluster, last, channel, "s")
@@ -211,6 +212,7 @@ class EngineContract:
         assert names(last, "other") == ["b"]
 
     def test_entries_count_subscriptions(self, cluster: Cluster) -> None:
+        """Broken on purpose: if counts are not read from the state, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         assert enter(cluster, first, "chat", "a").count == 1
         assert enter(cluster, last, "chat", "b").count == 2
@@ -222,6 +224,7 @@ class EngineContract:
         }
 
     def test_the_first_subscription_occupies_and_the_last_vacates(self, cluster: Cluster) -> None:
+        """Broken on purpose: if changes of channels are not owed, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, first, "chat", "a", OBSERVED)
         enter(cluster, last, "chat", "b", OBSERVED)
@@ -232,13 +235,18 @@ class EngineContract:
         assert owed(cluster) == [ChannelOccupied("chat"), ChannelVacated("chat")]
 
     def test_a_channel_that_is_not_observed_owes_nothing(self, cluster: Cluster) -> None:
+        """Broken on purpose: if options are ignored, this test fails."""
         node = cluster.nodes[0]
         enter(cluster, node, "presence-p", "a", PLAIN, member=ANN)
         leave(cluster, node, "presence-p", "a", PLAIN, ANN)
         assert owed(cluster) == []
 
     def test_members_are_announced_to_those_before_them(self, cluster: Cluster) -> None:
-        """The roster has the newcomer, and the announcement precedes the answer."""
+        """
+        The roster has the newcomer, and the announcement precedes the answer.
+
+        Broken on purpose: if facts are not sent, this test fails.
+        """
         first, last = cluster.nodes[0], cluster.nodes[-1]
         assert list(enter(cluster, last, "p", "a", member=ANN).roster) == [ANN]
         last.local.calls.clear()
@@ -248,6 +256,7 @@ class EngineContract:
         assert last.local.facts == [MemberAdded("p", BOB)]
 
     def test_the_last_session_of_a_user_removes_the_member(self, cluster: Cluster) -> None:
+        """Broken on purpose: if facts are not sent, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, last, "p", "watcher", OBSERVED, member=BOB)
         for node, session in ((first, "a"), (first, "b"), (last, "c")):
@@ -260,6 +269,7 @@ class EngineContract:
         assert last.local.facts == [MemberRemoved("p", "ann")]
 
     def test_a_full_channel_refuses_new_users_but_not_more_sessions(self, cluster: Cluster) -> None:
+        """Broken on purpose: without the member limit, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, first, "p", "a", member=ANN, max_members=1)
         refused = ask(cluster, last.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
@@ -290,6 +300,7 @@ class EngineContract:
         ]
 
     def test_many_channels_are_left_at_once(self, cluster: Cluster) -> None:
+        """Broken on purpose: if only the first channel is left, this test fails."""
         node = cluster.nodes[0]
         for channel in ("a", "b"):
             enter(cluster, node, channel, "s", OBSERVED)
@@ -304,6 +315,7 @@ class EngineContract:
         }
 
     def test_channels_are_listed_by_prefix(self, cluster: Cluster) -> None:
+        """Broken on purpose: if the prefix is ignored, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         for session in "abc":
             enter(cluster, first, "presence-p", session, member=ANN)
@@ -313,6 +325,7 @@ class EngineContract:
         assert ask(cluster, first.space.users("nobody")) == []
 
     def test_a_channel_that_stays_occupied_is_in_the_whole_listing(self, cluster: Cluster) -> None:
+        """Broken on purpose: if only the first part is listed, this test fails."""
         node = cluster.nodes[0]
         channels = [f"c{number}" for number in range(1000)]
         for channel in channels:
@@ -330,6 +343,7 @@ class EngineContract:
         assert found["c999"] == Counts(1, 0)
 
     def test_the_last_event_is_kept_for_a_while(self, cluster: Cluster) -> None:
+        """Broken on purpose: if events are kept for ever, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         ask(cluster, first.space.publish([event("old", keep=BRIEF)]))
         cluster.elapse(0.2)
@@ -348,6 +362,7 @@ class EngineContract:
         assert enter(cluster, last, "chat", "c", KEEPING).kept is None
 
     def test_cache_misses_and_the_first_event_after_them_are_owed(self, cluster: Cluster) -> None:
+        """Broken on purpose: if changes of channels are not owed, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, last, "chat", "a", KEEPING)
         ask(cluster, first.space.publish([event("x", keep=KEEP), event("y", keep=KEEP)]))
@@ -366,13 +381,14 @@ class EngineContract:
         assert {type(change) for change in owed(cluster)} == set(WANTED.get(kind, ()))
 
     def test_events_of_clients_are_owed(self, cluster: Cluster) -> None:
+        """Broken on purpose: if nothing is owed, this test fails."""
         node = cluster.nodes[-1]
         sent = Event("chat", "client-x", b'"1"', owed=True)
         ask(cluster, node.space.publish([sent, event("x")]))
         assert owed(cluster) == [sent]
 
     def test_marks_have_no_gaps(self, cluster: Cluster) -> None:
-        """In each scope: an engine may number parts of its state separately."""
+        """In each scope. Broken on purpose: if numbers are skipped, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         for channel in "abc":
             enter(cluster, first, channel, "s", OBSERVED)
@@ -386,6 +402,7 @@ class EngineContract:
             assert {mark.epoch for mark in marks} == {last_mark.epoch}
 
     def test_small_numbers_are_facts_at_once(self, cluster: Cluster) -> None:
+        """Broken on purpose: if numbers are no facts, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, last, "chat", "a", COUNTED)
         enter(cluster, first, "chat", "b", COUNTED)
@@ -426,6 +443,7 @@ class EngineContract:
         assert owed(cluster, SubscriptionCount)[-1:] == [expected]
 
     def test_a_user_is_online_from_the_first_session_to_the_last(self, cluster: Cluster) -> None:
+        """Broken on purpose: if notices are not sent, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         watcher = ask(cluster, last.space.sign_in("wim", "w", ["ann", "bob"]))
         assert watcher.online == frozenset()
@@ -444,10 +462,12 @@ class EngineContract:
         }
 
     def test_a_user_sees_itself_online(self, cluster: Cluster) -> None:
+        """Broken on purpose: if the answer names no user, this test fails."""
         signed_in = ask(cluster, cluster.nodes[0].space.sign_in("ann", "a", ["ann", "bob"]))
         assert signed_in.online == {"ann"}
 
     def test_terminations_reach_the_sessions(self, cluster: Cluster) -> None:
+        """Broken on purpose: if notices are not sent, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         ask(cluster, last.space.sign_in("ann", "a"))
         last.local.calls.clear()
@@ -455,6 +475,7 @@ class EngineContract:
         assert last.local.notices == [UserTerminated("ann")]
 
     def test_a_share_is_what_the_node_wants(self, cluster: Cluster) -> None:
+        """Broken on purpose: if a leave does not change the share, this test fails."""
         node = cluster.nodes[0]
         enter(cluster, node, "p", "a", member=ANN)
         enter(cluster, node, "p", "b", member=ANN)
@@ -479,6 +500,7 @@ class EngineContract:
         cluster.settle()
 
     def test_available_is_known_without_asking(self, cluster: Cluster) -> None:
+        """Broken on purpose: if `available` is always false, this test fails."""
         for node in cluster.nodes:
             assert node.engine.available
             assert node.space.available("chat")
@@ -500,6 +522,7 @@ class SharedContract(EngineContract):
         assert (last.local.facts, last.local.notices) == ([], [])
 
     def test_interest_ends_with_the_last_subscription_of_a_node(self, cluster: Cluster) -> None:
+        """Broken on purpose: with facts sent to every node, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         for node in (first, last):
             enter(cluster, node, "chat", "a")
@@ -508,6 +531,7 @@ class SharedContract(EngineContract):
         assert (names(first), names(last)) == (["x"], [])
 
     def test_exactly_one_node_is_owed_each_change(self, cluster: Cluster) -> None:
+        """Broken on purpose: if each node that asks is the holder, this test fails."""
         for index, node in enumerate(cluster.nodes):
             enter(cluster, node, "p", "a", OBSERVED, member=Member(f"user-{index}"))
         (holder,) = holders(cluster)
@@ -588,7 +612,11 @@ class SharedContract(EngineContract):
             assert MemberAdded("p", Member(f"user-{index}")) in earlier
 
     def test_a_holder_that_leaves_is_followed_by_another(self, cluster: Cluster) -> None:
-        """What it has not settled is owed again, with the same marks."""
+        """
+        What it has not settled is owed again, with the same marks.
+
+        Broken on purpose: if the next holder is owed only new changes, this test fails.
+        """
         (holder,) = holders(cluster)
         other = next(node for node in cluster.nodes if node is not holder)
         enter(cluster, other, "a", "s", OBSERVED)
@@ -684,6 +712,7 @@ class FaultContract:
     def test_a_subscriber_that_leaves_and_enters_again_has_the_second_answer(
         self, cluster: FaultyCluster
     ) -> None:
+        """Broken on purpose: without withdrawal, this test fails."""
         node = cluster.nodes[0]
         first = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
         node.space.leave([("p", PLAIN, ANN)], "a")
@@ -787,6 +816,7 @@ class FaultContract:
     def test_a_publish_without_an_answer_is_unknown_at_its_deadline(
         self, cluster: FaultyCluster
     ) -> None:
+        """Broken on purpose: without the node's deadlines, this test fails."""
         node = cluster.nodes[0]
         node.link.frozen_up = True
         answer = Answer(node.space.publish([event("x")]))
@@ -796,6 +826,7 @@ class FaultContract:
         assert isinstance(answer.error, OutcomeUnknown)
 
     def test_a_publish_that_was_not_sent_is_unavailable(self, cluster: FaultyCluster) -> None:
+        """Broken on purpose: if it is unknown whether it was sent, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, other, "chat", "a")
         cut_off(node)
@@ -1044,6 +1075,7 @@ class FaultContract:
     # -- Nodes that die, and come back -------------------------------------------------------
 
     def test_a_dead_node_is_removed(self, cluster: FaultyCluster) -> None:
+        """Broken on purpose: if its lease does not end, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, node, "p", "a", OBSERVED, member=ANN)
         enter(cluster, other, "p", "b", OBSERVED, member=BOB)
@@ -1114,7 +1146,11 @@ class FaultContract:
     # -- The state as a whole ----------------------------------------------------------------
 
     def test_an_empty_state_is_filled_again(self, cluster: FaultyCluster) -> None:
-        """Members and counts by difference; events may be missing, and each node says so."""
+        """
+        Members and counts by difference; events may be missing, and are reported as lost.
+
+        Broken on purpose: if nothing is reported as lost, this test fails.
+        """
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, node, "p", "a", COUNTED, member=ANN)
         enter(cluster, other, "p", "b", COUNTED, member=BOB)
@@ -1260,6 +1296,7 @@ class FaultContract:
         assert occupied - vacated == set("bcdef")
 
     def test_a_goodbye_removes_everything(self, cluster: FaultyCluster) -> None:
+        """Broken on purpose: if the state does not remove the node, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, node, "p", "a", member=ANN)
         enter(cluster, other, "p", "b", member=BOB)
