@@ -104,6 +104,10 @@ def owe_the_present_holder(original: Any) -> Callable[..., object]:
     return owe
 
 
+def grant_at_once(self: Any) -> None:
+    self._life = self._new_text()
+
+
 def take_always(self: Any, node: str) -> None:
     self.holder = None
     original_take(self, node)
@@ -432,6 +436,11 @@ MECHANISMS = (
         "the holder's own look at its lease",
         returns(engine.LinkedEngine, "renewed"),
         ("test_a_holder_releases_when_its_lease_ends",),
+    ),
+    Mechanism(
+        "the time without a holder when the state begins anew",
+        replaced(state.SharedState, "_begin_life", grant_at_once),
+        ("test_an_empty_state_grants_no_second_holder",),
     ),
     Mechanism(
         "one holder",

@@ -1228,6 +1228,25 @@ class FaultContract:
         pass_time(cluster, self.lease_s)
         assert len(holders(cluster)) == (1 if len(cluster.nodes) > 1 else 0)
 
+    def test_an_empty_state_grants_no_second_holder(self, cluster: FaultyCluster) -> None:
+        """
+        The holder is cut off and holds until its lease ends; the next one is owed the changes.
+
+        Broken on purpose: if a new life of the state grants a holder at once, this test fails.
+        """
+        (holder,) = holders(cluster)
+        node = next(one for one in cluster.nodes if one is not holder)
+        cut_off(linked(holder))
+        cluster.empty()
+        tick(cluster)
+        enter(cluster, node, "a", "s", OBSERVED)
+        for _ in range(round(4 * self.lease_s)):
+            pass_time(cluster, 0.5)
+            assert len(holders(cluster)) <= 1
+        assert not holder.local.holds
+        assert len(holders(cluster)) == 1
+        assert owed(cluster) == [ChannelOccupied("a")]
+
     def test_a_holder_that_was_cut_off_for_a_moment_goes_on(self, cluster: FaultyCluster) -> None:
         """Broken on purpose: if owed changes are not repeated after a hello, this test fails."""
         (holder,) = holders(cluster)
