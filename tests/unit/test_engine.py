@@ -14,9 +14,9 @@ from heliograph.engine.testing.cluster import (
     Node,
     Recorder,
 )
-from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Pace
 from heliograph.engine.testing.messages import Assert, Command, Message, NotExecuted, Why
+from heliograph.engine.testing.partitions import Partitions
 from heliograph.engine.testing.state import Send, SharedState
 from heliograph.engine.testing.suite import (
     EngineContract,
@@ -235,12 +235,12 @@ class PartitionedCluster(LinkedCluster):
     """Messages of different channels arrive in another order than they were sent in."""
 
     def __init__(self, number: int) -> None:
-        self._lanes = Lanes()
-        super().__init__(number, Pace.STEPPED, schedule=self._lanes)
+        self._partitions = Partitions()
+        super().__init__(number, Pace.STEPPED, schedule=self._partitions)
 
     def settle(self) -> None:
         super().settle()
-        while self._lanes.settle():
+        while self._partitions.settle():
             super().settle()
 
 

@@ -24,7 +24,7 @@ def test_the_server_loads_neither_the_suite_nor_what_it_needs(module: str) -> No
     assert not any(name.startswith("heliograph.engine.testing") for name in found)
 
 
-@pytest.mark.parametrize("name", ["state", "link", "engine", "lanes", "looped", "cluster"])
+@pytest.mark.parametrize("name", ["state", "link", "engine", "partitions", "looped", "cluster"])
 def test_the_linked_engine_needs_neither_pytest_nor_hypothesis(name: str) -> None:
     assert not loaded_by(f"heliograph.engine.testing.{name}") & SUITE
 

@@ -38,10 +38,10 @@ from heliograph.engine.testing.cluster import (
     run_now,
 )
 from heliograph.engine.testing.engine import LinkedEngine
-from heliograph.engine.testing.lanes import Lanes
 from heliograph.engine.testing.link import Link, Pace
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.owing import OVERHEAD_BYTES, Owing
+from heliograph.engine.testing.partitions import Partitions
 from heliograph.engine.testing.space import MAX_WAITING, MAX_WAITING_BYTES, LinkedSpace
 from heliograph.engine.testing.state import LEASE_S, SharedState
 from heliograph.engine.testing.suite import (
@@ -77,17 +77,17 @@ from heliograph.hub.facts import (
 )
 
 
-class Partitions(LinkedCluster):
+class PartitionedCluster(LinkedCluster):
     """Messages of different channels arrive in another order; a test can hold them up."""
 
     def __init__(self, number: int, bounds: Bounds | None = None) -> None:
-        self._lanes = Lanes()
+        self._partitions = Partitions()
         self.held_up = False
-        super().__init__(number, Pace.STEPPED, bounds=bounds, schedule=self._lanes)
+        super().__init__(number, Pace.STEPPED, bounds=bounds, schedule=self._partitions)
 
     def settle(self) -> None:
         super().settle()
-        while not self.held_up and self._lanes.settle():
+        while not self.held_up and self._partitions.settle():
             super().settle()
 
 
@@ -270,7 +270,7 @@ def linked(node: Node) -> LinkedNode:
     return node
 
 
-# -- Lanes ---------------------------------------------------------------------------------------
+# -- Partitions ----------------------------------------------------------------------------------
 
 
 class TestFaultsOverPartitions(FaultContract):
@@ -279,10 +279,10 @@ class TestFaultsOverPartitions(FaultContract):
     number: ClassVar[int] = 2
 
     def make(self) -> LinkedCluster:
-        return Partitions(self.number)
+        return PartitionedCluster(self.number)
 
     def make_bounded(self, bounds: Bounds) -> LinkedCluster:
-        return Partitions(self.number, bounds)
+        return PartitionedCluster(self.number, bounds)
 
     def test_a_withdrawn_enter_is_never_answered(self, cluster: FaultyCluster) -> None:
         """Nor is one whose answer was received and put off."""
@@ -303,7 +303,7 @@ class TestFaultsOfThreeNodesOverPartitions(TestFaultsOverPartitions):
 
 def test_a_refusal_that_is_not_handled_is_not_reported_as_received() -> None:
     """Broken on purpose: with numbers that count at the receipt, the refused one is counted."""
-    cluster = Partitions(2)
+    cluster = PartitionedCluster(2)
     node, other = cluster.nodes
     enter(cluster, other, "p", "x", member=ANN, max_members=1)
     cluster.held_up = True
@@ -320,7 +320,7 @@ def test_a_refusal_that_is_not_handled_is_not_reported_as_received() -> None:
 
 def test_a_hello_is_without_a_refusal_that_was_put_off() -> None:
     """Broken on purpose: the state forgets refusals at a hello, and counts this one then."""
-    cluster = Partitions(2)
+    cluster = PartitionedCluster(2)
     node, other = cluster.nodes
     enter(cluster, other, "p", "x", member=ANN, max_members=1)
     cluster.held_up = True
@@ -337,8 +337,8 @@ def test_a_hello_is_without_a_refusal_that_was_put_off() -> None:
 
 
 def test_a_watched_user_that_goes_offline_does_so_after_the_answer_to_a_sign_in() -> None:
-    """Broken on purpose: with the answer in a lane, the notice overtakes it, and is lost."""
-    cluster = Partitions(2)
+    """Broken on purpose: with the answer in a partition, the notice overtakes it, and is lost."""
+    cluster = PartitionedCluster(2)
     node, other = cluster.nodes
     ask(cluster, other.space.sign_in("zoe", "z"))
     cluster.held_up = True
@@ -354,7 +354,7 @@ def test_a_watched_user_that_goes_offline_does_so_after_the_answer_to_a_sign_in(
 
 def test_what_was_put_off_is_done_before_a_repair() -> None:
     """Broken on purpose: a welcome that overtakes it has the member added twice."""
-    cluster = Partitions(2)
+    cluster = PartitionedCluster(2)
     node, other = cluster.nodes
     enter(cluster, node, "p", "s", member=ANN)
     node.local.calls.clear()
@@ -754,7 +754,7 @@ def test_a_refused_user_is_subtracted_from_what_is_asserted_next() -> None:
 
 def test_what_was_refused_and_put_off_is_decided_again_by_a_fresh_assertion() -> None:
     """Broken on purpose: a refusal that is subtracted twice takes a session of the user away."""
-    cluster = Partitions(2)
+    cluster = PartitionedCluster(2)
     node, other = cluster.nodes
     enter(cluster, other, "p", "x", member=ANN, max_members=1)
     enter(cluster, other, "q", "x", member=ANN, max_members=1)
@@ -996,8 +996,8 @@ def test_of_two_sessions_that_sign_in_the_one_that_signs_out_is_withdrawn() -> N
     assert UserTerminated("ann") not in node.local.notices
 
 
-def test_the_answer_to_a_sign_in_does_not_hurry_other_lanes() -> None:
-    cluster = Partitions(2)
+def test_the_answer_to_a_sign_in_does_not_hurry_other_partitions() -> None:
+    cluster = PartitionedCluster(2)
     node, other = cluster.nodes
     enter(cluster, node, "chat", "s")
     cluster.held_up = True

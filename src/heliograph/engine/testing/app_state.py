@@ -43,7 +43,7 @@ from heliograph.hub.facts import (
 NAMES_AT_ONCE = 128
 """Channels in one part of a listing."""
 
-Tell = Callable[[str, messages.Message], object]
+SendTo = Callable[[str, messages.Message], object]
 """Sends a message to a node."""
 
 
@@ -54,8 +54,8 @@ class Damaged(Exception):
 class Tools:
     """The functions that an app's state is given; they are no part of a copy of it."""
 
-    def __init__(self, tell: Tell, now: Callable[[], float], new_text: Callable[[], str]) -> None:
-        self.tell = tell
+    def __init__(self, send: SendTo, now: Callable[[], float], new_text: Callable[[], str]) -> None:
+        self.send = send
         self.now = now
         self.new_text = new_text
 
@@ -139,8 +139,8 @@ class _Uncounted:
     """
     A command that was refused, until its node knows: it is in the numbers that the node asserts.
 
-    *number* is that of the inbox message that says so. None does if the deadline had passed: the
-    node withdraws the command then.
+    *number* is that of the inbox message with the refusal. It is None where the deadline had
+    passed: no message is sent then, and the node withdraws the command.
     """
 
     __slots__ = ("channel", "number", "user_id", "watchlist")
@@ -589,8 +589,8 @@ class AppState:
         """
         Decide which of the subscriptions that are entering are counted; take off the others.
 
-        The member limit concerns only users whose sessions here are all unanswered, and who are
-        present nowhere: what was answered once is asserted again, whatever the limit.
+        A user is refused by the member limit only if it is no member yet, and the node has no
+        session of it that was answered: a node may assert again what it has, whatever the limit.
         """
         accepted: list[messages.Entering] = []
         refusals: list[messages.Inbox] = []
@@ -956,7 +956,7 @@ class AppState:
         if registration is None:
             return
         registration.number += 1
-        self._tools.tell(
+        self._tools.send(
             node,
             messages.Message(
                 self.app_id,
@@ -1016,7 +1016,7 @@ def _born(record: _Channel | _User | None) -> int | None:
 
 
 def began_after(born: int | None, seen: int) -> bool:
-    """Whether nobody was there for a time since what a node has seen: nothing was logged then."""
+    """Whether the channel or user was gone at some time since *seen*: nothing was logged then."""
     return born is None or born > seen
 
 

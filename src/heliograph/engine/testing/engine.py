@@ -3,7 +3,7 @@ An engine over a shared state that is elsewhere, for one node.
 
 Keeps what the node wants (its share), what it has received, and what is unanswered. Commands are
 assertions of numbers, so that after an interruption they are made again, whatever became of them.
-Knows no timers: whoever runs it calls `tick`, every 100 ms or so.
+Knows no timers: its owner calls `tick`, every 100 ms or so.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class LinkedEngine:
     *node* is its incarnation: a text that no node ever had. *now* reads the clock that all nodes
     and the state have in common. *schedule* may put off the messages of single channels, as
     partitions of a state do; each is then called with the name of the channel, or with
-    `user_lane`'s of a user.
+    `user_partition`'s of a user.
     """
 
     def __init__(

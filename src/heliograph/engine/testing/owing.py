@@ -1,7 +1,7 @@
 """
 The changes of an app that are owed to its holder, until they are settled.
 
-Knows neither nodes nor how changes come about; whoever adds them says what is true.
+Knows neither nodes nor how changes come about; the state that adds them says what is true.
 """
 
 from collections import deque
@@ -59,7 +59,7 @@ class Owing:
         self.epoch = texts.new_text()
         self.number = 0
         self._settled_any = False
-        self._announced = False  # a holder was told of a restart, and has settled nothing since
+        self._announced = False  # a holder was sent a restart, and has settled nothing since
         self.overflowed = False
 
     @property
@@ -100,8 +100,8 @@ class Owing:
         """
         Return whether the scope begins from nothing for a new holder, and what is not settled.
 
-        A holder that was told of a restart and settled nothing may have kept some of it, or not:
-        the next one begins from nothing too, with marks that nobody has seen.
+        A holder that was sent a restart and settled nothing may have kept some of it, or not: the
+        next one begins from nothing too, with marks that no holder has seen.
         """
         if self.overflowed:
             self._begin(())

@@ -71,8 +71,8 @@ class Host(Protocol):
         """Take note that a command renewed the lease."""
 
 
-def user_lane(user_id: str) -> str:
-    """Return under which name what is said about a user is scheduled."""
+def user_partition(user_id: str) -> str:
+    """Return the name of the partition of a user."""
     return f"user {user_id}"
 
 
@@ -159,16 +159,16 @@ class _Sent:
 
 
 class _PutOff:
-    """Something to be done in its lane; *received* is the last inbox number before it."""
+    """Something to be done in its partition; *received* is the last inbox number before it."""
 
-    def __init__(self, lane: str, received: int, action: Callable[[], None]) -> None:
-        self.lane = lane
+    def __init__(self, partition: str, received: int, action: Callable[[], None]) -> None:
+        self.partition = partition
         self.received = received
         self.action = action
 
 
-class _Mirror:
-    """A channel as this node was told that it is."""
+class _KnownChannel:
+    """The number and the members of a channel, as of the last message of the state."""
 
     def __init__(self, count: int, members: dict[str, Member]) -> None:
         self.count = count
@@ -236,7 +236,7 @@ class LinkedSpace:
         self._entered: dict[str, int] = {}
         self._signed_in: dict[str, int] = {}
         self._watched: dict[str, int] = {}
-        self._mirrors: dict[str, _Mirror] = {}
+        self._known: dict[str, _KnownChannel] = {}
         self._online: set[str] = set()
         # What is unanswered.
         self._tickets = 0
@@ -249,10 +249,10 @@ class LinkedSpace:
         self._returned: list[_Call] = []  # not executed, and sent again after the hello
         self._waiting: deque[_Call] = deque()
         self._waiting_bytes = 0
-        self._unknown: list[_Call] = []  # cut off: nobody knows until the hello is executed
+        self._unknown: list[_Call] = []  # cut off: executed or not, which the hello decides
         # What is to be asserted again, with the options of channels.
-        self._unsaid: dict[str, Options] = {}
-        self._unsaid_users: set[str] = set()
+        self._unasserted: dict[str, Options] = {}
+        self._unasserted_users: set[str] = set()
         # What the state may have a number of, with that of the last command that asserted it.
         self._asserted: dict[str, int] = {}
         self._asserted_users: dict[str, int] = {}
@@ -265,7 +265,7 @@ class LinkedSpace:
         self._number = 0
         self._put_off: dict[int, _PutOff] = {}  # by a number in the order of receipt
         self._receipts = 0
-        self._deaf = True  # until the inbox begins
+        self._awaiting_begin = True  # until then, inbox messages are ignored
         self._complete = True
         self._greeting = False  # a hello is unanswered
         # The holder.
@@ -374,7 +374,7 @@ class LinkedSpace:
             asserted = self._assertion(channel, options, [member], (entering.message(),))
             self._send_assert((asserted,))
         else:
-            self._unsaid[channel] = options
+            self._unasserted[channel] = options
         return entering.later
 
     def leave(self, channels: Iterable[Leaving], subscriber_id: str) -> None:
@@ -409,9 +409,9 @@ class LinkedSpace:
             return
         for channel, (options, _) in changed.items():
             if channel in self._share.channels or channel in self._asserted:
-                self._unsaid[channel] = options
+                self._unasserted[channel] = options
             else:
-                self._unsaid.pop(channel, None)  # entered and left, and the state knows nothing
+                self._unasserted.pop(channel, None)  # entered and left, and the state knows nothing
 
     def _assertion(
         self,
@@ -441,7 +441,7 @@ class LinkedSpace:
     def _forget_channel(self, channel: str) -> None:
         """Forget the picture of a channel that the node does not want any more."""
         if channel not in self._share.channels:
-            self._mirrors.pop(channel, None)
+            self._known.pop(channel, None)
             self._options.pop(channel, None)
 
     # -- Signing in and out ------------------------------------------------------------------
@@ -462,7 +462,7 @@ class LinkedSpace:
             users = self._user_assertions((user_id, *watchlist))
             self._send_assert(users=users, signing_in=(signing_in.message(),))
         else:
-            self._unsaid_users.update((user_id, *watchlist))
+            self._unasserted_users.update((user_id, *watchlist))
         return signing_in.later
 
     def sign_out(self, user_id: str, session_id: str, watchlist: Sequence[str] = ()) -> None:
@@ -491,9 +491,9 @@ class LinkedSpace:
         users, watched = self._share.users, self._share.watched
         for one in user_ids:
             if one in users or one in watched or one in self._asserted_users:
-                self._unsaid_users.add(one)
+                self._unasserted_users.add(one)
             else:
-                self._unsaid_users.discard(one)
+                self._unasserted_users.discard(one)
 
     def _user_assertions(self, user_ids: Iterable[str]) -> tuple[messages.UserAssertion, ...]:
         users, watched = self._share.users, self._share.watched
@@ -568,7 +568,7 @@ class LinkedSpace:
     def disconnected(self) -> None:
         """Note what may have been executed or not."""
         self.live = self._greeting = False
-        self._deaf = True
+        self._awaiting_begin = True
         sent, self._sent = self._sent, deque()
         for one in sent:
             self._repeat(one.body)
@@ -586,8 +586,8 @@ class LinkedSpace:
             case messages.Hello():
                 self._repeat(body.asserted)
             case messages.Assert():
-                self._unsaid.update((one.channel, one.options) for one in body.channels)
-                self._unsaid_users.update(one.user_id for one in body.users)
+                self._unasserted.update((one.channel, one.options) for one in body.channels)
+                self._unasserted_users.update(one.user_id for one in body.users)
                 self._withdrawn += body.withdrawn
             case messages.StateCount(channel):
                 self._counts_due.add(channel)
@@ -603,8 +603,8 @@ class LinkedSpace:
         self._greeting = True
         if self._complete:
             for channel in self._share.channels:
-                self._unsaid[channel] = self._options[channel]
-            self._unsaid_users.update(self._share.users, self._share.watched)
+                self._unasserted[channel] = self._options[channel]
+            self._unasserted_users.update(self._share.users, self._share.watched)
         hello = messages.Hello(
             self._epoch,
             self._seen,
@@ -618,13 +618,13 @@ class LinkedSpace:
 
     def _take_unsaid(self) -> messages.Assert:
         """Return what is to be asserted again, with everything unanswered that it concerns."""
-        unsaid, self._unsaid = self._unsaid, {}
-        users, self._unsaid_users = self._unsaid_users, set()
+        unasserted, self._unasserted = self._unasserted, {}
+        users, self._unasserted_users = self._unasserted_users, set()
         withdrawn, self._withdrawn = self._withdrawn, ()
         seq = self._seq + 1
         entering: dict[str, list[messages.Entering]] = {}
         for one in self._entering.values():
-            if one.channel in unsaid:
+            if one.channel in unasserted:
                 one.seq = seq
                 entering.setdefault(one.channel, []).append(one.message())
         signing_in = []
@@ -634,7 +634,7 @@ class LinkedSpace:
                 signing_in.append(signing.message())
                 users.update((signing.user_id, *signing.watchlist))
         channels = []
-        for channel, options in unsaid.items():
+        for channel, options in unasserted.items():
             held = self._share.channels.get(channel)
             members = held.members.values() if held is not None else ()
             channels.append(
@@ -651,7 +651,7 @@ class LinkedSpace:
 
     def _catch_up(self) -> None:
         """Say what could not be said before."""
-        if self._unsaid or self._unsaid_users:
+        if self._unasserted or self._unasserted_users:
             self._send(self._take_unsaid())
         if self._settles and self._settled is not None and self._holding is not None:
             self._settles = False
@@ -704,12 +704,12 @@ class LinkedSpace:
                 self._host.reconnect()
                 return
             sent = self._sent.popleft()
-            lane = self._lane_of_call(sent) if isinstance(body, messages.Done) else None
-            self._do_in(lane, self._number, partial(self._answered, sent, body))
+            partition = self._partition_of_call(sent) if isinstance(body, messages.Done) else None
+            self._do_in(partition, self._number, partial(self._answered, sent, body))
             return
         if isinstance(body, messages.Began):
-            self._deaf = False
-        elif self._deaf:
+            self._awaiting_begin = False
+        elif self._awaiting_begin:
             return  # the answer to the hello has it
         elif not self._follows(message.number):
             self._host.reconnect()
@@ -721,32 +721,32 @@ class LinkedSpace:
         before, self._number = self._number, message.number
         if not self._complete:
             self._seen = message.log
-        self._do_in(self._lane_of(body), before, partial(self._take, message, body))
+        self._do_in(self._partition_of(body), before, partial(self._take, message, body))
 
     def _follows(self, number: int) -> bool:
         """Whether the inbox message with this *number* is the next one."""
         return number == self._number + 1
 
-    # -- Lanes -------------------------------------------------------------------------------
+    # -- Partitions --------------------------------------------------------------------------
 
-    def _do_in(self, lane: str | None, received: int, action: Callable[[], None]) -> None:
-        """Do *action* when the schedule comes to it; without a lane, at once."""
-        if lane is None or self._host.schedule is None:
+    def _do_in(self, partition: str | None, received: int, action: Callable[[], None]) -> None:
+        """Do *action* when the schedule comes to it; without a partition, at once."""
+        if partition is None or self._host.schedule is None:
             action()
             return
         self._receipts += 1
-        self._put_off[self._receipts] = _PutOff(lane, received, action)
-        self._host.schedule(lane, partial(self._do, self._receipts))
+        self._put_off[self._receipts] = _PutOff(partition, received, action)
+        self._host.schedule(partition, partial(self._do, self._receipts))
 
     def _do(self, receipt: int) -> None:
         put_off = self._put_off.pop(receipt, None)
         if put_off is not None:
             put_off.action()
 
-    def _do_put_off(self, lanes: Container[str] | None = None) -> None:
-        """Do what was put off, of some lanes or of all, before something that belongs after it."""
+    def _do_put_off(self, partitions: Container[str] | None = None) -> None:
+        """Do what was put off, of some partitions or of all."""
         for receipt, put_off in list(self._put_off.items()):
-            if lanes is None or put_off.lane in lanes:
+            if partitions is None or put_off.partition in partitions:
                 self._do(receipt)
 
     def _do_before_sign_in(self, body: messages.SignedInAs) -> None:
@@ -754,7 +754,7 @@ class LinkedSpace:
         signing_in = self._signing_in.get(body.ticket)
         if signing_in is not None:
             users = (signing_in.user_id, *signing_in.watchlist)
-            self._do_put_off({user_lane(user_id) for user_id in users})
+            self._do_put_off({user_partition(user_id) for user_id in users})
 
     def _handled(self) -> int:
         """Return up to which number all inbox messages were handled."""
@@ -763,12 +763,12 @@ class LinkedSpace:
         return self._number
 
     @staticmethod
-    def _lane_of_call(sent: _Sent) -> str | None:
+    def _partition_of_call(sent: _Sent) -> str | None:
         match sent.body:
             case messages.Publish(events) if events:
                 return events[-1].channel
             case messages.Terminate(user_id):
-                return user_lane(user_id)
+                return user_partition(user_id)
             case messages.UsersOf(channel) | messages.KeptOf(channel):
                 return channel
             case messages.CountsOf() | messages.ChannelsWith():
@@ -776,11 +776,11 @@ class LinkedSpace:
             case _:
                 return None
 
-    def _lane_of(self, body: messages.Inbox) -> str | None:
+    def _partition_of(self, body: messages.Inbox) -> str | None:
         match body:
             case messages.FactMessage(fact):
                 if isinstance(fact, UserOnline | UserOffline | UserTerminated):
-                    return user_lane(fact.user_id)
+                    return user_partition(fact.user_id)
                 return fact.channel
             case messages.Entered():
                 return body.channel
@@ -831,7 +831,7 @@ class LinkedSpace:
                     del self._asserted_users[user.user_id]
 
     def _greet_completely(self) -> None:
-        self._complete = self._deaf = True
+        self._complete = self._awaiting_begin = True
         self.live = False
         self.release()
         if not self._greeting:
@@ -872,15 +872,15 @@ class LinkedSpace:
                 return
             case _:
                 pass
-        mirror = self._mirrors.get(fact.channel)
-        if mirror is not None:
+        known = self._known.get(fact.channel)
+        if known is not None:
             match fact:
                 case MemberAdded(_, member):
-                    mirror.members[member.user_id] = member
+                    known.members[member.user_id] = member
                 case MemberRemoved(_, user_id):
-                    mirror.members.pop(user_id, None)
+                    known.members.pop(user_id, None)
                 case SubscriptionCount(_, count):
-                    mirror.count = count
+                    known.count = count
                 case _:
                     pass
         if fact.channel in self._entered:
@@ -899,7 +899,7 @@ class LinkedSpace:
         entering = self._entering.get(body.ticket)
         if body.roster is not None and body.channel in self._share.channels:
             # If this one was withdrawn, another subscription that is unanswered relies on it.
-            self._mirrors[body.channel] = _Mirror(
+            self._known[body.channel] = _KnownChannel(
                 body.count, {member.user_id: member for member in body.roster}
             )
         if entering is None or entering.seq != body.seq:
@@ -907,9 +907,9 @@ class LinkedSpace:
         channel = entering.channel
         self._forget(entering)
         _more(self._entered, channel)
-        mirror = self._mirrors[channel]
-        mirror.count = body.count
-        roster = tuple(mirror.members.values()) if entering.member is not None else ()
+        known = self._known[channel]
+        known.count = body.count
+        roster = tuple(known.members.values()) if entering.member is not None else ()
         kept = body.kept if entering.options.keep is not None else None
         entering.later.resolve(Entry(body.count, roster, kept))
 
@@ -921,7 +921,7 @@ class LinkedSpace:
         self._share.leave(entering.channel, entering.member)
         self._forget_channel(entering.channel)
         if not self.live:
-            self._unsaid[entering.channel] = entering.options
+            self._unasserted[entering.channel] = entering.options
         elif entering.channel not in self._share.channels and (
             self._asserted.get(entering.channel) == entering.seq
         ):
@@ -993,18 +993,18 @@ class LinkedSpace:
 
     def _repair_channel(self, channel: str, picture: messages.ChannelPicture) -> None:
         members = {member.user_id: member for member in picture.roster}
-        mirror = self._mirrors.get(channel)
-        self._mirrors[channel] = _Mirror(picture.count, members)
-        if mirror is None or channel not in self._entered:
+        known = self._known.get(channel)
+        self._known[channel] = _KnownChannel(picture.count, members)
+        if known is None or channel not in self._entered:
             return
-        for user_id, member in mirror.members.items():
+        for user_id, member in known.members.items():
             if members.get(user_id) != member:
                 self._local.deliver(MemberRemoved(channel, user_id))
         for user_id, member in members.items():
-            if mirror.members.get(user_id) != member:
+            if known.members.get(user_id) != member:
                 self._local.deliver(MemberAdded(channel, member))
         options = self._options.get(channel)
-        if options is not None and options.counted and mirror.count != picture.count:
+        if options is not None and options.counted and known.count != picture.count:
             self._local.deliver(SubscriptionCount(channel, picture.count))
 
     # -- The holder --------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 The state that all nodes share: of each app, and the leases of nodes.
 
 Executes the commands of nodes, in the order in which they come. Knows no links, and of time only
-what it is given to read: whoever runs it attaches nodes, and hands over their commands.
+what it is given to read: a server, or a test, attaches nodes, and hands over their commands.
 """
 
 import copy
