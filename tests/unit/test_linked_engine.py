@@ -703,6 +703,23 @@ def test_a_termination_that_the_log_lacks_is_lost() -> None:
     assert losses == {(Reason.TRIMMED, "chat", None), (Reason.TRIMMED, None, "ann")}
 
 
+def test_events_of_a_log_that_was_lost_are_lost() -> None:
+    """Broken on purpose: a node that trusts an empty log misses the event without a loss."""
+    cluster = make()
+    node, other = cluster.nodes
+    for one in cluster.nodes:
+        enter(cluster, one, "chat", "s")
+    cut_off(node)
+    ask(cluster, other.space.publish([event("x")]))
+    cluster.state.app(APP).lose_log()
+    node.link.reachable = True
+    tick(cluster)
+    assert names(node) == []
+    assert [(one.reason, one.channel) for one in node.local.losses] == [(Reason.TRIMMED, "chat")]
+    ask(cluster, other.space.publish([event("y")]))
+    assert names(node) == ["y"]
+
+
 def test_a_user_that_came_online_in_an_outage_is_a_notice_after_it() -> None:
     cluster = LinkedCluster(2, Pace.STEPPED, bounds=Bounds(log_entries=1))
     node, other = cluster.nodes

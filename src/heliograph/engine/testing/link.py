@@ -120,9 +120,10 @@ class Link:
 
         The node does not receive their answers, nor what else was under way to it.
         """
-        receiver = self._receiver
-        for _ in range(min(executed, len(self._up))):
-            self._execute(self._up.popleft())
+        receiver, connection = self._receiver, self._connection
+        if connection is not None:
+            for _ in range(min(executed, len(self._up))):
+                self._execute(connection, self._up.popleft())
         self._disconnect()
         if receiver is not None:
             receiver.disconnected()
@@ -146,9 +147,10 @@ class Link:
 
     def step_up(self) -> bool:
         """Let the next command arrive; return whether there was one."""
-        if not self._up or self.frozen_up:
+        connection = self._connection
+        if connection is None or not self._up or self.frozen_up:
             return False
-        self._execute(self._up.popleft())
+        self._execute(connection, self._up.popleft())
         return True
 
     def step_down(self) -> bool:
@@ -190,10 +192,7 @@ class Link:
 
     # -- The rest ----------------------------------------------------------------------------
 
-    def _execute(self, command: messages.Command) -> None:
-        connection = self._connection
-        if connection is None:
-            return
+    def _execute(self, connection: _Connection, command: messages.Command) -> None:
         if self.refusing:
             refusal = messages.NotExecuted(command.seq, messages.Why.REFUSED)
             connection.send(messages.Message(command.app_id, "", 0, 0, refusal))
