@@ -226,7 +226,7 @@ def keep_without_bounds(self: Any, event: Any, ttl_s: float) -> None:
 
 
 def replace_the_picture(self: Any, channel: str, picture: Any) -> None:
-    self._mirrors[channel] = space._Mirror(
+    self._known[channel] = space._KnownChannel(
         picture.count, {one.user_id: one for one in picture.roster}
     )
 
