@@ -143,6 +143,32 @@ def test_a_goodbye_is_the_last_command_of_a_node_that_the_state_does_not_know() 
     assert ask(cluster, other.space.users("p")) == []
 
 
+def test_a_hello_that_arrives_behind_a_goodbye_registers_nothing() -> None:
+    """Broken on purpose: where a goodbye is not for good, a late hello brings the node back."""
+    cluster = make()
+    node, other = cluster.nodes
+    enter(cluster, node, "p", "s", member=ANN)
+    cluster.state.bury(node.engine.node)
+    node.link.cut()
+    node.engine.tick()
+    node.link.step_up()
+    node.link.step_down()
+    node.link.withhold()  # the complete hello
+
+    async def close() -> None:
+        closing = asyncio.ensure_future(node.engine.close(5.0))
+        await asyncio.sleep(0)
+        node.link.step_up()
+        assert node.link.withheld == 1
+        node.link.deliver_withheld()
+        cluster.settle()
+        await closing
+
+    asyncio.run(close())
+    assert not cluster.state.app(APP).registered(node.engine.node)
+    assert ask(cluster, other.space.users("p")) == []
+
+
 def test_no_command_follows_a_goodbye() -> None:
     """Broken on purpose: with commands that are sent while it is under way, a hello follows it."""
     cluster = make()
@@ -781,7 +807,7 @@ def test_what_was_refused_and_put_off_is_decided_again_by_a_fresh_assertion() ->
     ]
     cluster.settle()
     node.link.refusing = True
-    entered = Answer(node.space.enter("p", "a", PLAIN, member=ANN, max_members=1))
+    entered = Answer(node.space.enter("p", "a", PLAIN, member=BOB, max_members=2))
     cluster.settle()
     node.link.refusing = False
     tick(cluster)
@@ -789,7 +815,7 @@ def test_what_was_refused_and_put_off_is_decided_again_by_a_fresh_assertion() ->
     cluster.settle()
     assert [one.value for one in refused] == [Refusal.FULL] * 2
     assert entered.value.count == 2
-    assert ask(cluster, other.space.counts(["p", "q"])) == {"p": Counts(2, 1), "q": Counts(1, 1)}
+    assert ask(cluster, other.space.counts(["p", "q"])) == {"p": Counts(2, 2), "q": Counts(1, 1)}
 
 
 def test_a_late_renewal_does_not_renew_a_lease() -> None:
@@ -1011,6 +1037,18 @@ def test_of_two_sessions_that_sign_in_the_one_that_signs_out_is_withdrawn() -> N
     assert owed(cluster) == [UserOnline("ann"), UserOffline("ann")]
     assert ask(cluster, other.space.terminate("ann")) is None
     assert UserTerminated("ann") not in node.local.notices
+
+
+def test_the_answer_to_a_sign_in_follows_the_notices_before_it() -> None:
+    """Broken on purpose: a session would be sent that a user came online that it knows of."""
+    cluster = PartitionedCluster(2)
+    node, other = cluster.nodes
+    ask(cluster, node.space.sign_in("ann", "a", ["zoe"]))
+    cluster.held_up = True
+    ask(cluster, other.space.sign_in("zoe", "z"))
+    assert node.local.notices == []
+    assert ask(cluster, node.space.sign_in("bob", "b", ["zoe"])) == SignedIn(frozenset(("zoe",)))
+    assert node.local.notices == [UserOnline("zoe")]
 
 
 def test_the_answer_to_a_sign_in_does_not_hurry_other_partitions() -> None:

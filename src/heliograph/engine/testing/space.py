@@ -599,7 +599,7 @@ class LinkedSpace:
     def _greet(self) -> None:
         if self._closed:
             return
-        self._do_put_off()  # the numbers of a hello are without what was refused
+        self._do_put_off()  # a hello has nothing that was refused, and its answer follows all this
         self._greeting = True
         if self._complete:
             for channel in self._share.channels:
@@ -714,9 +714,7 @@ class LinkedSpace:
         elif not self._follows(message.number):
             self._host.reconnect()
             return
-        if isinstance(body, messages.Began | messages.Welcome):
-            self._do_put_off()
-        elif isinstance(body, messages.SignedInAs):
+        if isinstance(body, messages.SignedInAs):
             self._do_before_sign_in(body)
         before, self._number = self._number, message.number
         if not self._complete:
