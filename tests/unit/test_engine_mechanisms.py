@@ -116,6 +116,15 @@ def take_always(self: Any, node: str) -> None:
 original_take = app_state.AppState.take
 
 
+def begin_anew(self: Any) -> object:
+    changes = [owed.change for owed in self.after(0)]
+    self.epoch, self.number = self._texts.new_text(), 0
+    self._clear()
+    for change in changes:
+        self._append(change)
+    return True, self.after(0)
+
+
 def expired_leases(self: Any, now: float, lease_s: float) -> None:
     self.since = now - lease_s
     self.ends = now + lease_s
@@ -454,6 +463,11 @@ MECHANISMS = (
         "the repetition of owed changes after a hello",
         returns(owing.Owing, "after", ()),
         ("test_a_holder_that_was_cut_off_for_a_moment_goes_on",),
+    ),
+    Mechanism(
+        "marks that stay the same for the next holder",
+        replaced(owing.Owing, "take", begin_anew),
+        ("test_what_was_not_settled_is_owed_to_the_next_holder_with_the_same_marks",),
     ),
     Mechanism(
         "settling by the holder only",

@@ -109,7 +109,8 @@ class Receiver:
     """
     What one holder after another keeps: the state that was reported, with the last mark.
 
-    Kept in one write, beside the shared state: whoever is not its holder cannot write.
+    Kept in one write, beside the shared state: whoever is not its holder cannot write. After a
+    restart, changes that were kept, but not settled, come again with the same marks.
     """
 
     def __init__(self) -> None:

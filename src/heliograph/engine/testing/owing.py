@@ -8,14 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from heliograph.engine.answers import (
-    CacheFilled,
-    CacheMiss,
-    Change,
-    Mark,
-    Owed,
-)
-from heliograph.hub.facts import Event, MemberAdded, SubscriptionCount
+from heliograph.engine.answers import Change, Mark, Owed
+from heliograph.hub.facts import Event, MemberAdded
 
 SCOPE = ""
 """All changes of an app are numbered together."""
@@ -59,7 +53,6 @@ class Owing:
         self.epoch = texts.new_text()
         self.number = 0
         self._settled_any = False
-        self._announced = False  # a holder was sent a restart, and has settled nothing since
         self.overflowed = False
 
     @property
@@ -88,7 +81,6 @@ class Owing:
         if mark.epoch != self.epoch:
             return
         self._settled_any = True
-        self._announced = False
         while self._changes and self._changes[0][0].mark.number <= mark.number:
             owed, size = self._changes.popleft()
             self._bytes -= size
@@ -100,28 +92,23 @@ class Owing:
         """
         Return whether the scope begins from nothing for a new holder, and what is not settled.
 
-        A holder that was sent a restart and settled nothing may have kept some of it, or not: the
-        next one begins from nothing too, with marks that no holder has seen.
+        A holder that began from nothing and settled nothing may have kept some of it, or not: the
+        next one does so too, with the same marks, by which it skips events that were kept.
         """
         if self.overflowed:
-            self._begin(())
-        elif self._announced:
-            self._begin([owed.change for owed, _ in self._changes if _happened(owed.change)])
-        restart = not self._settled_any
-        self._announced = restart
-        return restart, self.after(0)
+            self._begin()
+        return not self._settled_any, self.after(0)
 
     def restart(self) -> Sequence[Owed]:
         """Begin from nothing for the present holder, after too many changes."""
-        self._begin(())
-        self._announced = True
+        self._begin()
         return self.after(0)
 
     def after(self, number: int) -> Sequence[Owed]:
         """Return what is not settled and has a greater number."""
         return tuple(owed for owed, _ in self._changes if owed.mark.number > number)
 
-    def _begin(self, carried: Iterable[Change]) -> None:
+    def _begin(self) -> None:
         self._clear()
         self.epoch = self._texts.new_text()
         self.number = 0
@@ -130,8 +117,6 @@ class Owing:
             self._append(change)
         self._true = self.number
         self._free_changes, self._free_bytes = len(self._changes), self._bytes
-        for change in carried:
-            self._append(change)
 
     def _append(self, change: Change) -> Owed:
         self.number += 1
@@ -144,11 +129,6 @@ class Owing:
     def _clear(self) -> None:
         self._changes.clear()
         self._bytes = self._true = self._free_changes = self._free_bytes = 0
-
-
-def _happened(change: Change) -> bool:
-    """Whether *change* is not about a state: nobody could say it again."""
-    return isinstance(change, Event | CacheMiss | CacheFilled | SubscriptionCount)
 
 
 def _size(change: Change) -> int:

@@ -1219,6 +1219,28 @@ class FaultContract:
             for mark in settled
         )
 
+    def test_what_was_not_settled_is_owed_to_the_next_holder_with_the_same_marks(
+        self, cluster: FaultyCluster
+    ) -> None:
+        """
+        Even after a restart: the holder that died may have kept an event, and must be believed.
+
+        Broken on purpose: if the next holder is owed it with a new mark, this test fails.
+        """
+        (holder,) = holders(cluster)
+        node = next(one for one in cluster.nodes if one is not holder)
+        enter(cluster, node, "a", "s", OBSERVED)
+        ask(cluster, node.space.publish([Event("a", "client-x", b'"1"', "s", owed=True)]))
+        owed = holder.local.owed
+        restart = (owed[0].mark.scope, owed[0].mark.epoch)
+        assert holder.local.of("restart") == [restart]
+        linked(holder).declare_dead()
+        cut_off(linked(holder))
+        pass_time(cluster, self.lease_s)
+        assert node.local.holds
+        assert node.local.of("restart") == [restart]
+        assert node.local.owed == owed
+
     def test_a_holder_releases_when_its_lease_ends(self, cluster: FaultyCluster) -> None:
         """Broken on purpose: if only the state ends it, two nodes hold, and this test fails."""
         (holder,) = holders(cluster)
