@@ -903,6 +903,10 @@ class LinkedSpace:
         if entering is None or entering.seq != body.seq:
             return
         channel = entering.channel
+        if channel in self._share.channels and channel not in self._mirrors:
+            # The state knows nothing of a departure before this entry: that command was lost.
+            self._host.reconnect()
+            return
         self._forget(entering)
         _more(self._entered, channel)
         known = self._known[channel]

@@ -874,6 +874,20 @@ class FaultContract:
         cluster.settle()
         assert ask(cluster, node.space.counts(["chat"])) == {"chat": Counts(1, 0)}
 
+    def test_an_entry_behind_a_departure_that_was_lost_is_answered(
+        self, cluster: LinkedCluster
+    ) -> None:
+        """Broken on purpose: if the node relies on the picture that it forgot, this test fails."""
+        node = cluster.nodes[0]
+        enter(cluster, node, "chat", "a")
+        node.space.leave([("chat", PLAIN, None)], "a")
+        node.link.withhold()
+        answer = Answer(node.space.enter("chat", "b", PLAIN))
+        cluster.settle()
+        tick(cluster)
+        assert answer.value == Entry(1)
+        assert ask(cluster, node.space.counts(["chat"])) == {"chat": Counts(1, 0)}
+
     def test_a_late_publish_of_an_old_connection_is_not_executed(
         self, cluster: FaultyCluster
     ) -> None:
