@@ -903,7 +903,7 @@ class LinkedSpace:
         if entering is None or entering.seq != body.seq:
             return
         channel = entering.channel
-        if channel in self._share.channels and channel not in self._mirrors:
+        if channel in self._share.channels and channel not in self._known:
             # The state knows nothing of a departure before this entry: that command was lost.
             self._host.reconnect()
             return
