@@ -298,6 +298,8 @@ class Webhooks:
         }
         waiting: list[tuple[WebhookReceiver, QueuedEvent]] = []
         for one in stored.events:
+            # Those of another node: without this, an event of ours would take the place of one.
+            self._next_number = max(self._next_number, one.number + 1)
             receiver = self._receivers.get(one.receiver)
             change = payload.read(one.text)
             if change is None:
