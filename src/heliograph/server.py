@@ -166,6 +166,11 @@ class Server:
         loop = asyncio.get_running_loop()
         if config.ssl_cert and config.ssl_key:
             self._certificate = tls.Certificate(config.ssl_cert, config.ssl_key)
+        engine = self._make_engine()
+        await engine.open()
+        # Last: webhooks are the holder of their apps until they have stopped. A change that they do
+        # not take any more is owed to another node.
+        started.push_async_callback(engine.close, ENGINE_CLOSE_TIMEOUT_S)
         self._webhooks = Webhooks(
             store=SqliteStore(config.data_dir) if config.data_dir else MemoryStore(),
             now_s=time.time,
@@ -175,9 +180,6 @@ class Server:
         )
         self._webhooks.configure(config.apps)
         started.push_async_callback(self._webhooks.stop, WEBHOOKS_STOP_TIMEOUT_S)
-        engine = self._make_engine()
-        await engine.open()
-        started.push_async_callback(engine.close, ENGINE_CLOSE_TIMEOUT_S)
         if streams.available():
             self._poller = Poller(loop)
         self.node = Node(

@@ -4,16 +4,19 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
+from heliograph.apps import Apps
 from heliograph.config import load
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
 from heliograph.protocols.pusher import auth
 from heliograph.server import Server
 from tests.integration.rig import APP_ID, KEY, SECRET, Client, Rig
+from tests.integration.test_webhook_delivery import app_for, receiving
 
 
 @pytest.fixture
@@ -27,7 +30,9 @@ def state(texts: Iterator[str]) -> SharedState:
 
 
 @asynccontextmanager
-async def serving(state: SharedState, *nodes: str) -> AsyncIterator[list[tuple[Rig, LoopedEngine]]]:
+async def serving(
+    state: SharedState, *nodes: str, apps: Apps | None = None
+) -> AsyncIterator[list[tuple[Rig, LoopedEngine]]]:
     flags = {
         "host": "127.0.0.1",
         "port": 0,
@@ -41,6 +46,7 @@ async def serving(state: SharedState, *nodes: str) -> AsyncIterator[list[tuple[R
         for node in nodes:
             engine = LoopedEngine(state, time.monotonic, node)
             config = load(flags, {}, make_up=lambda: ("1", "k", "s"))
+            config = replace(config, apps=apps or config.apps)
             server = Server(config, lambda engine=engine: engine)  # type: ignore[misc]
             await server.start()
             servers.push_async_callback(server.stop)
@@ -96,3 +102,20 @@ async def test_an_event_during_an_interruption_reaches_the_client_after_it(
         await second.publish("x", "presence-p")
         engine.link.reachable = True
         assert json.loads(await ann.receive())["event"] == "x"
+
+
+async def test_a_server_that_stops_sends_its_webhooks_before_it_gives_its_engine_up(
+    state: SharedState,
+) -> None:
+    """A holder that is released forgets what it has yet to send."""
+    async with (
+        receiving() as receiver,
+        serving(state, "a", apps=Apps([app_for(receiver)])) as servers,
+    ):
+        ((rig, engine),) = servers
+        async with rig.client() as client:
+            await client.subscribe("c")
+            await receiver.received(1)
+            await rig.server.stop()
+        assert receiver.story == ["channel_occupied c", "channel_vacated c"]
+        assert not engine.available

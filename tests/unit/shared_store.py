@@ -88,7 +88,7 @@ class SharedStore:
         return self._disk.read(app_id, receivers)
 
     def give_up(self) -> None:
-        raise AssertionError("nothing of a test takes so long that much waits for it")
+        raise AssertionError("what waits while this store loads is little")
 
     def abandon(self, app_id: str) -> None:  # noqa: ARG002 - there is one
         self._operations.clear()

@@ -208,4 +208,8 @@ class Engine(Protocol):
         """Return the state of an app. Once for each app, after `open`."""
 
     async def close(self, timeout_s: float) -> None:
-        """Have the departures of this node executed, then give its lease back; bounded."""
+        """
+        Have the departures of this node executed, then give its lease back; bounded.
+
+        What is unanswered fails, and so does each later command.
+        """
