@@ -185,12 +185,13 @@ class MemorySpace:
 
     def publish(self, events: Sequence[Event]) -> None:
         """Deliver *events* at once; see the contract."""
+        deliver, owes = self._deliver, self._wants.client_events
         for event in events:
             keep = event.keep
             if keep is not None:
                 self._keep(event, keep)
-            self._deliver(event)
-            if event.owed and self._wants.client_events:
+            deliver(event)
+            if owes and event.owed:
                 self._owe(event)
 
     def _keep(self, event: Event, keep: Keep) -> None:

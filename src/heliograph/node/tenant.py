@@ -8,7 +8,7 @@ sockets or HTTP, and of time only what it is given to read and how to be called 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -55,6 +55,10 @@ CLOSED_AT_ONCE = 64
 
 ENGINE_UNAVAILABLE = "engine unavailable"
 """The subject of its log lines."""
+
+
+# Compiled, what is not Final is looked up for each event.
+_COUNT: Final = SubscriptionCount
 
 
 class Rule(Struct, frozen=True, gc=False):
@@ -298,7 +302,7 @@ class Tenant:
 
     def deliver(self, fact: Fact, /) -> None:
         """Take a fact of a channel that was entered here."""
-        if type(fact) is SubscriptionCount:
+        if type(fact) is _COUNT:
             self._counting.changed(fact.channel, fact.count)
         elif not self.retired:
             self.hub.publish(fact)
