@@ -55,7 +55,7 @@ class Loop:
             self.counting.changed(channel, number)
 
 
-def test_the_first_change_is_sent_at_the_end_of_the_turn_and_then_one_a_second() -> None:
+def test_the_first_change_is_sent_in_its_turn_and_then_one_a_second() -> None:
     loop = Loop()
     loop.changed("c", 1)
     assert loop.sent == []

@@ -33,7 +33,7 @@ def codes(crowd: list[FakePeer]) -> set[int | None]:
     return {peer.closed.code for peer in crowd if peer.closed is not None}
 
 
-def test_clients_of_a_channel_that_lost_events_are_closed_with_4200_and_no_others() -> None:
+def test_clients_that_lost_events_are_closed_with_4200() -> None:
     world = World(late=False)
     (peer,), (other,) = crowd_on(world, "c", 1), crowd_on(world, "d", 1)
     lost(world, of("c"), of("e"))

@@ -283,7 +283,7 @@ def test_a_refused_subscription_can_be_tried_again(world: World) -> None:
     assert second == "subscription_succeeded private-c"
 
 
-def test_a_subscription_that_the_engine_does_not_answer_closes_the_client_with_4100() -> None:
+def test_an_unanswered_subscription_closes_the_client_with_4100() -> None:
     """Never a refused subscription: client libraries forget such a channel for good."""
     world = World(late=True)
     assert world.late

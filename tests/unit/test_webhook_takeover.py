@@ -907,7 +907,7 @@ def test_the_changes_of_which_webhooks_select_the_kind_are_wanted(kind: str, wan
 # -- A file of an earlier version ----------------------------------------------------------
 
 
-async def test_the_queue_of_a_file_of_schema_1_is_sent_and_what_it_reported_is_unconfirmed(
+async def test_the_queue_of_a_file_of_schema_1_is_sent(
     world: World,
 ) -> None:
     path = world.directory / "webhooks.sqlite3"
