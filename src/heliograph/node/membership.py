@@ -47,12 +47,8 @@ class Asked(Struct, frozen=True, eq=False):
     member: Member | None
 
 
-class Attempt(Struct, frozen=True, eq=False):
-    """A subscription that waits for the engine's answer."""
-
-    channel: str
-    rule: Rule
-    member: Member | None
+class Attempt(Asked, frozen=True, eq=False):
+    """The same, which the policy allowed, and which waits for the engine's answer."""
 
 
 Place = Subscription | Attempt | Asked
@@ -151,8 +147,7 @@ class Membership:
         if isinstance(error, Forbidden):
             self.on_forbidden(asked.channel, error.reason)
         else:
-            self.tenant.unavailable(error)
-            self.close(Ending.ENGINE_UNAVAILABLE)
+            self.close_unanswered(error)
 
     def _answered(self, attempt: Attempt, entry: Entry | Refusal) -> None:
         channel, rule, member = attempt.channel, attempt.rule, attempt.member
@@ -185,9 +180,16 @@ class Membership:
             raise error
         self.channels.pop(attempt.channel, None)
         if not self.ended:
-            # Never a refused subscription: client libraries forget such a channel for good.
-            self.tenant.unavailable(error)
-            self.close(Ending.ENGINE_UNAVAILABLE)
+            self.close_unanswered(error)
+
+    def close_unanswered(self, error: Exception) -> None:
+        """
+        Close, so that the client reconnects, since the engine, or the policy, did not answer.
+
+        Never a refused subscription: client libraries forget such a channel for good.
+        """
+        self.tenant.unavailable(error)
+        self.close(Ending.ENGINE_UNAVAILABLE)
 
     def note_refused(self, channel: str, reason: str) -> None:
         """Have the observers notified of a refused subscription, whatever refused it."""

@@ -283,8 +283,7 @@ class Session(Membership):
             raise error
         self._signing_in = None
         if not self.ended:
-            self.tenant.unavailable(error)
-            self.close(Ending.ENGINE_UNAVAILABLE)
+            self.close_unanswered(error)
 
     # -- Client events -------------------------------------------------------------------
 
