@@ -25,7 +25,7 @@ from heliograph.engine.answers import (
 )
 from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S, Leaving, Local
 from heliograph.engine.presence import Presence
-from heliograph.engine.share import Held, Share
+from heliograph.engine.share import Held, Share, count_less, count_more
 from heliograph.hub.facts import (
     Event,
     Keep,
@@ -267,17 +267,14 @@ class MemorySpace:
         watchlist: Sequence[str] = (),
     ) -> SignedIn:
         """Count a session of *user_id*; see the contract."""
-        online = self.online
-        before = online.get(user_id, 0)
-        online[user_id] = before + 1
-        if not before:
+        if count_more(self.online, user_id):
             notice = UserOnline(user_id)
             self._local.notice(notice)
             if self._wants.users:
                 self._owe(notice)
         for other in watchlist:
-            self.watched[other] = self.watched.get(other, 0) + 1
-        return SignedIn(frozenset(online.keys() & watchlist))
+            count_more(self.watched, other)
+        return SignedIn(frozenset(self.online.keys() & watchlist))
 
     def sign_out(
         self,
@@ -287,16 +284,9 @@ class MemorySpace:
     ) -> None:
         """Undo `sign_in`; see the contract."""
         for other in watchlist:
-            left = self.watched[other] - 1
-            if left:
-                self.watched[other] = left
-            else:
-                del self.watched[other]
-        left = self.online[user_id] - 1
-        if left:
-            self.online[user_id] = left
+            count_less(self.watched, other)
+        if not count_less(self.online, user_id):
             return
-        del self.online[user_id]
         offline = UserOffline(user_id)
         self._local.notice(offline)
         if self._wants.users:

@@ -57,33 +57,40 @@ class Share:
         held.subscriptions += 1
         if member is not None:
             user_id = member.user_id
-            held.sessions[user_id] = held.sessions.get(user_id, 0) + 1
+            count_more(held.sessions, user_id)
             held.members.setdefault(user_id, member)
 
     def leave(self, channel: str, member: Member | None = None) -> None:
         """Undo `enter`."""
         held = self.channels[channel]
         held.subscriptions -= 1
-        if member is not None and _less(held.sessions, member.user_id):
+        if member is not None and count_less(held.sessions, member.user_id):
             del held.members[member.user_id]
         if not held.subscriptions:
             del self.channels[channel]
 
     def sign_in(self, user_id: str, watchlist: Iterable[str] = ()) -> None:
         """Want one session more of *user_id*, and one more that watches each of *watchlist*."""
-        self.users[user_id] = self.users.get(user_id, 0) + 1
+        count_more(self.users, user_id)
         for watched in watchlist:
-            self.watched[watched] = self.watched.get(watched, 0) + 1
+            count_more(self.watched, watched)
 
     def sign_out(self, user_id: str, watchlist: Iterable[str] = ()) -> None:
         """Undo `sign_in` with the same watchlist."""
-        _less(self.users, user_id)
+        count_less(self.users, user_id)
         for watched in watchlist:
-            _less(self.watched, watched)
+            count_less(self.watched, watched)
 
 
-def _less(numbers: dict[str, int], key: str) -> bool:
-    """Take one away; return whether none is left, and nothing is remembered of *key*."""
+def count_more(numbers: dict[str, int], key: str) -> bool:
+    """Count one more of *key*; return whether it is the first."""
+    before = numbers.get(key, 0)
+    numbers[key] = before + 1
+    return not before
+
+
+def count_less(numbers: dict[str, int], key: str) -> bool:
+    """Count one less of *key*; return whether none is left, and nothing is remembered of it."""
     left = numbers[key] - 1
     if left:
         numbers[key] = left

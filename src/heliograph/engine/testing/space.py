@@ -24,7 +24,7 @@ from heliograph.engine.answers import (
     Wants,
 )
 from heliograph.engine.base import Leaving, Local
-from heliograph.engine.share import Share
+from heliograph.engine.share import Share, count_less, count_more
 from heliograph.engine.testing import messages
 from heliograph.errors import OutcomeUnknown, Unavailable
 from heliograph.hub.facts import (
@@ -385,7 +385,7 @@ class LinkedSpace:
             ticket = self._entering_of.get((channel, subscriber_id))
             self._share.leave(channel, member)
             if ticket is None:
-                _less(self._entered, channel)
+                count_less(self._entered, channel)
             else:
                 self._forget(self._entering[ticket])
                 withdrawn.append(ticket)
@@ -478,9 +478,9 @@ class LinkedSpace:
                 withdrawn = (signing_in.ticket,)
                 break
         else:
-            _less(self._signed_in, user_id)
+            count_less(self._signed_in, user_id)
             for one in watched:
-                _less(self._watched, one)
+                count_less(self._watched, one)
         self._assert_users((user_id, *watched), withdrawn)
 
     def _assert_users(self, user_ids: Sequence[str], withdrawn: tuple[int, ...]) -> None:
@@ -908,7 +908,7 @@ class LinkedSpace:
             self._host.reconnect()
             return
         self._forget(entering)
-        _more(self._entered, channel)
+        count_more(self._entered, channel)
         known = self._known[channel]
         known.count = body.count
         roster = tuple(known.members.values()) if entering.member is not None else ()
@@ -935,9 +935,9 @@ class LinkedSpace:
         if signing_in is None or signing_in.seq != body.seq:
             return
         del self._signing_in[body.ticket]
-        _more(self._signed_in, signing_in.user_id)
+        count_more(self._signed_in, signing_in.user_id)
         for one in signing_in.watchlist:
-            _more(self._watched, one)
+            count_more(self._watched, one)
         self._online.difference_update(signing_in.watchlist)
         self._online.update(body.online)
         signing_in.later.resolve(SignedIn(body.online))
@@ -1042,15 +1042,3 @@ class LinkedSpace:
         if self._holding is not None:
             self._holding = None
             self._local.release()
-
-
-def _more(numbers: dict[str, int], key: str) -> None:
-    numbers[key] = numbers.get(key, 0) + 1
-
-
-def _less(numbers: dict[str, int], key: str) -> None:
-    left = numbers[key] - 1
-    if left:
-        numbers[key] = left
-    else:
-        del numbers[key]
