@@ -56,7 +56,7 @@ def counted_presence(
 
 async def _serve(port: int, system_calls: Callable[[], int]) -> None:
     # Only now: what is compiled binds os.write when it is imported.
-    from heliograph.config import load as load_config  # noqa: PLC0415 - see above
+    from heliograph.config.settings import load as load_config  # noqa: PLC0415 - see above
     from heliograph.server import Server  # noqa: PLC0415 - see above
 
     flags = {

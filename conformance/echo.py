@@ -10,7 +10,7 @@ import asyncio
 import signal
 from typing import Any
 
-from heliograph.config import load
+from heliograph.config.settings import load
 from heliograph.net.addresses import Origin
 from heliograph.net.websocket import DeflateLane, Handshake, Unfinished, WebSocketConnection
 from heliograph.server import Server

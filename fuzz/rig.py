@@ -12,24 +12,26 @@ from functools import cache
 from itertools import count
 from typing import Any, cast
 
-from heliograph.api.routes import Routes
-from heliograph.config import Config, load
+from heliograph.config.settings import Config, load
 from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.share import Share
 from heliograph.errors import ClientError
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context, Dates
 from heliograph.net.http import HttpConnection
+from heliograph.net.pages import Pages
 from heliograph.net.room import Room
 from heliograph.net.turns import LoopTurns
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import auth
+from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.protocols.pusher.messages import error_message
 from heliograph.wire.http import HttpLimits, Request
 
 APP_ID, KEY, SECRET = "3", "fuzz-key", "fuzz-secret"
+PAGES = Pages("", lambda: "")
 NOW = 1_800_000_000.0
 
 
@@ -254,7 +256,9 @@ class Wire:
         self._context.clock = count().__next__ if hurried else lambda: NOW
         self._written = b""
         self._closed = self._finished = self._paused = False
-        routes = TakingAllBodies(Routes(self._ticked.node, prefix="", now_s=lambda: NOW))
+        routes = TakingAllBodies(
+            Routes(self._ticked.node, prefix="", now_s=lambda: NOW, otherwise=PAGES)
+        )
         self._protocol: Any = HttpConnection(self._context, routes, websockets=True)
         self._protocol.connection_made(cast("Any", self))
         for piece in pieces:

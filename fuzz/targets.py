@@ -12,10 +12,15 @@ from functools import partial
 from urllib.parse import unquote, unquote_plus
 
 from fuzz.rig import APP_ID, KEY, NOW, SECRET, Link, Ticked, Wire
-from heliograph.api.auth import MAX_CLOCK_SKEW_S, Signers, authenticate, authenticate_plain
 from heliograph.errors import ApiError
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import endpoint
+from heliograph.protocols.pusher.api.auth import (
+    MAX_CLOCK_SKEW_S,
+    Signers,
+    authenticate,
+    authenticate_plain,
+)
 from heliograph.wire.http import (
     CONTINUE,
     HeaderMemory,

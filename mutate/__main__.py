@@ -35,7 +35,7 @@ class Target:
 
 
 TARGETS = {
-    "api-auth": Target("api/auth.py", ("test_api_auth",)),
+    "api-auth": Target("protocols/pusher/api/auth.py", ("test_api_auth",)),
     "pusher-auth": Target("protocols/pusher/auth.py", ("test_pusher_auth", "test_api_auth")),
     "session": Target("protocols/pusher/session.py", ("test_session_checks", "test_session")),
     "frames": Target(
@@ -108,7 +108,7 @@ def main() -> int:
     """Plant faults, and show what survived."""
     parser = argparse.ArgumentParser(prog="make mutate", description=__doc__)
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this module")
-    parser.add_argument("--module", help="another one instead, as api/events.py")
+    parser.add_argument("--module", help="another one instead, as protocols/pusher/api/events.py")
     parser.add_argument("--test", action="append", help="a file of its unit tests: test_api_events")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth fault")
     parser.add_argument("--lines", help="only faults in these lines of the module: 10-25")

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
-from heliograph import cli
+from heliograph.cli import main as cli
 
 TICK_S = 0.02
 TICKS_A_LINE = 50

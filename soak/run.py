@@ -31,7 +31,7 @@ RELOAD_EVERY_S = 6.0
 GROWTH = 1.02
 """The memory of the third cycle may be this much of the second's."""
 
-BOUNDED = {"heliograph.api.routes._Found": 1024}
+BOUNDED = {"heliograph.protocols.pusher.api.routes._Found": 1024}
 """Kinds of which the server remembers so many, and no more."""
 
 OPTIONS = {

@@ -10,7 +10,7 @@ import signal
 HANGUP = getattr(signal, "SIGHUP", None)  # it does not exist everywhere
 inherited = None if HANGUP is None else signal.signal(HANGUP, signal.SIG_IGN)
 
-from heliograph import cli  # noqa: E402 - see above
+from heliograph.cli import main as cli  # noqa: E402 - see above
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from heliograph import __version__
-from heliograph.api.metered import Requests
-from heliograph.metrics import Histogram, Values, render
 from heliograph.net.context import Context
+from heliograph.observe.metrics import Histogram, Values, render
+from heliograph.observe.metrics_page import Requests
 from heliograph.webhooks import Webhooks
 
 DESCRIPTORS = "/proc/self/fd"
@@ -47,8 +47,14 @@ class LagProbe:
 class Instruments:
     """Everything that is measured; `scrape` writes it down."""
 
-    def __init__(self, context: Context, webhooks: Webhooks, engine: str) -> None:
-        self.requests = Requests()
+    def __init__(
+        self,
+        context: Context,
+        webhooks: Webhooks,
+        engine: str,
+        route_of: Callable[[bytes], str],
+    ) -> None:
+        self.requests = Requests(route_of)
         self._context = context
         self._webhooks = webhooks
         self._engine = engine

@@ -17,24 +17,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from heliograph import development, logs
-from heliograph.api.cors import CrossOrigin
-from heliograph.api.metered import Metered, MetricsPage
-from heliograph.api.ops import Readiness
-from heliograph.api.routes import Routes
-from heliograph.config import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
+from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
 from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
+from heliograph.handler import Handler
 from heliograph.hub.facts import Keep
 from heliograph.instruments import Instruments
-from heliograph.net import streams, systemd, tls
+from heliograph.net import pages, streams, systemd, tls
 from heliograph.net.addresses import Origin
 from heliograph.net.clock import Wheel
-from heliograph.net.context import Context, Handler
+from heliograph.net.context import Context
+from heliograph.net.cors import CrossOrigin
 from heliograph.net.drain import FAREWELL_S, IDLE_S, drain
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
+from heliograph.net.pages import Pages, Readiness
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.streams import Poller
@@ -44,8 +42,13 @@ from heliograph.net.watching import WatchedConnection
 from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
 from heliograph.node.journal import Journal
 from heliograph.node.node import Node
+from heliograph.node.tenant import ENGINE_UNAVAILABLE
+from heliograph.observe import logs
+from heliograph.observe.log_throttle import Summary, counted, place_of
+from heliograph.observe.metrics_page import Metered, MetricsPage
+from heliograph.protocols.pusher.api import route_names
+from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.protocols.pusher.dialect import PusherDialect
-from heliograph.summary import Summary, counted, place_of
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 from heliograph.wire.http import HttpLimits
 
@@ -227,7 +230,9 @@ class Server:
         main, api, metrics = self._bind_all()
         await self._webhooks.start()
         if config.metrics or metrics:
-            self._instruments = Instruments(context, self._webhooks, self._engine_name)
+            self._instruments = Instruments(
+                context, self._webhooks, self._engine_name, self._route_of
+            )
             started.callback(self._instruments.stop)
         self.port = main[0].port
         self.api_port = api[0].port if api else self.port
@@ -308,21 +313,20 @@ class Server:
         )
 
     async def _listen(self, places: list[Place], *, api: bool, websockets: bool) -> None:
-        routes = Routes(
+        handler: Handler = Routes(
             self.node,
             prefix=self.config.path_prefix,
             now_s=time.time,
             api=api,
             websockets=websockets,
-            readiness=self.readiness,
+            otherwise=Pages(self.config.path_prefix, self._why_not_ready),
         )
-        handler: Handler = routes
         if self.config.cors_allowed_origins and api:
             prefix = self.config.path_prefix
-            handler = CrossOrigin(self.config.cors_allowed_origins, prefix, routes)
+            handler = CrossOrigin(self.config.cors_allowed_origins, prefix, handler)
         if self._instruments is not None:
             requests = self._instruments.requests
-            handler = Metered(handler, requests, self.config.path_prefix, self.context.now)
+            handler = Metered(handler, requests, self.context.now)
             if self.config.metrics and api:
                 handler = self._metrics_page(handler)
         proxied = self.config.proxy_protocol
@@ -362,6 +366,16 @@ class Server:
         )
         self._listeners.append(listener)
         await listener.begin()
+
+    def _route_of(self, path: bytes) -> str:
+        """Return the name of *path* in metrics."""
+        path = path.removeprefix(self.config.path_prefix.encode())
+        return route_names.route_of(path) or pages.route_of(path) or "other"
+
+    def _why_not_ready(self) -> str:
+        if self.readiness.why_not:
+            return self.readiness.why_not
+        return "" if self.node.engine_available else ENGINE_UNAVAILABLE
 
     def _tls_failed(self, connection: Transport, reason: str) -> None:
         self.context.tls_failures += 1
@@ -463,9 +477,13 @@ def check(config: Config) -> None:
         tls.load(config.ssl_cert, config.ssl_key)
 
 
-def run(config: Config, load: Callable[[], Config]) -> int:
+def run(
+    config: Config, load: Callable[[], Config], snippets: Callable[[Config, int, int], str]
+) -> int:
     """
     Serve until a signal says stop; return the exit status.
+
+    *snippets* returns what is printed in development mode, for a configuration and its ports.
 
     SIGINT and SIGTERM end the server in order, a second one at once. SIGHUP has the apps
     read again by *load*, which raises ConfigError where nothing is to be changed. Raises
@@ -474,7 +492,7 @@ def run(config: Config, load: Callable[[], Config]) -> int:
     logs.set_up(_at_level(config), config.log_format)
     _collect_rarely()
     with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
-        return runner.run(_serve(config, load))
+        return runner.run(_serve(config, load, snippets))
 
 
 def _at_level(config: Config) -> str:
@@ -505,7 +523,9 @@ def _loop_factory(kind: str) -> Any:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, load: Callable[[], Config]) -> int:
+async def _serve(
+    config: Config, load: Callable[[], Config], snippets: Callable[[Config, int, int], str]
+) -> int:
     notifier = systemd.Notifier(os.environ)
     server = Server(config, passed=systemd.inherited(os.environ))
     loop = asyncio.get_running_loop()
@@ -527,6 +547,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
         logger.warning("%s", warning)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, load, notifier)
     _announce(server)
+    if config.development:
+        print(snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied
     notifier.ready()
     reason = await stopping
     loop.add_signal_handler(signal.SIGHUP, _ignore)
@@ -587,5 +609,3 @@ def _announce(server: Server) -> None:
         logger.info(
             "webhooks are kept in memory only: set --data_dir to keep them through a restart"
         )
-    if config.development:
-        print(development.snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied

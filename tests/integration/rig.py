@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from heliograph.config import load
+from heliograph.config.settings import load
 from heliograph.engine.memory import MemoryEngine
 from heliograph.protocols.pusher import auth
 from heliograph.server import Server

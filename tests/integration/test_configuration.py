@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from heliograph import cli
-from heliograph.config import load
+from heliograph.cli import main as cli
+from heliograph.config.settings import load
 from heliograph.errors import ConfigError
 from heliograph.server import Server
 from tests import certificates

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from heliograph import doctor
-from heliograph.config import Config, load
+from heliograph.cli import doctor
+from heliograph.config.settings import Config, load
 from heliograph.wire.websocket import accept_key
 from tests import certificates
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Rig, serving

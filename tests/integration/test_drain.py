@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.config import load
+from heliograph.config.settings import load
 from heliograph.errors import ConfigError
 from heliograph.net import places
 from heliograph.server import Server

@@ -12,18 +12,20 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import unix_connect
 
-from heliograph.api.response import Response, text
-from heliograph.api.routes import Routes
 from heliograph.net import descriptors, listener
 from heliograph.net.addresses import MOST_OVER_EACH
 from heliograph.net.http import HttpConnection
+from heliograph.net.pages import Pages
+from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.reply import Later
 from heliograph.wire.http import Request
+from heliograph.wire.responses import Response, text
 from tests.integration.rig import KEY, PATIENCE_S, Rig, serving
 from tests.integration.test_http import HEALTH, UPGRADE, Wire, wire
 from tests.unit.test_addresses import counts
 from tests.unit.test_proxy import OF_V4, header
 
+PAGES = Pages("", lambda: "")
 PATH = f"/app/{KEY}?protocol=7"
 INFO_CACHE = {"info": "cache"}
 TOO_MANY = "Over capacity: too many connections from your address"
@@ -109,7 +111,7 @@ async def test_behind_a_proxy_clients_are_counted_by_their_own_addresses() -> No
 async def test_through_a_unix_socket_a_proxy_is_believed(tmp_path: Path) -> None:
     async with serving(max_connections_per_ip=1) as rig, AsyncExitStack() as stack:
         context = rig.server.context
-        routes = Routes(rig.server.node, prefix="", now_s=lambda: 0.0)
+        routes = Routes(rig.server.node, prefix="", now_s=lambda: 0.0, otherwise=PAGES)
         path = str(tmp_path / "socket")
         make: Any = partial(HttpConnection, context, routes, websockets=True)
         server = await context.loop.create_unix_server(make, path)

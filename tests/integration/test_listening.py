@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.config import load
+from heliograph.config.settings import load
 from heliograph.errors import ConfigError
 from heliograph.net import systemd
 from heliograph.net.places import Place

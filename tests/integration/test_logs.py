@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from heliograph import logs
 from heliograph.hub.facts import Event
 from heliograph.net.websocket import DeflateLane
+from heliograph.observe import logs
 from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
 from tests.conftest import StartServer

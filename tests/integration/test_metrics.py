@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from heliograph import metrics
+from heliograph.observe import metrics
 from tests.integration.rig import Rig, serving
 
 ROOT = Path(__file__).parents[2]

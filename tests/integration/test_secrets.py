@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph import cli
-from heliograph.apps import Webhook
-from heliograph.config import OPTIONS, Config, load
-from heliograph.config_text import describe
+from heliograph.cli import main as cli
+from heliograph.config.apps import Webhook
+from heliograph.config.settings import OPTIONS, Config, load
+from heliograph.config.show import describe
 from heliograph.errors import ConfigError
 from heliograph.protocols.pusher import auth
 from tests.integration.rig import APP_ID, KEY, Rig, serving

@@ -9,8 +9,8 @@ from itertools import count
 
 import pytest
 
-from heliograph.apps import Apps
-from heliograph.config import load
+from heliograph.config.apps import Apps
+from heliograph.config.settings import load
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
 from heliograph.protocols.pusher import auth

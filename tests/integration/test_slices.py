@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeAlias
 
-from heliograph.apps import App, AppKey, Apps
+from heliograph.config.apps import App, AppKey, Apps
 from heliograph.engine.answers import Options
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import auth

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.apps import Apps, Webhook
+from heliograph.config.apps import Apps, Webhook
 from heliograph.errors import ConfigError
 from heliograph.net import streams
 from tests import certificates

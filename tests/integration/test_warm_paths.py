@@ -18,11 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.api.response import Response, text
-from heliograph.api.routes import Routes
-from heliograph.apps import App, AppKey, Apps
+from heliograph.config.apps import App, AppKey, Apps
 from heliograph.errors import ClientError
 from heliograph.net.http import HttpConnection
+from heliograph.net.pages import Pages
 from heliograph.net.websocket import (
     MAX_REMEMBERED,
     MAX_REMEMBERED_BYTES,
@@ -30,11 +29,14 @@ from heliograph.net.websocket import (
     HandshakeMemory,
 )
 from heliograph.protocols.pusher import auth, refusals
-from heliograph.wire.http import HttpLimits, Request, RequestReader, response
+from heliograph.protocols.pusher.api.routes import Routes
+from heliograph.wire.http import HttpLimits, Request, RequestReader
+from heliograph.wire.responses import Response, response, text
 from heliograph.wire.websocket import HandshakeRefused, check_handshake
 from tests.integration.rig import APP_ID, KEY, SECRET, Rig, serving
 from tests.integration.test_http import HEALTH, SAMPLE_KEY, UPGRADE, Wire, wire
 
+PAGES = Pages("", lambda: "")
 BODY = b'{"name":"n","channel":"c","data":"x"}'
 OTHER = BODY.replace(b'"x"', b'"y"')
 EVENTS = f"/apps/{APP_ID}/events"
@@ -312,7 +314,7 @@ async def test_whatever_is_asked_alone_is_answered_as_among_others() -> None:
         context = rig.server.context
         dates: Any = Dates()
         context.dates = dates
-        routes = Routes(rig.server.node, prefix="", now_s=time.time)
+        routes = Routes(rig.server.node, prefix="", now_s=time.time, otherwise=PAGES)
 
         def answered(reads: list[bytes]) -> tuple[bytes, bool]:
             connection = HttpConnection(context, routes, websockets=True)

@@ -22,7 +22,7 @@ from typing import Any
 import pusher
 import pytest
 
-from heliograph.apps import App, AppKey, Webhook
+from heliograph.config.apps import App, AppKey, Webhook
 from heliograph.engine.answers import (
     CacheFilled,
     CacheMiss,

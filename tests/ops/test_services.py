@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from heliograph.config import OPTIONS, load
+from heliograph.config.settings import OPTIONS, load
 from heliograph.server import Server
 from tests.integration.rig import APP_ID, KEY, SECRET
 from tests.ops.test_proxies import OPS, free_port

@@ -52,7 +52,7 @@ def test_the_wheel_runs_in_an_empty_environment(built: Path, tmp_path: Path) -> 
     assert "port = 8080" in run(executables / "heliograph", "check-config", cwd=tmp_path)
     serve_once = (
         "import asyncio\n"
-        "from heliograph.config import load\n"
+        "from heliograph.config.settings import load\n"
         "from heliograph.server import Server\n"
         "async def main():\n"
         "    server = Server(load({'port': 0}, {}, make_up=lambda: ('1', 'k', 's')))\n"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from heliograph.apps import App
+from heliograph.config.apps import App
 from heliograph.engine.answers import NOTHING_WANTED, Change, Mark, Owed, Wants
 from heliograph.hub.facts import Event, Fact, MemberAdded, MemberRemoved, UserStatus
 from heliograph.node.journal import Settle

@@ -15,27 +15,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.api import routes as routes_module
-from heliograph.api.auth import (
+from heliograph.config.apps import App, AppKey, Apps
+from heliograph.engine.memory import MemoryEngine
+from heliograph.errors import ApiError
+from heliograph.net.pages import Pages
+from heliograph.node.node import Node
+from heliograph.node.tenant import Tenant
+from heliograph.protocols.pusher import auth
+from heliograph.protocols.pusher.api import routes as routes_module
+from heliograph.protocols.pusher.api.auth import (
     MAX_CLOCK_SKEW_S,
     Signers,
     authenticate,
     authenticate_plain,
 )
-from heliograph.api.response import Response
-from heliograph.api.routes import MAX_REMEMBERED_PATH, MAX_REMEMBERED_PATHS, Routes
-from heliograph.apps import App, AppKey, Apps
-from heliograph.engine.memory import MemoryEngine
-from heliograph.errors import ApiError
-from heliograph.node.node import Node
-from heliograph.node.tenant import Tenant
-from heliograph.protocols.pusher import auth
+from heliograph.protocols.pusher.api.routes import MAX_REMEMBERED_PATH, MAX_REMEMBERED_PATHS, Routes
 from heliograph.protocols.pusher.endpoint import (
     MAX_PARAMETERS,
     query_parameters,
     requested_app,
 )
 from heliograph.wire.http import Request
+from heliograph.wire.responses import Response
 from tests.unit.test_session import FakeTiming
 
 NOW = 1_800_000_000.25
@@ -103,7 +104,9 @@ class Server:
             FakeTiming(),
             lambda _bits: next(numbers),
         )
-        self.routes = Routes(self.node, prefix=prefix, now_s=now_s)
+        self.routes = Routes(
+            self.node, prefix=prefix, now_s=now_s, otherwise=Pages(prefix, lambda: "")
+        )
 
     def ask(self, post: Post | Request) -> tuple[int, bytes]:
         answer = self.routes.handle(post.request() if isinstance(post, Post) else post)

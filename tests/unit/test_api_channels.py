@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from heliograph.api.response import Response
 from heliograph.protocols.pusher import auth
 from heliograph.wire.http import Request
+from heliograph.wire.responses import Response
 from tests.unit.test_api_auth import NOW, Post, Server
 
 

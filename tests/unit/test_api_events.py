@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.apps import App
+from heliograph.config.apps import App
 from tests.unit.fakes import texts_of
 from tests.unit.test_api_auth import OURS, Post, Server
 

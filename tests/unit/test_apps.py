@@ -2,7 +2,7 @@
 
 import pytest
 
-from heliograph.apps import WEBHOOK_KINDS, App, AppKey, Apps, Webhook
+from heliograph.config.apps import WEBHOOK_KINDS, App, AppKey, Apps, Webhook
 from heliograph.errors import ConfigError
 
 KEY = AppKey("k", "hidden-secret")

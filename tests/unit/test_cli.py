@@ -336,7 +336,7 @@ def test_no_sighup_on_the_way_there_ends_a_server(
     entry: tuple[str, ...], free_port: int, tmp_path: Path
 ) -> None:
     options = ("--port", str(free_port), *APP)
-    process = hung_up(tmp_path, "heliograph.cli", *entry, *options)
+    process = hung_up(tmp_path, "heliograph.cli.main", *entry, *options)
     running = Running.of(process)
     running.read_log_until("Handle Pusher API requests")
     process.send_signal(signal.SIGHUP)
@@ -355,6 +355,6 @@ def test_a_command_that_is_no_server_can_be_hung_up_unless_its_parent_said_other
     ignored: bool, status: int, tmp_path: Path
 ) -> None:
     command = ("doctor", "--port", "0", *APP)
-    process = hung_up(tmp_path, "heliograph.doctor", *MODULE, *command, ignored=ignored)
+    process = hung_up(tmp_path, "heliograph.cli.doctor", *MODULE, *command, ignored=ignored)
     _, errors = process.communicate(timeout=30)
     assert process.returncode in ({status} if status else {0, 1}), errors

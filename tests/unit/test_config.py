@@ -9,11 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heliograph import origins
-from heliograph.apps import APP_OPTIONS, App, AppKey, Webhook
-from heliograph.borrowed import BORROWED
-from heliograph.config import OPTIONS, Config, load
-from heliograph.config_text import describe, options_table, sample
-from heliograph.development import make_up, snippets
+from heliograph.cli.development import make_up, snippets
+from heliograph.config.apps import APP_OPTIONS, App, AppKey, Webhook
+from heliograph.config.borrowed import BORROWED
+from heliograph.config.settings import OPTIONS, Config, load
+from heliograph.config.show import describe, options_table, sample
 from heliograph.errors import ConfigError
 
 SINGLE = {"pusher_app_id": "3", "pusher_app_key": "key", "pusher_secret": "hidden-secret"}

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
-from heliograph.api.routes import Routes
-from heliograph.config import load
+from heliograph.config.settings import load
 from heliograph.net.http import HttpConnection
+from heliograph.net.pages import Pages
 from heliograph.protocols.pusher import auth
+from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.server import Server
 
+PAGES = Pages("", lambda: "")
 APP = {
     "pusher_app_id": "3",
     "pusher_app_key": "key",
@@ -59,7 +61,7 @@ class Counting:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.node = server.node
-        self.routes = Routes(server.node, prefix="", now_s=time.time)
+        self.routes = Routes(server.node, prefix="", now_s=time.time, otherwise=PAGES)
 
     def http(self) -> HttpConnection:
         connection = HttpConnection(self.server.context, self.routes, websockets=True)

@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from heliograph import __version__
-from heliograph.borrowed import BORROWED
-from heliograph.cli import FLAGS
-from heliograph.config import load
-from heliograph.config_text import options_table
+from heliograph.cli.main import FLAGS
+from heliograph.config.borrowed import BORROWED
+from heliograph.config.settings import load
+from heliograph.config.show import options_table
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "heliograph"

@@ -18,8 +18,8 @@ from heliograph.wire.http import (
     Refusal,
     Request,
     RequestReader,
-    response,
 )
+from heliograph.wire.responses import response
 
 Event = Request | Refusal | Continue
 

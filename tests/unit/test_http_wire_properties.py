@@ -15,8 +15,8 @@ from heliograph.wire.http import (
     Refusal,
     Request,
     RequestReader,
-    response,
 )
+from heliograph.wire.responses import response
 
 CORPUS = [
     b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nX-Empty:\r\nX: \t y \r\n\r\n",

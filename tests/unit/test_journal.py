@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from heliograph.apps import App, AppKey, Apps, Webhook
+from heliograph.config.apps import App, AppKey, Apps, Webhook
 from heliograph.engine.answers import (
     NOTHING_WANTED,
     CacheMiss,

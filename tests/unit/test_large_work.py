@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.api import channels as endpoints
-from heliograph.api.request import ApiRequest
-from heliograph.api.response import Response
-from heliograph.apps import App, Apps, Webhook
+from heliograph.config.apps import App, Apps, Webhook
 from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts, Options
 from heliograph.engine.memory import MemorySpace
 from heliograph.errors import ApiError, ClientError
@@ -22,9 +19,12 @@ from heliograph.node.dialect import Ending
 from heliograph.node.membership import LEFT_AT_ONCE, LEFT_IN_A_PIECE
 from heliograph.node.tenant import CLOSED_AT_ONCE, Tenant
 from heliograph.protocols.pusher import auth, refusals
+from heliograph.protocols.pusher.api import channels as endpoints
+from heliograph.protocols.pusher.api.request import ApiRequest
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import proceed
 from heliograph.slices import MOST_WAITING, SLICE_S
+from heliograph.wire.responses import Response
 from tests.unit.test_session import (
     KEY,
     FakePeer,

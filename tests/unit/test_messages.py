@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from heliograph.api import events
-from heliograph.api.request import EventBody
 from heliograph.errors import ApiError, ClientError
 from heliograph.hub.facts import Event
 from heliograph.protocols.json import UNREADABLE, encode, string_size
 from heliograph.protocols.pusher import messages
+from heliograph.protocols.pusher.api import events
+from heliograph.protocols.pusher.api.request import EventBody
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.apps import App, Apps, Webhook
+from heliograph.config.apps import App, Apps, Webhook
 from heliograph.engine.answers import Counts, Mark, Owed
 from heliograph.engine.testing.cluster import Clock, run_now
 from heliograph.engine.testing.engine import LinkedEngine

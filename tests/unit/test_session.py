@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.apps import App, AppKey, Apps, Webhook
-from heliograph.config import Settings
+from heliograph.config.apps import App, AppKey, Apps, Webhook
+from heliograph.config.settings import Settings
 from heliograph.engine.answers import Change, Counts
 from heliograph.engine.base import Space
 from heliograph.engine.memory import MemoryEngine

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.apps import Webhook
+from heliograph.config.apps import Webhook
 from heliograph.protocols.pusher import auth, messages
 from heliograph.protocols.pusher.dialect import PusherDialect
 from tests.unit.fakes import texts_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.summary import MAX_REASONS, WINDOW_S, Summary
+from heliograph.observe.log_throttle import MAX_REASONS, WINDOW_S, Summary
 
 
 class Minutes:

@@ -6,7 +6,7 @@ from typing import Any
 import pusher
 import pytest
 
-from heliograph.apps import Webhook
+from heliograph.config.apps import Webhook
 from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated
 from heliograph.errors import ConfigError
 from heliograph.hub.facts import (

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.apps import App, AppKey, Webhook
+from heliograph.config.apps import App, AppKey, Webhook
 from heliograph.engine.answers import (
     NOTHING_WANTED,
     CacheFilled,

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.apps import App, Apps, Webhook
+from heliograph.config.apps import App, Apps, Webhook
 from heliograph.engine.answers import Mark, Owed
 from heliograph.engine.testing.app_state import AppState
 from heliograph.engine.testing.cluster import APP, Clock

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from heliograph.net.transport import Transport, peer_address
-from heliograph.summary import Summary
+from heliograph.observe.log_throttle import Summary
 from heliograph.wire.http import Request
 
 logger = logging.getLogger(__name__)

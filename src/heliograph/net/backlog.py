@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from heliograph.summary import Summary
+from heliograph.observe.log_throttle import Summary
 
 logger = logging.getLogger(__name__)
 

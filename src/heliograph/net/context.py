@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from heliograph.api.response import Response
-from heliograph.config import Config
+from heliograph.config.settings import Config
 from heliograph.net.addresses import Addresses
 from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
@@ -18,8 +17,8 @@ from heliograph.net.room import Room
 from heliograph.net.turns import Turns
 from heliograph.node.dialect import Dialect
 from heliograph.node.node import Node
-from heliograph.reply import Reply
-from heliograph.wire.http import HeaderMemory, HttpLimits, Request, response
+from heliograph.wire.http import HeaderMemory, HttpLimits
+from heliograph.wire.responses import Response, response
 
 if TYPE_CHECKING:
     from heliograph.net.http import HttpConnection
@@ -29,20 +28,6 @@ if TYPE_CHECKING:
         TextLane,
         WebSocketConnection,
     )
-
-
-class Handler(Protocol):
-    """Whoever answers HTTP requests."""
-
-    def handle(self, request: Request) -> Reply[Response]:
-        """Answer *request*, now or later. Never raises."""
-
-    def refuse_early(self, request: Request) -> Response | None:
-        """
-        Answer *request*, whose body has yet to arrive, where its head decides the answer.
-
-        None where its body is wanted. The connection closes after an answer. Never raises.
-        """
 
 
 class Dates:

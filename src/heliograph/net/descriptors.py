@@ -15,7 +15,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import Protocol
 
-from heliograph.summary import Summary
+from heliograph.observe.log_throttle import Summary
 
 logger = logging.getLogger(__name__)
 

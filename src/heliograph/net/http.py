@@ -6,11 +6,11 @@ a client asks for a WebSocket. What the requests mean is the handler's business.
 """
 
 from functools import partial
-from typing import ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
-from heliograph.api.response import Response, text
+from heliograph.handler import Handler
 from heliograph.net.addresses import Origin
-from heliograph.net.context import Context, Handler
+from heliograph.net.context import Context
 from heliograph.net.transport import Transport, has_input
 from heliograph.net.turns import SLICE_S
 from heliograph.net.websocket import Handshake
@@ -22,8 +22,8 @@ from heliograph.wire.http import (
     Refusal,
     Request,
     RequestReader,
-    response,
 )
+from heliograph.wire.responses import Response, response, text
 from heliograph.wire.websocket import HandshakeRefused, check_handshake
 
 MAX_HELD = 16
@@ -219,7 +219,7 @@ class HttpConnection:
                 reply = self._handler.handle(request)
                 if isinstance(reply, Later):
                     self._answer_later(request, reply)
-                else:
+                elif isinstance(reply, Response):
                     self._transport.write(context.answer(reply))
                 return
         self._read(reader, data)
@@ -338,10 +338,11 @@ class HttpConnection:
             self._answer_later(request, reply)
         else:
             answer = _Answer(request)
+            assert isinstance(reply, Response)  # noqa: S101
             self._answer(answer, reply)
             self._transport.write(answer.data or b"")
 
-    def _answer_later(self, request: Request, reply: Later[Response]) -> None:
+    def _answer_later(self, request: Request, reply: Later[Any]) -> None:
         answer = _Answer(request)
         self._answers.append(answer)
         reply.then(partial(self._answered_late, answer), _never)
@@ -387,7 +388,7 @@ class HttpConnection:
             reply = self._handler.handle(event)
             if isinstance(reply, Later):
                 reply.then(partial(self._answered_late, answer), _never)
-            else:
+            elif isinstance(reply, Response):
                 self._answer(answer, reply)
         elif isinstance(event, Refusal):
             self._answer(answer, text(event.status, event.text))

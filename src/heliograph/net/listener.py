@@ -24,7 +24,7 @@ from heliograph.net.room import Room
 from heliograph.net.streams import Poller
 from heliograph.net.tls_streams import Failed, TlsStream
 from heliograph.net.transport import FirstReceiver
-from heliograph.summary import Summary
+from heliograph.observe.log_throttle import Summary
 from heliograph.wire import proxy
 
 logger = logging.getLogger(__name__)

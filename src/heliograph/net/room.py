@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from heliograph.summary import Summary
+from heliograph.observe.log_throttle import Summary
 
 logger = logging.getLogger(__name__)
 

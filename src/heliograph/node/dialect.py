@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, Protocol
 
-from heliograph.apps import App
+from heliograph.config.apps import App
 from heliograph.engine.answers import Entry
 from heliograph.errors import ClientError, HeliographError
 from heliograph.hub.channel import Lane

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from heliograph.apps import App
+from heliograph.config.apps import App
 from heliograph.engine.answers import Mark, Owed, Wants
 from heliograph.hub.facts import Event
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from heliograph.apps import Apps
+from heliograph.config.apps import Apps
 from heliograph.engine.base import Engine
 from heliograph.hub.channel import Counters
 from heliograph.hub.facts import Event, Fact, Keep
-from heliograph.metrics import Tally
 from heliograph.node.dialect import Ending, NotAdmitted, Session
 from heliograph.node.journal import Journal
 from heliograph.node.policy import Policy
 from heliograph.node.tenant import Tenant, Timing, close_sessions, short
+from heliograph.observe.log_throttle import Summary
+from heliograph.observe.metrics import Tally
 from heliograph.origins import origin_allowed
 from heliograph.slices import Slices
-from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from heliograph import rate
-from heliograph.apps import App
+from heliograph.config.apps import App
 from heliograph.engine.answers import Counts, Entry, Kept, Listing, Lost, Mark, Options, Owed
 from heliograph.engine.base import LARGE_CHANNEL, Engine, Space
 from heliograph.errors import EngineError, echoed
@@ -31,7 +31,6 @@ from heliograph.hub.facts import (
 )
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
-from heliograph.metrics import Tally
 from heliograph.node.counting import Counting
 from heliograph.node.dialect import Ending, Session
 from heliograph.node.journal import (
@@ -44,9 +43,10 @@ from heliograph.node.journal import (
 )
 from heliograph.node.losses import Losses
 from heliograph.node.policy import Policy
+from heliograph.observe.log_throttle import Summary
+from heliograph.observe.metrics import Tally
 from heliograph.reply import Reply, after
 from heliograph.slices import Each, LargeAnswers, Slices
-from heliograph.summary import Summary
 
 logger = logging.getLogger(__name__)
 

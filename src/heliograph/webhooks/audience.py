@@ -6,7 +6,7 @@ Knows nothing of when anything is taken, kept or sent.
 
 import hashlib
 
-from heliograph.apps import App, Webhook
+from heliograph.config.apps import App, Webhook
 from heliograph.webhooks import payload
 from heliograph.webhooks.counts import LatestCounts
 from heliograph.webhooks.payload import Reportable

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from heliograph.apps import App
+from heliograph.config.apps import App
 from heliograph.engine.answers import NOTHING_WANTED, CacheFilled, Change, Mark, Owed, Wants
 from heliograph.hub.facts import SubscriptionCount
 from heliograph.node.journal import Settle
-from heliograph.summary import Summary, counted
+from heliograph.observe.log_throttle import Summary, counted
 from heliograph.webhooks import payload
 from heliograph.webhooks.audience import Audience, WebhookReceiver, receiver_id
 from heliograph.webhooks.payload import Reportable

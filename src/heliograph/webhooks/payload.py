@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from heliograph.apps import Webhook
+from heliograph.config.apps import Webhook
 from heliograph.engine.answers import CacheMiss, ChannelOccupied, ChannelVacated
 from heliograph.hub.facts import (
     Event,

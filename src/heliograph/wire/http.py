@@ -1,5 +1,5 @@
 """
-HTTP/1.1 from the server's side: requests in, responses out.
+HTTP/1.1 requests, as a server reads them.
 
 Knows RFC 9110 and 9112, and llhttp (through httptools), which judges the syntax. Knows
 nothing of sockets or time, nor of what a request asks for. Whoever owns the connection
@@ -8,11 +8,8 @@ a request that does not keep the connection alive.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Final, NoReturn, TypeAlias
 
 from httptools import (
@@ -612,69 +609,3 @@ def _origin_form(target: bytes) -> bytes | None:
         return None
     origin = rest[end:]
     return origin if origin.startswith(b"/") else b"/" + origin
-
-
-# -- Responses ---------------------------------------------------------------------------
-
-_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
-    # As RFC 9110 has them; http.HTTPStatus changed its mind in Python 3.13.
-    413: "Content Too Large",
-    414: "URI Too Long",
-    416: "Range Not Satisfiable",
-    422: "Unprocessable Content",
-}
-
-_BODILESS = frozenset((*range(100, 200), 204, 304))
-
-_BREAKS_A_LINE = re.compile(rb"[\r\n\0]")
-
-
-def response(
-    status: int,
-    body: bytes = b"",
-    *,
-    content_type: str = "text/plain",
-    headers: Iterable[tuple[bytes, bytes]] = (),
-    keep_alive: bool = True,
-    head_only: bool = False,
-    date: bytes | None = None,
-    version: str = "1.1",
-) -> bytes:
-    """
-    Return a response, complete.
-
-    *version* is the request's: a client of HTTP/1.0 is told that its connection stays
-    open, one of 1.1 that it does not. *head_only* answers a HEAD request: the length is
-    that of *body*, which is left out. A status that has no body (1xx, 204, 304) has no
-    length and no type either.
-
-    Raises ValueError where a header would break the message: never a client's fault.
-    """
-    if status in _BODILESS and body:
-        raise ValueError(f"a response {status} has no body")
-    head = _head(status, content_type, keep_alive, version)
-    length = b"" if status in _BODILESS else b"Content-Length: %d\r\n" % len(body)
-    dated = b"" if date is None else _field(b"Date", date)
-    others = b"".join(_field(name, value) for name, value in headers) if headers else b""
-    return b"%b%b%b%b\r\n%b" % (head, length, dated, others, b"" if head_only else body)
-
-
-@lru_cache(maxsize=256)
-def _head(status: int, content_type: str, keep_alive: bool, version: str) -> bytes:
-    """Return what most responses share: their first lines."""
-    head = b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode())
-    if status not in _BODILESS:
-        head += _field(b"Content-Type", content_type.encode())
-    if not keep_alive:
-        head += _field(b"Connection", b"close")
-    elif version == "1.0":
-        head += _field(b"Connection", b"keep-alive")
-    return head
-
-
-@lru_cache(maxsize=256)
-def _field(name: bytes, value: bytes) -> bytes:
-    line = b"%b: %b" % (name, value)
-    if _BREAKS_A_LINE.search(line):
-        raise ValueError(f"a header must fit on one line: {line!r}")
-    return line + b"\r\n"

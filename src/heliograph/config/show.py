@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from heliograph.apps import APP_OPTIONS, WEBHOOK_KINDS, Webhook
-from heliograph.config import DEFAULT, OPTIONS, SERVER_OPTIONS, Config
-from heliograph.options import LIMITS, PROTOCOL, SERVER, SINGLE_APP, WEBHOOKS, Option, shown
+from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, Webhook
+from heliograph.config.options import LIMITS, PROTOCOL, SERVER, SINGLE_APP, WEBHOOKS, Option, shown
+from heliograph.config.settings import DEFAULT, OPTIONS, SERVER_OPTIONS, Config
 
 
 def options_table() -> str:

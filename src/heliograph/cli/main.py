@@ -14,10 +14,14 @@ from typing import Any, TypeVar
 
 import click
 
-from heliograph import __version__, config, config_text, development, metrics, reply
-from heliograph.borrowed import BORROWED
+from heliograph import __version__, reply
+from heliograph.cli import development
+from heliograph.config import settings as config
+from heliograph.config import show as config_text
+from heliograph.config.borrowed import BORROWED
+from heliograph.config.options import Option, shown
 from heliograph.errors import ConfigError, HeliographError
-from heliograph.options import Option, shown
+from heliograph.observe import metrics
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -200,7 +204,7 @@ def serve(**values: Any) -> int:
     from heliograph import server  # noqa: PLC0415 - the other commands need no server
 
     load = _loader(values)
-    return server.run(load(), load)
+    return server.run(load(), load, development.snippets)
 
 
 @command.command("check-config", epilog=EPILOG)
@@ -238,7 +242,7 @@ def sample_config() -> int:
 @_with_options
 def examine(url: str | None, wait: float, origin: str | None, **values: Any) -> int:
     """Check this machine, and with URL the way through proxies to a running server."""
-    from heliograph import doctor  # noqa: PLC0415 - the other commands need no doctor
+    from heliograph.cli import doctor  # noqa: PLC0415 - the other commands need no doctor
 
     found = doctor.examine(_loader(values)(), url, wait_s=wait, origin=origin)
     return doctor.report(found, click.echo)

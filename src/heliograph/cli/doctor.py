@@ -30,7 +30,7 @@ from websockets.protocol import Event
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from heliograph.config import Config
+from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.protocols.pusher import auth
 from heliograph.wire.websocket import accept_key

@@ -9,24 +9,14 @@ Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
-from heliograph.api.response import Response
+from heliograph.handler import Answer, AnswerReply, Handler
 from heliograph.origins import origin_allowed
-from heliograph.reply import Reply, after
+from heliograph.reply import Later
 from heliograph.wire.http import Request
+from heliograph.wire.responses import Response
 
 Headers = tuple[tuple[bytes, bytes], ...]
-
-
-class Handler(Protocol):
-    """Whoever answers HTTP requests."""
-
-    def handle(self, request: Request) -> Reply[Response]:
-        """Answer *request*, now or later. Never raises."""
-
-    def refuse_early(self, request: Request) -> Response | None:
-        """Answer *request* before its body has arrived, where its head decides the answer."""
 
 
 class CrossOrigin:
@@ -37,14 +27,19 @@ class CrossOrigin:
         self._paths = (f"{prefix}/apps/".encode(), f"{prefix}/users/".encode())
         self._handler = handler
 
-    def handle(self, request: Request) -> Reply[Response]:
+    def handle(self, request: Request) -> AnswerReply:
         """Answer *request*, now or later. Never raises."""
         if not request.path.startswith(self._paths):
             return self._handler.handle(request)
         headers, asks = self._headers(request)
         if asks:
             return Response(204, b"", headers=headers + _permissions(request))
-        return after(self._handler.handle(request), lambda response: _with(response, headers))
+        reply = self._handler.handle(request)
+        if not isinstance(reply, Later):
+            return _with(reply, headers)
+        answer: Later[Answer] = Later()
+        reply.then(lambda found: answer.resolve(_with(found, headers)), answer.fail)
+        return answer
 
     def refuse_early(self, request: Request) -> Response | None:
         """Answer *request* before its body has arrived, where its head decides the answer."""
@@ -54,7 +49,7 @@ class CrossOrigin:
         headers, asks = self._headers(request)
         if asks:
             return Response(204, b"", headers=headers + _permissions(request))
-        return _with(response, headers)
+        return _with_headers(response, headers)
 
     def _headers(self, request: Request) -> tuple[Headers, bool]:
         """Return headers for the page, and whether they are all that the request asks for."""
@@ -90,7 +85,12 @@ def _permissions(request: Request) -> Headers:
     return permissions
 
 
-def _with(response: Response, headers: Headers) -> Response:
+def _with(response: Answer, headers: Headers) -> Answer:
+    """Add *headers* to a response; a connection that is taken over has its own."""
+    return _with_headers(response, headers) if isinstance(response, Response) else response
+
+
+def _with_headers(response: Response, headers: Headers) -> Response:
     return Response(
         response.status, response.body, response.content_type, (*response.headers, *headers)
     )

@@ -1,7 +1,8 @@
 """
-Which path is answered by what.
+Which path of Pusher's HTTP API is answered by what.
 
-Knows paths, methods and how errors become answers; knows nothing of the endpoints' meaning.
+Knows paths, methods and how errors become answers; knows nothing of the endpoints' meaning. What
+is no path of Pusher's goes to the next handler.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,19 +12,19 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from heliograph.api import channels, events, ops, users
-from heliograph.api.auth import Signers, authenticate, authenticate_plain
-from heliograph.api.request import ApiRequest
-from heliograph.api.response import Response, text
 from heliograph.errors import ApiError, EngineError
+from heliograph.handler import Answer, AnswerReply, Handler
 from heliograph.node.node import Node
 from heliograph.node.tenant import ENGINE_UNAVAILABLE, Tenant
 from heliograph.protocols.pusher import endpoint
+from heliograph.protocols.pusher.api import channels, events, users
+from heliograph.protocols.pusher.api.auth import Signers, authenticate, authenticate_plain
+from heliograph.protocols.pusher.api.request import ApiRequest
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request
+from heliograph.wire.responses import Response, text
 
 Endpoint: TypeAlias = Callable[[ApiRequest], Reply[Response]]
-Page: TypeAlias = Callable[[], Response]
 
 MAX_REMEMBERED_PATH = 256
 MAX_REMEMBERED_PATHS = 256
@@ -40,11 +41,10 @@ _UPGRADE_REQUIRED = text(
 
 class Routes:
     """
-    Answers every HTTP request that is no WebSocket.
+    Answers the requests of the HTTP API, and has all others answered by *otherwise*.
 
     *prefix* stands before every path of the API and is no part of what is signed. *now_s*
-    reads the wall clock. *api* and *websockets* say what is served on this port,
-    *readiness* whether it is a good time to come.
+    reads the wall clock. *api* and *websockets* say what is served on this port.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Routes:
         now_s: Callable[[], float],
         api: bool = True,
         websockets: bool = True,
-        readiness: ops.Readiness | None = None,
+        otherwise: Handler,
     ) -> None:
         self._node = node
         self._signers = Signers(node)
@@ -64,23 +64,9 @@ class Routes:
         self._now_s = now_s
         self._api = api
         self._websockets = websockets
-        ready: Page = partial(ops.ready, readiness or ops.Readiness(), node)
-        pages: dict[str, Page] = {
-            "/health": ops.health,
-            "/up": ops.health,
-            "/ready": ready,
-            "/accept-traffic": ready,
-        }
-        # A proxy passes paths on with the prefix; whoever checks the server itself knows of none.
-        self._pages: Mapping[str, Page] = {
-            "/": ops.home,
-            prefix or "/": ops.home,
-            f"{prefix}/": ops.home,
-            **pages,
-            **{prefix + path: page for path, page in pages.items()},
-        }
+        self._otherwise = otherwise
 
-    def handle(self, request: Request) -> Reply[Response]:
+    def handle(self, request: Request) -> AnswerReply:
         """Answer *request*, now or later. Never raises."""
         try:
             reply = self._answer_plain(request) or self._route(request)
@@ -88,7 +74,7 @@ class Routes:
             return self._failure(error)
         if not isinstance(reply, Later):
             return reply
-        answer: Later[Response] = Later()
+        answer: Later[Answer] = Later()
         reply.then(answer.resolve, lambda error: answer.resolve(self._failure(error)))
         return answer
 
@@ -123,30 +109,35 @@ class Routes:
         try:
             path = request.path.decode("latin-1")
             found = self._endpoint_of(path)
-            if found is None or request.method == "OPTIONS":
-                return self._route_page(request, path, found)
+            if found is None:
+                if self._is_for_websockets(request, path):
+                    return _UPGRADE_REQUIRED
+                return self._otherwise.refuse_early(request)
+            if request.method == "OPTIONS":
+                return _options(found)
             self._authenticated(request, found, path.removeprefix(self._prefix), None)
         except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
             return self._failure(error)
         return None
 
-    def _route(self, request: Request) -> Reply[Response]:
+    def _route(self, request: Request) -> AnswerReply:
         path = request.path.decode("latin-1")
         found = self._endpoint_of(path)
-        if found is not None and request.method != "OPTIONS":
-            return self._answer_api(request, path.removeprefix(self._prefix), found)
-        return self._route_page(request, path, found)
-
-    def _route_page(self, request: Request, path: str, found: "_Found | None") -> Response:
-        """Answer what is no request of the API, or only asks for its methods. Raises ApiError."""
+        if found is None:
+            if self._is_for_websockets(request, path):
+                return _UPGRADE_REQUIRED
+            return self._otherwise.handle(request)
         if request.method == "OPTIONS":
-            methods = ["GET"] if path in self._pages else ["GET", "POST"]
-            if found is not None:
-                methods = list(found.methods)
-            return Response(
-                204, b"", headers=((b"Allow", _allowed([*methods, "OPTIONS"]).encode()),)
-            )
-        return self._page(request, path)
+            return _options(found)
+        return self._answer_api(request, path.removeprefix(self._prefix), found)
+
+    def _is_for_websockets(self, request: Request, path: str) -> bool:
+        """Whether *path* is one that clients connect to, and *request* does not ask what it can."""
+        return (
+            self._websockets
+            and request.method != "OPTIONS"
+            and endpoint.is_endpoint(unquote(path), self._prefix)
+        )
 
     def _endpoint_of(self, path: str) -> "_Found | None":
         if not self._api or not path.startswith(self._prefix):
@@ -155,16 +146,6 @@ class Routes:
         # Strangers can ask for anything: what is remembered is short as well as few.
         find = _endpoint if len(below) <= MAX_REMEMBERED_PATH else _endpoint.__wrapped__
         return find(below)
-
-    def _page(self, request: Request, path: str) -> Response:
-        """Return a page that is no endpoint of the API. Raises ApiError."""
-        page = self._pages.get(path)
-        if page is not None:
-            _pick({"GET": page}, request.method)
-            return page()
-        if self._websockets and endpoint.is_endpoint(unquote(path), self._prefix):
-            return _UPGRADE_REQUIRED
-        raise ApiError(404, "Not found")
 
     def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
         answer, tenant, parameters = self._authenticated(request, found, path, request.body)
@@ -218,6 +199,12 @@ class Routes:
             return text(503, "The server cannot process this request now, try again later")
         self._node.faults.fault("a request failed", error)
         return text(500, "Internal server error")
+
+
+def _options(found: "_Found") -> Response:
+    """Say which methods a path has."""
+    methods = _allowed([*found.methods, "OPTIONS"])
+    return Response(204, b"", headers=((b"Allow", methods.encode()),))
 
 
 class _Found(Struct, frozen=True):

@@ -10,14 +10,15 @@ from typing import Any
 
 from msgspec import Raw
 
-from heliograph.api.request import ApiRequest, attributes
-from heliograph.api.response import Response, ok
 from heliograph.engine.answers import Counts, Kept, Listing
 from heliograph.errors import ApiError, echoed
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import encode
+from heliograph.protocols.pusher.api.request import ApiRequest, attributes
+from heliograph.protocols.pusher.api.response import ok
 from heliograph.protocols.pusher.names import is_channel_name, kind_of
 from heliograph.reply import Reply, after
+from heliograph.wire.responses import Response
 
 ANSWERED_AT_ONCE = 500
 """Channels or users of which a list is made in one piece."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heliograph import borrowed, environment, origins
-from heliograph.app_tables import apps_of_file, check_identifier, list_of_tables
-from heliograph.apps import APP_OPTIONS, App, AppKey, Apps
-from heliograph.errors import ConfigError
-from heliograph.options import (
+from heliograph import origins
+from heliograph.config import borrowed, environment
+from heliograph.config.app_tables import apps_of_file, check_identifier, list_of_tables
+from heliograph.config.apps import APP_OPTIONS, App, AppKey, Apps
+from heliograph.config.options import (
     LIMITS,
     PROTOCOL,
     SERVER,
@@ -28,6 +28,7 @@ from heliograph.options import (
     options_of,
     suggestion,
 )
+from heliograph.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,10 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from heliograph.api.auth import AUTH_PARAMETERS
 from heliograph.errors import ApiError, echoed
 from heliograph.hub.facts import Event
 from heliograph.node.tenant import Tenant
+from heliograph.protocols.pusher.api.auth import AUTH_PARAMETERS
 
 
 class ApiRequest(Struct, frozen=True):

@@ -4,9 +4,10 @@ Signed-in users: POST /apps/{app_id}/users/{user_id}/terminate_connections.
 Source: https://pusher.com/docs/channels/server_api/terminating-user-connections/
 """
 
-from heliograph.api.request import ApiRequest
-from heliograph.api.response import EMPTY, Response
+from heliograph.protocols.pusher.api.request import ApiRequest
+from heliograph.protocols.pusher.api.response import EMPTY
 from heliograph.reply import Reply, after
+from heliograph.wire.responses import Response
 
 
 def terminate_connections(request: ApiRequest, user_id: str) -> Reply[Response]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from heliograph import origins
+from heliograph.config.options import option, options_of
 from heliograph.errors import ConfigError
-from heliograph.options import option, options_of
 
 WEBHOOK_KINDS = (
     "channel_existence",

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from heliograph.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webhook
+from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webhook
+from heliograph.config.options import Option, suggestion
 from heliograph.errors import ConfigError
-from heliograph.options import Option, suggestion
 
 NOT_IN_IDENTIFIERS = "/?#:&+% "
 

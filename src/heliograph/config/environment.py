@@ -8,7 +8,7 @@ Values are read in `config`.
 import re
 from collections.abc import Collection, Mapping
 
-from heliograph.options import suggestion
+from heliograph.config.options import suggestion
 
 PREFIX = "HELIOGRAPH_"
 READ_PREFIXES = (PREFIX, "ANYCABLE_")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from heliograph.options import Option
+from heliograph.config.options import Option
 
 NOT_YET = "not supported yet, ignored"
 NO_SHARED_STATE = (

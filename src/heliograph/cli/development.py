@@ -6,7 +6,7 @@ Its secret is shown: it exists for this run only, and the server listens on loca
 
 from collections.abc import Callable
 
-from heliograph.config import Config
+from heliograph.config.settings import Config
 
 
 def make_up(random_bits: Callable[[int], int]) -> tuple[str, str, str]:

@@ -14,9 +14,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from heliograph.api.request import ApiRequest, BatchBody, EventBody, Publication, attributes
-from heliograph.api.response import ACCEPTED, EMPTY, Response, ok
-from heliograph.apps import App
+from heliograph.config.apps import App
 from heliograph.engine.answers import Counts
 from heliograph.errors import ApiError, echoed
 from heliograph.hub.facts import Event
@@ -30,6 +28,14 @@ from heliograph.protocols.json import (
     encode,
     string_size,
 )
+from heliograph.protocols.pusher.api.request import (
+    ApiRequest,
+    BatchBody,
+    EventBody,
+    Publication,
+    attributes,
+)
+from heliograph.protocols.pusher.api.response import ACCEPTED, EMPTY, ok
 from heliograph.protocols.pusher.names import (
     MAX_REMEMBERED_NAME,
     RESERVED_EVENT_PREFIXES,
@@ -38,6 +44,7 @@ from heliograph.protocols.pusher.names import (
     kind_of,
 )
 from heliograph.reply import Reply, after
+from heliograph.wire.responses import Response
 
 INFO = frozenset(("subscription_count", "user_count"))
 NO_INFO: frozenset[str] = frozenset()

@@ -1,0 +1,1 @@
+"""The configuration: options, where their values come from, and the apps."""
