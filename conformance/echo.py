@@ -11,9 +11,11 @@ import signal
 from typing import Any
 
 from heliograph.config.settings import load
-from heliograph.net.addresses import Origin
-from heliograph.net.websocket import DeflateLane, Handshake, Unfinished, WebSocketConnection
+from heliograph.net.takeover import Handover
+from heliograph.net.websocket import Unfinished, WebSocketConnection
+from heliograph.node.dialect import Opening
 from heliograph.server import Server
+from heliograph.wire.http import Request
 from heliograph.wire.websocket import Opcode, frame
 
 KEY = "conformance"
@@ -47,23 +49,21 @@ class EchoConnection(WebSocketConnection):
     def open(
         self,
         answer: bytes,
-        handshake: Handshake,  # noqa: ARG002 - the app and the origin do not matter here
-        rest: bytes,
-        origin: Origin | None,
-        *,
-        crowded: bool,  # noqa: ARG002 - the test suite opens one connection at a time
+        opening: Opening,  # noqa: ARG002 - the app and the origin do not matter here
+        request: Request,  # noqa: ARG002 - nor does the rest of the request
+        handover: Handover,
     ) -> None:
         """Answer the handshake; the real server sends a greeting with it."""
         session: Any = EchoSession(self)
         self._session = session
-        self._origin = origin
+        self._origin = handover.origin
         self.write(answer)
-        if rest:
-            self.data_received(rest)
+        if handover.rest:
+            self.data_received(handover.rest)
 
     def _take_frames(self, data: bytes, now: float) -> None:
         if self._reader is None:
-            compression = isinstance(self.lane, DeflateLane)
+            compression = self.lane.framing.compression
             self._reader = Unfinished(LARGEST_MESSAGE, now, compression=compression)
             self._reader._max_fragments = MOST_FRAGMENTS
         super()._take_frames(data, now)
@@ -101,7 +101,7 @@ async def serve() -> None:
     )
     server = Server(config)
     await server.start()
-    server.context.connect = EchoConnection
+    server.upgrades.connect = EchoConnection
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,19 +15,21 @@ from typing import Any, cast
 from heliograph.config.settings import Config, load
 from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.share import Share
-from heliograph.errors import ClientError
+from heliograph.net.answers import Answers
 from heliograph.net.clock import Wheel
-from heliograph.net.context import Context, Dates
+from heliograph.net.context import Context
+from heliograph.net.handshake import Upgrades
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
 from heliograph.net.room import Room
 from heliograph.net.turns import LoopTurns
-from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
+from heliograph.node.dialect import Goodbye, Opening
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.protocols.pusher.dialect import PusherDialect
-from heliograph.protocols.pusher.messages import error_message
+from heliograph.protocols.pusher.lanes import PusherLane
+from heliograph.wire.framing import DeflateFraming, TextFraming
 from heliograph.wire.http import HttpLimits, Request
 
 APP_ID, KEY, SECRET = "3", "fuzz-key", "fuzz-secret"
@@ -134,10 +136,11 @@ class Link:
     """A session, and the peer that it speaks through."""
 
     def __init__(self, node: Node) -> None:
-        self.lane = TextLane()
+        self.lane = PusherLane(TextFraming())
         self.open = True
         self.said: list[bytes] = []
-        self._session = PusherDialect(node, subscription_errors=True).connect(KEY, None)
+        dialect = PusherDialect(node, subscription_errors=True)
+        self._session = dialect.connect(Opening(dialect=dialect, key=KEY))
         self.id = self._session.id
         self.said.append(self._session.open(self))
 
@@ -189,9 +192,10 @@ class Link:
         """Take messages."""
         self.said += texts
 
-    def close(self, error: ClientError) -> None:
+    def close(self, goodbye: Goodbye) -> None:
         """End, as a connection does."""
-        self.said.append(error_message(error))
+        if goodbye.message is not None:
+            self.said.append(goodbye.message)
         self.end()
 
 
@@ -206,12 +210,9 @@ def _is_text(line: bytes) -> bool:
 # -- Connections ---------------------------------------------------------------------------
 
 
-class FixedDates(Dates):
-    """It is always the same second."""
-
-    def now(self) -> bytes:
-        """Return the date."""
-        return b"Fri, 15 Jan 2027 08:00:00 GMT"
+def _date() -> bytes:
+    """Return the date of the Date header: always the same second."""
+    return b"Fri, 15 Jan 2027 08:00:00 GMT"
 
 
 class FakeLoop:
@@ -259,7 +260,9 @@ class Wire:
         routes = TakingAllBodies(
             Routes(self._ticked.node, prefix="", now_s=lambda: NOW, otherwise=PAGES)
         )
-        self._protocol: Any = HttpConnection(self._context, routes, websockets=True)
+        self._protocol: Any = HttpConnection(
+            self._context, routes, upgrades=_upgrades(self._ticked)
+        )
         self._protocol.connection_made(cast("Any", self))
         for piece in pieces:
             self._deliver(piece)
@@ -336,24 +339,26 @@ class Wire:
         return default
 
 
+def _upgrades(ticked: Ticked) -> Upgrades:
+    config = configuration(counts=False)
+    dialect = PusherDialect(ticked.node, subscription_errors=config.subscription_errors)
+    return Upgrades([dialect], compression=DeflateFraming(config.ws_compression_threshold))
+
+
 def _context(ticked: Ticked) -> Context:
     config = configuration(counts=False)
     loop = cast("Any", FakeLoop(ticked))
     return Context(
         loop=loop,
-        config=config,
-        node=ticked.node,
-        dialect=PusherDialect(ticked.node, subscription_errors=config.subscription_errors),
+        settings=config,
+        tally=ticked.node.tally,
         wheel=Wheel(loop),
         turns=LoopTurns(loop),
-        lane=TextLane(),
-        deflate_lane=DeflateLane(config.ws_compression_threshold),
-        handshakes=HandshakeMemory(),
         http_limits=HttpLimits(
             max_head_bytes=config.max_request_head_bytes,
             max_body_bytes=config.max_request_body_bytes,
         ),
         now=loop.time,
-        dates=FixedDates(),
+        answers=Answers(_date),
         room=Room(sys.maxsize, loop.call_later),
     )

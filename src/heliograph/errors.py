@@ -3,8 +3,8 @@ Every exception that crosses a module boundary, and whose fault it is.
 
     HeliographError
     ├── ConfigError      the operator's: an option, a file, an address
-    ├── ClientError      a WebSocket client's: told to it as `pusher:error`
-    ├── ApiError         a publisher's: told to it as an HTTP status and a text
+    ├── ClientError      a client's, which receives it in the words of its protocol
+    ├── ApiError         a publisher's, which receives an HTTP status and a text
     └── EngineError      the engine is unavailable; the publisher is answered 503
         ├── Unavailable     nothing of the command was executed
         └── OutcomeUnknown  it may have been executed, but will not be from now on
@@ -25,8 +25,8 @@ class ClientError(HeliographError):
     """
     A client asked for what it may not have.
 
-    *message* is what the client reads. *code* is a code of Pusher's table, or None
-    where Pusher sends `null`; the socket stays open unless *closes*.
+    *message* is what the client reads. *code* is one of its protocol's, None where it has none for
+    this; the connection stays open unless *closes*.
     """
 
     def __init__(self, message: str, code: int | None = None, *, closes: bool = False) -> None:
@@ -40,7 +40,7 @@ class ApiError(HeliographError):
     """
     A request of the HTTP API is refused with *status*; *message* is the body's only line.
 
-    *headers* are told besides.
+    *headers* are added to the response.
     """
 
     def __init__(

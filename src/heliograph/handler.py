@@ -13,13 +13,11 @@ from heliograph.wire.responses import Response
 
 
 class Takeover(Protocol):
-    """
-    The answer of a handler that goes on with the connection itself: a WebSocket, or a stream.
+    """The answer of a handler that goes on with the connection itself: a WebSocket, or a stream."""
 
-    *status* is that of the response that it writes.
-    """
-
-    status: int
+    @property
+    def status(self) -> int:
+        """The status of the response that it writes."""
 
     def take(self, connection: Any, /) -> None:
         """Go on with *connection*, a `net.takeover.Handover`, once earlier answers are written."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from heliograph import __version__
 from heliograph.net.context import Context
+from heliograph.node.node import Node
 from heliograph.observe.metrics import Histogram, Values, render
 from heliograph.observe.metrics_page import Requests
 from heliograph.webhooks import Webhooks
@@ -50,12 +51,14 @@ class Instruments:
     def __init__(
         self,
         context: Context,
+        node: Node,
         webhooks: Webhooks,
         engine: str,
         route_of: Callable[[bytes], str],
     ) -> None:
         self.requests = Requests(route_of)
         self._context = context
+        self._node = node
         self._webhooks = webhooks
         self._engine = engine
         self._began = context.now()
@@ -76,14 +79,14 @@ class Instruments:
         yield from self._of_traffic()
         yield from self._of_requests()
         yield from self._of_webhooks()
-        yield "heliograph_engine_up", {(self._engine,): int(self._context.node.engine_available)}
-        yield "heliograph_engine_losses_total", self._context.node.tally.losses
+        yield "heliograph_engine_up", {(self._engine,): int(self._node.engine_available)}
+        yield "heliograph_engine_losses_total", self._node.tally.losses
         yield "heliograph_event_loop_lag_seconds", self._lag.lags
         yield "heliograph_descriptor_capacity", self._context.room.capacity
         yield from _of_process()
 
     def _of_clients(self) -> Iterator[tuple[str, Values]]:
-        tenants = list(self._context.node.tenants())
+        tenants = list(self._node.tenants())
         yield "heliograph_connections", {(one.app.id,): len(one.sessions) for one in tenants}
         yield "heliograph_connections_opened_total", self._context.sockets_opened
         yield "heliograph_http_connections", len(self._context.http_connections)
@@ -99,19 +102,19 @@ class Instruments:
         yield "heliograph_users", {(one.app.id,): len(one.users) for one in tenants}
 
     def _of_traffic(self) -> Iterator[tuple[str, Values]]:
-        context, counters = self._context, self._context.node.counters
+        context, counters = self._context, self._node.counters
         yield "heliograph_messages_received_total", context.messages_received
         yield "heliograph_messages_sent_total", context.messages_sent
         yield "heliograph_bytes_sent_total", context.bytes_sent
         yield "heliograph_bytes_received_total", context.bytes_received
         yield "heliograph_bytes_delivered_total", counters.bytes
-        yield "heliograph_publishes_total", context.node.tally.publishes
+        yield "heliograph_publishes_total", self._node.tally.publishes
         yield "heliograph_facts_total", counters.facts
         yield "heliograph_deliveries_total", counters.deliveries
         yield "heliograph_writes_total", counters.writes
         yield "heliograph_encodings_total", counters.encodings
         yield "heliograph_slow_readers_total", context.slow_readers
-        tally = context.node.tally
+        tally = self._node.tally
         yield (
             "heliograph_refused_connections_total",
             {("unknown_key",): tally.unknown_keys, ("origin",): tally.refused_origins},
@@ -125,11 +128,11 @@ class Instruments:
         yield "heliograph_refused_per_address_total", context.refused_per_address
         yield "heliograph_idle_connections_closed_total", context.idle.closed
         yield "heliograph_rate_limited_messages_total", context.rate_limited_messages
-        yield "heliograph_rate_limited_publishes_total", context.node.tally.rate_limited_publishes
-        yield "heliograph_cached_events_evicted_total", context.node.tally.cached_events_evicted
+        yield "heliograph_rate_limited_publishes_total", self._node.tally.rate_limited_publishes
+        yield "heliograph_cached_events_evicted_total", self._node.tally.cached_events_evicted
 
     def _of_requests(self) -> Iterator[tuple[str, Values]]:
-        tally = self._context.node.tally
+        tally = self._node.tally
         yield "heliograph_api_requests_total", self.requests.answered
         yield "heliograph_api_request_duration_seconds", self.requests.durations
         yield (

@@ -1,73 +1,53 @@
 """
-Builds everything from a Config, runs one life, and ends it in order.
+One server: listens, serves the parts of an assembly, reloads, and ends in order.
 
-Nothing of a server lives at module level: two of them run in one process.
+Nothing of a server lives at module level, or belongs to the process: two of them run in one.
 """
 
 import asyncio
 import contextlib
-import gc
 import logging
-import os
 import random
-import secrets
-import signal
-import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from heliograph import assembly
+from heliograph.assembly import (
+    ENGINE_CLOSE_TIMEOUT_S,
+    PROTOCOLS,
+    WEBHOOKS_STOP_TIMEOUT_S,
+    Assembly,
+)
 from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
 from heliograph.engine.base import Engine
-from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
 from heliograph.handler import Handler
-from heliograph.hub.facts import Keep
 from heliograph.instruments import Instruments
-from heliograph.net import pages, streams, systemd, tls
+from heliograph.net import streams, systemd, tls
 from heliograph.net.addresses import Origin
 from heliograph.net.clock import Wheel
 from heliograph.net.context import Context
-from heliograph.net.cors import CrossOrigin
 from heliograph.net.drain import FAREWELL_S, IDLE_S, drain
+from heliograph.net.handshake import Upgrades
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
-from heliograph.net.pages import Pages, Readiness
+from heliograph.net.pages import Readiness
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.streams import Poller
+from heliograph.net.trace import TracedConnection
 from heliograph.net.transport import Transport, peer_address
 from heliograph.net.turns import LoopTurns
-from heliograph.net.watching import WatchedConnection
-from heliograph.net.websocket import DeflateLane, HandshakeMemory, TextLane
-from heliograph.node.journal import Journal
+from heliograph.net.websocket import WebSocketConnection
 from heliograph.node.node import Node
-from heliograph.node.tenant import ENGINE_UNAVAILABLE
-from heliograph.observe import logs
-from heliograph.observe.log_throttle import Summary, counted, place_of
+from heliograph.observe.log_throttle import Summary, counted
 from heliograph.observe.metrics_page import Metered, MetricsPage
-from heliograph.protocols.pusher.api import route_names
-from heliograph.protocols.pusher.api.routes import Routes
-from heliograph.protocols.pusher.dialect import PusherDialect
-from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
+from heliograph.protocols.registration import Registration
+from heliograph.wire.framing import DeflateFraming
 from heliograph.wire.http import HttpLimits
 
 logger = logging.getLogger(__name__)
-
-WEBHOOKS_STOP_TIMEOUT_S = 10.0
-"""How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
-
-ENGINE_CLOSE_TIMEOUT_S = 5.0
-"""How long the departures of the last clients may take to reach the engine."""
-
-COLLECTED_AFTER = 20_000
-"""New objects after which the garbage collector looks at the youngest."""
-
-COLLECTED_WHOLLY_AFTER = 1000
-"""
-Collections of the middle generation after which it looks at all objects: for a server with a
-hundred thousand channels that takes 30 ms, in which no client is served.
-"""
 
 HANDOVER_S = 0.5
 """
@@ -78,13 +58,15 @@ goes to that one, and they miss it.
 HANDOVER_IDLE_S = 0.05
 """Silence after which an HTTP connection is closed then: the next request shall go to that one."""
 
-RANDOM_NUMBERS = "64Q"
-_RANDOM_BYTES = struct.calcsize(RANDOM_NUMBERS)
-
 DRAINING = "draining"
 
 CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
 """Taken on while serving, where the server began with a certificate."""
+
+
+def level_of(config: Config) -> str:
+    """Return the lowest level that is logged."""
+    return "debug" if config.debug else config.log_level
 
 
 class LoopTiming:
@@ -97,21 +79,6 @@ class LoopTiming:
         self.now = time.monotonic  # as loop.time, which uvloop has in milliseconds only
 
 
-class RandomBits:
-    """Bits that nobody can guess, which the kernel is asked for many at a time."""
-
-    __slots__ = ("_numbers",)
-
-    def __init__(self) -> None:
-        self._numbers: list[int] = []
-
-    def __call__(self, count: int) -> int:
-        """Return *count* random bits as a number, 64 at the most; none are given twice."""
-        if not self._numbers:
-            self._numbers.extend(struct.unpack(RANDOM_NUMBERS, os.urandom(_RANDOM_BYTES)))
-        return self._numbers.pop() >> 64 - count
-
-
 class Server:
     """
     One server: `start`, then `stop`.
@@ -119,8 +86,9 @@ class Server:
     *config* is what was asked for; `port` and `api_port` are what came of it. *make_engine* makes
     the engine of this node, inside the event loop; without it, the server is alone. *passed*
     are places that somebody else bound for us, each with its name: they are listened on instead
-    of the ports and the Unix socket of *config*. *shuffle* is chance, for the order in which
-    clients are sent away.
+    of the ports and the Unix socket of *config*. *protocols* are those that it serves. *shuffle*
+    is chance, for the order in which clients are sent away. A server whose start failed can be
+    started again; one that was stopped cannot.
     """
 
     def __init__(
@@ -129,6 +97,7 @@ class Server:
         make_engine: Callable[[], Engine] | None = None,
         *,
         passed: Sequence[tuple[str, Place]] = (),
+        protocols: Sequence[Registration] = PROTOCOLS,
         shuffle: Callable[[list[Any]], None] = random.shuffle,
     ) -> None:
         self.config = config
@@ -138,20 +107,21 @@ class Server:
         self.metrics_urls: list[str] = []
         self._passed = passed
         self._shuffle = shuffle
-        self._make_engine = make_engine or self._memory_engine
-        self._engine_name = "memory" if make_engine is None else "custom"
+        self._make_engine = make_engine
+        self._protocols = protocols
         self.port = 0
         self.api_port = 0
         self.metrics_port = 0
-        self._instruments: Instruments | None = None
         self.node: Node
         self.context: Context
+        self._assembly: Assembly
+        self.upgrades: Upgrades
+        self._instruments: Instruments | None = None
         self._listeners: list[Listener] = []
         self._started = contextlib.AsyncExitStack()  # what `stop` has to end, the last one first
         self._serving = False
         self._certificate: tls.Certificate | None = None
         self._poller: Poller | None = None
-        self._webhooks: Webhooks
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where that is not possible, and leaves nothing behind then."""
@@ -159,6 +129,7 @@ class Server:
             await self._start()
         except BaseException:
             await asyncio.gather(*(listener.end() for listener in self._listeners))
+            self._listeners.clear()
             await self._started.aclose()
             raise
         self._serving = True
@@ -169,54 +140,34 @@ class Server:
         loop = asyncio.get_running_loop()
         if config.ssl_cert and config.ssl_key:
             self._certificate = tls.Certificate(config.ssl_cert, config.ssl_key)
-        engine = self._make_engine()
-        await engine.open()
-        # Last: webhooks are the holder of their apps until they have stopped. A change that they do
-        # not take any more is owed to another node.
-        started.push_async_callback(engine.close, ENGINE_CLOSE_TIMEOUT_S)
-        self._webhooks = Webhooks(
-            store=SqliteStore(config.data_dir) if config.data_dir else MemoryStore(),
-            now_s=time.time,
+        poller = self._poller = Poller(loop) if streams.available() else None
+        if poller is not None:
+            started.callback(poller.stop)
+        self._assembly = await assembly.assemble(
+            config,
+            LoopTiming(loop, poller),
             monotonic=loop.time,
-            random=random.random,
-            settle_s=config.webhook_settle,
-        )
-        self._webhooks.configure(config.apps)
-        started.push_async_callback(self._webhooks.stop, WEBHOOKS_STOP_TIMEOUT_S)
-        if streams.available():
-            self._poller = Poller(loop)
-        self.node = Node(
-            config.apps,
-            engine,
-            LoopTiming(loop, self._poller),
-            RandomBits(),
-            keep=Keep(1, config.cache_ttl),
-            journal=Journal(owed=[self._webhooks]),
+            make_engine=self._make_engine,
+            protocols=self._protocols,
             shuffle=self._shuffle,
-            verbose=_at_level(config) == "debug",
+            verbose=level_of(config) == "debug",
         )
-        started.callback(self.node.finish)  # what the last clients leave is recorded by webhooks
-        if self._poller is not None:
-            started.callback(self._poller.stop)
+        started.push_async_callback(self._assembly.close)
+        self.node = self._assembly.node
         self._handshakes = Summary(logger, logging.INFO, loop.call_later)
-        self.context = context = Context(
-            loop=loop,
-            config=config,
-            node=self.node,
-            dialect=PusherDialect(
-                self.node,
-                activity_timeout_s=config.activity_timeout,
-                subscription_errors=config.subscription_errors,
-                terminate_code=config.terminate_code,
-            ),
-            wheel=Wheel(loop),
-            turns=LoopTurns(loop) if self._poller is None else self._poller,
-            lane=TextLane(),
-            deflate_lane=DeflateLane(config.ws_compression_threshold)
+        self.upgrades = Upgrades(
+            self._assembly.dialects,
+            compression=DeflateFraming(config.ws_compression_threshold)
             if config.enable_ws_compression
             else None,
-            connect=WatchedConnection if _at_level(config) == "debug" else None,
-            handshakes=HandshakeMemory(),
+            connect=TracedConnection if level_of(config) == "debug" else WebSocketConnection,
+        )
+        self.context = context = Context(
+            loop=loop,
+            settings=config,
+            tally=self.node.tally,
+            wheel=Wheel(loop),
+            turns=LoopTurns(loop) if poller is None else poller,
             http_limits=HttpLimits(
                 max_head_bytes=config.max_request_head_bytes,
                 max_body_bytes=config.max_request_body_bytes,
@@ -228,10 +179,14 @@ class Server:
         started.callback(context.backlog.stop)
         started.callback(context.wheel.stop)
         main, api, metrics = self._bind_all()
-        await self._webhooks.start()
+        await self._assembly.webhooks.start()
         if config.metrics or metrics:
             self._instruments = Instruments(
-                context, self._webhooks, self._engine_name, self._route_of
+                context,
+                self.node,
+                self._assembly.webhooks,
+                engine=self._assembly.engine_name,
+                route_of=self._assembly.route_of,
             )
             started.callback(self._instruments.stop)
         self.port = main[0].port
@@ -294,14 +249,6 @@ class Server:
             )
         )
 
-    def _memory_engine(self) -> Engine:
-        return MemoryEngine(
-            time.monotonic, epoch=secrets.token_hex(8), evicted=self._cached_events_evicted
-        )
-
-    def _cached_events_evicted(self, app_id: str, count: int) -> None:
-        self.node.cached_events_evicted(app_id, count)
-
     def _bind(self, port: int, option: str) -> list[Place]:
         sources = self.config.sources
         return bind(
@@ -313,17 +260,9 @@ class Server:
         )
 
     async def _listen(self, places: list[Place], *, api: bool, websockets: bool) -> None:
-        handler: Handler = Routes(
-            self.node,
-            prefix=self.config.path_prefix,
-            now_s=time.time,
-            api=api,
-            websockets=websockets,
-            otherwise=Pages(self.config.path_prefix, self._why_not_ready),
+        handler = self._assembly.handler(
+            api=api, websockets=websockets, not_ready_because=lambda: self.readiness.why_not
         )
-        if self.config.cors_allowed_origins and api:
-            prefix = self.config.path_prefix
-            handler = CrossOrigin(self.config.cors_allowed_origins, prefix, handler)
         if self._instruments is not None:
             requests = self._instruments.requests
             handler = Metered(handler, requests, self.context.now)
@@ -342,13 +281,14 @@ class Server:
         counted: bool = True,
     ) -> None:
         context = self.context
+        upgrades = self.upgrades if websockets else None
         uncounted = None if counted else context.addresses.uncounted
 
         def connection(origin: Origin | None, crowded: bool) -> HttpConnection:
             return HttpConnection(
                 context,
                 handler,
-                websockets=websockets,
+                upgrades=upgrades,
                 origin=origin or uncounted,
                 crowded=crowded,
             )
@@ -366,16 +306,6 @@ class Server:
         )
         self._listeners.append(listener)
         await listener.begin()
-
-    def _route_of(self, path: bytes) -> str:
-        """Return the name of *path* in metrics."""
-        path = path.removeprefix(self.config.path_prefix.encode())
-        return route_names.route_of(path) or pages.route_of(path) or "other"
-
-    def _why_not_ready(self) -> str:
-        if self.readiness.why_not:
-            return self.readiness.why_not
-        return "" if self.node.engine_available else ENGINE_UNAVAILABLE
 
     def _tls_failed(self, connection: Transport, reason: str) -> None:
         self.context.tls_failures += 1
@@ -417,8 +347,7 @@ class Server:
         # Nothing from here on is refused: a reload is taken as a whole, or not at all.
         if certificate and pair:
             certificate.renew(pair)
-        self._webhooks.configure(config.apps)
-        self.node.configure(config.apps)
+        self._assembly.configure(config.apps)
         logger.info("configuration reloaded: %s", counted(len(config.apps), "app"))
 
     @property
@@ -443,7 +372,7 @@ class Server:
         await asyncio.gather(*(listener.end() for listener in self._listeners))
         over_s = 0.0 if at_once else self._handover_s
         idle_s = HANDOVER_IDLE_S if self.config.reuse_port else IDLE_S
-        await drain(self.context, over_s, shuffle=self._shuffle, idle_s=idle_s)
+        await drain(self.context, self.node, over_s, shuffle=self._shuffle, idle_s=idle_s)
         await self._started.aclose()
 
     @property
@@ -463,149 +392,4 @@ class Server:
             min(config.shutdown_timeout, HANDOVER_S)
             if config.reuse_port
             else config.shutdown_timeout
-        )
-
-
-def check(config: Config) -> None:
-    """
-    Raise ConfigError where no server can be started with *config* on this machine.
-
-    Whether its ports and its folder are free is not looked at.
-    """
-    _loop_factory(config.loop)
-    if config.ssl_cert and config.ssl_key:
-        tls.load(config.ssl_cert, config.ssl_key)
-
-
-def run(
-    config: Config, load: Callable[[], Config], snippets: Callable[[Config, int, int], str]
-) -> int:
-    """
-    Serve until a signal says stop; return the exit status.
-
-    *snippets* returns what is printed in development mode, for a configuration and its ports.
-
-    SIGINT and SIGTERM end the server in order, a second one at once. SIGHUP has the apps
-    read again by *load*, which raises ConfigError where nothing is to be changed. Raises
-    ConfigError.
-    """
-    logs.set_up(_at_level(config), config.log_format)
-    _collect_rarely()
-    with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
-        return runner.run(_serve(config, load, snippets))
-
-
-def _at_level(config: Config) -> str:
-    return "debug" if config.debug else config.log_level
-
-
-def _collect_rarely() -> None:
-    """
-    Look for garbage in cycles after many new objects, not after seven hundred.
-
-    Ten thousand clients are no garbage, but each look walks over them. What a connection leaves
-    behind is freed without: connections cut their own cycles when they end.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECTED_AFTER, 20, COLLECTED_WHOLLY_AFTER)
-
-
-def _loop_factory(kind: str) -> Any:
-    if kind == "asyncio":
-        return asyncio.new_event_loop
-    try:
-        import uvloop  # noqa: PLC0415 - it does not exist everywhere
-    except ImportError:
-        if kind == "uvloop":
-            raise ConfigError("--loop: uvloop is not installed; use auto or asyncio") from None
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
-async def _serve(
-    config: Config, load: Callable[[], Config], snippets: Callable[[Config, int, int], str]
-) -> int:
-    notifier = systemd.Notifier(os.environ)
-    server = Server(config, passed=systemd.inherited(os.environ))
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_summed_up(loop))
-    stopping: asyncio.Future[int] = loop.create_future()
-
-    def signalled(number: int) -> None:
-        if stopping.done():
-            os._exit(128 + number)
-        logger.info("server stopping: %s", signal.Signals(number).name)
-        stopping.set_result(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signalled, number)
-    # Whoever asks so early to read the file again sees it read for the first time.
-    loop.add_signal_handler(signal.SIGHUP, _ignore)
-    await server.start()
-    for warning in config.warnings:
-        logger.warning("%s", warning)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server, load, notifier)
-    _announce(server)
-    if config.development:
-        print(snippets(config, server.port, server.api_port), flush=True)  # noqa: T201 - meant to be copied
-    notifier.ready()
-    reason = await stopping
-    loop.add_signal_handler(signal.SIGHUP, _ignore)
-    notifier.stopping(server.stop_s)
-    # Somebody sits at a terminal and waits, or a service manager has something to replace.
-    await server.stop(at_once=reason == signal.SIGINT)
-    # A loop that closes would leave the default, which ends the process before its status is ours.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # there is a moment in between
-    loop.remove_signal_handler(signal.SIGHUP)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    logger.info("server stopped")
-    return 0
-
-
-def _summed_up(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
-    """Return a handler of *loop*'s exceptions: as usual, but each fault once, and then in sums."""
-    faults = Summary(logger, logging.ERROR, loop.call_later)
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        subject, error = str(context.get("message")), context.get("exception")
-        if isinstance(error, BaseException):
-            subject = f"unhandled exception in the event loop ({place_of(error)})"
-        if faults.first(subject, "the same error"):
-            loop.default_exception_handler(context)
-
-    return handle
-
-
-def _ignore() -> None:
-    """Keep a SIGHUP from ending the process."""
-
-
-def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifier) -> None:
-    notifier.reloading(time.monotonic())
-    try:
-        server.reload(load())
-    except ConfigError as error:
-        logger.error(  # noqa: TRY400 - a line for the operator, whose fault it is
-            "configuration not reloaded, nothing was changed: %s", error
-        )
-    notifier.ready()
-
-
-def _announce(server: Server) -> None:
-    config = server.config
-    prefix = config.path_prefix
-    for app in config.apps:
-        for url in server.urls:
-            for key in app.keys:
-                logger.info(
-                    "Handle Pusher WebSocket connections at %s%s/app/%s", url, prefix, key.key
-                )
-        for url in server.api_urls:
-            logger.info("Handle Pusher API requests at %s%s/apps/%s/", url, prefix, app.id)
-    for url in server.metrics_urls:
-        logger.info("Handle Prometheus at %s/metrics", url)
-    if config.data_dir is None and any(app.webhooks for app in config.apps):
-        logger.info(
-            "webhooks are kept in memory only: set --data_dir to keep them through a restart"
         )

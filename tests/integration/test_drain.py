@@ -30,7 +30,7 @@ async def stopping(rig: Rig, **how: bool) -> AsyncIterator[asyncio.Task[None]]:
     await asyncio.sleep(0)
     config = rig.server.config
     waits_first = config.shutdown_delay and not how and not config.reuse_port
-    while not waits_first and rig.server.context.deserted is None:  # noqa: ASYNC110 - it is near
+    while not waits_first and not rig.server.context.draining:  # noqa: ASYNC110 - it is near
         await asyncio.sleep(0)
     try:
         yield task

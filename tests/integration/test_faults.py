@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from heliograph.net.clock import RESOLUTION_S, Wheel
-from heliograph.server import _summed_up
+from heliograph.process import _summed_up
 from tests.integration.rig import PATIENCE_S, serving
 
 

@@ -113,7 +113,7 @@ async def test_through_a_unix_socket_a_proxy_is_believed(tmp_path: Path) -> None
         context = rig.server.context
         routes = Routes(rig.server.node, prefix="", now_s=lambda: 0.0, otherwise=PAGES)
         path = str(tmp_path / "socket")
-        make: Any = partial(HttpConnection, context, routes, websockets=True)
+        make: Any = partial(HttpConnection, context, routes, upgrades=rig.server.upgrades)
         server = await context.loop.create_unix_server(make, path)
         for number in range(3):
             connection = await stack.enter_async_context(
@@ -359,7 +359,7 @@ async def test_a_connection_is_idle_only_while_nothing_is_under_way() -> None:
         made: list[HttpConnection] = []
 
         def make() -> Any:
-            made.append(HttpConnection(context, slow, websockets=True))
+            made.append(HttpConnection(context, slow, upgrades=rig.server.upgrades))
             return made[-1]
 
         server = await context.loop.create_server(make, "127.0.0.1", 0)

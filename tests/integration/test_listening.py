@@ -221,7 +221,7 @@ async def told_address(rig: Rig, first: bytes) -> str:
         await one.read_until(b"OK\n")
         (connection,) = rig.server.context.http_connections
         assert connection.origin is not None
-        address = connection.origin.key
+        address: str = connection.origin.key
     async with asyncio.timeout(PATIENCE_S):
         while rig.server.context.http_connections:  # noqa: ASYNC110 - it notices by itself
             await asyncio.sleep(0)

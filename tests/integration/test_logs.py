@@ -14,8 +14,9 @@ import pytest
 from websockets.sync.client import connect
 
 from heliograph.hub.facts import Event
-from heliograph.net.websocket import DeflateLane
 from heliograph.observe import logs
+from heliograph.protocols.pusher.lanes import PusherLane
+from heliograph.wire.framing import DeflateFraming
 from heliograph.wire.unmasked import spoken
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
 from tests.conftest import StartServer
@@ -183,7 +184,7 @@ async def test_watched_clients_of_a_unix_socket_are_local_whatever_their_own_is_
 
 
 def test_frames_are_read_as_they_were_written() -> None:
-    lane = DeflateLane(1)
+    lane = PusherLane(DeflateFraming(1))
     long = lane.encode(Event("c", "e", b'"' + b"x" * 70_000 + b'"', None, None))
     chunk = text_frame(b"a") + text_frame(b"b" * 300) + text_frame(b"c" * 70_000) + long
     chunk = b"HTTP/1.1 101 X\r\nA: b\r\n\r\n" + chunk + frame(Opcode.PING) + close_frame(4200, "x")

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from heliograph.net import websocket
+from heliograph.net import client
 from tests.integration.rig import PATIENCE_S, Rig, serving
 from tests.integration.test_http import HEALTH, UPGRADE
 
@@ -177,7 +177,7 @@ async def test_a_stalled_reader_is_asked_whether_it_is_there_as_everybody_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that stops reading for good, with little unread, must not stay for ever."""
-    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client, "CLOSE_TIMEOUT_S", 0.2)
     async with serving(ping_interval=0.3, pong_timeout=0.3) as rig, stalled(rig):
         while not len(rig.server.context.backlog):
             await rig.publish("n", "c", "x" * 10_000)

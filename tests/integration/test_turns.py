@@ -249,12 +249,12 @@ def test_the_queue_serves_those_first_that_are_behind_the_least(
     entries: list[tuple[int, float]],
 ) -> None:
     """In the order of their coming where they are behind by the same, as a sorted list has it."""
-    queue = Queue()
+    queue: Queue[Any] = Queue()
     now, expected = 0.0, []
     for number, (standing, passed_s) in enumerate(entries):
         now += passed_s
         stream: Any = SimpleNamespace(standing=standing, number=number)
-        queue.put(stream, now)
+        queue.put(stream, standing, now)
         expected.append((now + delay_s(standing), standing // STEP, number))
     served: list[Any] = [queue.take()[0] for _ in range(len(queue))]
     assert [one.number for one in served] == [number for *_, number in sorted(expected)]

@@ -20,15 +20,10 @@ from hypothesis import strategies as st
 
 from heliograph.config.apps import App, AppKey, Apps
 from heliograph.errors import ClientError
+from heliograph.net.handshake import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Handshake, Upgrades
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
-from heliograph.net.websocket import (
-    MAX_REMEMBERED,
-    MAX_REMEMBERED_BYTES,
-    Handshake,
-    HandshakeMemory,
-)
-from heliograph.protocols.pusher import auth, refusals
+from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.wire.http import HttpLimits, Request, RequestReader
 from heliograph.wire.responses import Response, response, text
@@ -313,11 +308,11 @@ async def test_whatever_is_asked_alone_is_answered_as_among_others() -> None:
     async with serving() as rig:
         context = rig.server.context
         dates: Any = Dates()
-        context.dates = dates
+        context.answers.date = dates.now
         routes = Routes(rig.server.node, prefix="", now_s=time.time, otherwise=PAGES)
 
         def answered(reads: list[bytes]) -> tuple[bytes, bool]:
-            connection = HttpConnection(context, routes, websockets=True)
+            connection = HttpConnection(context, routes, upgrades=rig.server.upgrades)
             transport: Any = Recorder()
             connection.connection_made(transport)
             for data in reads:
@@ -360,7 +355,8 @@ async def test_the_answer_that_is_kept_is_the_one_that_would_be_made() -> None:
     @given(st.lists(st.sampled_from([*range(len(results)), "a second", "drain"]), max_size=12))
     @settings(deadline=None)
     def check(story: list[int | str]) -> None:
-        context.deserted, context._answered = None, (None, b"", b"")
+        context.answers.closing = False
+        context.answers._last = (None, b"", b"")
         dates.second = b"1"
         for step in story:
             if step == "a second":
@@ -369,19 +365,19 @@ async def test_the_answer_that_is_kept_is_the_one_that_would_be_made() -> None:
                 context.begin_draining()
             else:
                 result = results[int(step)]
-                assert context.answer(result) == response(
+                assert context.answers.usual(result) == response(
                     result.status,
                     result.body,
                     content_type=result.content_type,
                     headers=result.headers,
-                    keep_alive=context.deserted is None,
+                    keep_alive=not context.answers.closing,
                     date=dates.second,
                 )
 
     async with serving() as rig:
         context = rig.server.context
         dates: Any = Dates()
-        context.dates = dates
+        context.answers.date = dates.now
         check()
 
 
@@ -509,21 +505,21 @@ async def test_few_and_short_handshakes_are_remembered_and_none_that_is_no_good(
         return UPGRADE[:-4] + filled + b"x" * (length - len(UPGRADE) - len(filled)) + b"\r\n\r\n"
 
     async with serving() as rig:
-        context, memory = rig.server.context, HandshakeMemory()
+        memory = Upgrades(rig.server.upgrades._dialects)
 
         def remember(head: bytes, *, refusal: ClientError | None = None) -> bool:
             (request,) = RequestReader(HttpLimits()).feed(head)
             assert isinstance(request, Request)
-            handshake = Handshake(context, request)
-            assert (handshake.refusal is None) is (refusal is None)
+            handshake = memory.handshake(request)
+            assert (handshake.opening.refusal is None) is (refusal is None)
             memory.remember(head, handshake)
-            found = memory.find(head)
-            assert found is None or found == (handshake, SAMPLE_KEY)
+            found = memory.answer_fast(head)
+            assert found is None or (found.handshake, found.key) == (handshake, SAMPLE_KEY)
             return found is not None
 
         for number in range(MAX_REMEMBERED + 3):
             assert remember(words(number))
-            assert len(memory._handshakes) <= MAX_REMEMBERED
+            assert len(memory._known) <= MAX_REMEMBERED
         assert remember(words(0, MAX_REMEMBERED_BYTES))
         assert not remember(words(1, MAX_REMEMBERED_BYTES + 1))
         assert not remember(UPGRADE.replace(b"protocol=7", b"protocol=1"), refusal=NOT_OURS)
@@ -534,9 +530,9 @@ async def test_few_and_short_handshakes_are_remembered_and_none_that_is_no_good(
         assert remember(UPGRADE)
         # Another key is found, and judged; other words around it are not.
         another = b"x3JJHMbDL1EzLkh9GBhXDw=="
-        found = memory.find(UPGRADE.replace(SAMPLE_KEY, another))
+        found = memory.answer_fast(UPGRADE.replace(SAMPLE_KEY, another))
         assert found is not None
-        assert found[1] == another
+        assert found.key == another
         for other in (
             UPGRADE.replace(SAMPLE_KEY, another[:-1] + b"!"),
             UPGRADE.replace(SAMPLE_KEY, another[:-1]),
@@ -547,7 +543,7 @@ async def test_few_and_short_handshakes_are_remembered_and_none_that_is_no_good(
             UPGRADE.replace(b"protocol=7", b"protocol=6"),
             b"",
         ):
-            assert memory.find(other) is None
+            assert memory.answer_fast(other) is None
 
 
 KEYS = st.sampled_from([SAMPLE_KEY, b"x3JJHMbDL1EzLkh9GBhXDw==", b"short", SAMPLE_KEY[:-1] + b"!"])
@@ -580,18 +576,19 @@ def handshakes(draw: st.DrawFn) -> bytes:
 
 
 def meaning(handshake: Handshake) -> tuple[object, ...]:
-    return tuple(getattr(handshake, name) for name in ("lane", "_end", "origin", "app_key"))
+    opening = handshake.opening
+    return (handshake.lane, handshake.end, opening.dialect, opening.key, opening.origin)
 
 
 async def test_a_handshake_that_is_found_is_the_one_that_would_have_been_read() -> None:
     """Whatever was asked for before: what is found would be accepted, and mean the same."""
     async with serving(enable_ws_compression=True) as rig:
-        context = rig.server.context
+        server = rig.server.upgrades
 
         @given(st.lists(handshakes(), min_size=2, max_size=6))
         @settings(deadline=None)
         def check(story: list[bytes]) -> None:
-            memory = HandshakeMemory()
+            memory = Upgrades(server._dialects, compression=server._compression)
             for head in [*story, *story]:
                 read: tuple[Handshake, bytes] | None = None
                 events = RequestReader(HttpLimits()).feed(head)
@@ -599,12 +596,12 @@ async def test_a_handshake_that_is_found_is_the_one_that_would_have_been_read() 
                     request = events[0]
                     with suppress(HandshakeRefused):
                         key = check_handshake(request.method, request.version, request.headers)
-                        read = Handshake(context, request), key
-                found = memory.find(head)
+                        read = memory.handshake(request), key
+                found = memory.answer_fast(head)
                 if found is not None:
                     assert read is not None
-                    assert read[0].refusal is None
-                    assert (meaning(found[0]), found[1]) == (meaning(read[0]), read[1])
+                    assert read[0].opening.refusal is None
+                    assert (meaning(found.handshake), found.key) == (meaning(read[0]), read[1])
                 if read is not None:
                     memory.remember(head, read[0])
 
@@ -631,7 +628,7 @@ async def test_nothing_is_written_after_our_close_which_has_its_code(
         await one.read_until(b'120}"}')
         (session,) = rig.server.node.sessions()
         peer: Any = session.peer
-        peer.close(error)
+        peer.close(messages.goodbye(error))
         for later in (peer.resume_writing, lambda: peer.send(b"{}"), peer.pause_writing):
             later()
             peer.send(b'{"event":"late"}')

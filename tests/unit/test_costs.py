@@ -64,7 +64,7 @@ class Counting:
         self.routes = Routes(server.node, prefix="", now_s=time.time, otherwise=PAGES)
 
     def http(self) -> HttpConnection:
-        connection = HttpConnection(self.server.context, self.routes, websockets=True)
+        connection = HttpConnection(self.server.context, self.routes, upgrades=self.server.upgrades)
         connection.connection_made(FakeTransport())  # type: ignore[arg-type]  # a fake
         return connection
 
@@ -214,7 +214,7 @@ def test_a_client_event(counting: Counting) -> None:
 
 def test_connecting_and_subscribing(counting: Counting) -> None:
     """In the words of those who came before, as thousands do when a server comes back."""
-    assert calls(counting.websocket) <= 31 * TOLERANCE
+    assert calls(counting.websocket) <= 33 * TOLERANCE
     connections = iter([counting.websocket() for _ in range(20)])
     frame = masked('{"event":"pusher:subscribe","data":{"channel":"c"}}')
     assert calls(lambda: next(connections).protocol.data_received(frame)) <= 22 * TOLERANCE

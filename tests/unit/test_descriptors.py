@@ -23,6 +23,9 @@ class FakeHttp:
     def idle_since(self) -> float | None:
         return self.since
 
+    def close(self, *, idle_s: float = 0.0) -> None:
+        raise AssertionError(f"only a server that stops closes it after {idle_s} s")
+
     def drop(self) -> None:
         self.dropped = True
 

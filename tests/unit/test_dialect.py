@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.errors import ClientError
-from heliograph.node.dialect import Ending, NotAdmitted
+from heliograph.node.dialect import Ending, NotAdmitted, Opening, Refused
 from heliograph.protocols.pusher import refusals
 from heliograph.protocols.pusher.dialect import PusherDialect
 from tests.unit.test_session import FakePeer, World
@@ -18,6 +17,12 @@ CODES = {
     Ending.RECONNECT: (4200, "Please reconnect immediately"),
     Ending.EVENTS_LOST: (4200, "Please reconnect immediately"),
     Ending.ENGINE_UNAVAILABLE: (4100, "Over capacity: the server is temporarily unavailable"),
+    Ending.OVER_CAPACITY: (4100, "Over capacity"),
+    Ending.ADDRESS_OVER_LIMIT: (4100, "Over capacity: too many connections from your address"),
+    Ending.TOO_MANY_MESSAGES: (4100, "Over capacity: too many messages per second"),
+    Ending.TOO_MUCH_UNFINISHED: (4100, "Over capacity: too many incomplete messages"),
+    Ending.PING_UNANSWERED: (4201, "Pong reply not received"),
+    Ending.NOT_IDENTIFIED: (4009, "Connection not authorized within timeout"),
 }
 
 REFUSED = {
@@ -44,8 +49,7 @@ def test_the_node_closes_every_session_with_pushers_code_for_the_ending(ending: 
     assert done == [0]
     for peer in crowd:
         assert peer.closed is not None
-        assert peer.closed.closes
-        assert (peer.closed.code, peer.closed.message) == CODES[ending]
+        assert (peer.closed.code, peer.closed.reason) == CODES[ending]
 
 
 @pytest.mark.parametrize("code", [4009, 4000])
@@ -61,7 +65,7 @@ def test_connections_of_a_user_are_terminated_with_the_code_of_the_dialect(code:
 def test_a_session_that_has_ended_is_not_closed_again() -> None:
     world = World(late=False)
     ended, other = world.client(), world.client()
-    ended.close(refusals.pong_not_received())
+    ended.close(world.dialect.goodbye(Ending.PING_UNANSWERED))
     world.node.close_each([ended.session, other.session], Ending.RECONNECT)
     assert ended.closed is not None
     assert other.closed is not None
@@ -89,10 +93,10 @@ def test_a_client_that_the_node_does_not_admit_gets_pushers_code(
         return "10.0.0.9"
 
     for _ in range(2):
-        with pytest.raises(ClientError) as caught:
-            world.dialect.connect(key, "https://b.example", address)
-        assert caught.value.closes
-        assert caught.value.code == REFUSED[why]
+        opening = Opening(dialect=world.dialect, key=key, origin="https://b.example")
+        with pytest.raises(Refused) as caught:
+            world.dialect.connect(opening, address)
+        assert caught.value.goodbye.code == REFUSED[why]
     assert world.node.connections == before
     tally = world.node.tally
     counted = {"unknown key": (2, 0), "origin": (0, 2)}.get(what, (0, 0))
@@ -110,7 +114,8 @@ def test_each_reason_not_to_admit_a_client_has_a_code() -> None:
 
 def test_the_greeting_has_the_id_and_the_activity_timeout() -> None:
     world = World(late=False)
-    session = PusherDialect(world.node, activity_timeout_s=77).connect("key", None)
+    dialect = PusherDialect(world.node, activity_timeout_s=77)
+    session = dialect.connect(Opening(dialect=dialect, key="key"))
     greeting = json.loads(session.open(FakePeer(session)))
     assert greeting["event"] == "pusher:connection_established"
     assert json.loads(greeting["data"]) == {"socket_id": session.id, "activity_timeout": 77}

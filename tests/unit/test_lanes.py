@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.net.websocket import MOST_PIECES, WORTH_A_VIEW, DeflateLane, TextLane
+from heliograph.protocols.lanes import MOST_PIECES, WORTH_A_VIEW
 from heliograph.protocols.pusher import messages
+from heliograph.protocols.pusher.lanes import PusherLane
+from heliograph.wire.framing import DeflateFraming, TextFraming
 from tests.unit.fakes import event
 from tests.unit.test_deflate import FAR_APART, inflated_strictly
 
-LANE = TextLane()
+LANE = PusherLane(TextFraming())
 
 
 def row(count: int) -> tuple[bytes, list[int]]:
@@ -51,8 +53,10 @@ def test_what_would_be_many_pieces_is_one() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=150))
-@pytest.mark.parametrize("lane", [LANE, DeflateLane(1), DeflateLane(1).within(9)])
-def test_the_pieces_are_the_parts_in_their_order(lane: TextLane, kept: Sequence[bool]) -> None:
+@pytest.mark.parametrize(
+    "lane", [LANE, PusherLane(DeflateFraming(1)), PusherLane(DeflateFraming(1).within(9))]
+)
+def test_the_pieces_are_the_parts_in_their_order(lane: PusherLane, kept: Sequence[bool]) -> None:
     chunk, ends = row(len(kept))
     parts = [(ends[i], ends[i + 1]) for i, keeps in enumerate(kept) if keeps]
     if parts:
@@ -61,8 +65,8 @@ def test_the_pieces_are_the_parts_in_their_order(lane: TextLane, kept: Sequence[
         assert len(pieces) <= MOST_PIECES
 
 
-def test_clients_with_equal_windows_share_a_lane_and_those_with_small_ones_too() -> None:
-    usual = DeflateLane(10)
+def test_clients_with_equal_windows_share_a_framing_and_those_with_small_ones_too() -> None:
+    usual = DeflateFraming(10)
     assert usual.within(15) is usual
     small = {usual.within(bits) for bits in range(9, 15)}
     assert len(small) == 1
@@ -71,7 +75,7 @@ def test_clients_with_equal_windows_share_a_lane_and_those_with_small_ones_too()
 
 def test_no_frame_needs_a_larger_window_than_its_client_has() -> None:
     for bits in range(9, 16):
-        frame = DeflateLane(10).within(bits).frame(FAR_APART)
+        frame = DeflateFraming(10).within(bits).frame(FAR_APART)
         assert frame[:2] == b"\xc1\x7e"
         assert inflated_strictly(frame[4:], bits) == FAR_APART
 
@@ -79,16 +83,16 @@ def test_no_frame_needs_a_larger_window_than_its_client_has() -> None:
 @pytest.mark.parametrize("threshold", [1, 20, 1024])
 def test_messages_are_compressed_from_the_threshold_on(threshold: int) -> None:
     """One byte less is not."""
-    lane = DeflateLane(threshold)
+    framing = DeflateFraming(threshold)
     for size, compressed in ((threshold - 1, 0), (threshold, 0x40), (threshold + 1, 0x40)):
-        assert lane.frame(b"x" * size)[0] == 0x81 | compressed
+        assert framing.frame(b"x" * size)[0] == 0x81 | compressed
     beside = len(messages.fact_message(event("")))
     for size in (beside + 10, beside + 11):
         fact = event("e" * (size - beside))
-        assert DeflateLane(beside + 11).encode(fact)[0] & 0x40 == (
+        assert PusherLane(DeflateFraming(beside + 11)).encode(fact)[0] & 0x40 == (
             0x40 if size == beside + 11 else 0
         )
-    assert LANE.frame(b"x" * 5000)[0] == 0x81
+    assert LANE.framing.frame(b"x" * 5000)[0] == 0x81
 
 
 def test_the_length_of_a_compressed_frame_is_as_short_as_it_can_be() -> None:
@@ -96,7 +100,7 @@ def test_the_length_of_a_compressed_frame_is_as_short_as_it_can_be() -> None:
     chance, seen = random.Random(1), set()
     for size in range(250):
         payload = bytes(chance.choices(b"abcdefghijklmnopqrstuvwxyz0123456789", k=size))
-        frame = DeflateLane(0).frame(payload)
+        frame = DeflateFraming(0).frame(payload)
         assert frame[0] == 0xC1
         if frame[1] < 126:
             length, begins = frame[1], 2

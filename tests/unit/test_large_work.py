@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from heliograph.config.apps import App, Apps, Webhook
 from heliograph.engine.answers import ChannelOccupied, ChannelVacated, Counts, Options
 from heliograph.engine.memory import MemorySpace
-from heliograph.errors import ApiError, ClientError
+from heliograph.errors import ApiError
 from heliograph.hub.facts import Event, Member
 from heliograph.hub.hub import FLUSH_BUDGET
-from heliograph.node.dialect import Ending
+from heliograph.node.dialect import Ending, Goodbye, Refused
 from heliograph.node.membership import LEFT_AT_ONCE, LEFT_IN_A_PIECE
 from heliograph.node.tenant import CLOSED_AT_ONCE, Tenant
-from heliograph.protocols.pusher import auth, refusals
+from heliograph.protocols.pusher import auth, messages, refusals
 from heliograph.protocols.pusher.api import channels as endpoints
 from heliograph.protocols.pusher.api.request import ApiRequest
 from heliograph.protocols.pusher.session import Session
@@ -37,6 +37,7 @@ from tests.unit.test_session import (
     sign,
 )
 
+RECONNECT = messages.goodbye(refusals.reconnect())
 STEP_S = 0.0001
 PIECES_A_TURN = round(SLICE_S / STEP_S) + 1
 
@@ -152,7 +153,7 @@ def test_a_termination_is_for_sessions_signed_in_when_it_came(world: LargeWorld)
     world.answer()
     newcomer = world.signed_in("u")
     leaver = crowd[-1]
-    leaver.close(refusals.reconnect())
+    leaver.close(RECONNECT)
     world.settle()
 
     assert newcomer.closed is None
@@ -184,9 +185,9 @@ def test_an_app_that_is_removed_closes_a_few_sessions_in_each_turn(
     assert tenant is not None
 
     node.configure(Apps([app("b")] if removed else [app("a", enabled=False), app("b")]))
-    with pytest.raises(ClientError) as refused:
+    with pytest.raises(Refused) as refused:
         connected(node, "a")
-    assert refused.value.code == (4001 if removed else 4003)
+    assert refused.value.goodbye.code == (4001 if removed else 4003)
     assert open_count(crowd) == 200
     closed = world.progress(lambda: open_count(crowd))
     world.settle()
@@ -284,8 +285,8 @@ def test_a_fault_in_closing_some_sessions_closes_the_others_and_is_one_line(
     world: LargeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     class BrokenPeer(FakePeer):
-        def close(self, error: ClientError) -> None:
-            raise AssertionError("a fault") from error
+        def close(self, goodbye: Goodbye) -> None:
+            raise AssertionError(f"a fault: {goodbye}")
 
     crowd = [world.signed_in("u") for _ in range(100)]
     world.settle()
@@ -308,7 +309,7 @@ def test_a_client_with_many_channels_leaves_a_few_in_each_turn(world: LargeWorld
     world.settle()
     bystander.take()
 
-    peer.close(refusals.reconnect())
+    peer.close(RECONNECT)
     assert world.node.connections == 1
     assert len(world.tenant.hub) == 1001
     left = world.progress(lambda: len(world.tenant.hub), publish="c")
@@ -325,7 +326,7 @@ def test_a_client_with_a_few_channels_leaves_at_once() -> None:
     peer = world.client()
     for number in range(LEFT_AT_ONCE):
         say(peer, "subscribe", f"c{number}")
-    peer.close(refusals.reconnect())
+    peer.close(RECONNECT)
     assert len(world.tenant.hub) == 0
 
 
@@ -336,7 +337,7 @@ def test_many_clients_that_disconnect_together_leave_a_few_channels_in_each_turn
         for number in range(50):
             say(peer, "subscribe", f"c{number}")
     for peer in crowd:
-        peer.close(refusals.reconnect())
+        peer.close(RECONNECT)
     left = world.progress(lambda: world.tenant.subscriptions)
     assert max(left) <= PIECES_A_TURN * LEFT_IN_A_PIECE
     assert len(world.tenant.hub) == 0
@@ -349,7 +350,7 @@ def test_an_ended_session_frees_its_place_at_once_and_keeps_its_id(world: LargeW
     for number in range(100):
         say(peer, "subscribe", f"c{number}")
     world.settle()
-    peer.close(refusals.reconnect())
+    peer.close(RECONNECT)
 
     first, second = (int(part) for part in peer.id.split("."))
     numbers = iter([(first << 32) | second, 7 << 32])
@@ -408,7 +409,7 @@ def test_webhooks_report_every_channel_that_a_client_leaves(world: LargeWorld) -
     for number in range(100):
         say(peer, "subscribe", f"c{number}")
     world.settle()
-    peer.close(refusals.reconnect())
+    peer.close(RECONNECT)
     world.node.finish()  # as a server does that stops
     world.answer()
     names = sorted(f"c{number}" for number in range(100))
@@ -588,11 +589,11 @@ def test_many_watchers_are_notified_a_few_in_each_turn_and_in_order(world: Large
     assert max(first) <= FLUSH_BUDGET
     assert sum(first) == len(crowd)
 
-    ann.close(refusals.reconnect())
+    ann.close(RECONNECT)
     world.answer()
     world.timing.turn_once()  # offline is on its way to all
     for peer in crowd[30:]:
-        peer.close(refusals.reconnect())
+        peer.close(RECONNECT)
     again = world.signed_in("ann")  # and online for fewer: not past the others
     world.settle()
     for peer in crowd[:30]:
@@ -607,7 +608,7 @@ def test_watchers_are_sent_what_is_due_at_once_in_one_write() -> None:
     world.settle()
     watcher.take()
     watcher.chunks = 0
-    world.signed_in("ann").close(refusals.reconnect())
+    world.signed_in("ann").close(RECONNECT)
     world.settle()
     assert watcher.take() == ["watchlist_events"] * 2
     assert watcher.chunks == 1
@@ -626,7 +627,7 @@ def test_a_notice_is_for_sessions_that_watch_when_their_turn_comes(world: LargeW
         say(ended, "subscribe", f"c{number}")
     world.answer()
     ended.take()
-    ended.close(refusals.reconnect())
+    ended.close(RECONNECT)
     world.settle()
     assert "watchlist_events" in crowd[0].take()
     online = [message["data"] for message in other.told if "watchlist" in message["event"]]
@@ -685,7 +686,7 @@ class Story:
             sign_in(peer, f"u{number % 2}", watchlist=["u0"])
         elif what in {"die", "replace"}:
             if peer.closed is None:
-                peer.close(refusals.reconnect())
+                peer.close(RECONNECT)
             if what == "replace":
                 self.peers[number] = self.connect(number)
         elif what == "terminate":

@@ -15,9 +15,18 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "config", "errors", "net", "observe", "protocols", "reply", "server"),
+        *("__init__", "config", "errors", "net", "observe", "process", "protocols", "reply"),
         "wire",
     },
+    "process": {"config", "errors", "net", "observe", "server"},
+    "server": {
+        *("assembly", "config", "engine", "errors", "handler", "instruments", "net", "node"),
+        *("observe", "protocols", "wire"),
+    },
+    "assembly": {
+        *("config", "engine", "handler", "hub", "net", "node", "protocols", "webhooks"),
+    },
+    "instruments": {"__init__", "net", "node", "observe", "webhooks"},
     "config": {"errors", "origins"},
     "errors": set(),
     "handler": {"reply", "wire"},
@@ -37,20 +46,55 @@ ALLOWED = {
         *("config", "engine", "errors", "hub", "observe", "origins", "rate", "reply", "slices"),
     },
     "net": {
-        *("config", "errors", "handler", "hub", "node", "observe", "origins", "protocols"),
-        *("rate", "reply", "wire"),
+        *("config", "errors", "handler", "node", "observe", "origins", "rate", "reply", "wire"),
     },
     "webhooks": {
         *("config", "engine", "errors", "hub", "node", "observe", "protocols", "rate", "reply"),
     },
-    "instruments": {"__init__", "net", "observe", "webhooks"},
-    "server": {
-        *("config", "engine", "errors", "handler", "hub", "instruments", "net", "node"),
-        *("observe", "protocols", "reply", "webhooks", "wire"),
-    },
 }
 
+ORDER = {
+    "cli": ("development", "doctor", "main"),
+    "config": (*("options", "apps", "borrowed", "environment", "app_tables", "settings", "show"),),
+    "engine": (
+        *("answers", "presence", "share", "base", "memory"),
+        *("testing.log", "testing.partitions", "testing.messages", "testing.owing"),
+        *("testing.app_state", "testing.space", "testing.state", "testing.engine", "testing.link"),
+        *("testing.looped", "testing.cluster", "testing.suite", "testing.machine"),
+    ),
+    "hub": ("facts", "channel", "hub", "users"),
+    "net": (
+        *("transport", "clock", "turns", "addresses", "backlog", "intake", "descriptors", "room"),
+        *("answers", "pages", "cors", "places", "systemd", "tls", "streams", "tls_streams"),
+        *("context", "takeover", "client", "websocket", "trace", "handshake", "http"),
+        *("listener", "drain"),
+    ),
+    "node": (
+        *("counting", "dialect", "journal", "policy", "away", "losses", "tenant", "membership"),
+        "node",
+    ),
+    "observe": ("metrics", "log_throttle", "logs", "metrics_page"),
+    "protocols": (
+        *("json", "lanes", "registration"),
+        *("pusher.names", "pusher.auth", "pusher.refusals", "pusher.redact", "pusher.event_text"),
+        *("pusher.messages", "pusher.endpoint", "pusher.lanes", "pusher.session"),
+        *("pusher.dialect", "pusher.api.auth", "pusher.api.response", "pusher.api.request"),
+        *("pusher.api.channels", "pusher.api.events", "pusher.api.users"),
+        *("pusher.api.route_names", "pusher.api.routes", "pusher.registration"),
+    ),
+    "webhooks": (
+        *("counts", "progress", "reported", "schedule", "payload", "rows", "sender", "audience"),
+        *("store", "hooks"),
+    ),
+    "wire": (
+        *("deflate", "mask", "proxy", "http", "responses", "chunked", "websocket", "framing"),
+        "unmasked",
+    ),
+}
+"""The modules of each package: each may import those before it, and no others of its package."""
+
 PURE = (
+    "handler.py",
     "webhooks/payload.py",
     "webhooks/schedule.py",
     "webhooks/reported.py",
@@ -65,6 +109,7 @@ PURE = (
     "slices.py",
     "errors.py",
     "node/counting.py",
+    "node/away.py",
     "node/dialect.py",
     "node/journal.py",
     "node/losses.py",
@@ -116,8 +161,8 @@ IMPURE_MODULES = (
 )
 """Some that would do harm, for the test of the test."""
 
-PUSHER_WORDS = re.compile(r"pusher|socket.?id|\b4[0-9]{3}\b", re.IGNORECASE)
-"""Pusher's name, its words, and the codes that it closes connections with."""
+PUSHER_WORDS = re.compile(r"pusher|socket.?id|\b4(?!096\b)[0-9]{3}\b", re.IGNORECASE)
+"""Pusher's name, its words, and the codes that it closes connections with; 4096 is a size."""
 
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -201,7 +246,7 @@ def test_what_reads_and_writes_without_an_import_would_be_noticed(call: str) -> 
 
 @pytest.mark.parametrize("part", ["hub", "wire", "protocols", "engine", "rate", "reply", "observe"])
 def test_what_has_settings_or_sockets_would_be_noticed_in_the_inner_parts(part: str) -> None:
-    outer = {"config", "node", "net", "webhooks", "server", "cli"}
+    outer = {"config", "node", "net", "webhooks", "assembly", "server", "cli"}
     for other in sorted(outer - ALLOWED[part]):
         for how in (
             "import heliograph.{}",
@@ -218,6 +263,9 @@ MODULES = {
     ("webhooks", "engine"): {"heliograph.engine.answers"},
     ("webhooks", "node"): {"heliograph.node.journal"},
     ("engine", "hub"): {"heliograph.hub.facts"},
+    ("net", "node"): {"heliograph.node.dialect"},
+    ("node", "config"): {"heliograph.config.apps"},
+    ("instruments", "node"): {"heliograph.node.node"},
 }
 
 
@@ -263,11 +311,57 @@ def test_no_two_parts_import_each_other() -> None:
     assert [part for part, others in reached.items() if part in others] == []
 
 
-NEUTRAL_FILES = [path for path in FILES if part_of(path) in {"engine", "hub", "node"}]
+@pytest.mark.parametrize("package", ORDER)
+def test_the_modules_of_a_package_have_an_order_without_circles(package: str) -> None:
+    """What is imported for types alone counts, too."""
+    order = ORDER[package]
+    folder = SOURCE / package
+    there = {
+        str(path.relative_to(folder)).removesuffix(".py").replace("/", "."): path
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert sorted(there) == sorted(order)
+    for place, name in enumerate(order):
+        assert against_the_order(package, order[:place], there[name].read_text()) == [], name
+
+
+def against_the_order(package: str, before: tuple[str, ...], text: str) -> list[str]:
+    """What a file imports of its own package that is not *before* it."""
+    own = f"heliograph.{package}."
+    modules = [name for name in ORDER[package] if name not in before]
+    imported = [
+        full
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for full in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    ] + [module for module in imports(text) if module.startswith(own)]
+    return sorted({one for one in imported if one.removeprefix(own) in modules})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from heliograph.net.http import HttpConnection",
+        "from heliograph.net import http",
+        "import heliograph.net.http",
+        "if TYPE_CHECKING:\n    from heliograph.net.http import HttpConnection",
+    ],
+)
+def test_an_import_against_the_order_would_be_noticed(text: str) -> None:
+    before = ORDER["net"][: ORDER["net"].index("context")]
+    assert against_the_order("net", before, text) == ["heliograph.net.http"]
+
+
+NEUTRAL = {
+    *("engine", "errors", "handler", "hub", "net", "node", "rate", "reply", "slices"),
+}
+
+NEUTRAL_FILES = [path for path in FILES if part_of(path) in NEUTRAL]
 
 
 @pytest.mark.parametrize("path", NEUTRAL_FILES, ids=name_of)
-def test_node_engine_and_hub_do_not_know_pusher_by_name(path: Path) -> None:
+def test_what_serves_every_protocol_does_not_know_pusher_by_name(path: Path) -> None:
     """Neither in code, nor in strings, nor in what is written about them."""
     found = PUSHER_WORDS.findall(path.read_text())
     assert found == []

@@ -26,7 +26,7 @@ from heliograph.engine.testing.state import LEASE_S, SharedState, Snapshot
 from heliograph.errors import EngineError
 from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Event
-from heliograph.node.dialect import Ending
+from heliograph.node.dialect import Ending, Opening
 from heliograph.node.journal import Journal, Settle
 from heliograph.node.node import Node
 from heliograph.node.tenant import Tenant
@@ -161,7 +161,7 @@ class LinkedNode:
         return [one for one in self.tenant.sessions.values() if isinstance(one, Session)]
 
     def client(self) -> FakePeer:
-        session = self.dialect.connect("key", None)
+        session = self.dialect.connect(Opening(dialect=self.dialect, key="key"))
         peer = FakePeer(session)
         session.open(peer)
         return peer

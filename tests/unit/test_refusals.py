@@ -59,7 +59,7 @@ def filled(unit: str, text: str) -> bytes:
 
 def length_of_answers(client: FakePeer) -> int:
     answers, client.told = client.told, []
-    closed = client.closed.message if client.closed else ""
+    closed = client.closed.reason if client.closed else ""
     return sum(len(json.dumps(answer, ensure_ascii=False)) for answer in answers) + len(closed)
 
 

@@ -17,10 +17,9 @@ from heliograph.engine.answers import Change, Counts
 from heliograph.engine.base import Space
 from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.share import Share
-from heliograph.errors import ClientError
-from heliograph.hub.channel import Lane, Subscription
+from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Event, Fact
-from heliograph.node.dialect import Ending
+from heliograph.node.dialect import ClientLane, Ending, Goodbye, Opening, Refused
 from heliograph.node.journal import Journal, Occurrence
 from heliograph.node.node import Node
 from heliograph.node.policy import Policy
@@ -35,8 +34,17 @@ from tests.unit.late_engine import LateEngine
 KEY = AppKey(key="key", secret="secret")
 
 
+class LineFraming:
+    """A message is a line."""
+
+    def frame(self, text: bytes, /) -> bytes:
+        return text + b"\n"
+
+
 class MessageLane:
     """Messages as they are, without frames."""
+
+    framing = LineFraming()
 
     def encode(self, fact: Fact, /) -> bytes:
         return messages.fact_message(fact) + b"\n"
@@ -51,13 +59,13 @@ class MessageLane:
 class FakePeer:
     """Remembers what a client was told."""
 
-    lane: Lane = MessageLane()
+    lane: ClientLane = MessageLane()
 
     def __init__(self, session: Session) -> None:
         self.id = session.id
         self.session = session
         self.told: list[dict[str, Any]] = []
-        self.closed: ClientError | None = None
+        self.closed: Goodbye | None = None
         self.chunks = 0  # that were written to it
 
     def write(self, chunk: bytes, /) -> None:
@@ -68,8 +76,8 @@ class FakePeer:
     def send(self, *texts: bytes) -> None:
         self.write(b"\n".join(texts))
 
-    def close(self, error: ClientError) -> None:
-        self.closed = error
+    def close(self, goodbye: Goodbye) -> None:
+        self.closed = goodbye
         self.session.end()
 
     def take(self) -> list[str]:
@@ -161,7 +169,7 @@ class World:
         return asserted_by(tenant)
 
     def client(self) -> FakePeer:
-        session = self.dialect.connect("key", None)
+        session = self.dialect.connect(Opening(dialect=self.dialect, key="key"))
         peer = FakePeer(session)
         session.open(peer)
         return peer
@@ -539,7 +547,7 @@ def test_whatever_the_order_clients_and_server_agree(  # noqa: C901 - a story ha
             if what == "unsubscribe":
                 wanted[number, channel] = False
         elif what == "die" and peer.closed is None:
-            peer.close(refusals.reconnect())
+            peer.close(messages.goodbye(refusals.reconnect()))
             wanted = {key: value and key[0] != number for key, value in wanted.items()}
         elif what == "publish":
             world.publish("news", channel, cached="cache" in channel)
@@ -636,7 +644,8 @@ def app(app_id: str, **settings: Any) -> App:
 
 
 def connected(node: Node, app_id: str) -> FakePeer:
-    session = PusherDialect(node).connect(f"key-{app_id}", None)
+    dialect = PusherDialect(node)
+    session = dialect.connect(Opening(dialect=dialect, key=f"key-{app_id}"))
     peer = FakePeer(session)
     session.open(peer)
     return peer
@@ -656,9 +665,9 @@ def test_what_is_configured_anew_holds_at_once() -> None:
         assert gone.closed.code == 4003
     connected(node, "d")
     for name, code in (("a", 4004), ("b", 4003), ("c", 4001)):
-        with pytest.raises(ClientError) as caught:
+        with pytest.raises(Refused) as caught:
             connected(node, name)
-        assert caught.value.code == code
+        assert caught.value.goodbye.code == code
     assert node.connections == 2
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.config.apps import Webhook
+from heliograph.node.dialect import Opening
 from heliograph.protocols.pusher import auth, messages
 from heliograph.protocols.pusher.dialect import PusherDialect
 from tests.unit.fakes import texts_of
@@ -430,7 +431,8 @@ def test_what_net_clients_listen_for_comes_with_each_refusal_but_on_encrypted_ch
 ) -> None:
     world = World(late=late, max_presence_members=1)
     subscribed(world, "presence-c", "ann")
-    session = PusherDialect(world.node, subscription_errors=True).connect("key", None)
+    dialect = PusherDialect(world.node, subscription_errors=True)
+    session = dialect.connect(Opening(dialect=dialect, key="key"))
     peer = FakePeer(session)
     session.open(peer)
     say(peer, "subscribe", "private-c", auth="key:wrong")

@@ -26,7 +26,7 @@ from heliograph.engine.testing.link import Link, Pace
 from heliograph.engine.testing.state import LEASE_S, SharedState, Snapshot
 from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Event
-from heliograph.node.dialect import Ending
+from heliograph.node.dialect import Ending, Opening
 from heliograph.node.journal import ClientEventSent, Journal, Occurrence
 from heliograph.node.node import Node
 from heliograph.node.tenant import Tenant
@@ -178,7 +178,7 @@ class HookedNode:
         return self.world.state.app(APP).holder == self.engine.node
 
     def client(self) -> FakePeer:
-        session = self.dialect.connect("key", None)
+        session = self.dialect.connect(Opening(dialect=self.dialect, key="key"))
         peer = FakePeer(session)
         session.open(peer)
         return peer

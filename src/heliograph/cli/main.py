@@ -201,20 +201,20 @@ def command(ctx: click.Context) -> None:
 @_with_options
 def serve(**values: Any) -> int:
     """Start the server. This is the default command."""
-    from heliograph import server  # noqa: PLC0415 - the other commands need no server
+    from heliograph import process  # noqa: PLC0415 - the other commands need no server
 
     load = _loader(values)
-    return server.run(load(), load, development.snippets)
+    return process.run(load(), load, development.snippets)
 
 
 @command.command("check-config", epilog=EPILOG)
 @_with_options
 def check_config(**values: Any) -> int:
     """Check the configuration; print it with the source of each value, without secrets."""
-    from heliograph import server  # noqa: PLC0415 - the other commands need no server
+    from heliograph import process  # noqa: PLC0415 - the other commands need no server
 
     loaded = _loader(values)()
-    server.check(loaded)
+    process.check(loaded)
     click.echo(config_text.describe(loaded), nl=False)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)

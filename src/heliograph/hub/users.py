@@ -54,6 +54,10 @@ class Users(Generic[S]):
                 del self._sessions[user_id]
         return self._watched.pop(session, ())
 
+    def watched_by(self, session: S) -> Sequence[Subscription]:
+        """Return the subscriptions of the session's watchlist."""
+        return self._watched.get(session, ())
+
     def sessions(self, user_id: str) -> list[S]:
         """Return the sessions signed in as *user_id*, in the order of their signing in."""
         return list(self._sessions.get(user_id, ()))

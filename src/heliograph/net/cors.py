@@ -20,11 +20,11 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class CrossOrigin:
-    """Says of what *handler* answers under *prefix* that pages from *allowed* may read it."""
+    """Says of what *handler* answers under *paths* that pages from *allowed* may read it."""
 
-    def __init__(self, allowed: Sequence[str], prefix: str, handler: Handler) -> None:
+    def __init__(self, allowed: Sequence[str], paths: Sequence[str], handler: Handler) -> None:
         self._allowed = allowed
-        self._paths = (f"{prefix}/apps/".encode(), f"{prefix}/users/".encode())
+        self._paths = tuple(path.encode() for path in paths)
         self._handler = handler
 
     def handle(self, request: Request) -> AnswerReply:

@@ -43,7 +43,7 @@ def most_unnamed(capacity: int) -> int:
     return max(capacity // UNNAMED_SHARE, UNNAMED_FLOOR)
 
 
-class HttpPeer(Protocol):
+class ClosableConnection(Protocol):
     """An HTTP connection, as far as this module is concerned."""
 
     def idle_since(self) -> float | None:
@@ -56,20 +56,23 @@ class HttpPeer(Protocol):
     def drop(self) -> None:
         """End the connection at once."""
 
+    def close(self, *, idle_s: float = 0.0) -> None:
+        """Close after the answers that are owed; if none are, after *idle_s* seconds of silence."""
+
 
 class IdleConnections:
     """
     Closes idle ones of *connections*, those that have been idle for longest first.
 
     Exact for up to SAMPLE of them, and among as many of more. *now* is the clock that
-    `HttpPeer.idle_since` goes by.
+    `ClosableConnection.idle_since` goes by.
     """
 
     __slots__ = ("_connections", "_loop", "_now", "_snapshot", "_summary", "_wanted", "closed")
 
     def __init__(
         self,
-        connections: AbstractSet[HttpPeer],
+        connections: AbstractSet[ClosableConnection],
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float],
     ) -> None:
@@ -78,7 +81,7 @@ class IdleConnections:
         self._loop = loop
         self._now = now
         self._wanted = 0
-        self._snapshot: list[HttpPeer] = []
+        self._snapshot: list[ClosableConnection] = []
         self._summary = Summary(logger, logging.WARNING, loop.call_later)
 
     def close_soon(self, wanted: int) -> None:
@@ -107,7 +110,7 @@ class IdleConnections:
                 "few file descriptors are left", "an idle HTTP connection was closed"
             )
 
-    def _sample(self) -> list[HttpPeer]:
+    def _sample(self) -> list[ClosableConnection]:
         if len(self._connections) <= SAMPLE:
             return list(self._connections)
         if not self._snapshot:
@@ -131,7 +134,7 @@ class Unnamed:
         self._capacity = capacity
         # In the order in which they came. Those that have sent a request since are taken out
         # when it comes to that, so that requests pay nothing.
-        self._connections: dict[HttpPeer, None] = {}
+        self._connections: dict[ClosableConnection, None] = {}
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -141,7 +144,7 @@ class Unnamed:
         """How many there may be."""
         return most_unnamed(self._capacity())
 
-    def add(self, connection: HttpPeer) -> bool:
+    def add(self, connection: ClosableConnection) -> bool:
         """
         Take in *connection*; return whether there is room.
 
@@ -152,7 +155,7 @@ class Unnamed:
         self._connections[connection] = None
         return True
 
-    def discard(self, connection: HttpPeer) -> None:
+    def discard(self, connection: ClosableConnection) -> None:
         """Forget *connection*, whether it was here or not."""
         self._connections.pop(connection, None)
 

@@ -7,11 +7,11 @@ moment would be more than any server likes.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from heliograph.net.context import Context
-from heliograph.node.dialect import Ending
+from heliograph.node.dialect import Ending, Session
 
 TURN_S = 0.05
 """How often the next few are told."""
@@ -24,8 +24,22 @@ FAREWELL_S = 3.0
 """How long the last ones have to take their leave; the rest is cut off."""
 
 
+class Clients(Protocol):
+    """The sessions of a node."""
+
+    def sessions(self) -> list[Session]:
+        """Return the sessions of all apps."""
+
+    def close_each(self, sessions: Sequence[Session], ending: Ending, /) -> None:
+        """Close *sessions*, many of them in slices."""
+
+    def close(self, ending: Ending, then: Callable[[], object], /) -> None:
+        """Close every session, many of them in slices, and call *then*."""
+
+
 async def drain(
     context: Context,
+    clients: Clients,
     over_s: float,
     *,
     shuffle: Callable[[list[Any]], None],
@@ -38,21 +52,21 @@ async def drain(
     *shuffle* makes. HTTP connections are closed when they have been silent for *idle_s* seconds.
     Returns when all are gone, a few seconds later at the most.
     """
-    node, loop = context.node, context.loop
-    gone = context.begin_draining()
-    sessions = node.sessions()
+    loop, gone = context.loop, context.all_closed
+    context.begin_draining()
+    sessions = clients.sessions()
     shuffle(sessions)
     number, began = len(sessions), loop.time()
     while not gone.is_set() and (elapsed := loop.time() - began) < over_s:
         due = min(number, int(number * elapsed / over_s) + 1)
         leave_now = sessions[number - due :]
         del sessions[number - due :]
-        node.close_each(leave_now, Ending.RECONNECT)
+        clients.close_each(leave_now, Ending.RECONNECT)
         for connection in list(context.http_connections):
             connection.close(idle_s=min(idle_s, over_s))
         await _wait(gone, TURN_S)
     closed = asyncio.Event()
-    node.close(Ending.RECONNECT, closed.set)
+    clients.close(Ending.RECONNECT, closed.set)
     await closed.wait()
     for connection in list(context.http_connections):
         connection.close()

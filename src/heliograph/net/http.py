@@ -6,14 +6,15 @@ a client asks for a WebSocket. What the requests mean is the handler's business.
 """
 
 from functools import partial
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
-from heliograph.handler import Handler
+from heliograph.handler import Answer, AnswerReply, Handler, Takeover
 from heliograph.net.addresses import Origin
 from heliograph.net.context import Context
+from heliograph.net.handshake import Upgrades
+from heliograph.net.takeover import Handover
 from heliograph.net.transport import Transport, has_input
 from heliograph.net.turns import SLICE_S
-from heliograph.net.websocket import Handshake
 from heliograph.reply import Later
 from heliograph.wire.http import (
     CONTINUE,
@@ -23,8 +24,7 @@ from heliograph.wire.http import (
     Request,
     RequestReader,
 )
-from heliograph.wire.responses import Response, response, text
-from heliograph.wire.websocket import HandshakeRefused, check_handshake
+from heliograph.wire.responses import Response, text
 
 MAX_HELD = 16
 """Requests of one connection that may wait for their answers; then reading pauses."""
@@ -62,10 +62,11 @@ _Event: TypeAlias = Request | Refusal | Continue | _Early
 class _Answer:
     """The place of an answer in its connection's order; *data* is None until it is known."""
 
-    __slots__ = ("closes", "data", "head_only", "unread", "version")
+    __slots__ = ("closes", "data", "head_only", "takeover", "unread", "version")
 
     def __init__(self, event: _Event) -> None:
         self.data: bytes | None = None
+        self.takeover: Takeover | None = None  # instead of data
         self.unread = isinstance(event, Refusal | _Early)
         self.closes = self.unread
         self.head_only = False
@@ -81,7 +82,7 @@ class _Answer:
 
 class HttpConnection:
     """
-    One client's requests to *handler*; WebSockets too where *websockets* says so.
+    One client's requests to *handler*; those for a WebSocket to *upgrades*, if it is given.
 
     *origin* is where it was counted in when it was accepted, None where that is yet to be done.
     Where it is *crowded* there was no room for it, or its origin is over its limit: it has one
@@ -105,7 +106,7 @@ class HttpConnection:
         "_request_since",
         "_transport",
         "_unread",
-        "_websockets",
+        "_upgrades",
         "due",
         "origin",
     )
@@ -118,7 +119,7 @@ class HttpConnection:
         context: Context,
         handler: Handler,
         *,
-        websockets: bool,
+        upgrades: Upgrades | None,
         origin: Origin | None = None,
         crowded: bool = False,
     ) -> None:
@@ -128,7 +129,7 @@ class HttpConnection:
         self._context = context
         self._handler = handler
         self._transport: Transport
-        self._websockets = websockets
+        self._upgrades = upgrades
         self._reader: RequestReader | None = None  # nothing came yet
         # Lists, since they are short where they are not empty, and an empty deque is not small.
         self._answers: list[_Answer] = []
@@ -152,9 +153,9 @@ class HttpConnection:
         if context.addresses.limit:
             self._count_in()
         if self._crowded:
-            self._look_again(context.config.keep_alive_timeout)
+            self._reschedule(context.settings.keep_alive_timeout)
         else:
-            context.wheel.add(self, context.first_look_s)
+            context.wheel.add(self, context.first_deadline_s)
 
     def _count_in(self) -> None:
         """Begin to count where there is a limit for each address."""
@@ -202,10 +203,14 @@ class HttpConnection:
         context.bytes_received += len(data)
         reader = self._reader
         if reader is None:
-            if self._websockets and not self._crowded and self._asks_as_others_did(data):
-                return
+            upgrades = self._upgrades
+            if upgrades is not None and not self._crowded:
+                upgrade = upgrades.answer_fast(data)
+                if upgrade is not None:
+                    self._hand_over(upgrade)
+                    return
             reader = self._reader = RequestReader(
-                context.http_limits, context.header_memory, websockets=self._websockets
+                context.http_limits, context.header_memory, websockets=upgrades is not None
             )
         if not self._answers and not self._backlog and not self._crowded and not self._input:
             request = reader.plain_request(data)
@@ -217,10 +222,10 @@ class HttpConnection:
                         self._upgrade(request, head=data)
                     return
                 reply = self._handler.handle(request)
-                if isinstance(reply, Later):
-                    self._answer_later(request, reply)
-                elif isinstance(reply, Response):
-                    self._transport.write(context.answer(reply))
+                if isinstance(reply, Response):
+                    self._transport.write(context.answers.usual(reply))
+                else:
+                    self._answer_otherwise(request, reply)
                 return
         self._read(reader, data)
 
@@ -314,38 +319,30 @@ class HttpConnection:
         self._take(Refusal(status, reason))
         self._write_answers()
 
-    def _asks_as_others_did(self, data: bytes) -> bool:
-        """Hand the connection over if the client asks for what another was given before."""
-        known = self._context.handshakes.find(data)
-        if known is None:
-            return False
-        handshake, key = known
-        self._let_go()
-        handshake.accept(
-            self._context,
-            self._transport,
-            key,
-            origin=self.origin,
-            predecessor=self,
-            now=self._last_seen,
-        )
-        return True
-
     def _answer_alone(self, request: Request) -> None:
         """Answer a request that nothing else is under way with."""
         reply = self._handler.handle(request)
-        if isinstance(reply, Later):
-            self._answer_later(request, reply)
-        else:
+        if isinstance(reply, Response):
             answer = _Answer(request)
-            assert isinstance(reply, Response)  # noqa: S101
             self._answer(answer, reply)
             self._transport.write(answer.data or b"")
+        else:
+            self._answer_otherwise(request, reply)
 
-    def _answer_later(self, request: Request, reply: Later[Any]) -> None:
+    def _answer_otherwise(self, request: Request, reply: AnswerReply) -> None:
+        """Answer a request alone, later or by a takeover."""
         answer = _Answer(request)
         self._answers.append(answer)
-        reply.then(partial(self._answered_late, answer), _never)
+        self._reply(answer, reply)
+        if self._answers:
+            self._write_answers()
+
+    def _reply(self, answer: _Answer, reply: AnswerReply) -> None:
+        """Have *answer* filled in, now or later."""
+        if isinstance(reply, Later):
+            reply.then(partial(self._answered_late, answer), _never)
+        else:
+            self._answer(answer, reply)
 
     def eof_received(self) -> bool:
         """Return whether answers are still owed to a client that sends no more."""
@@ -385,11 +382,7 @@ class HttpConnection:
         self._answers.append(answer)
         if isinstance(event, Request):
             answer.closes = answer.closes or self._crowded
-            reply = self._handler.handle(event)
-            if isinstance(reply, Later):
-                reply.then(partial(self._answered_late, answer), _never)
-            elif isinstance(reply, Response):
-                self._answer(answer, reply)
+            self._reply(answer, self._handler.handle(event))
         elif isinstance(event, Refusal):
             self._answer(answer, text(event.status, event.text))
         elif isinstance(event, _Early):
@@ -398,40 +391,52 @@ class HttpConnection:
             answer.data = CONTINUE_RESPONSE
 
     def _upgrade(self, request: Request, *, head: bytes = b"") -> None:
-        """Hand the connection over; *head* is the whole request, where it came in one piece."""
-        if self._held:
-            self._held = False
-            self._transport.resume_reading()  # whoever comes after us begins by reading
-        try:
-            key = check_handshake(request.method, request.version, request.headers)
-        except HandshakeRefused as refused:
-            answer = _Answer(Refusal(refused.status, refused.text))
+        """Answer a request for a WebSocket; *head* is all of it, where it came in one piece."""
+        upgrades = self._upgrades
+        if upgrades is None:
+            raise AssertionError("only a reader for WebSockets lets requests for them pass")
+        found = upgrades.answer(request, head)
+        if isinstance(found, Response):
+            answer = _Answer(Refusal(found.status, ""))
             self._answers.append(answer)
-            self._answer(answer, text(refused.status, refused.text, headers=refused.headers))
+            self._answer(answer, found)
             self._write_answers()
             return
-        context = self._context
-        handshake = Handshake(context, request)
-        if head:
-            context.handshakes.remember(head, handshake)
         rest = self._input
         if self._reader is not None:
             rest = self._reader.rest + rest
+        self._hand_over(found, rest)
+
+    def _hand_over(self, takeover: Takeover, rest: bytes = b"") -> None:
+        """Leave the connection to *takeover*; *rest* followed an upgrade request."""
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()  # the successor begins by reading
         self._let_go()
-        handshake.accept(
-            context,
-            self._transport,
-            key,
-            rest=rest,
-            origin=self.origin,
-            crowded=self._crowded,
-            predecessor=self,
-            now=self._last_seen,
+        self._answers.clear()
+        self._backlog.clear()
+        self._input = b""
+        takeover.take(
+            Handover(
+                self._context,
+                self._transport,
+                rest,
+                self.origin,
+                self._crowded,
+                self,
+                self._last_seen,
+            )
         )
 
     def _owes_enough(self) -> bool:
-        """Whether no more requests are to be taken: their answers are not read, or too many."""
-        return self._unread or len(self._answers) >= MAX_HELD
+        """
+        Whether no more requests are to be taken: their answers are not read, or too many, or the
+        connection is about to be taken over.
+        """
+        answers = self._answers
+        if self._unread or len(answers) >= MAX_HELD:
+            return True
+        return bool(answers) and answers[-1].takeover is not None
 
     def _full(self) -> bool:
         """Whether nothing more is to be parsed."""
@@ -453,31 +458,36 @@ class HttpConnection:
 
     # -- Answering -----------------------------------------------------------------------
 
-    def _answered_late(self, answer: _Answer, result: Response) -> None:
+    def _answered_late(self, answer: _Answer, result: Answer) -> None:
         if not self._closing:
             self._answer(answer, result)
             self._write_answers()
             self._work()
 
-    def _answer(self, answer: _Answer, result: Response) -> None:
-        answer.data = response(
-            result.status,
-            result.body,
-            content_type=result.content_type,
-            headers=result.headers,
-            keep_alive=not answer.closes and self._context.deserted is None,
+    def _answer(self, answer: _Answer, result: Answer) -> None:
+        if not isinstance(result, Response):
+            answer.takeover = result
+            return
+        answer.data = self._context.answers.any(
+            result,
+            keep_alive=not answer.closes,
             head_only=answer.head_only,
-            date=self._context.dates.now(),
             version=answer.version,
         )
 
     def _write_answers(self) -> None:
-        """Write the answers that are known, up to the first that is not, at once."""
+        """
+        Write the answers that are known, up to the first that is not, at once.
+
+        A takeover comes when the answers before it are written, and read.
+        """
         ready = []
         closes = lingers = False
+        takeover: Takeover | None = None
         while self._answers and not closes:
             answer = self._answers[0]
             if answer.data is None:
+                takeover = answer.takeover
                 break
             del self._answers[0]
             ready.append(answer.data)
@@ -486,6 +496,8 @@ class HttpConnection:
             self._transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
         if closes:
             self._finish(lingers=lingers)
+        elif takeover is not None and not self._unread:
+            self._hand_over(takeover)
 
     def _finish(self, *, lingers: bool) -> None:
         """Close, once what was written is out."""
@@ -514,6 +526,7 @@ class HttpConnection:
         self._unread = False
         self._context.backlog.forget(self)
         if not self._closing:
+            self._write_answers()  # the first of them may be a takeover
             self._work()
 
     def unread(self) -> int:
@@ -529,34 +542,34 @@ class HttpConnection:
         After a stall of the server nobody is judged before what it sent meanwhile is read.
         """
         if self._context.wheel.late_s and not self._closing and has_input(self._transport):
-            self._look_again(0.0)
+            self._reschedule(0.0)
             return
-        patience_s = self._context.config.keep_alive_timeout
+        patience_s = self._context.settings.keep_alive_timeout
         request_s = self._request_timeout()
         if not self._request_since:
             patience_s = min(patience_s, request_s)
         if self._closing and self.unread() and now - self._last_seen < request_s:
-            self._look_again(LINGER_S)  # a large answer may take its time, the last one too
+            self._reschedule(LINGER_S)  # a large answer may take its time, the last one too
         elif self._closing or (self._unread and now - self._last_seen >= request_s):
             self._transport.abort()
         elif self._answers:
-            self._look_again(request_s)  # it is we who are slow
+            self._reschedule(request_s)  # it is we who are slow
         elif self._receiving and now - self._request_since >= request_s:
             self._refuse(408, "The request took too long")
         elif not self._receiving and now - self._last_seen >= patience_s:
             self.close()
         elif self._receiving:
-            self._look_again(self._request_since + request_s - now)
+            self._reschedule(self._request_since + request_s - now)
         else:
-            self._look_again(self._last_seen + patience_s - now)
+            self._reschedule(self._last_seen + patience_s - now)
 
-    def _look_again(self, delay_s: float) -> None:
+    def _reschedule(self, delay_s: float) -> None:
         # Never later than a request that begins now may take, nor than a WebSocket's first ping.
-        latest_s = min(self._request_timeout(), self._context.first_look_s)
+        latest_s = min(self._request_timeout(), self._context.first_deadline_s)
         self._context.wheel.add(self, min(delay_s, latest_s))
 
     def _request_timeout(self) -> float:
-        timeout_s = self._context.config.request_timeout
+        timeout_s = self._context.settings.request_timeout
         return min(timeout_s, CROWDED_S) if self._crowded else timeout_s
 
     def close(self, *, idle_s: float = 0.0) -> None:

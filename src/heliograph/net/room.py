@@ -83,9 +83,7 @@ class Room:
             self._probe = -1
 
     def _note(self) -> None:
-        reason = (
-            f"all {self.capacity} descriptors for clients are in use; new clients get error 4100"
-        )
+        reason = f"all {self.capacity} descriptors for clients are in use; new clients are refused"
         self._summary.note("over capacity", reason)
 
     def _relieve(self, used: int) -> None:

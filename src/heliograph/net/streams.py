@@ -408,7 +408,7 @@ class Poller:
         self.clock = clock
         self.now = 0.0
         """The time, as it was read last during this turn."""
-        self._queue = Queue()
+        self._queue: Queue[Stream] = Queue()
         self._serving = False  # a stream's input is being handled
         self._again: list[tuple[Stream, GoOn]] = []  # and what of it is left for another turn
         self._next: asyncio.Handle | None = None  # of a turn that nothing new need begin
@@ -481,7 +481,7 @@ class Poller:
         if self._serving:
             self._again.append((stream, go_on))  # its time has yet to be noted
         else:
-            self._queue.put(stream, self.clock(), go_on)
+            self._queue.put(stream, stream.standing, self.clock(), go_on)
             self._turn_on()
 
     def stop(self) -> None:
@@ -577,7 +577,7 @@ class Poller:
             if stream is None:
                 continue
             if not stream.ready:
-                self._queue.put(stream, self.now)
+                self._queue.put(stream, stream.standing, self.now)
             stream.ready |= what
 
     def _serve_queue(self) -> None:
@@ -630,7 +630,7 @@ class Poller:
         if self._again:
             again, self._again = self._again, []
             for one, go_on in again:
-                self._queue.put(one, self.now, go_on)
+                self._queue.put(one, one.standing, self.now, go_on)
 
     def _do(self, callbacks: Iterable[Callable[[], object]]) -> None:
         self.working = True

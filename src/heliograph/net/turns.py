@@ -13,10 +13,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from heliograph.net.streams import Stream
+S = TypeVar("S")
 
 TURN_S: Final = 0.005
 """How long sockets are read, and what came is handled, before the loop turns."""
@@ -91,9 +90,10 @@ class LoopTurns:
                 self._loop.call_soon(self._turn)
 
 
-class Queue:
+class Queue(Generic[S]):
     """
-    Streams that have something to read and connections with more of it, in the order of serving.
+    Streams (of type *S*) that have something to read, and connections with more of it, in the
+    order of serving.
 
     Connections that use little time come in the order of their coming, before all that use much
     (DELAYS_S), and those take turns.
@@ -103,7 +103,7 @@ class Queue:
 
     def __init__(self) -> None:
         # Those of one level are behind by the same, so they stay in the order of their coming.
-        self._levels: list[deque[tuple[float, Stream, GoOn | None]]] = [
+        self._levels: list[deque[tuple[float, S, GoOn | None]]] = [
             deque() for _ in range(len(DELAYS_S))
         ]
         self._size = 0
@@ -111,13 +111,17 @@ class Queue:
     def __len__(self) -> int:
         return self._size
 
-    def put(self, stream: "Stream", now: float, go_on: GoOn | None = None) -> None:
-        """Queue *stream*: for reading, or for *go_on* where its connection has more to handle."""
+    def put(self, stream: S, standing: int, now: float, go_on: GoOn | None = None) -> None:
+        """
+        Queue *stream*, of this *standing*, *now*.
+
+        It is to be read or, with *go_on*, its connection has more to handle.
+        """
         self._size += 1
-        level = stream.standing // STEP
+        level = standing // STEP
         self._levels[level].append((now + DELAYS_S[level], stream, go_on))
 
-    def take(self) -> "tuple[Stream, GoOn | None]":
+    def take(self) -> tuple[S, GoOn | None]:
         """Take out the next. Raises IndexError where there is none."""
         first = self._levels[0]
         moment = first[0][0] if first else float("inf")

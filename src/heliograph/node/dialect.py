@@ -5,24 +5,36 @@ Protocols implement `Dialect` and `Session`, connections implement `Peer`. Knows
 none of the codes and texts that clients read.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from heliograph.config.apps import App
 from heliograph.engine.answers import Entry
-from heliograph.errors import ClientError, HeliographError
+from heliograph.errors import HeliographError
 from heliograph.hub.channel import Lane
 
 
 class Ending(Enum):
-    """Why the node ends a session. Each protocol has its own words and code for it."""
+    """
+    Why the node, or the connection, ends a session.
+
+    Each protocol has its own words and code for it.
+    """
 
     APP_DISABLED = "the app was removed or switched off"
     TERMINATED = "the connections of this user were terminated"
     RECONNECT = "the server stops"
     EVENTS_LOST = "events may have been lost"
     ENGINE_UNAVAILABLE = "the engine is unavailable"
+    OVER_CAPACITY = "the server has as many connections as it can have"
+    ADDRESS_OVER_LIMIT = "the address of the client has as many connections as it may have"
+    TOO_MANY_MESSAGES = "the client sends more messages per second than it may"
+    TOO_MUCH_UNFINISHED = "the server holds too much of messages that are not complete"
+    PING_UNANSWERED = "the client did not answer a ping"
+    NOT_IDENTIFIED = "the client did not prove its identity in time"
 
 
 class NotAdmitted(HeliographError):
@@ -41,13 +53,59 @@ class NotAdmitted(HeliographError):
         self.why = why
 
 
+class Goodbye(Struct, frozen=True):
+    """
+    The last that a client receives: *message*, if there is one, then the end of its connection.
+
+    *code* and *reason* are those of a Close frame (RFC 6455 7.4), where the connection has frames.
+    """
+
+    code: int
+    reason: str
+    message: bytes | None = None
+
+
+class Refused(HeliographError):
+    """A session does not begin; *goodbye* is what the client receives."""
+
+    def __init__(self, goodbye: Goodbye) -> None:
+        super().__init__(goodbye.reason)
+        self.goodbye = goodbye
+
+
+class RequestHead(Protocol):
+    """The head of the request that a client connects with, as `wire.http.Request` has it."""
+
+    path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+
+    def lone_header(self, name: bytes, /) -> bytes | None:
+        """Return the value of the header *name* (in lower case), None without it or with two."""
+
+
+class Framing(Protocol):
+    """How a message becomes bytes of one kind of connection: of WebSockets, or a stream."""
+
+    def frame(self, text: bytes, /) -> bytes:
+        """Return *text*, the whole of a message, as the connection sends it."""
+
+
+class ClientLane(Lane, Protocol):
+    """The lane of clients of one protocol and framing: facts as bytes of their connections."""
+
+    @property
+    def framing(self) -> Any:
+        """The framing, a `Framing`, of the lane."""
+
+
 class Peer(Protocol):
     """The connection of a session: a subscriber that a session can also send to alone."""
 
     id: str
 
     @property
-    def lane(self) -> Lane:
+    def lane(self) -> ClientLane:
         """The encoding of facts for this client."""
 
     def write(self, chunk: Any, /) -> object:
@@ -56,8 +114,8 @@ class Peer(Protocol):
     def send(self, *texts: bytes) -> None:
         """Deliver messages to this client, in one write."""
 
-    def close(self, error: ClientError) -> None:
-        """Send the client *error*, then end the connection; `Session.end` is called on the way."""
+    def close(self, goodbye: Goodbye) -> None:
+        """Send the client *goodbye*, then end the connection, and with it the session."""
 
 
 class Host(Protocol):
@@ -99,19 +157,84 @@ class Session(Protocol):
         *now* is what entering would answer. Where it cannot, the node closes the session.
         """
 
+    def detach(self, most_bytes: int) -> None:
+        """
+        Go on without a connection, which is lost and may come back; what the client receives is
+        held meanwhile, up to *most_bytes*.
+
+        The owner of the session calls `end` if it does not come back in time.
+        """
+
+    def attach(self, peer: Peer) -> None:
+        """
+        Go on with *peer*, after `detach`: it is sent what was held.
+
+        Where that was too much, or the session ended meanwhile, *peer* is closed.
+        """
+
     def end(self) -> None:
         """Leave everything: the client disconnected or is being closed. Called once."""
 
 
+class Opening(Struct, frozen=True, eq=False, kw_only=True):
+    """
+    What a client asks for when it connects: the same for all whose requests are the same.
+
+    *key* names the app, *origin* the page, if the client is one. *subprotocol* is the offered one
+    (RFC 6455 1.9) that is accepted, if any. With a *refusal*, no session begins. A protocol may
+    derive a class of its own, for whatever else it reads from the request.
+    """
+
+    dialect: "Dialect"
+    key: str = ""
+    origin: str | None = None
+    subprotocol: bytes | None = None
+    refusal: Goodbye | None = None
+
+
 class Dialect(Protocol):
-    """A protocol: begins sessions."""
+    """A protocol: which requests are for it, its sessions, its lanes and its last words."""
 
     name: str
 
-    def connect(self, app_key: str, origin: str | None, address: Callable[[], str]) -> Session:
+    def opening(self, request: RequestHead) -> Opening | None:
         """
-        Begin a session with the app that owns *app_key*, for a page of *origin*, if it is a page.
+        Return what a client asks for that connects with *request*; None if by another protocol.
 
-        *address* returns the client's address for the log. Raises ClientError with the protocol's
+        The answer may be kept, and used again for other clients with an equal request: it follows
+        from the request and the settings alone. Never raises.
+        """
+
+    def connect(self, opening: Opening, address: Callable[[], str]) -> Session:
+        """
+        Begin the session that *opening* asks for.
+
+        *address* returns the client's address for the log. Raises Refused, with the protocol's
         code and text.
         """
+
+    def lane(self, framing: Any) -> ClientLane:
+        """Return the lane for clients with *framing*, a `Framing`: one object for each."""
+
+    def goodbye(self, ending: Ending) -> Goodbye:
+        """Return what a client of this protocol receives when it is closed for *ending*."""
+
+    def redact(self, text: bytes) -> str:
+        """Return what the log may show of a message: without secrets, not too long."""
+
+    def redact_reason(self, reason: str) -> str:
+        """Return the same of the reason in a Close frame."""
+
+
+def opening_of(dialects: Sequence[Dialect], request: RequestHead) -> Opening:
+    """
+    Return what a client asks for that connects with *request*.
+
+    The *dialects* are asked in their order. The last one has an opening for every request: if
+    need be one with a refusal.
+    """
+    for dialect in dialects:
+        opening = dialect.opening(request)
+        if opening is not None:
+            return opening
+    raise AssertionError("the last dialect has an opening for every request")

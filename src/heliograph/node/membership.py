@@ -17,6 +17,7 @@ Knows no messages: what the client reads is the business of the protocol, whose 
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
+from typing import cast
 
 from msgspec import Struct
 
@@ -25,7 +26,8 @@ from heliograph.engine.base import Leaving
 from heliograph.errors import EngineError
 from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Member
-from heliograph.node.dialect import Ending, Peer
+from heliograph.node.away import Away
+from heliograph.node.dialect import Ending, Peer, Session
 from heliograph.node.journal import Refused, Subscribed
 from heliograph.node.policy import Forbidden, Policy
 from heliograph.node.tenant import Rule, Tenant
@@ -195,6 +197,39 @@ class Membership:
         """Have the observers notified of a refused subscription, whatever refused it."""
         if self.tenant.observers:
             self.tenant.record(Refused(self.id, channel, reason))
+
+    # -- Without a connection ------------------------------------------------------------
+
+    def detach(self, most_bytes: int) -> None:
+        """Go on without a connection, as `Session.detach` has it."""
+        self._move(Away(self.id, self.peer.lane, most_bytes, self.end))
+
+    def attach(self, peer: Peer) -> None:
+        """Go on with a connection, as `Session.attach` has it."""
+        away = self.peer
+        if not isinstance(away, Away):
+            raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - our fault
+        if away.goodbye is not None:
+            self.peer = peer
+            peer.close(away.goodbye)
+            return
+        self._move(peer)
+        if away.overflowed or peer.lane is not away.lane:
+            # What was held is in the bytes of another lane, or was too much.
+            self.close(Ending.EVENTS_LOST)
+            return
+        for chunk in away.chunks:
+            peer.write(chunk)
+
+    def _move(self, peer: Peer) -> None:
+        """Have what the client receives from now on written to *peer*."""
+        self.peer = peer
+        lane = peer.lane
+        for place in self.channels.values():
+            if isinstance(place, Subscription):
+                place.subscriber = peer
+                place.lane = lane
+        self.tenant.move(cast("Session", self), peer)
 
     # -- Leaving -------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from heliograph.hub.facts import (
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
 from heliograph.node.counting import Counting
-from heliograph.node.dialect import Ending, Session
+from heliograph.node.dialect import Ending, Peer, Session
 from heliograph.node.journal import (
     ClientEventSent,
     Disconnected,
@@ -220,6 +220,11 @@ class Tenant:
     def unwatch(self, session: Session, user_id: str) -> None:
         """Undo `watch`."""
         self.watching.drop(self.users.sign_out(session, user_id))
+
+    def move(self, session: Session, peer: Peer) -> None:
+        """Have notices of the users that *session* watches written to another *peer*."""
+        for subscription in self.users.watched_by(session):
+            subscription.subscriber, subscription.lane = peer, peer.lane
 
     def signature_failed(self, reason: str, channel: str | None) -> None:
         """

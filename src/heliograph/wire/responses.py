@@ -73,6 +73,24 @@ def response(
     return b"%b%b%b%b\r\n%b" % (head, length, dated, others, b"" if head_only else body)
 
 
+def stream_head(
+    content_type: str,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    *,
+    keep_alive: bool = False,
+    date: bytes | None = None,
+) -> bytes:
+    """
+    Return the head of a response 200 whose body follows in parts.
+
+    Without a header that says where the body ends, it ends with the connection. Raises ValueError
+    for a header that would break the message.
+    """
+    head = _head(200, content_type, keep_alive, "1.1")
+    dated = b"" if date is None else _field(b"Date", date)
+    return b"%b%b%b\r\n" % (head, dated, b"".join(_field(name, value) for name, value in headers))
+
+
 @lru_cache(maxsize=256)
 def _head(status: int, content_type: str, keep_alive: bool, version: str) -> bytes:
     """Return what most responses share: their first lines."""

@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from heliograph.errors import ClientError
 from heliograph.hub.facts import Event, Fact, Member, MemberAdded, MemberRemoved, UserStatus
+from heliograph.node.dialect import Goodbye
 from heliograph.protocols.json import (
     UNREADABLE,
     InvalidJson,
@@ -26,6 +27,7 @@ from heliograph.protocols.json import (
 )
 from heliograph.protocols.pusher.event_text import event_message
 from heliograph.protocols.pusher.names import USER_CHANNEL_PREFIX, is_channel_name
+from heliograph.wire.websocket import CloseCode
 
 T = TypeVar("T")
 
@@ -255,6 +257,11 @@ def _nested(value: Any) -> Raw:
 def error_message(error: ClientError) -> bytes:
     """`pusher:error`."""
     return encode(ErrorMessage("pusher:error", ErrorData(error.code, error.message)))
+
+
+def goodbye(error: ClientError) -> Goodbye:
+    """Return what a client receives that is closed for *error*: `pusher:error`, then its code."""
+    return Goodbye(error.code or CloseCode.NORMAL, error.message, error_message(error))
 
 
 def subscription_error(channel: str, error: ClientError) -> bytes:

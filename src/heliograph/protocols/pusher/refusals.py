@@ -7,7 +7,7 @@ People search for these texts, so they are Pusher's to the letter. A code of Non
 Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from heliograph.errors import ClientError, echoed
@@ -47,18 +47,10 @@ def not_admitted(why: NotAdmitted.Why, key: str) -> ClientError:
 
 
 def ended(ending: Ending, terminate_code: int) -> ClientError:
-    """The node ends a session; *terminate_code* is for the connections of a terminated user."""
-    match ending:
-        case Ending.APP_DISABLED:
-            return app_disabled()
-        case Ending.TERMINATED:
-            return terminated(terminate_code)
-        case Ending.RECONNECT | Ending.EVENTS_LOST:
-            return reconnect()
-        case Ending.ENGINE_UNAVAILABLE:
-            return engine_unavailable()
-        case other:
-            assert_never(other)
+    """A session ends; *terminate_code* is for the connections of a terminated user."""
+    if ending is Ending.TERMINATED:
+        return terminated(terminate_code)
+    return _ENDINGS[ending]()
 
 
 def no_such_app(key: str) -> ClientError:
@@ -269,3 +261,17 @@ def unsupported_event(event: str) -> ClientError:
 def forbidden(channel: str, reason: str) -> ClientError:
     """The application's own rules do not allow the subscription, for a *reason* that it gives."""
     return ClientError(f"Subscription to channel {echoed(channel)} is forbidden: {echoed(reason)}")
+
+
+_ENDINGS: dict[Ending, Callable[[], ClientError]] = {
+    Ending.APP_DISABLED: app_disabled,
+    Ending.RECONNECT: reconnect,
+    Ending.EVENTS_LOST: reconnect,
+    Ending.ENGINE_UNAVAILABLE: engine_unavailable,
+    Ending.OVER_CAPACITY: over_capacity,
+    Ending.ADDRESS_OVER_LIMIT: too_many_from_address,
+    Ending.TOO_MANY_MESSAGES: too_many_messages,
+    Ending.TOO_MUCH_UNFINISHED: too_much_unfinished,
+    Ending.PING_UNANSWERED: pong_not_received,
+    Ending.NOT_IDENTIFIED: not_authorized_in_time,
+}

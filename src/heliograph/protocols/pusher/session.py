@@ -90,14 +90,14 @@ class Session(Membership):
     def refuse(self, error: ClientError) -> None:
         """Tell the client of *error*, and close where the error says so."""
         if error.closes:
-            self.peer.close(error)
+            self.peer.close(messages.goodbye(error))
         else:
             self.tenant.tally.refused(error.code)
             self.peer.send(messages.error_message(error))
 
     def close(self, ending: Ending) -> None:
         """End the connection, with the code and text that Pusher has for *ending*."""
-        self.peer.close(refusals.ended(ending, self._settings.terminate_code))
+        self.peer.close(messages.goodbye(refusals.ended(ending, self._settings.terminate_code)))
 
     def lost(self, _channel: str, _now: Entry | None) -> bool:
         """Return False: this protocol has no message for lost events, its client must reconnect."""

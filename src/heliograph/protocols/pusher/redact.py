@@ -30,7 +30,7 @@ _ECHO = re.compile(r"(digest of [^:]*:[^:,]*|Invalid key in subscription auth da
 """What of ours repeats what a client sent as its signature."""
 
 
-def shown(text: bytes) -> str:
+def redact_message(text: bytes) -> str:
     """Return what a log may show of a message, or of any other JSON. Never raises."""
     try:
         value = json.loads(text)
@@ -46,7 +46,7 @@ def _cut(value: Any, name: str = "") -> Any:
     if name in _OF_USERS or _SECRET.search(name):
         return HIDDEN if value not in (None, "", {}) else value
     if isinstance(value, dict):
-        return {plain(key): _cut(item, key) for key, item in value.items()}
+        return {redact_text(key): _cut(item, key) for key, item in value.items()}
     if isinstance(value, list):
         return [_cut(item) for item in value]
     if isinstance(value, str):
@@ -57,7 +57,7 @@ def _cut(value: Any, name: str = "") -> Any:
 def _cut_text(text: str, name: str) -> str:
     if name == "auth":
         key, colon, _ = text.partition(":")
-        return f"{plain(key)}:{HIDDEN}" if colon else HIDDEN
+        return f"{redact_text(key)}:{HIDDEN}" if colon else HIDDEN
     inner = _nested(text)
     if name in _SIGNED:
         # Who it is helps; the rest is what the application says of them.
@@ -67,7 +67,7 @@ def _cut_text(text: str, name: str) -> str:
         )
     if isinstance(inner, dict | list):
         return json.dumps(_cut(inner), ensure_ascii=False)
-    return plain(text)
+    return redact_text(text)
 
 
 def _nested(text: str) -> Any:
@@ -78,7 +78,7 @@ def _nested(text: str) -> Any:
         return None
 
 
-def plain(text: str) -> str:
+def redact_text(text: str) -> str:
     """Return what a log may show of a text that is no JSON: of a long one, the beginning."""
     if len(text) > MAX_SEARCHED:
         # What is left of a digest at the cut would be too short to be found.

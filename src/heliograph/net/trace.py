@@ -1,0 +1,90 @@
+"""
+A WebSocket connection of which every message is in the log, with secrets redacted.
+
+For finding out what a client and the server send each other. An ordinary connection knows nothing
+of it, so it costs nothing where it is off.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from heliograph.net.context import Context
+from heliograph.net.takeover import Handover
+from heliograph.net.transport import Transport
+from heliograph.net.websocket import WebSocketConnection
+from heliograph.node.dialect import ClientLane, Opening
+from heliograph.wire.http import Request
+from heliograph.wire.unmasked import spoken
+from heliograph.wire.websocket import FrameReader, Opcode, parse_close
+
+logger = logging.getLogger(__name__)
+
+
+class _TracedTransport:
+    """A transport that logs what is written to it."""
+
+    __slots__ = ("_connection", "_transport")
+
+    def __init__(self, transport: Transport, connection: "TracedConnection") -> None:
+        self._transport = transport
+        self._connection = connection
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Write *chunk*, and log it."""
+        for opcode, payload in spoken(bytes(chunk)):
+            self._connection.log("sent", opcode, payload)
+        self._transport.write(chunk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class TracedConnection(WebSocketConnection):
+    """The same connection, traced in the log."""
+
+    __slots__ = ("_came_from", "_received", "_redact", "_redact_reason")
+
+    def __init__(
+        self, context: Context, transport: Transport, lane: ClientLane, now: float
+    ) -> None:
+        traced = cast("Transport", _TracedTransport(transport, self))
+        super().__init__(context, traced, lane, now)
+        peer = transport.get_extra_info("peername")
+        # Through a Unix socket it is a path, or nothing.
+        self._came_from = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
+        # Of its own: reading twice is what lets the other side be as it is.
+        self._received = FrameReader(
+            context.settings.max_message_bytes, compression=lane.framing.compression
+        )
+        self._redact: Callable[[bytes], str]
+        self._redact_reason: Callable[[str], str]
+        logger.debug("%s connected", self._came_from)
+
+    def open(self, answer: bytes, opening: Opening, request: Request, handover: Handover) -> None:
+        """Learn from the client's protocol what the log may show, and go on as ever."""
+        self._redact = opening.dialect.redact
+        self._redact_reason = opening.dialect.redact_reason
+        super().open(answer, opening, request, handover)
+
+    def data_received(self, data: bytes) -> None:
+        """Log what came, and go on as ever."""
+        for opcode, payload in self._received.feed(data):
+            self.log("received", opcode, payload)
+        super().data_received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Log it, and go on as ever."""
+        super().connection_lost(error)
+        logger.debug("%s disconnected%s", self.id or self._came_from, f": {error}" if error else "")
+
+    def log(self, verb: str, opcode: Opcode, payload: bytes) -> None:
+        """Put a frame into the log."""
+        if opcode is Opcode.TEXT:
+            what = self._redact(payload)
+        elif opcode is Opcode.CLOSE:
+            code, reason = parse_close(payload)
+            what = f"a Close frame: {code} {self._redact_reason(reason)}"
+        else:
+            what = f"a {opcode.name.title()} frame of {len(payload)} bytes"
+        logger.debug("%s %s %s", self.id or self._came_from, verb, what)

@@ -1,0 +1,57 @@
+"""
+The peer of a session whose connection is lost and may come back.
+
+Holds what the client would have received, up to a number of bytes. Knows no protocol, and nothing
+of connections.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from heliograph.node.dialect import ClientLane, Goodbye
+
+
+class Away:
+    """
+    A Peer that holds instead of sending: chunks of *lane*, *most_bytes* of them together.
+
+    More than that are lost, all of them: a client that misses some must know. *end* is called when
+    the session is closed.
+    """
+
+    __slots__ = ("_end", "_most_bytes", "_size", "chunks", "goodbye", "id", "lane", "overflowed")
+
+    def __init__(
+        self, session_id: str, lane: ClientLane, most_bytes: int, end: Callable[[], object]
+    ) -> None:
+        self.id = session_id
+        self.lane = lane
+        self.chunks: list[bytes | memoryview] = []
+        self.overflowed = False
+        self.goodbye: Goodbye | None = None  # what it was closed with
+        self._size = 0
+        self._most_bytes = most_bytes
+        self._end = end
+
+    def write(self, chunk: Any, /) -> None:
+        """Hold a chunk of the lane's."""
+        if self.overflowed or self.goodbye is not None:
+            return
+        self._size += len(chunk)
+        if self._size > self._most_bytes:
+            self.overflowed = True
+            self.chunks.clear()
+        else:
+            self.chunks.append(chunk)
+
+    def send(self, *texts: bytes) -> None:
+        """Hold messages for the client."""
+        for text in texts:
+            self.write(self.lane.framing.frame(text))
+
+    def close(self, goodbye: Goodbye) -> None:
+        """End the session; the client receives *goodbye* if it comes back."""
+        if self.goodbye is None:
+            self.goodbye = goodbye
+            self.chunks.clear()
+            self._end()
