@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
+from heliograph import prerequisites
+from heliograph.config.checks import check_reload
+from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config
 from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ConfigError
@@ -167,19 +169,20 @@ class Server:
     async def _start(self) -> None:
         config, started = self.config, self._started
         loop = asyncio.get_running_loop()
-        if config.ssl_cert and config.ssl_key:
-            self._certificate = tls.Certificate(config.ssl_cert, config.ssl_key)
+        self._certificate = prerequisites.certificate(config)
         engine = self._make_engine()
         await engine.open()
         # Last: webhooks are the holder of their apps until they have stopped. A change that they do
         # not take any more is owed to another node.
         started.push_async_callback(engine.close, ENGINE_CLOSE_TIMEOUT_S)
         self._webhooks = Webhooks(
-            store=SqliteStore(config.data_dir) if config.data_dir else MemoryStore(),
+            store=SqliteStore(config.webhook_delivery.data_dir)
+            if config.webhook_delivery.data_dir
+            else MemoryStore(),
             now_s=time.time,
             monotonic=loop.time,
             random=random.random,
-            settle_s=config.webhook_settle,
+            settle_s=config.webhook_delivery.webhook_settle,
         )
         self._webhooks.configure(config.apps)
         started.push_async_callback(self._webhooks.stop, WEBHOOKS_STOP_TIMEOUT_S)
@@ -190,10 +193,10 @@ class Server:
             engine,
             LoopTiming(loop, self._poller),
             RandomBits(),
-            keep=Keep(1, config.cache_ttl),
+            keep=Keep(1, config.pusher_protocol.cache_ttl),
             journal=Journal(owed=[self._webhooks]),
             shuffle=self._shuffle,
-            verbose=_at_level(config) == "debug",
+            verbose=config.log_output.lowest_level == "debug",
         )
         started.callback(self.node.finish)  # what the last clients leave is recorded by webhooks
         if self._poller is not None:
@@ -201,25 +204,27 @@ class Server:
         self._handshakes = Summary(logger, logging.INFO, loop.call_later)
         self.context = context = Context(
             loop=loop,
-            config=config,
+            config=config.connections,
+            path_prefix=config.http_requests.path_prefix,
+            lenient_protocol=config.pusher_protocol.lenient_protocol,
             node=self.node,
             dialect=PusherDialect(
                 self.node,
-                activity_timeout_s=config.activity_timeout,
-                subscription_errors=config.subscription_errors,
-                terminate_code=config.terminate_code,
+                activity_timeout_s=config.pusher_protocol.activity_timeout,
+                subscription_errors=config.pusher_protocol.subscription_errors,
+                terminate_code=config.pusher_protocol.terminate_code,
             ),
             wheel=Wheel(loop),
             turns=LoopTurns(loop) if self._poller is None else self._poller,
             lane=TextLane(),
-            deflate_lane=DeflateLane(config.ws_compression_threshold)
-            if config.enable_ws_compression
+            deflate_lane=DeflateLane(config.connections.ws_compression_threshold)
+            if config.connections.enable_ws_compression
             else None,
-            connect=WatchedConnection if _at_level(config) == "debug" else None,
+            connect=WatchedConnection if config.log_output.lowest_level == "debug" else None,
             handshakes=HandshakeMemory(),
             http_limits=HttpLimits(
-                max_head_bytes=config.max_request_head_bytes,
-                max_body_bytes=config.max_request_body_bytes,
+                max_head_bytes=config.http_requests.max_request_head_bytes,
+                max_body_bytes=config.http_requests.max_request_body_bytes,
             ),
             now=loop.time,
             room=Room(raise_descriptor_limit(), loop.call_later),
@@ -229,7 +234,7 @@ class Server:
         started.callback(context.wheel.stop)
         main, api, metrics = self._bind_all()
         await self._webhooks.start()
-        if config.metrics or metrics:
+        if config.monitoring.metrics or metrics:
             self._instruments = Instruments(
                 context, self._webhooks, self._engine_name, self._route_of
             )
@@ -265,21 +270,23 @@ class Server:
                     "LISTEN_FDNAMES: every socket is for the API only; add one for clients"
                 )
         else:
-            main, api = bind(config.port, "port"), []
-        port = config.pusher_api_port
+            main, api = bind(config.listening.port, "port"), []
+        port = config.listening.pusher_api_port
         # 0 takes a free port for each.
-        if not api and port is not None and (port == 0 or port != config.port):
+        if not api and port is not None and (port == 0 or port != config.listening.port):
             api = bind(port, "pusher_api_port")
         metrics = (
-            bind(config.metrics_port, "metrics_port") if config.metrics_port is not None else []
+            bind(config.monitoring.metrics_port, "metrics_port")
+            if config.monitoring.metrics_port is not None
+            else []
         )
-        if config.unix_socket and not self._passed:
+        if config.listening.unix_socket and not self._passed:
             source = config.sources.get("unix_socket", DEFAULT)
             place = bind_unix(
-                config.unix_socket,
-                int(config.unix_socket_mode, 8),
+                config.listening.unix_socket,
+                int(config.listening.unix_socket_mode, 8),
                 option=f"--unix_socket (from {source})",
-                shared=config.reuse_port,
+                shared=config.listening.reuse_port,
             )
             self._started.callback(place.close)
             main.append(place)
@@ -305,31 +312,31 @@ class Server:
     def _bind(self, port: int, option: str) -> list[Place]:
         sources = self.config.sources
         return bind(
-            self.config.host or ("",),
+            self.config.listening.host or ("",),
             port,
             host_option=f"--host (from {sources.get('host', DEFAULT)})",
             port_option=f"--{option} (from {sources.get(option, DEFAULT)})",
-            shared=self.config.reuse_port,
+            shared=self.config.listening.reuse_port,
         )
 
     async def _listen(self, places: list[Place], *, api: bool, websockets: bool) -> None:
         handler: Handler = Routes(
             self.node,
-            prefix=self.config.path_prefix,
+            prefix=self.config.http_requests.path_prefix,
             now_s=time.time,
             api=api,
             websockets=websockets,
-            otherwise=Pages(self.config.path_prefix, self._why_not_ready),
+            otherwise=Pages(self.config.http_requests.path_prefix, self._why_not_ready),
         )
-        if self.config.cors_allowed_origins and api:
-            prefix = self.config.path_prefix
-            handler = CrossOrigin(self.config.cors_allowed_origins, prefix, handler)
+        if self.config.http_requests.cors_allowed_origins and api:
+            prefix = self.config.http_requests.path_prefix
+            handler = CrossOrigin(self.config.http_requests.cors_allowed_origins, prefix, handler)
         if self._instruments is not None:
             requests = self._instruments.requests
             handler = Metered(handler, requests, self.context.now)
-            if self.config.metrics and api:
+            if self.config.monitoring.metrics and api:
                 handler = self._metrics_page(handler)
-        proxied = self.config.proxy_protocol
+        proxied = self.config.listening.proxy_protocol
         await self._serve(places, handler, websockets=websockets, proxied=proxied)
 
     async def _serve(
@@ -360,7 +367,7 @@ class Server:
             poller=self._poller,
             tls=self._certificate.context if self._certificate else None,
             proxied=proxied,
-            patience_s=self.config.request_timeout,
+            patience_s=self.config.connections.request_timeout,
             addresses=context.addresses if counted else None,
             tls_failed=self._tls_failed,
         )
@@ -369,7 +376,7 @@ class Server:
 
     def _route_of(self, path: bytes) -> str:
         """Return the name of *path* in metrics."""
-        path = path.removeprefix(self.config.path_prefix.encode())
+        path = path.removeprefix(self.config.http_requests.path_prefix.encode())
         return route_names.route_of(path) or pages.route_of(path) or "other"
 
     def _why_not_ready(self) -> str:
@@ -386,7 +393,7 @@ class Server:
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
         if self._instruments is None:
             raise AssertionError("metrics are measured where they are shown")
-        return MetricsPage(self._instruments.scrape, self.config.metrics_token, handler)
+        return MetricsPage(self._instruments.scrape, self.config.monitoring.metrics_token, handler)
 
     def reload(self, config: Config) -> None:
         """
@@ -394,22 +401,16 @@ class Server:
 
         Raises ConfigError, and changes nothing then.
         """
-        if config.development and not self.config.development:
-            # An app that is made up is for a first look, not for the clients of a running server.
-            raise ConfigError(
-                f"{config.config or 'the environment'}: no app is configured any more;"
-                " keep at least one"
-            )
-        if self.config.reuse_port:
-            check_shared_port(config)
+        check_reload(config, self.config)
         certificate = self._certificate
         pair = None
-        if certificate and config.ssl_cert and config.ssl_key:
-            pair = tls.load(config.ssl_cert, config.ssl_key)
+        files = config.certificate
+        if certificate and files.ssl_cert and files.ssl_key:
+            pair = tls.load(files.ssl_cert, files.ssl_key)
         fixed = [
             one.name
             for one in SERVER_OPTIONS
-            if getattr(config, one.name) != getattr(self.config, one.name)
+            if config.value(one.name) != self.config.value(one.name)
             and not (pair and one.name in CERTIFICATE_OPTIONS)
         ]
         if fixed:
@@ -442,14 +443,14 @@ class Server:
             await asyncio.sleep(self._delay_s)
         await asyncio.gather(*(listener.end() for listener in self._listeners))
         over_s = 0.0 if at_once else self._handover_s
-        idle_s = HANDOVER_IDLE_S if self.config.reuse_port else IDLE_S
+        idle_s = HANDOVER_IDLE_S if self.config.listening.reuse_port else IDLE_S
         await drain(self.context, over_s, shuffle=self._shuffle, idle_s=idle_s)
         await self._started.aclose()
 
     @property
     def _delay_s(self) -> float:
         """How long the server goes on when it is told to end; not beside its successor."""
-        return 0.0 if self.config.reuse_port else self.config.shutdown_delay
+        return 0.0 if self.config.listening.reuse_port else self.config.shutdown.shutdown_delay
 
     @property
     def _handover_s(self) -> float:
@@ -460,21 +461,10 @@ class Server:
         """
         config = self.config
         return (
-            min(config.shutdown_timeout, HANDOVER_S)
-            if config.reuse_port
-            else config.shutdown_timeout
+            min(config.shutdown.shutdown_timeout, HANDOVER_S)
+            if config.listening.reuse_port
+            else config.shutdown.shutdown_timeout
         )
-
-
-def check(config: Config) -> None:
-    """
-    Raise ConfigError where no server can be started with *config* on this machine.
-
-    Whether its ports and its folder are free is not looked at.
-    """
-    _loop_factory(config.loop)
-    if config.ssl_cert and config.ssl_key:
-        tls.load(config.ssl_cert, config.ssl_key)
 
 
 def run(
@@ -489,14 +479,10 @@ def run(
     read again by *load*, which raises ConfigError where nothing is to be changed. Raises
     ConfigError.
     """
-    logs.set_up(_at_level(config), config.log_format)
+    logs.set_up(config.log_output.lowest_level, config.log_output.log_format)
     _collect_rarely()
-    with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
+    with asyncio.Runner(loop_factory=prerequisites.loop_factory(config)) as runner:
         return runner.run(_serve(config, load, snippets))
-
-
-def _at_level(config: Config) -> str:
-    return "debug" if config.debug else config.log_level
 
 
 def _collect_rarely() -> None:
@@ -509,18 +495,6 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECTED_AFTER, 20, COLLECTED_WHOLLY_AFTER)
-
-
-def _loop_factory(kind: str) -> Any:
-    if kind == "asyncio":
-        return asyncio.new_event_loop
-    try:
-        import uvloop  # noqa: PLC0415 - it does not exist everywhere
-    except ImportError:
-        if kind == "uvloop":
-            raise ConfigError("--loop: uvloop is not installed; use auto or asyncio") from None
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 async def _serve(
@@ -594,7 +568,7 @@ def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifi
 
 def _announce(server: Server) -> None:
     config = server.config
-    prefix = config.path_prefix
+    prefix = config.http_requests.path_prefix
     for app in config.apps:
         for url in server.urls:
             for key in app.keys:
@@ -605,7 +579,7 @@ def _announce(server: Server) -> None:
             logger.info("Handle Pusher API requests at %s%s/apps/%s/", url, prefix, app.id)
     for url in server.metrics_urls:
         logger.info("Handle Prometheus at %s/metrics", url)
-    if config.data_dir is None and any(app.webhooks for app in config.apps):
+    if config.webhook_delivery.data_dir is None and any(app.webhooks for app in config.apps):
         logger.info(
             "webhooks are kept in memory only: set --data_dir to keep them through a restart"
         )

@@ -7,7 +7,7 @@ from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from heliograph.config.settings import Config
+from heliograph.config.settings import ConnectionSettings
 from heliograph.net.addresses import Addresses
 from heliograph.net.backlog import Backlog
 from heliograph.net.clock import Wheel
@@ -53,7 +53,9 @@ class Context:
     """What the connections of one server share."""
 
     loop: asyncio.AbstractEventLoop
-    config: Config
+    config: ConnectionSettings
+    path_prefix: str = ""  # before Pusher's /app
+    lenient_protocol: bool = False  # of Pusher's clients
     node: Node
     dialect: Dialect
     wheel: Wheel

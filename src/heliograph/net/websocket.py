@@ -165,7 +165,7 @@ class Handshake:
     __slots__ = ("_end", "app_key", "lane", "origin", "refusal", "request")
 
     def __init__(self, context: Context, request: Request) -> None:
-        headers, config = request.headers, context.config
+        headers = request.headers
         self.request = request
         self.lane: TextLane = context.lane
         extensions: Sequence[tuple[bytes, bytes]] = ()
@@ -182,7 +182,7 @@ class Handshake:
         self.refusal: ClientError | None = None
         try:
             self.app_key = endpoint.requested_app(
-                request.path, request.query, config.path_prefix, lenient=config.lenient_protocol
+                request.path, request.query, context.path_prefix, lenient=context.lenient_protocol
             )
         except ClientError as error:
             self.refusal = error
