@@ -282,7 +282,7 @@ async def test_whoever_answers_without_end_is_not_listened_to_for_ever(
 # -- Origins, ports and time-outs ----------------------------------------------------------
 
 
-async def test_without_an_app_none_is_made_up_to_be_refused() -> None:
+async def test_without_an_app_the_generated_one_is_not_tried_on_the_server() -> None:
     nobody = load({}, {}, generate_app=lambda: ("1", "generated", "generated"))
     async with serving() as rig:
         status, text = await told_of(rig, nobody, wait_s=1.0)

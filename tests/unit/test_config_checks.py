@@ -13,7 +13,7 @@ from heliograph.webhooks import payload
 from tests.unit.configurations import APPS, FILE, SECRET_SET, SINGLE, only, problem, resolve
 
 
-def test_the_app_of_the_command_line_may_be_no_app_of_the_file() -> None:
+def test_the_app_of_the_options_shares_no_id_and_no_key_with_an_app_of_the_file() -> None:
     assert problem({**FILE, **SINGLE, "pusher_app_id": "2"}, file=APPS) == (
         "--pusher_app_id: '2' (from the flag --pusher_app_id) is also used by the app '2'"
         " in h.toml; choose another one"
@@ -30,18 +30,18 @@ def test_an_app_with_a_part_missing_does_not_start(missing: str) -> None:
     assert problem(flags).startswith(f"--{missing}: missing; it is required together with --")
 
 
-def test_an_empty_secret_is_none() -> None:
+def test_an_empty_secret_counts_as_missing() -> None:
     assert problem({**SINGLE, "pusher_secret": ""}).startswith("--pusher_secret: missing")
 
 
-def test_without_an_app_one_is_made_up() -> None:
+def test_without_an_app_the_server_generates_one() -> None:
     config = resolve({"max_batch": "3"})
     assert config.development
     assert (only(config).id, only(config).max_batch) == ("1", 3)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
-def test_the_development_mode_is_for_this_machine(host: str) -> None:
+def test_the_development_mode_listens_on_loopback_addresses(host: str) -> None:
     assert resolve({"host": host}).development
 
 
@@ -60,7 +60,7 @@ def test_a_certificate_has_a_key_and_a_key_a_certificate(one: str, other: str) -
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.1.5", "example.com"])
-def test_and_for_no_other(host: str) -> None:
+def test_the_development_mode_listens_on_no_other_address(host: str) -> None:
     message = problem({"host": host})
     assert message.startswith(f"--host: {host!r} (from the flag --host) needs an app")
 
@@ -73,7 +73,7 @@ def test_ids_that_some_sdks_cannot_express_are_warned_of() -> None:
     )
 
 
-def test_an_option_that_no_app_takes_is_warned_of() -> None:
+def test_an_option_of_an_app_that_is_not_configured_is_warned_of() -> None:
     assert resolve({**FILE, "max_batch": "3"}, file=APPS).warnings == (
         "--max_batch (from the flag --max_batch) has no effect: it applies to the app of"
         " --pusher_app_id, which is not set; set it under [[apps]]",

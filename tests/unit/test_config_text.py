@@ -12,7 +12,7 @@ from heliograph.config.show import describe, options_table, sample
 from tests.unit.configurations import APPS, FILE, SINGLE, only, resolve
 
 
-def test_what_is_made_up_can_be_used_by_every_sdk() -> None:
+def test_every_sdk_accepts_the_generated_app() -> None:
     app_id, key, secret = generate_app(lambda bits: (1 << bits) - 1)
     assert re.fullmatch(r"[0-9]{6,10}", app_id)
     assert re.fullmatch(r"[0-9a-f]{20}", key)
@@ -82,7 +82,7 @@ def test_the_description_says_of_each_app_where_its_values_came_from() -> None:
     assert "max_connections = 0    # default\n" in single
 
 
-def test_the_description_says_what_was_made_up() -> None:
+def test_check_config_names_the_generated_app() -> None:
     text = describe(resolve({"max_batch": "7"}))
     assert "id = 1    # generated: development mode\n" in text
     assert "max_batch = 7    # the flag --max_batch\n" in text
