@@ -56,18 +56,18 @@ def counted_presence(
 
 async def _serve(port: int, system_calls: Callable[[], int]) -> None:
     # Only now: what is compiled binds os.write when it is imported.
-    from heliograph.config.settings import load as load_config  # noqa: PLC0415 - see above
+    from heliograph.config.load import make_config  # noqa: PLC0415 - see above
     from heliograph.server import Server  # noqa: PLC0415 - see above
 
-    flags = {
-        "host": "127.0.0.1",
-        "port": port,
-        "pusher_app_id": APP,
-        "pusher_app_key": KEY,
-        "pusher_secret": SECRET,
-        "max_presence_members": 0,
-    }
-    server = Server(load_config(flags, {}, make_up=lambda: ("", "", "")))
+    config = make_config(
+        host="127.0.0.1",
+        port=port,
+        pusher_app_id=APP,
+        pusher_app_key=KEY,
+        pusher_secret=SECRET,
+        max_presence_members=0,
+    )
+    server = Server(config)
     await server.start()
     counters = server.node.counters
     loop = asyncio.get_running_loop()

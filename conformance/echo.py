@@ -10,7 +10,7 @@ import asyncio
 import signal
 from typing import Any
 
-from heliograph.config.settings import load
+from heliograph.config.load import make_config
 from heliograph.net.takeover import Handover
 from heliograph.net.websocket import Unfinished, WebSocketConnection
 from heliograph.node.dialect import Opening
@@ -75,29 +75,20 @@ class EchoConnection(WebSocketConnection):
             super()._take(opcode, payload, now)
 
 
-def no_development_app() -> tuple[str, str, str]:
-    """Fail: the app is configured."""
-    raise AssertionError("an app is configured")
-
-
 async def serve() -> None:
     """Serve on a free port of the loopback interface, print its URL, and stop at SIGTERM."""
-    config = load(
-        {
-            "host": "127.0.0.1",
-            "port": 0,
-            "pusher_app_id": "1",
-            "pusher_app_key": KEY,
-            "pusher_secret": "secret",
-            "shutdown_timeout": 0,
-            "enable_ws_compression": True,
-            "ws_compression_threshold": 0,
-            "max_message_bytes": LARGEST_MESSAGE,
-            "max_write_buffer": 2 * LARGEST_MESSAGE,
-            "request_timeout": 120,
-        },
-        {},
-        make_up=no_development_app,
+    config = make_config(
+        host="127.0.0.1",
+        port=0,
+        pusher_app_id="1",
+        pusher_app_key=KEY,
+        pusher_secret="secret",  # noqa: S106 - clients of the test use no API
+        shutdown_timeout=0,
+        enable_ws_compression=True,
+        ws_compression_threshold=0,
+        max_message_bytes=LARGEST_MESSAGE,
+        max_write_buffer=2 * LARGEST_MESSAGE,
+        request_timeout=120,
     )
     server = Server(config)
     await server.start()

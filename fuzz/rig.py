@@ -12,7 +12,8 @@ from functools import cache
 from itertools import count
 from typing import Any, cast
 
-from heliograph.config.settings import Config, load
+from heliograph.config.load import make_config
+from heliograph.config.settings import Config
 from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.share import Share
 from heliograph.net.answers import Answers
@@ -64,25 +65,20 @@ def switch_the_alarm_off() -> None:
 @cache
 def configuration(*, counts: bool) -> Config:
     """Return a server's configuration, with everything switched on, but *counts* perhaps."""
-    flags = {
-        "pusher_app_id": APP_ID,
-        "pusher_app_key": KEY,
-        "pusher_secret": SECRET,
-        "watchlist": True,
-        "subscription_count": counts,
-        "subscription_errors": True,
-        "enable_ws_compression": True,
-        "ws_compression_threshold": 60,
-        "max_message_bytes": 1024,
-        "max_request_head_bytes": 2048,
-        "max_request_body_bytes": 1024,
-        "max_event_bytes": 300,
-    }
-    return load(flags, {}, make_up=_nobody)
-
-
-def _nobody() -> tuple[str, str, str]:
-    raise AssertionError("an app is configured")
+    return make_config(
+        pusher_app_id=APP_ID,
+        pusher_app_key=KEY,
+        pusher_secret=SECRET,
+        watchlist=True,
+        subscription_count=counts,
+        subscription_errors=True,
+        enable_ws_compression=True,
+        ws_compression_threshold=60,
+        max_message_bytes=1024,
+        max_request_head_bytes=2048,
+        max_request_body_bytes=1024,
+        max_event_bytes=300,
+    )
 
 
 class Ticked:
@@ -341,8 +337,12 @@ class Wire:
 
 def _upgrades(ticked: Ticked) -> Upgrades:
     config = configuration(counts=False)
-    dialect = PusherDialect(ticked.node, subscription_errors=config.subscription_errors)
-    return Upgrades([dialect], compression=DeflateFraming(config.ws_compression_threshold))
+    dialect = PusherDialect(
+        ticked.node, subscription_errors=config.pusher_protocol.subscription_errors
+    )
+    return Upgrades(
+        [dialect], compression=DeflateFraming(config.connections.ws_compression_threshold)
+    )
 
 
 def _context(ticked: Ticked) -> Context:
@@ -350,13 +350,13 @@ def _context(ticked: Ticked) -> Context:
     loop = cast("Any", FakeLoop(ticked))
     return Context(
         loop=loop,
-        settings=config,
+        settings=config.connections,
         tally=ticked.node.tally,
         wheel=Wheel(loop),
         turns=LoopTurns(loop),
         http_limits=HttpLimits(
-            max_head_bytes=config.max_request_head_bytes,
-            max_body_bytes=config.max_request_body_bytes,
+            max_head_bytes=config.http_requests.max_request_head_bytes,
+            max_body_bytes=config.http_requests.max_request_body_bytes,
         ),
         now=loop.time,
         answers=Answers(_date),

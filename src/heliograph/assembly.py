@@ -77,12 +77,13 @@ class Assembly:
     ) -> None:
         self.engine = engine
         self.engine_name = engine_name
+        kept_in = config.webhook_delivery.data_dir
         self.webhooks = Webhooks(
-            store=SqliteStore(config.data_dir) if config.data_dir else MemoryStore(),
+            store=SqliteStore(kept_in) if kept_in else MemoryStore(),
             now_s=time.time,
             monotonic=monotonic,
             random=random.random,
-            settle_s=config.webhook_settle,
+            settle_s=config.webhook_delivery.webhook_settle,
         )
         self.webhooks.configure(config.apps)
         self.node = Node(
@@ -90,7 +91,7 @@ class Assembly:
             engine,
             timing,
             RandomBits(),
-            keep=Keep(1, config.cache_ttl),
+            keep=Keep(1, config.pusher_protocol.cache_ttl),
             journal=Journal(owed=[self.webhooks]),
             shuffle=shuffle,
             verbose=verbose,
@@ -127,19 +128,21 @@ class Assembly:
         def why_not() -> str:
             return not_ready_because() or ("" if self.node.engine_available else ENGINE_UNAVAILABLE)
 
-        handler: Handler = Pages(config.path_prefix, why_not)
+        handler: Handler = Pages(config.http_requests.path_prefix, why_not)
         for protocol in reversed(self._protocols):
             handler = protocol.handler(
                 self.node, config, handler, now_s=time.time, api=api, websockets=websockets
             )
-        if config.cors_allowed_origins and api:
-            paths = [config.path_prefix + path for one in self._protocols for path in one.paths]
-            handler = CrossOrigin(config.cors_allowed_origins, paths, handler)
+        allowed = config.http_requests.cors_allowed_origins
+        if allowed and api:
+            prefix = config.http_requests.path_prefix
+            paths = [prefix + path for one in self._protocols for path in one.paths]
+            handler = CrossOrigin(allowed, paths, handler)
         return handler
 
     def route_of(self, path: bytes) -> str:
         """Return the name of *path* in metrics: one of few, whatever strangers ask for."""
-        path = path.removeprefix(self._config.path_prefix.encode())
+        path = path.removeprefix(self._config.http_requests.path_prefix.encode())
         names = [protocol.route_of(path) for protocol in self._protocols]
         return next((name for name in (*names, pages.route_of(path)) if name), "other")
 

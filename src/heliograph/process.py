@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from heliograph import prerequisites
 from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
-from heliograph.net import systemd, tls
+from heliograph.net import systemd
 from heliograph.observe import logs
 from heliograph.observe.log_throttle import Summary, place_of
-from heliograph.server import Server, level_of
+from heliograph.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +31,6 @@ COLLECTED_WHOLLY_AFTER = 1000
 Collections of the middle generation after which it looks at all objects: for a server with a
 hundred thousand channels that takes 30 ms, in which no client is served.
 """
-
-
-def check(config: Config) -> None:
-    """
-    Raise ConfigError where no server can be started with *config* on this machine.
-
-    Whether its ports and its folder are free is not looked at.
-    """
-    _loop_factory(config.loop)
-    if config.ssl_cert and config.ssl_key:
-        tls.load(config.ssl_cert, config.ssl_key)
 
 
 def run(
@@ -55,9 +45,9 @@ def run(
     read again by *load*, which raises ConfigError where nothing is to be changed. Raises
     ConfigError.
     """
-    logs.set_up(level_of(config), config.log_format)
+    logs.set_up(config.log_output.lowest_level, config.log_output.log_format)
     _collect_rarely()
-    with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
+    with asyncio.Runner(loop_factory=prerequisites.loop_factory(config)) as runner:
         return runner.run(_serve(config, load, snippets))
 
 
@@ -71,18 +61,6 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECTED_AFTER, 20, COLLECTED_WHOLLY_AFTER)
-
-
-def _loop_factory(kind: str) -> Any:
-    if kind == "asyncio":
-        return asyncio.new_event_loop
-    try:
-        import uvloop  # noqa: PLC0415 - it does not exist everywhere
-    except ImportError:
-        if kind == "uvloop":
-            raise ConfigError("--loop: uvloop is not installed; use auto or asyncio") from None
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 async def _serve(
@@ -156,7 +134,7 @@ def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifi
 
 def _announce(server: Server) -> None:
     config = server.config
-    prefix = config.path_prefix
+    prefix = config.http_requests.path_prefix
     for app in config.apps:
         for url in server.urls:
             for key in app.keys:
@@ -167,7 +145,7 @@ def _announce(server: Server) -> None:
             logger.info("Handle Pusher API requests at %s%s/apps/%s/", url, prefix, app.id)
     for url in server.metrics_urls:
         logger.info("Handle Prometheus at %s/metrics", url)
-    if config.data_dir is None and any(app.webhooks for app in config.apps):
+    if config.webhook_delivery.data_dir is None and any(app.webhooks for app in config.apps):
         logger.info(
             "webhooks are kept in memory only: set --data_dir to keep them through a restart"
         )

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from heliograph import assembly
+from heliograph import assembly, prerequisites
 from heliograph.assembly import (
     ENGINE_CLOSE_TIMEOUT_S,
     PROTOCOLS,
     WEBHOOKS_STOP_TIMEOUT_S,
     Assembly,
 )
-from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config, check_shared_port
+from heliograph.config.checks import check_reload
+from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config
 from heliograph.engine.base import Engine
 from heliograph.errors import ConfigError
 from heliograph.handler import Handler
@@ -62,11 +63,6 @@ DRAINING = "draining"
 
 CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
 """Taken on while serving, where the server began with a certificate."""
-
-
-def level_of(config: Config) -> str:
-    """Return the lowest level that is logged."""
-    return "debug" if config.debug else config.log_level
 
 
 class LoopTiming:
@@ -138,8 +134,7 @@ class Server:
     async def _start(self) -> None:
         config, started = self.config, self._started
         loop = asyncio.get_running_loop()
-        if config.ssl_cert and config.ssl_key:
-            self._certificate = tls.Certificate(config.ssl_cert, config.ssl_key)
+        self._certificate = prerequisites.certificate(config)
         poller = self._poller = Poller(loop) if streams.available() else None
         if poller is not None:
             started.callback(poller.stop)
@@ -150,27 +145,29 @@ class Server:
             make_engine=self._make_engine,
             protocols=self._protocols,
             shuffle=self._shuffle,
-            verbose=level_of(config) == "debug",
+            verbose=config.log_output.lowest_level == "debug",
         )
         started.push_async_callback(self._assembly.close)
         self.node = self._assembly.node
         self._handshakes = Summary(logger, logging.INFO, loop.call_later)
         self.upgrades = Upgrades(
             self._assembly.dialects,
-            compression=DeflateFraming(config.ws_compression_threshold)
-            if config.enable_ws_compression
+            compression=DeflateFraming(config.connections.ws_compression_threshold)
+            if config.connections.enable_ws_compression
             else None,
-            connect=TracedConnection if level_of(config) == "debug" else WebSocketConnection,
+            connect=TracedConnection
+            if config.log_output.lowest_level == "debug"
+            else WebSocketConnection,
         )
         self.context = context = Context(
             loop=loop,
-            settings=config,
+            settings=config.connections,
             tally=self.node.tally,
             wheel=Wheel(loop),
             turns=LoopTurns(loop) if poller is None else poller,
             http_limits=HttpLimits(
-                max_head_bytes=config.max_request_head_bytes,
-                max_body_bytes=config.max_request_body_bytes,
+                max_head_bytes=config.http_requests.max_request_head_bytes,
+                max_body_bytes=config.http_requests.max_request_body_bytes,
             ),
             now=loop.time,
             room=Room(raise_descriptor_limit(), loop.call_later),
@@ -180,7 +177,7 @@ class Server:
         started.callback(context.wheel.stop)
         main, api, metrics = self._bind_all()
         await self._assembly.webhooks.start()
-        if config.metrics or metrics:
+        if config.monitoring.metrics or metrics:
             self._instruments = Instruments(
                 context,
                 self.node,
@@ -220,21 +217,23 @@ class Server:
                     "LISTEN_FDNAMES: every socket is for the API only; add one for clients"
                 )
         else:
-            main, api = bind(config.port, "port"), []
-        port = config.pusher_api_port
+            main, api = bind(config.listening.port, "port"), []
+        port = config.listening.pusher_api_port
         # 0 takes a free port for each.
-        if not api and port is not None and (port == 0 or port != config.port):
+        if not api and port is not None and (port == 0 or port != config.listening.port):
             api = bind(port, "pusher_api_port")
         metrics = (
-            bind(config.metrics_port, "metrics_port") if config.metrics_port is not None else []
+            bind(config.monitoring.metrics_port, "metrics_port")
+            if config.monitoring.metrics_port is not None
+            else []
         )
-        if config.unix_socket and not self._passed:
+        if config.listening.unix_socket and not self._passed:
             source = config.sources.get("unix_socket", DEFAULT)
             place = bind_unix(
-                config.unix_socket,
-                int(config.unix_socket_mode, 8),
+                config.listening.unix_socket,
+                int(config.listening.unix_socket_mode, 8),
                 option=f"--unix_socket (from {source})",
-                shared=config.reuse_port,
+                shared=config.listening.reuse_port,
             )
             self._started.callback(place.close)
             main.append(place)
@@ -252,11 +251,11 @@ class Server:
     def _bind(self, port: int, option: str) -> list[Place]:
         sources = self.config.sources
         return bind(
-            self.config.host or ("",),
+            self.config.listening.host or ("",),
             port,
             host_option=f"--host (from {sources.get('host', DEFAULT)})",
             port_option=f"--{option} (from {sources.get(option, DEFAULT)})",
-            shared=self.config.reuse_port,
+            shared=self.config.listening.reuse_port,
         )
 
     async def _listen(self, places: list[Place], *, api: bool, websockets: bool) -> None:
@@ -266,9 +265,9 @@ class Server:
         if self._instruments is not None:
             requests = self._instruments.requests
             handler = Metered(handler, requests, self.context.now)
-            if self.config.metrics and api:
+            if self.config.monitoring.metrics and api:
                 handler = self._metrics_page(handler)
-        proxied = self.config.proxy_protocol
+        proxied = self.config.listening.proxy_protocol
         await self._serve(places, handler, websockets=websockets, proxied=proxied)
 
     async def _serve(
@@ -300,7 +299,7 @@ class Server:
             poller=self._poller,
             tls=self._certificate.context if self._certificate else None,
             proxied=proxied,
-            patience_s=self.config.request_timeout,
+            patience_s=self.config.connections.request_timeout,
             addresses=context.addresses if counted else None,
             tls_failed=self._tls_failed,
         )
@@ -316,7 +315,7 @@ class Server:
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
         if self._instruments is None:
             raise AssertionError("metrics are measured where they are shown")
-        return MetricsPage(self._instruments.scrape, self.config.metrics_token, handler)
+        return MetricsPage(self._instruments.scrape, self.config.monitoring.metrics_token, handler)
 
     def reload(self, config: Config) -> None:
         """
@@ -324,22 +323,15 @@ class Server:
 
         Raises ConfigError, and changes nothing then.
         """
-        if config.development and not self.config.development:
-            # An app that is made up is for a first look, not for the clients of a running server.
-            raise ConfigError(
-                f"{config.config or 'the environment'}: no app is configured any more;"
-                " keep at least one"
-            )
-        if self.config.reuse_port:
-            check_shared_port(config)
+        check_reload(config, self.config)
         certificate = self._certificate
         pair = None
-        if certificate and config.ssl_cert and config.ssl_key:
-            pair = tls.load(config.ssl_cert, config.ssl_key)
+        if certificate and config.certificate.ssl_cert and config.certificate.ssl_key:
+            pair = tls.load(config.certificate.ssl_cert, config.certificate.ssl_key)
         fixed = [
             one.name
             for one in SERVER_OPTIONS
-            if getattr(config, one.name) != getattr(self.config, one.name)
+            if config.value(one.name) != self.config.value(one.name)
             and not (pair and one.name in CERTIFICATE_OPTIONS)
         ]
         if fixed:
@@ -371,14 +363,14 @@ class Server:
             await asyncio.sleep(self._delay_s)
         await asyncio.gather(*(listener.end() for listener in self._listeners))
         over_s = 0.0 if at_once else self._handover_s
-        idle_s = HANDOVER_IDLE_S if self.config.reuse_port else IDLE_S
+        idle_s = HANDOVER_IDLE_S if self.config.listening.reuse_port else IDLE_S
         await drain(self.context, self.node, over_s, shuffle=self._shuffle, idle_s=idle_s)
         await self._started.aclose()
 
     @property
     def _delay_s(self) -> float:
         """How long the server goes on when it is told to end; not beside its successor."""
-        return 0.0 if self.config.reuse_port else self.config.shutdown_delay
+        return 0.0 if self.config.listening.reuse_port else self.config.shutdown.shutdown_delay
 
     @property
     def _handover_s(self) -> float:
@@ -389,7 +381,7 @@ class Server:
         """
         config = self.config
         return (
-            min(config.shutdown_timeout, HANDOVER_S)
-            if config.reuse_port
-            else config.shutdown_timeout
+            min(config.shutdown.shutdown_timeout, HANDOVER_S)
+            if config.listening.reuse_port
+            else config.shutdown.shutdown_timeout
         )

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from heliograph.config.settings import load
+from heliograph.config.load import make_config
 from heliograph.engine.memory import MemoryEngine
 from heliograph.protocols.pusher import auth
 from heliograph.server import Server
@@ -19,6 +19,10 @@ from tests.unit.late_engine import LateEngine
 APP_ID = "3"
 KEY = "278d425bdf160c739803"
 SECRET = "7ad3773142a6692b25b8"
+
+SINGLE_APP = {"pusher_app_id": APP_ID, "pusher_app_key": KEY, "pusher_secret": SECRET}
+LOCAL = {"host": "127.0.0.1", "port": 0, "shutdown_timeout": 0}
+"""Options of a server for a test."""
 
 PATIENCE_S = 5.0
 """How long anything may take before a test says that it never comes."""
@@ -236,18 +240,8 @@ class Engines:
 @asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[Rig]:
     """Run a server with these options, as flags of the command line would give them."""
-    flags = {
-        "host": "127.0.0.1",
-        "port": 0,
-        "shutdown_timeout": 0,
-        "pusher_app_id": APP_ID,
-        "pusher_app_key": KEY,
-        "pusher_secret": SECRET,
-        **options,
-    }
-    server = Server(
-        load(flags, {}, make_up=lambda: ("1", "k", "s")), Engines.make if Engines.late else None
-    )
+    config = make_config(**{**LOCAL, **SINGLE_APP, **options})
+    server = Server(config, Engines.make if Engines.late else None)
     await server.start()
     try:
         yield Rig(server)

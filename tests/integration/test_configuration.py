@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from heliograph import prerequisites
 from heliograph.cli import main as cli
-from heliograph.config.settings import load
+from heliograph.config.load import load
+from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.server import Server
 from tests import certificates
@@ -47,13 +51,23 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "metrics_port": (0, 7),
     "loop": ("auto", "asyncio", "libev"),
     "terminate_code": (4009, 1000),
+    "host": (["127.0.0.1"], ["localhost", "127.0.0.1"], ["0.0.0.0", "127.0.0.1"], ["a..b"]),
+    "ssl_cert": ("FOLDER/served.crt", "FOLDER/missing.crt", "FOLDER/served.key"),
+    "ssl_key": ("FOLDER/served.key", "FOLDER/served.key", "FOLDER/other.key"),
+    "pusher_app_id": ("3", "10", "a/b"),
+    "pusher_app_key": ("k3", "k0", ""),
+    "secret": ("s", ""),
 }
+"""Of options of the file; some values are wrong, some only together with others."""
 
 
 @st.composite
 def files(draw: st.DrawFn) -> str:
     """A configuration file with a few options and apps, of which some are wrong."""
     names = draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=3))
+    for together in ({"ssl_cert", "ssl_key"}, {"pusher_app_id", "pusher_app_key", "secret"}):
+        if not together.isdisjoint(names) and draw(st.booleans()):
+            names = [*names, *sorted(together - set(names))]
     server = {name: draw(st.sampled_from(VALUES[name])) for name in names}
     own = {name: server.pop(name) for name in ("allowed_origins",) if name in server}
     lines = [f"{name} = {toml(value)}" for name, value in server.items()]
@@ -83,7 +97,7 @@ def toml(value: Any) -> str:
 async def starts(path: Path) -> str:
     """Start a server with the file and stop it; return why it cannot be, or nothing."""
     try:
-        config = load({"config": str(path)}, {}, make_up=lambda: ("1", "k", "s"))
+        config = load({"config": str(path)}, {})
         server = Server(config)
         await server.start()
     except ConfigError as error:
@@ -94,16 +108,19 @@ async def starts(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("configuration")
+    folder = tmp_path_factory.mktemp("configuration")
+    certificates.make(folder, "served")
+    certificates.make(folder, "other")
+    return folder
 
 
 @given(files())
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_server_starts_with_what_check_config_accepts_and_with_nothing_else(
+def test_whatever_check_config_accepts_the_server_starts_with_and_the_other_way_round(
     folder: Path, text: str
 ) -> None:
     path = folder / "h.toml"
-    path.write_text(text)
+    path.write_text(text.replace("FOLDER", str(folder)))
     problem = asyncio.run(starts(path))
     if "cannot listen on" in problem:
         return  # port 7 is for root: what is free is for no file to say
@@ -119,3 +136,31 @@ def test_check_config_reads_the_certificate_as_a_server_does(tmp_path: Path) -> 
     pair.key.write_text("nonsense")
     done = CliRunner().invoke(cli.command, flags)
     assert isinstance(done.exception, ConfigError)
+
+
+WITHOUT_UVLOOP = (
+    "import sys; sys.modules['uvloop'] = None\n"  # as if it were not installed
+    "from heliograph.__main__ import main; main()\n"
+)
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_check_config_and_the_server_require_the_same_event_loop(command: str) -> None:
+    arguments = [command, "--loop=uvloop", "--host=127.0.0.1", "--port=0"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_UVLOOP, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "heliograph: error: --loop: uvloop is not installed; use auto or asyncio\n"
+    )
+
+
+def test_without_uvloop_asyncio_has_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert prerequisites.loop_factory(Config()) is asyncio.new_event_loop
+    assert prerequisites.certificate(Config()) is None

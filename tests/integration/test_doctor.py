@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from heliograph.cli import doctor
-from heliograph.config.settings import Config, load
+from heliograph.config.load import load, make_config
+from heliograph.config.settings import Config
 from heliograph.wire.websocket import accept_key
 from tests import certificates
-from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Rig, serving
+from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, SINGLE_APP, Rig, serving
 
 
 def config(**options: object) -> Config:
-    flags = {"pusher_app_id": APP_ID, "pusher_app_key": KEY, "pusher_secret": SECRET, **options}
-    return load(flags, {}, make_up=lambda: ("", "", ""))
+    return make_config(**{**SINGLE_APP, **options})
 
 
 def told(
@@ -282,8 +282,8 @@ async def test_whoever_answers_without_end_is_not_listened_to_for_ever(
 # -- Origins, ports and time-outs ----------------------------------------------------------
 
 
-async def test_without_an_app_none_is_made_up_to_be_refused() -> None:
-    nobody = load({}, {}, make_up=lambda: ("1", "made-up", "made-up"))
+async def test_without_an_app_the_generated_one_is_not_tried_on_the_server() -> None:
+    nobody = load({}, {}, generate_app=lambda: ("1", "generated", "generated"))
     async with serving() as rig:
         status, text = await told_of(rig, nobody, wait_s=1.0)
     assert status == 0, text

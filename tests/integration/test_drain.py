@@ -11,12 +11,21 @@ from typing import Any
 
 import pytest
 
-from heliograph.config.settings import load
+from heliograph.config.load import make_config
 from heliograph.errors import ConfigError
 from heliograph.net import places
 from heliograph.server import Server
 from tests import certificates
-from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Client, Engines, Rig, serving
+from tests.integration.rig import (
+    APP_ID,
+    LOCAL,
+    PATIENCE_S,
+    SINGLE_APP,
+    Client,
+    Engines,
+    Rig,
+    serving,
+)
 from tests.integration.test_http import HEALTH, UPGRADE, Wire, wire
 
 READY = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -29,7 +38,7 @@ async def stopping(rig: Rig, **how: bool) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(rig.server.stop(**how))
     await asyncio.sleep(0)
     config = rig.server.config
-    waits_first = config.shutdown_delay and not how and not config.reuse_port
+    waits_first = config.value("shutdown_delay") and not how and not config.value("reuse_port")
     while not waits_first and not rig.server.context.draining:  # noqa: ASYNC110 - it is near
         await asyncio.sleep(0)
     try:
@@ -74,7 +83,7 @@ async def test_a_server_is_not_ready_while_what_nodes_share_is_away(
 
 
 async def test_a_server_is_not_ready_before_it_listens_everywhere() -> None:
-    config = load({"port": 0, "host": "127.0.0.1"}, {}, make_up=lambda: (APP_ID, KEY, SECRET))
+    config = make_config(**LOCAL, **SINGLE_APP)
     server = Server(config)
     assert not server.readiness.ready
     await server.start()
@@ -250,9 +259,7 @@ async def test_a_server_that_did_not_start_leaves_nothing_behind_and_can_be_stop
             ({"metrics_port": taken}, "--metrics_port"),
             ({"unix_socket": str(tmp_path / "s"), "data_dir": str(file)}, "data_dir"),
         ):
-            flags = {"port": 0, "host": "127.0.0.1", **options}
-            config = load(flags, {}, make_up=lambda: (APP_ID, KEY, SECRET))
-            server = Server(config)
+            server = Server(make_config(**LOCAL, **SINGLE_APP, **options))
             tasks = asyncio.all_tasks()
             before = open_descriptors()
             with pytest.raises(ConfigError, match=message):

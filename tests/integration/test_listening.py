@@ -12,13 +12,23 @@ from typing import Any
 
 import pytest
 
-from heliograph.config.settings import load
+from heliograph.config.load import make_config
 from heliograph.errors import ConfigError
 from heliograph.net import systemd
 from heliograph.net.places import Place
 from heliograph.server import Server
 from tests import certificates
-from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Reply, Rig, parse, serving
+from tests.integration.rig import (
+    APP_ID,
+    KEY,
+    PATIENCE_S,
+    SECRET,
+    SINGLE_APP,
+    Reply,
+    Rig,
+    parse,
+    serving,
+)
 from tests.integration.test_http import HEALTH, UPGRADE, wire
 from tests.unit.test_proxy import ADDITIONS, OF_V4, OF_V6, header
 
@@ -344,14 +354,8 @@ class _Patched:
 @asynccontextmanager
 async def passed_on(*named: tuple[str, socket.socket]) -> AsyncIterator[Server]:
     """Run a server on sockets that somebody else bound."""
-    flags = {
-        "port": 1,  # would need permissions that tests do not have
-        "pusher_app_id": APP_ID,
-        "pusher_app_key": KEY,
-        "pusher_secret": SECRET,
-        "shutdown_timeout": 0,
-    }
-    config = load(flags, {}, make_up=lambda: ("1", "k", "s"))
+    # Port 1 would need permissions that tests do not have.
+    config = make_config(**SINGLE_APP, port=1, shutdown_timeout=0)
     places = [(name, Place(one, kept=True)) for name, one in named]
     server = Server(config, passed=places)
     await server.start()

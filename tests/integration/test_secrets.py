@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from heliograph.cli import main as cli
 from heliograph.config.apps import Webhook
-from heliograph.config.settings import OPTIONS, Config, load
+from heliograph.config.load import load
+from heliograph.config.settings import OPTIONS, Config
 from heliograph.config.show import describe
 from heliograph.errors import ConfigError
 from heliograph.protocols.pusher import auth
@@ -80,7 +81,7 @@ def said_about(flags: dict[str, Any], environ: dict[str, str], toml: str) -> str
         config = load(
             flags,
             environ,
-            make_up=lambda: ("1", "k", secret_of("made-up")),
+            generate_app=lambda: ("1", "k", secret_of("generated")),
             read_file=read_file,
             mode_of_file=lambda _path: 0o644,
         )
@@ -259,7 +260,6 @@ def _loaded(toml: str) -> Config:
     return load(
         {"config": "h.toml"},
         {},
-        make_up=lambda: ("1", "k", "s"),
         read_file=lambda path: toml if path == "h.toml" else secret_of("file"),
         mode_of_file=lambda _path: 0o600,
     )

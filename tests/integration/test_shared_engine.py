@@ -4,18 +4,17 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from heliograph.config.apps import Apps
-from heliograph.config.settings import load
+from heliograph.config.load import make_config
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
 from heliograph.protocols.pusher import auth
 from heliograph.server import Server
-from tests.integration.rig import APP_ID, KEY, SECRET, Client, Rig
+from tests.integration.rig import KEY, LOCAL, SECRET, SINGLE_APP, Client, Rig
 from tests.integration.test_webhook_delivery import app_for, receiving
 
 
@@ -33,20 +32,13 @@ def state(texts: Iterator[str]) -> SharedState:
 async def serving(
     state: SharedState, *nodes: str, apps: Apps | None = None
 ) -> AsyncIterator[list[tuple[Rig, LoopedEngine]]]:
-    flags = {
-        "host": "127.0.0.1",
-        "port": 0,
-        "shutdown_timeout": 0,
-        "pusher_app_id": APP_ID,
-        "pusher_app_key": KEY,
-        "pusher_secret": SECRET,
-    }
+    config = make_config(**LOCAL, **SINGLE_APP)
+    if apps is not None:
+        config = config.with_values(apps=apps)
     async with AsyncExitStack() as servers:
         found = []
         for node in nodes:
             engine = LoopedEngine(state, time.monotonic, node)
-            config = load(flags, {}, make_up=lambda: ("1", "k", "s"))
-            config = replace(config, apps=apps or config.apps)
             server = Server(config, lambda engine=engine: engine)  # type: ignore[misc]
             await server.start()
             servers.push_async_callback(server.stop)

@@ -8,19 +8,30 @@ import ssl
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heliograph.config.apps import Apps, Webhook
+from heliograph.config.load import load
+from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.net import streams
 from tests import certificates
 from tests.certificates import Pair
-from tests.integration.rig import APP_ID, PATIENCE_S, Client, Reply, Rig, parse, serving
+from tests.integration.rig import (
+    APP_ID,
+    KEY,
+    LOCAL,
+    PATIENCE_S,
+    SECRET,
+    Client,
+    Reply,
+    Rig,
+    parse,
+    serving,
+)
 from tests.integration.test_http import HEALTH, UPGRADE
 from tests.integration.test_slow_readers import subscribing
 
@@ -88,7 +99,7 @@ class Secured(Rig):
         return certificate
 
     def reload(self, **changes: Any) -> None:
-        self.server.reload(replace(self.server.config, **changes))
+        self.server.reload(self.server.config.with_values(**changes))
 
 
 @asynccontextmanager
@@ -292,23 +303,67 @@ async def test_tls_begins_and_ends_with_a_restart(
         assert (await rig.fetch("GET", "/health")).status == 200
 
 
-async def test_a_reload_that_is_refused_renews_no_certificate(
-    pair: Pair, made: dict[str, Pair]
+APP = f"""
+[[apps]]
+id = "{APP_ID}"
+max_batch = 1
+keys = [{{ key = "{KEY}", secret = "{SECRET}" }}]
+"""
+MISTAKES = {
+    "no TOML": ("[", "", "is not valid TOML"),
+    "an unknown option": ("prot = 1", APP, "prot: unknown option"),
+    "a wrong value": ("cache_ttl = -1", APP, "--cache_ttl: -1 is less than 1"),
+    "a path that is none": ('path_prefix = "x"', APP, "--path_prefix: 'x' is not a path"),
+    "no app": ("", "", "no app is configured any more"),
+    "an app twice": ("", APP + APP, f"two apps have the id '{APP_ID}'"),
+    "a secret that is not there": ("", APP.replace("secret =", "secret_file ="), "cannot read"),
+    "a webhook without a host": (
+        "",
+        APP + 'webhooks = [{ url = "http://" }]',
+        r"webhooks\[0\].url: has no host",
+    ),
+    "a header of the server": (
+        "",
+        APP + 'webhooks = [{ url = "http://localhost", headers = { Host = "h" } }]',
+        "the server sets this header",
+    ),
+    "webhooks and a shared port": (
+        "",
+        APP + 'webhooks = [{ url = "http://localhost" }]',
+        "--reuse_port .* has webhooks",
+    ),
+    "a key of another certificate": ('ssl_key = "other.key"', APP, "--ssl_key: cannot read"),
+}
+
+
+@pytest.mark.parametrize(("options", "apps", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+async def test_a_refused_reload_changes_nothing_the_certificate_included(
+    pair: Pair, made: dict[str, Pair], tmp_path: Path, options: str, apps: str, message: str
 ) -> None:
-    """Whatever of it is wrong: a configuration is taken as a whole, or not at all."""
+    """Without the mistake, the same file changes the certificate and the app."""
+    file = tmp_path / "h.toml"
+
+    def load_file(options: str, apps: str) -> Config:
+        pairs = {name: value for name, value in pair.options.items() if name not in options}
+        lines = [options, *(f'{name} = "{value}"' for name, value in pairs.items())]
+        file.write_text("\n".join([*lines, apps]))
+        flags = {**LOCAL, "config": str(file), "reuse_port": True}
+        return load(flags, {}, generate_app=lambda: ("9", "k", "s"))
+
     async with serving_tls(pair, reuse_port=True) as rig:
-        before = await rig.shown()
-        apps = [*rig.server.config.apps]
+        before, node = await rig.shown(), rig.server.node
+        (app,) = rig.server.config.apps
         made["second"].copy_over(pair)
-        hooked = replace(apps[0], webhooks=(Webhook(url="http://localhost/"),), max_batch=1)
-        with pytest.raises(ConfigError, match="--reuse_port"):
-            rig.reload(apps=Apps([hooked]))
-        with pytest.raises(ConfigError, match="no app is configured any more"):
-            rig.reload(development=True)
+        with pytest.raises(ConfigError, match=message):
+            rig.server.reload(load_file(options, apps))
         assert await rig.shown() == before
-        tenant = rig.server.node.tenant(apps[0].id)
+        tenant = node.tenant(APP_ID)
         assert tenant is not None
-        assert tenant.app == apps[0]
+        assert tenant.app == app
+        assert node.tenant("9") is None
+        rig.server.reload(load_file("", APP))
+        assert await rig.shown() != before
+        assert tenant.app.max_batch == 1
 
 
 @pytest.mark.skipif(not streams.available(), reason="asyncio's transports report no handshakes")

@@ -705,14 +705,6 @@ async def test_the_queue_of_a_webhook_that_is_disabled_is_dropped(tmp_path: Path
         assert await what_is_kept(tmp_path) == (0, 0, 0)
 
 
-async def test_a_change_that_cannot_be_changes_nothing() -> None:
-    async with receiving() as receiver, sending(app_for(receiver)) as webhooks:
-        with pytest.raises(ConfigError, match="the server sets this header"):
-            webhooks.configure([app_for(receiver, headers=(("Host", "elsewhere"),))])
-        owe(webhooks, say("private-c", 1))
-        await receiver.received(1)
-
-
 async def test_the_oldest_key_signs_and_a_new_one_takes_over() -> None:
     old, new = AppKey("old", "1"), AppKey(KEY, SECRET)
     async with receiving(BROKEN) as receiver:

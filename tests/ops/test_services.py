@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from heliograph.config.settings import OPTIONS, load
+from heliograph.config.load import make_config
+from heliograph.config.settings import OPTIONS
 from heliograph.server import Server
 from tests.integration.rig import APP_ID, KEY, SECRET
 from tests.ops.test_proxies import OPS, free_port
@@ -45,11 +46,7 @@ def test_the_unit_gives_options_that_exist() -> None:
     [only(r"^TimeoutStopSec=(\d+)$", UNIT), only(r"stop_grace_period: (\d+)s$", COMPOSE)],
 )
 def test_a_server_has_ended_before_anybody_loses_patience(patience_s: str) -> None:
-    config = load(
-        {"pusher_app_id": APP_ID, "pusher_app_key": KEY, "pusher_secret": SECRET},
-        {},
-        make_up=lambda: ("", "", ""),
-    )
+    config = make_config(pusher_app_id=APP_ID, pusher_app_key=KEY, pusher_secret=SECRET)
     assert Server(config).stop_s < int(patience_s)
 
 

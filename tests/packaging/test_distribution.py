@@ -52,10 +52,11 @@ def test_the_wheel_runs_in_an_empty_environment(built: Path, tmp_path: Path) -> 
     assert "port = 8080" in run(executables / "heliograph", "check-config", cwd=tmp_path)
     serve_once = (
         "import asyncio\n"
-        "from heliograph.config.settings import load\n"
+        "from heliograph.config.load import make_config\n"
         "from heliograph.server import Server\n"
         "async def main():\n"
-        "    server = Server(load({'port': 0}, {}, make_up=lambda: ('1', 'k', 's')))\n"
+        "    app = dict(pusher_app_id='1', pusher_app_key='k', pusher_secret='s')\n"
+        "    server = Server(make_config(port=0, **app))\n"
         "    await server.start()\n"
         "    reader, writer = await asyncio.open_connection('127.0.0.1', server.port)\n"
         "    writer.write(b'GET /health HTTP/1.0\\r\\n\\r\\n')\n"

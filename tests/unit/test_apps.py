@@ -1,9 +1,6 @@
-"""The registry of apps: who is found, and what it refuses to hold."""
-
-import pytest
+"""Apps: their defaults, their secrets, and the registry of all of them."""
 
 from heliograph.config.apps import WEBHOOK_KINDS, App, AppKey, Apps, Webhook
-from heliograph.errors import ConfigError
 
 KEY = AppKey("k", "hidden-secret")
 
@@ -61,22 +58,6 @@ def test_apps_are_found_by_id() -> None:
     assert apps.get("3") is None
     assert list(apps) == [one, two]
     assert len(apps) == 2
-
-
-@pytest.mark.parametrize(
-    ("apps", "message"),
-    [
-        ([app("1", KEY), app("1", AppKey("l", "s"))], "two apps have the id '1'"),
-        ([app("1", KEY), app("2", KEY)], "the apps '1' and '2' have the same key 'k'"),
-        ([app("1", KEY, AppKey("k", "s"))], "the app '1' has the key 'k' twice"),
-        ([app("1")], "the app '1' has no key"),
-        ([app("1", AppKey("k", ""))], "the key 'k' of the app '1' has no secret"),
-    ],
-)
-def test_what_the_registry_refuses(apps: list[App], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Apps(apps)
-    assert str(caught.value) == message
 
 
 def test_secrets_are_in_no_representation() -> None:

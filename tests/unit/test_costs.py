@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.config.settings import load
+from heliograph.config.load import make_config
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
 from heliograph.protocols.pusher import auth
@@ -143,7 +143,7 @@ def calls(action: Callable[[], object], times: int = 10) -> float:
 @pytest.fixture
 def counting() -> Iterator[Counting]:
     with asyncio.Runner() as runner:
-        server = Server(load(APP, {}, make_up=lambda: ("", "", "")))
+        server = Server(make_config(**APP))
         runner.run(server.start())
         loop = runner.get_loop()
         asyncio._set_running_loop(loop)

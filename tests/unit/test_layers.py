@@ -15,13 +15,14 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "config", "errors", "net", "observe", "process", "protocols", "reply"),
-        "wire",
+        *("__init__", "config", "errors", "net", "observe", "prerequisites", "process"),
+        *("protocols", "reply", "wire"),
     },
-    "process": {"config", "errors", "net", "observe", "server"},
+    "process": {"config", "errors", "net", "observe", "prerequisites", "server"},
+    "prerequisites": {"config", "errors", "net"},
     "server": {
         *("assembly", "config", "engine", "errors", "handler", "instruments", "net", "node"),
-        *("observe", "protocols", "wire"),
+        *("observe", "prerequisites", "protocols", "wire"),
     },
     "assembly": {
         *("config", "engine", "handler", "hub", "net", "node", "protocols", "webhooks"),
@@ -55,7 +56,10 @@ ALLOWED = {
 
 ORDER = {
     "cli": ("development", "doctor", "main"),
-    "config": (*("options", "apps", "borrowed", "environment", "app_tables", "settings", "show"),),
+    "config": (
+        *("options", "secret_files", "anycable_options", "apps", "unused_variables"),
+        *("apps_from_file", "settings", "show", "sources", "checks", "load"),
+    ),
     "engine": (
         *("answers", "presence", "share", "base", "memory"),
         *("testing.log", "testing.partitions", "testing.messages", "testing.owing"),
@@ -137,7 +141,8 @@ PURE_MODULES = frozenset(
 """What pure files may import: whatever is not here needs a reason, and a line."""
 
 ALSO = {
-    "config/settings.py": frozenset(("pathlib", "tomllib")),  # it is given paths
+    "config/load.py": frozenset(("pathlib",)),  # it is given paths
+    "config/sources.py": frozenset(("tomllib",)),  # it is given text
     "protocols/pusher/api/auth.py": frozenset(("datetime",)),  # it is given the time
     # Tests of engines, and an engine that they run.
     "engine/testing/__init__.py": frozenset(("sys",)),  # whether pytest is loaded

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.config.apps import App, AppKey, Apps, Webhook
-from heliograph.config.settings import Settings
+from heliograph.config.settings import ConnectionSettings
 from heliograph.engine.answers import Change, Counts
 from heliograph.engine.base import Space
 from heliograph.engine.memory import MemoryEngine
@@ -472,7 +472,7 @@ def test_what_one_connection_subscribes_to_by_default_holds_less_than_its_write_
     finally:
         tracemalloc.stop()
     assert 1000 < number < 2000
-    assert held < Settings().max_write_buffer
+    assert held < ConnectionSettings().max_write_buffer
 
 
 def test_a_name_is_one_string_for_all_subscribers_of_its_channel() -> None:

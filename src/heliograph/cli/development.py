@@ -1,7 +1,7 @@
 """
-The development mode: an app that is made up, and what to paste to use it.
+The development mode: an app that the server generates, and code to paste that uses it.
 
-Its secret is shown: it exists for this run only, and the server listens on localhost only.
+Its secret is printed: it exists for this run only, and the server listens on localhost only.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from heliograph.config.settings import Config
 
 
-def make_up(random_bits: Callable[[int], int]) -> tuple[str, str, str]:
-    """Return id, key and secret of an app; the id is decimal, as some SDKs need it."""
+def generate_app(random_bits: Callable[[int], int]) -> tuple[str, str, str]:
+    """Return id, key and secret of an app; the id is decimal, because some SDKs need that."""
     return (
         str(random_bits(20) + 100_000),
         f"{random_bits(80):020x}",
@@ -53,8 +53,8 @@ def snippets(config: Config, port: int, api_port: int) -> str:
     """Return what to paste into a page and into a program, for a server on these ports."""
     (app,) = config.apps
     (key,) = app.keys
-    prefix = config.path_prefix
-    host = next(iter(config.host), "localhost")
+    prefix = config.http_requests.path_prefix
+    host = next(iter(config.listening.host), "localhost")
     note = f" (it has no option for a path prefix: a proxy must add {prefix} to its paths)"
     return _SNIPPETS.format(
         app_id=app.id,
@@ -62,9 +62,9 @@ def snippets(config: Config, port: int, api_port: int) -> str:
         secret=key.secret,
         host=f"[{host}]" if ":" in host else host,
         port=port,
-        port_name="wssPort" if config.ssl_cert else "wsPort",
-        tls="true" if config.ssl_cert else "false",
-        ssl=bool(config.ssl_cert),
+        port_name="wssPort" if config.certificate.ssl_cert else "wsPort",
+        tls="true" if config.certificate.ssl_cert else "false",
+        ssl=bool(config.certificate.ssl_cert),
         api_port=api_port,
         prefix_note=note if prefix else "",
         path_line=f" wsPath: '{prefix}'," if prefix else "",

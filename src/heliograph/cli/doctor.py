@@ -114,17 +114,18 @@ def _descriptors() -> Finding:
 
 
 def _certificate(config: Config) -> Iterator[Finding]:
-    if config.ssl_cert is None or config.ssl_key is None:
+    files = config.certificate
+    if files.ssl_cert is None or files.ssl_key is None:
         return
     from heliograph.net import tls  # noqa: PLC0415 - not needed without TLS
 
     try:
-        tls.load(config.ssl_cert, config.ssl_key)
-        begin, end = tls.lifetime(config.ssl_cert)
+        tls.load(files.ssl_cert, files.ssl_key)
+        begin, end = tls.lifetime(files.ssl_cert)
     except ConfigError as error:
         yield Finding(FAULT, "certificate", str(error))
         return
-    yield _dates(config.ssl_cert, begin, end, "renew it, then send SIGHUP")
+    yield _dates(files.ssl_cert, begin, end, "renew it, then send SIGHUP")
 
 
 def _dates(of: str, begin: datetime, end: datetime, advice: str) -> Finding:
@@ -140,7 +141,7 @@ def _dates(of: str, begin: datetime, end: datetime, advice: str) -> Finding:
 
 
 def _folder(config: Config) -> Iterator[Finding]:
-    folder = config.data_dir
+    folder = config.webhook_delivery.data_dir
     if folder is None:
         if any(app.webhooks for app in config.apps):
             yield Finding(
@@ -184,7 +185,7 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
         return
     app = next(iter(config.apps))
     key = app.keys[0]
-    prefix = address.path.rstrip("/") or config.path_prefix
+    prefix = address.path.rstrip("/") or config.http_requests.path_prefix
     path = f"{prefix}/app/{quote(key.key)}"
     page = (origin and origin.removesuffix("/")) or next(
         (one for one in app.allowed_origins if "*" not in one), None

@@ -16,10 +16,11 @@ import click
 
 from heliograph import __version__, reply
 from heliograph.cli import development
-from heliograph.config import settings as config
-from heliograph.config import show as config_text
-from heliograph.config.borrowed import BORROWED
-from heliograph.config.options import Option, shown
+from heliograph.config import show
+from heliograph.config.anycable_options import ANYCABLE_OPTIONS
+from heliograph.config.load import load
+from heliograph.config.options import Option, text_of
+from heliograph.config.settings import OPTIONS, Config
 from heliograph.errors import ConfigError, HeliographError
 from heliograph.observe import metrics
 
@@ -28,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Whoever reports a fault should know: what is compiled has no file that ends in .py.
 _COMPILED = "" if (reply.__file__ or "").endswith(".py") else " (compiled)"
 
-FLAGS = {name: one for one in config.OPTIONS.values() for name in (one.name, *one.aliases)}
+FLAGS = {name: one for one in OPTIONS.values() for name in (one.name, *one.aliases)}
 """Options by the names of their flags, with underscores."""
 
 START = "serve"
@@ -49,7 +50,7 @@ class _Command(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                one = config.OPTIONS.get(parameter.name or "")
+                one = OPTIONS.get(parameter.name or "")
                 groups.setdefault(one.group if one else "Other", []).append(record)
         groups.setdefault("Other", []).append(("--version", "Show the version and exit."))
         if ctx.info_name == START:
@@ -112,7 +113,7 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
 def _option_of(flag: str) -> Option | None:
     """Return the option that *flag*, without its dashes, sets: one of ours, or of AnyCable's."""
     own = FLAGS.get(flag)
-    return own if own is not None or flag not in BORROWED else BORROWED[flag].option
+    return own if own is not None or flag not in ANYCABLE_OPTIONS else ANYCABLE_OPTIONS[flag].option
 
 
 def _refuse_unknown_flag(args: list[str], ctx: click.Context) -> None:
@@ -137,7 +138,7 @@ def _is_value(one: Option, word: str) -> bool:
 
 
 def _help_of(one: Option) -> str:
-    default = shown(one, one.default)
+    default = text_of(one, one.default)
     parts = [one.sentence]
     if one.choices:
         parts.append(f"One of {', '.join(one.choices)}.")
@@ -170,22 +171,18 @@ def _click_option(one: Option, *, hidden: bool = False) -> Callable[[F], F]:
 
 
 def _with_options(command: F) -> F:
-    for borrowed in BORROWED.values():
-        command = _click_option(borrowed.option, hidden=True)(command)
-    for one in reversed(config.OPTIONS.values()):
+    for other in ANYCABLE_OPTIONS.values():
+        command = _click_option(other.option, hidden=True)(command)
+    for one in reversed(OPTIONS.values()):
         command = _click_option(one)(command)
     return command
 
 
-def _given(values: dict[str, Any]) -> dict[str, object]:
-    """Return only what stood on the command line: the rest has other sources."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _loader(values: dict[str, Any]) -> Callable[[], config.Config]:
-    """Return what resolves the configuration, and again; an app is made up once at the most."""
-    make_up = cache(partial(development.make_up, secrets.randbits))
-    return partial(config.load, _given(values), os.environ, make_up=make_up)
+def _loader(values: dict[str, Any]) -> Callable[[], Config]:
+    """Return what loads the configuration, any number of times; an app is generated only once."""
+    flags = {name: value for name, value in values.items() if value is not None}
+    generate_app = cache(partial(development.generate_app, secrets.randbits))
+    return partial(load, flags, os.environ, generate_app=generate_app)
 
 
 @click.group(cls=_Group, add_help_option=True)
@@ -203,20 +200,20 @@ def serve(**values: Any) -> int:
     """Start the server. This is the default command."""
     from heliograph import process  # noqa: PLC0415 - the other commands need no server
 
-    load = _loader(values)
-    return process.run(load(), load, development.snippets)
+    reload = _loader(values)
+    return process.run(reload(), reload, development.snippets)
 
 
 @command.command("check-config", epilog=EPILOG)
 @_with_options
 def check_config(**values: Any) -> int:
     """Check the configuration; print it with the source of each value, without secrets."""
-    from heliograph import process  # noqa: PLC0415 - the other commands need no server
+    from heliograph import prerequisites  # noqa: PLC0415 - the other commands need no machine
 
-    loaded = _loader(values)()
-    process.check(loaded)
-    click.echo(config_text.describe(loaded), nl=False)
-    for warning in loaded.warnings:
+    config = _loader(values)()
+    prerequisites.check(config)
+    click.echo(show.describe(config), nl=False)
+    for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)
     return 0
 
@@ -224,7 +221,7 @@ def check_config(**values: Any) -> int:
 @command.command("sample-config")
 def sample_config() -> int:
     """Print a configuration file with every option."""
-    click.echo(config_text.sample(), nl=False)
+    click.echo(show.sample(), nl=False)
     return 0
 
 
@@ -258,7 +255,7 @@ def metrics_table() -> int:
 @command.command("options-table", hidden=True)
 def options_table() -> int:
     """Print the options as docs/options.md shows them."""
-    click.echo(config_text.options_table(), nl=False)
+    click.echo(show.options_table(), nl=False)
     return 0
 
 

@@ -1,18 +1,16 @@
 """
-An app: who it is, what it may do, and who is told of what happens in it.
+An app: its id and keys, its limits, and its webhooks.
 
 Each key of an app is declared here once, and is an option of the command line too, for the
-single app that one can configure there. 0 for a number is no limit.
+single app that can be configured there. 0 for a number is no limit. What is not possible together
+is refused in `checks`.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from heliograph import origins
 from heliograph.config.options import option, options_of
-from heliograph.errors import ConfigError
 
 WEBHOOK_KINDS = (
     "channel_existence",
@@ -22,7 +20,7 @@ WEBHOOK_KINDS = (
     "subscription_count",
     "user_presence",
 )
-"""What a webhook can be told of; a webhook that names none is told of all."""
+"""The kinds of events that a webhook can select; by default, it receives all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +31,9 @@ class AppKey:
     secret: str = field(repr=False)
 
 
-_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-
-_OUR_HEADERS = frozenset(
-    (
-        *("content-type", "x-pusher-key", "x-pusher-signature", "x-heliograph-delivery"),
-        *("connection", "content-encoding", "content-length", "expect", "host", "keep-alive"),
-        *("te", "trailer", "transfer-encoding", "upgrade"),
-    )
-)
-"""Headers of a webhook's request that say what it is, or how it travels."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """
-    Where an app is told of what happens; *events* are of WEBHOOK_KINDS.
-
-    Raises ConfigError where no request can be sent. Its text begins with the name of the field at
-    fault, and shows nothing of a URL, which may hold a password, nor of a header's value.
-    """
+    """A URL that receives events of an app; *events* are of WEBHOOK_KINDS."""
 
     url: str = field(repr=False)  # it may hold a password
     events: tuple[str, ...] = WEBHOOK_KINDS
@@ -60,37 +41,10 @@ class Webhook:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     enabled: bool = True
 
-    def __post_init__(self) -> None:
-        """Check URL and headers."""
-        _check_url(self.url)
-        for name, text in self.headers:
-            if not _HEADER_NAME.fullmatch(name):
-                raise ConfigError(f"headers.{name}: is not a valid header name")
-            if name.lower() in _OUR_HEADERS:
-                raise ConfigError(f"headers.{name}: the server sets this header; remove it")
-            if not text.isprintable():
-                raise ConfigError(
-                    f"headers.{name}: the value must be one line of printable characters"
-                )
-
-
-def _check_url(url: str) -> None:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError("url: must begin with http:// or https://")
-    if not url.isprintable() or " " in url:
-        raise ConfigError("url: must not contain spaces or control characters")
-    try:
-        # Reading the port checks it. A password with a slash in it ends up here, too.
-        named = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
-    except ValueError:
-        named = False
-    if not named:
-        raise ConfigError("url: has no host, or an invalid port")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """One application that shares the server with others, and nothing else with them."""
+    """An application that shares the server with others, and nothing else."""
 
     id: str
     keys: tuple[AppKey, ...]
@@ -153,40 +107,18 @@ APP_OPTIONS = options_of(App)
 
 
 class Apps:
-    """
-    The apps of a server, by id.
-
-    Raises ConfigError where two share an id or a key, and where one has nothing to sign with:
-    anybody can sign with an empty secret.
-    """
+    """The apps of a server, in their order; of two with the same id, `get` returns the first."""
 
     def __init__(self, apps: Iterable[App] = ()) -> None:
-        self._apps: dict[str, App] = {}
-        owners: dict[str, str] = {}
-        for app in apps:
-            if app.id in self._apps:
-                raise ConfigError(f"two apps have the id {app.id!r}")
-            self._apps[app.id] = app
-            if not app.keys:
-                raise ConfigError(f"the app {app.id!r} has no key")
-            for key in app.keys:
-                if not key.secret:
-                    raise ConfigError(f"the key {key.key!r} of the app {app.id!r} has no secret")
-                if key.key in owners:
-                    other = owners[key.key]
-                    if other == app.id:
-                        raise ConfigError(f"the app {app.id!r} has the key {key.key!r} twice")
-                    raise ConfigError(
-                        f"the apps {other!r} and {app.id!r} have the same key {key.key!r}"
-                    )
-                owners[key.key] = app.id
+        self._apps = tuple(apps)
+        self._by_id = {app.id: app for app in reversed(self._apps)}
 
     def __iter__(self) -> Iterator[App]:
-        return iter(self._apps.values())
+        return iter(self._apps)
 
     def __len__(self) -> int:
         return len(self._apps)
 
     def get(self, app_id: str) -> App | None:
         """Return the app with this id."""
-        return self._apps.get(app_id)
+        return self._by_id.get(app_id)

@@ -1,9 +1,9 @@
 """
-What an option is, and how its value is read.
+The definition of an option, and the parsing of its value.
 
-An option is declared once, as a field of a dataclass (`Settings` in `config`, `App` in `apps`):
-name, type, default, a sentence. Flags, environment variables, keys of the configuration file,
-the sample file and the table in the README are all made of that.
+An option is declared once, as a field of a dataclass (a part in `settings`, or `App` in `apps`):
+name, type, default, a sentence. The flag, the environment variables, the key of the configuration
+file, the sample file and the tables in the documents are generated from it.
 """
 
 import difflib
@@ -24,8 +24,9 @@ class Option:
 
     *kind* is bool, int, float, str or tuple (of strings). *environment* are the variables that
     set it besides HELIOGRAPH_<NAME>, which goes first. *aliases* are other names of its flag.
-    *each* reads each text of a list, and raises ValueError that says what is wrong with it.
-    *secret* values are never shown.
+    *each* parses each text of a list, and raises ValueError with what is wrong in it. *secret*
+    values are never printed. *follows* names the option before this one in tables and help, where
+    that is not the one declared before it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Option:
     maximum: float = LARGEST
     unit: str = ""
     secret: bool = False
+    follows: str = ""
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ class Option:
         """
         Return *value*, from a file or a text of the environment or a flag, as this option's kind.
 
-        Raises ValueError that says what is wrong with it.
+        Raises ValueError with what is wrong in it.
         """
         if isinstance(value, str) and not _is_unicode(value):
             raise ValueError(f"{value!r} is not UTF-8")
@@ -76,7 +78,7 @@ class Option:
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell whether *text* has no surrogates, which stand for bytes that are not UTF-8."""
+    """Whether *text* has no surrogates, which Python has for bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -139,6 +141,8 @@ _PARSERS: dict[type, Callable[[object], Any]] = {
 
 SERVER, SINGLE_APP, PROTOCOL = "Server", "The app", "Protocol"
 LIMITS, WEBHOOKS = "Limits", "Webhooks"
+GROUPS = (SERVER, SINGLE_APP, PROTOCOL, LIMITS, WEBHOOKS)
+"""In the order of tables and help."""
 
 
 def option(
@@ -154,6 +158,7 @@ def option(
     maximum: float = LARGEST,
     unit: str = "",
     secret: bool = False,
+    follows: str = "",
 ) -> Any:
     """Declare a field of a dataclass as an option. See Option for the rest."""
     metadata = {
@@ -167,6 +172,7 @@ def option(
         "maximum": maximum,
         "unit": unit,
         "secret": secret,
+        "follows": follows,
     }
     return field(default=default, metadata=metadata, repr=not secret)
 
@@ -181,15 +187,35 @@ def options_of(declared: type) -> tuple[Option, ...]:
     )
 
 
+def in_order(parts: Iterable[Iterable[Option]]) -> tuple[Option, ...]:
+    """
+    Return the options of *parts* by group, as tables and help have them.
+
+    Within a group, an option comes after the one that it follows, or else after the one before it
+    in its part.
+    """
+    found: list[Option] = []
+    for options in parts:
+        previous: Option | None = None
+        for one in options:
+            follows = one.follows
+            if not follows and previous is not None and previous.group == one.group:
+                follows = previous.name
+            names = [other.name for other in found]
+            found.insert(names.index(follows) + 1 if follows else len(found), one)
+            previous = one
+    return tuple(sorted(found, key=lambda one: GROUPS.index(one.group)))
+
+
 def _kind(hint: Any) -> type:
-    """Return the kind of a type: that of `int | None` is int, of `tuple[str, ...]` tuple."""
+    """Return the kind of a type: of `int | None` it is int, of `tuple[str, ...]` tuple."""
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
     return typing.get_origin(hint) or typing.cast("type", hint)
 
 
-def shown(one: Option, value: object) -> str:
-    """Return *value* as people write it, and nothing of a secret."""
+def text_of(one: Option, value: object) -> str:
+    """Return *value* as operators write it; a secret is redacted."""
     if value is None or value == ():
         return ""
     if one.secret:
@@ -207,7 +233,7 @@ def _in_full(number: float) -> str:
 
 def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
-    Return what may have been meant by *name*, as the end of a sentence; else nothing.
+    Return the name in *known* that is most similar to *name*, as the end of a sentence; or "".
 
     *cutoff* is how similar the two must be, from 0 to 1.
     """

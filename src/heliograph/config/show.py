@@ -1,11 +1,19 @@
-"""What people are shown of the configuration: the table, the sample, the resolved values."""
+"""The configuration as text: the tables of options, the sample file, the resolved values."""
 
-from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, Webhook
-from heliograph.config.options import LIMITS, PROTOCOL, SERVER, SINGLE_APP, WEBHOOKS, Option, shown
-from heliograph.config.settings import DEFAULT, OPTIONS, SERVER_OPTIONS, Config
+from heliograph.config.options import (
+    LIMITS,
+    PROTOCOL,
+    SERVER,
+    SINGLE_APP,
+    WEBHOOKS,
+    Option,
+    text_of,
+)
+from heliograph.config.settings import OPTIONS, SERVER_OPTIONS, Config
 
 
 def options_table() -> str:
@@ -29,15 +37,15 @@ HEADINGS = {
 def _table(title: str, options: list[Option]) -> list[str]:
     lines = ["", f"## {title}", "", "| option | description | default |", "|---|---|---|"]
     for one in options:
-        default = shown(one, one.default)
+        default = text_of(one, one.default)
         if default and one.unit:
             default += f" {one.unit}"
         cell = f"`{default}`" if default else ""
-        lines.append(f"| `{one.flag}` | {_described_option(one)} | {cell} |")
+        lines.append(f"| `{one.flag}` | {_description(one)} | {cell} |")
     return lines
 
 
-def _described_option(one: Option) -> str:
+def _description(one: Option) -> str:
     """Return the sentence of an option, and the names that it has besides its own."""
     parts = [one.sentence]
     if one.choices:
@@ -49,30 +57,29 @@ def _described_option(one: Option) -> str:
 
 
 def describe(config: Config) -> str:
-    """Return the resolved configuration, secrets hidden, and where each value came from."""
-    lines = [_line(one, config, config.sources) for one in SERVER_OPTIONS]
-    for app in config.apps:
-        sources = config.app_sources.get(app.id, {})
-        lines += ["", "[[apps]]", f"id = {app.id}    # {sources.get('id', DEFAULT)}"]
+    """Return the resolved configuration, secrets redacted, with the source of each value."""
+    lines = [_line(one, config.value(one.name), config.source(one.name)) for one in SERVER_OPTIONS]
+    for app, source in config.sourced_apps():
+        lines += ["", "[[apps]]", f"id = {app.id}    # {source.source('id')}"]
         lines += [
-            f"key = {key.key}, secret = (hidden)    # {sources.get('keys', DEFAULT)}"
-            for key in app.keys
+            f"key = {key.key}, secret = (hidden)    # {source.source('keys')}" for key in app.keys
         ]
-        lines += [_line(one, app, sources) for one in APP_OPTIONS]
         lines += [
-            f"webhook = {_described(hook)}    # {sources.get('webhooks', DEFAULT)}"
-            for hook in app.webhooks
+            _line(one, getattr(app, one.name), source.source(one.name)) for one in APP_OPTIONS
+        ]
+        lines += [
+            f"webhook = {_webhook_text(webhook)}    # {source.source('webhooks')}"
+            for webhook in app.webhooks
         ]
     return "\n".join(lines) + "\n"
 
 
-def _line(one: Option, holder: object, sources: Mapping[str, str]) -> str:
-    value = shown(one, getattr(holder, one.name)) or "(none)"
-    return f"{one.name} = {value}    # {sources.get(one.name, DEFAULT)}"
+def _line(one: Option, value: Any, source: str) -> str:
+    return f"{one.name} = {text_of(one, value) or '(none)'}    # {source}"
 
 
-def _described(webhook: Webhook) -> str:
-    """No more of a URL than its host, and no header's value: the rest may be a secret."""
+def _webhook_text(webhook: Webhook) -> str:
+    """Return *webhook* without secrets: of its URL the host, of its headers the names."""
     url = urlsplit(webhook.url)
     parts = [
         f"{url.scheme}://{url.netloc.rpartition('@')[2]}",
@@ -124,7 +131,7 @@ def sample() -> str:
 
 
 EXAMPLE_PORTS = {"pusher_api_port": "8081", "metrics_port": "8082"}
-"""What the sample shows for a port without a default."""
+"""The values in the sample for ports without a default."""
 
 
 def _toml(one: Option) -> str:
@@ -132,5 +139,5 @@ def _toml(one: Option) -> str:
         return EXAMPLE_PORTS.get(one.name, '""')
     if one.kind is tuple:
         return "[" + ", ".join(f'"{part}"' for part in one.default) + "]"
-    text = shown(one, one.default)
+    text = text_of(one, one.default)
     return f'"{text}"' if one.kind is str else text

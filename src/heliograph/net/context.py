@@ -5,7 +5,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from heliograph.config.settings import Config
+from heliograph.config.settings import ConnectionSettings
 from heliograph.net.addresses import Addresses
 from heliograph.net.answers import Answers
 from heliograph.net.backlog import Backlog
@@ -30,7 +30,7 @@ class Context:
         self,
         *,
         loop: asyncio.AbstractEventLoop,
-        settings: Config,
+        settings: ConnectionSettings,
         tally: Tally,
         wheel: Wheel,
         turns: Turns,

@@ -20,11 +20,11 @@ class Pusher(Registration):
         """Make the dialect of a server."""
         return PusherDialect(
             node,
-            prefix=config.path_prefix,
-            lenient=config.lenient_protocol,
-            activity_timeout_s=config.activity_timeout,
-            subscription_errors=config.subscription_errors,
-            terminate_code=config.terminate_code,
+            prefix=config.http_requests.path_prefix,
+            lenient=config.pusher_protocol.lenient_protocol,
+            activity_timeout_s=config.pusher_protocol.activity_timeout,
+            subscription_errors=config.pusher_protocol.subscription_errors,
+            terminate_code=config.pusher_protocol.terminate_code,
         )
 
     def handler(
@@ -40,7 +40,7 @@ class Pusher(Registration):
         """Make what answers requests of the HTTP API."""
         return Routes(
             node,
-            prefix=config.path_prefix,
+            prefix=config.http_requests.path_prefix,
             now_s=now_s,
             api=api,
             websockets=websockets,

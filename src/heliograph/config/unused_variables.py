@@ -1,8 +1,8 @@
 """
-Environment variables that look like settings of this server and are none.
+Warnings about environment variables that look like options of this server and set nothing.
 
-Knows the names that Kubernetes gives to variables of a Service, and how to find a misspelled one.
-Values are read in `config`.
+Knows the names that Kubernetes gives to variables of a Service, and finds misspelled names. Values
+are read in `sources`.
 """
 
 import re
@@ -12,13 +12,13 @@ from heliograph.config.options import suggestion
 
 PREFIX = "HELIOGRAPH_"
 READ_PREFIXES = (PREFIX, "ANYCABLE_")
-"""A variable that begins like this is meant for the server."""
+"""Prefixes of variables that are meant for the server."""
 
 OURS = (PREFIX, "PUSHER_APP_", "ANYCABLE_PUSHER_")
-"""How variables begin that configure an app of this server, or the server."""
+"""Prefixes of the variables that configure this server or an app of it."""
 
 OTHERS = {"SOKETI_": "soketi", "REVERB_": "reverb"}
-"""How variables of other servers begin, and the page for those who come from there."""
+"""Prefixes of the variables of other servers, and the page about moving from each."""
 
 _SERVICE_NAME = re.compile(
     r"\w+_SERVICE_HOST|\w+_SERVICE_PORT(_\w+)?|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
@@ -57,7 +57,7 @@ def warnings(
     """
     Return a line for each kind of variable of *environ* that sets nothing.
 
-    *known* are the names that do. *services* are what `without_services` took out.
+    *known* are the names of the others. *services* are those that `without_services` removed.
     """
     lines = []
     if services:

@@ -1,8 +1,8 @@
 """
-Apps as the configuration file has them: tables in, `App` out.
+Apps of the configuration file: tables of TOML in, `App` out.
 
-Knows the keys of a table and what may stand in them. Whatever is wrong is a ConfigError that names
-the place, and shows nothing of a secret.
+Knows the keys of a table and the type of each value. A mistake is a ConfigError that names its
+place and shows no secret. The rules for values of the right type are in `checks`.
 """
 
 import dataclasses
@@ -14,21 +14,12 @@ from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webh
 from heliograph.config.options import Option, suggestion
 from heliograph.errors import ConfigError
 
-NOT_IN_IDENTIFIERS = "/?#:&+% "
-
 ReadSecret = Callable[[str, str], str]
 """Takes the path of a file with a secret, and the place that names it, for errors."""
 
 
-def apps_of_file(tables: list[dict[str, Any]], path: str, read_secret: ReadSecret) -> list[App]:
-    """Return the apps of the file's tables. Raises ConfigError."""
-    return [
-        _app_of_table(table, f"{path}: apps[{number}]", read_secret)
-        for number, table in enumerate(tables)
-    ]
-
-
-def _app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> App:
+def app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> App:
+    """Return the app that *table* describes; *where* is its place in errors."""
     known = {one.name: one for one in APP_OPTIONS}
     for name in ("key", "secret", "secret_file"):
         if name in table:
@@ -37,7 +28,6 @@ def _app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) ->
             )
     _check_keys(table, (*known, "id", "keys", "webhooks"), where)
     app_id = _text(table, "id", where)
-    check_identifier(app_id, f"{where}.id")
     keys = tuple(
         _key_of_table(key, f"{where}.keys[{number}]", read_secret)
         for number, key in enumerate(list_of_tables(table.get("keys", []), f"{where}.keys"))
@@ -61,7 +51,6 @@ def _app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) ->
 def _key_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> AppKey:
     _check_keys(table, ("key", "secret", "secret_file"), where)
     key = _text(table, "key", where)
-    check_identifier(key, f"{where}.key")
     if "secret_file" in table:
         if "secret" in table:
             raise ConfigError(f"{where}.secret_file: set either secret_file or secret, not both")
@@ -86,12 +75,9 @@ def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
     if not isinstance(enabled, bool):
         raise ConfigError(f"{where}.enabled: must be true or false")
     headers = _headers(table.get("headers", {}), f"{where}.headers")
-    try:
-        return Webhook(
-            url=url, events=tuple(events), channel_prefix=prefix, headers=headers, enabled=enabled
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{where}.{error}") from None
+    return Webhook(
+        url=url, events=tuple(events), channel_prefix=prefix, headers=headers, enabled=enabled
+    )
 
 
 def _headers(value: object, where: str) -> tuple[tuple[str, str], ...]:
@@ -108,7 +94,7 @@ def _parse_at(one: Option, value: object, where: str) -> Any:
 
 
 def list_of_tables(value: object, where: str) -> list[dict[str, Any]]:
-    """Return *value* if it is what [[…]] makes. Raises ConfigError."""
+    """Return *value* if it is an array of tables, as [[…]] makes it. Raises ConfigError."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         heading = re.sub(r"\[\d+\]", "", where.rpartition(" ")[2])
         raise ConfigError(f"{where}: must be one or more tables, each under [[{heading}]]")
@@ -128,14 +114,3 @@ def _text(table: Mapping[str, Any], name: str, where: str) -> str:
     if "\0" in value:
         raise ConfigError(f"{where}.{name}: contains a zero byte")
     return value
-
-
-def check_identifier(text: str, where: str) -> None:
-    """
-    Raise ConfigError for an id or a key that cannot stand in a path, or a key before a colon.
-
-    Nor are there + and %: SDKs put ids and keys into paths and queries as they are.
-    """
-    if not text.isprintable() or any(mark in text for mark in NOT_IN_IDENTIFIERS):
-        marks = " ".join(NOT_IN_IDENTIFIERS.strip())
-        raise ConfigError(f"{where}: {text!r} must not contain spaces or any of {marks}")
