@@ -223,8 +223,10 @@ class Publisher:
     async def _exchange(self, method: str, url: URL, body: bytes) -> Answer:
         session = self._session
         if session is None:
+            # Not the context that aiohttp makes when it is imported: the environment may change.
+            context = self._ssl or (url.scheme == "https" and tls.create_default_context())
             session = self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._ssl or True),
+                connector=aiohttp.TCPConnector(limit=self._connections, ssl=context or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),  # a request has its own
                 auto_decompress=False,
