@@ -13,7 +13,6 @@ from heliograph.config.apps import Apps
 from heliograph.config.settings import load
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
-from heliograph.protocols.pusher import auth
 from heliograph.server import Server
 from tests.integration.rig import APP_ID, KEY, SECRET, Client, Rig
 from tests.integration.test_webhook_delivery import app_for, receiving
@@ -57,9 +56,7 @@ async def serving(
 def joined(client: Client, channel: str, user_id: str) -> dict[str, str]:
     """Return the message's data by which a client subscribes to a presence channel."""
     member = json.dumps({"user_id": user_id})
-    text = f"{client.socket_id}:{channel}:{member}"
-    signature = auth.sign(SECRET.encode(), text)
-    return {"channel": channel, "auth": f"{KEY}:{signature}", "channel_data": member}
+    return client.sign(channel, member)
 
 
 async def subscribe(client: Client, channel: str, user_id: str) -> dict[str, object]:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliograph.client.signing import body_md5
 from heliograph.config.apps import App, AppKey, Apps
 from heliograph.errors import ClientError
 from heliograph.net.http import HttpConnection
@@ -28,7 +29,7 @@ from heliograph.net.websocket import (
     Handshake,
     HandshakeMemory,
 )
-from heliograph.protocols.pusher import auth, refusals
+from heliograph.protocols.pusher import refusals
 from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.wire.http import HttpLimits, Request, RequestReader
 from heliograph.wire.responses import Response, response, text
@@ -122,7 +123,7 @@ BAD: dict[str, tuple[Callable[[Rig], bytes], bytes]] = {
         b"401",
     ),
     "another checksum": (
-        lambda rig: posted(rig.signed("POST", EVENTS, BODY, body_md5=auth.body_md5(OTHER))),
+        lambda rig: posted(rig.signed("POST", EVENTS, BODY, body_md5=body_md5(OTHER))),
         b"401",
     ),
     "no checksum": (
