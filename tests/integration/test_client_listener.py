@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from heliograph.client import listener as module
 from heliograph.client.errors import (
@@ -21,6 +23,7 @@ from heliograph.client.errors import (
 )
 from heliograph.client.listener import Listener, ReceivedEvent
 from heliograph.client.signing import Credentials
+from heliograph.wire.websocket import accept_key
 from tests import certificates
 from tests.conftest import StartServer
 from tests.integration.rig import KEY, PATIENCE_S, SECRET, Rig, serving
@@ -391,6 +394,25 @@ async def test_unread_events_keep_the_listener_from_reading_more() -> None:
                     await listener.receive()
 
 
+async def test_a_listener_that_closes_discards_what_arrives_meanwhile() -> None:
+    """Also while it reads nothing, since events are unread."""
+
+    async def script(connection: ServerConnection) -> None:
+        await connection.send(GREETING)
+        with suppress(ConnectionClosed):
+            while True:
+                await connection.send('{"event":"n","data":""}')
+                await asyncio.sleep(0)
+        assert connection.close_code == 1000
+
+    async with acting(script) as url:
+        listener = await Listener.connect(url, APP, max_unread_events=3)
+        await received(listener)
+        async with asyncio.timeout(PATIENCE_S):
+            await listener.close()
+        assert len([event async for event in listener]) <= 3
+
+
 @pytest.mark.parametrize(
     "first",
     [
@@ -439,6 +461,53 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
     async with acting(script) as url:
         with pytest.raises(NoGreeting, match=r"no message arrived within 0\.1 s of the handshake"):
             await Listener.connect(url, APP, greeting_timeout_s=0.1)
+
+
+FRAME = b"\x81" + bytes([len(GREETING)]) + GREETING.encode()
+RESERVED_BIT = b"\xc1\x00"
+
+
+@asynccontextmanager
+async def framing(*frames: bytes) -> AsyncIterator[str]:
+    """A server that sends these bytes after its handshake, and waits for the client to leave."""
+    left = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        (key,) = re.findall(rb"Sec-WebSocket-Key: (\S+)", request)
+        head = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        head += b"Sec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n"
+        writer.write(head + b"".join(frames))
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        left.set()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with asyncio.timeout(PATIENCE_S):
+            await left.wait()
+
+
+async def test_a_wrong_frame_instead_of_the_first_message_is_an_error() -> None:
+    async with framing(RESERVED_BIT) as url:
+        with pytest.raises(InvalidAnswer, match="not come from a server for Pusher clients"):
+            await Listener.connect(url, APP)
+
+
+async def test_a_wrong_frame_ends_the_connection() -> None:
+    async with framing(FRAME, RESERVED_BIT) as url:
+        async with await Listener.connect(url, APP) as listener:
+            assert "this client closed the connection: 1002" in str(await ended(listener))
+
+
+async def test_a_server_that_keeps_the_socket_after_a_close_frame_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.1)
+    async with framing(FRAME, b"\x88\x02" + (4200).to_bytes(2)) as url:
+        async with await Listener.connect(url, APP) as listener:
+            assert (await ended(listener)).code == 4200
 
 
 @asynccontextmanager

@@ -81,9 +81,22 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Connection(ClientConnection):
-    """Records the time of the last frame. The library answers pings as they arrive."""
+    """
+    Records the time of the last frame. The library answers pings as they arrive.
+
+    The library waits without end for a server that sends a Close frame, or that it sent one for a
+    wrong frame, to close the socket. Here, that takes CLOSE_TIMEOUT_S at most.
+    """
 
     last_frame_at = 0.0
+    _closing_socket = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.protocol.close_expected() and not self._closing_socket:
+            self._closing_socket = True
+            wrong = self.protocol.parser_exc is not None
+            self.loop.call_later(0 if wrong else CLOSE_TIMEOUT_S, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
         self.last_frame_at = self.loop.time()
