@@ -6,8 +6,6 @@ and idle, one publish in flight a publisher. It is slow: what it finds is often 
 as the share of its time in which it was busy shows.
 """
 
-import hashlib
-import hmac
 import json
 import os
 import selectors
@@ -20,6 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from heliograph.client.signing import Credentials
 
 OPTIONS: dict[str, Any] = {
     "mode": "publish",
@@ -48,9 +48,9 @@ STUCK_S = 5.0
 MASK = b"mask"
 
 
-def sign(options: dict[str, Any], text: str) -> str:
-    """Return the signature of *text*."""
-    return hmac.new(options["secret"].encode(), text.encode(), hashlib.sha256).hexdigest()
+def credentials(options: dict[str, Any]) -> Credentials:
+    """Return the key of the app, with its secret."""
+    return Credentials(options["key"], options["secret"])
 
 
 def text_frame(text: str) -> bytes:
@@ -138,8 +138,8 @@ class Client:
             data = {"channel": self.channel}
             if self.options["prefix"]:
                 socket_id = json.loads(said["data"])["socket_id"]
-                signature = sign(self.options, f"{socket_id}:{self.channel}")
-                data["auth"] = f"{self.options['key']}:{signature}"
+                signer = credentials(self.options)
+                data["auth"] = signer.authorize_subscription(socket_id, self.channel)
             text = json.dumps({"event": "pusher:subscribe", "data": data})
             self.socket.sendall(text_frame(text))
         elif said["event"] == "pusher_internal:subscription_succeeded":
@@ -164,14 +164,9 @@ class Publisher:
         event = {"name": "my-event", "channel": channel, "data": "x" * options["payload"]}
         body = json.dumps(event).encode()
         path = f"/apps/{options['app']}/events"
-        checksum = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        query = (
-            f"auth_key={options['key']}&auth_timestamp={int(time.time())}"
-            f"&auth_version=1.0&body_md5={checksum}"
-        )
-        signature = sign(options, f"POST\n{path}\n{query}")
+        target = credentials(options).request_target("POST", path, at=time.time(), body=body)
         return (
-            f"POST {options['path']}{path}?{query}&auth_signature={signature} HTTP/1.1\r\n"
+            f"POST {options['path']}{target} HTTP/1.1\r\n"
             f"Host: {options['host']}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body

@@ -1,11 +1,9 @@
 """
 What clients send, as bytes: frames of clients, requests with and without a right signature.
 
-Knows the bytes of WebSocket, Pusher's signatures and TLS's first message; knows no socket.
+Knows the bytes of WebSocket and the first message of TLS; knows no socket.
 """
 
-import hashlib
-import hmac
 import json
 import ssl
 import struct
@@ -14,6 +12,7 @@ import zlib
 from typing import Any
 
 from bench.tools import APP, KEY, SECRET
+from heliograph.client.signing import Credentials
 
 MASK = b"mask"
 TEXT, PING = 0x1, 0x9
@@ -75,17 +74,17 @@ def request(
     Its signature is right where *signature* is empty. *query* is a parameter more, NAME=VALUE. It
     is signed *at* a time in seconds since 1970, or now.
     """
-    signed_at = int(time.time() if at is None else at)
-    parameters = [f"auth_key={KEY}", f"auth_timestamp={signed_at}", "auth_version=1.0"]
-    if body:
-        parameters.append(f"body_md5={hashlib.md5(body, usedforsecurity=False).hexdigest()}")
-    if query:
-        parameters.append(query)
-    text = "&".join(sorted(parameters))
-    if not signature:
-        signed = f"{method}\n{path}\n{text}".encode()
-        signature = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
-    head = f"{method} {path}?{text}&auth_signature={signature} HTTP/1.1\r\nHost: localhost\r\n"
+    name, _, value = query.partition("=")
+    target = Credentials(KEY, SECRET).request_target(
+        method,
+        path,
+        at=time.time() if at is None else at,
+        parameters=[(name, value)] if query else [],
+        body=body,
+    )
+    if signature:
+        target = f"{target.rpartition('=')[0]}={signature}"  # it is the last parameter
+    head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + body

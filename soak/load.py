@@ -12,9 +12,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from heliograph.client.errors import RemoteError
+from heliograph.client.publisher import Publisher
 from soak.books import Channel, Faults, Subscription
 from soak.client import EVENT, App, Client, numbers_of_several
-from soak.publisher import Api, Refused
 
 STEP_S = 0.05
 LAST_S = 14.0
@@ -66,8 +67,9 @@ class Population:
         self._faults = faults
         self._heard = heard
         self._chance = chance
-        self._api = Api(app, *address)
-        self._publishers = [Api(app, *address) for _ in range(PUBLISHERS)]
+        url = "http://{}:{}".format(*address)
+        self._api = Publisher(url, app.id, app.credentials)
+        self._publishers = [Publisher(url, app.id, app.credentials) for _ in range(PUBLISHERS)]
         self._turns = [asyncio.Lock() for _ in range(PUBLISHERS)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._users = max(size // 3, 1)
@@ -171,7 +173,7 @@ class Population:
                 user_id = f"terminated-{client.socket_id}"
                 client.sign_in(user_id)
                 await client.settled()
-                await self._api.post(f"/users/{user_id}/terminate_connections", {})
+                await self._api.terminate(user_id)
                 await client.ended
                 self._expect(client, 4009)
             case "fall silent":
@@ -257,7 +259,7 @@ class Population:
         numbers = [one.channel.events.say(now, leave_out=one.leave_out) for one in events]
         try:
             await self._publishers[publisher].post(path, form_of(events, numbers))
-        except (Refused, OSError, EOFError) as error:
+        except RemoteError as error:
             self._faults.add("publishing", f"app {self.app.id}: not accepted: {error!r}")
             return
         now = loop.time()
@@ -275,8 +277,8 @@ class Population:
         owed = sum(one.owed(now) for each in channels.values() for one in each.subscriptions)
         if owed:
             found.add("delivery", f"app {self.app.id}: {owed} events never came")
-        answer = await self._api.get("/channels", {"info": "subscription_count"})
-        counts = {name: one["subscription_count"] for name, one in answer["channels"].items()}
+        occupied = await self._api.channels(info=["subscription_count"])
+        counts = {name: one["subscription_count"] for name, one in occupied.items()}
         true = {name: len(one.subscriptions) for name, one in channels.items() if one.subscriptions}
         found.compare("occupancy", f"app {self.app.id}", _counted(counts), _counted(true))
         for name, channel in channels.items():
@@ -285,8 +287,7 @@ class Population:
 
     async def _check_presence(self, name: str, channel: Channel, found: Faults) -> None:
         users = channel.users
-        answer = await self._api.get(f"/channels/{name}/users")
-        told = [one["id"] for one in answer["users"]]
+        told = await self._api.users(name)
         if len(told) != len(set(told)):
             found.add("presence", f"{name}: somebody is listed twice")
         found.compare("presence", f"{name}, as the API has it", told, users)

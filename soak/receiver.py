@@ -41,7 +41,7 @@ class Receiver:
     async def _receive(self, request: web.Request) -> web.Response:
         body = await request.read()
         app = self._apps[request.match_info["app"]]
-        if request.headers["X-Pusher-Signature"] != app.sign(body.decode()):
+        if request.headers["X-Pusher-Signature"] != app.credentials.sign(body.decode()):
             self._faults.add("webhooks", f"app {app.id}: a signature is wrong")
         if self._chance.random() < REFUSES / 2:
             return web.Response(status=503)

@@ -1,7 +1,5 @@
 """A bare WebSocket client that listens, for tests of what publishes."""
 
-import hashlib
-import hmac
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from typing import Any, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from heliograph.client.signing import Credentials
 from tests.server import ServerProcess
 
 PATIENCE_S = 10.0
@@ -72,8 +71,6 @@ class Listener:
         self.subscribe(channel, self._sign(channel, json.dumps({"user_id": user_id})))
 
     def _sign(self, channel: str, channel_data: str | None = None) -> dict[str, str]:
-        parts = [self.socket_id, channel] + ([] if channel_data is None else [channel_data])
-        text = ":".join(parts).encode()
-        signature = hmac.new(self._server.secret.encode(), text, hashlib.sha256).hexdigest()
-        signed = {"auth": f"{self._server.key}:{signature}"}
+        app = Credentials(self._server.key, self._server.secret)
+        signed = {"auth": app.authorize_subscription(self.socket_id, channel, channel_data)}
         return signed if channel_data is None else {**signed, "channel_data": channel_data}

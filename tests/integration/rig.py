@@ -6,19 +6,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from heliograph.client import signing
+from heliograph.client.signing import Credentials
 from heliograph.config.load import make_config
 from heliograph.engine.memory import MemoryEngine
-from heliograph.protocols.pusher import auth
 from heliograph.server import Server
 from tests.unit.late_engine import LateEngine
 
 APP_ID = "3"
 KEY = "278d425bdf160c739803"
 SECRET = "7ad3773142a6692b25b8"
+APP = Credentials(KEY, SECRET)
 
 SINGLE_APP = {"pusher_app_id": APP_ID, "pusher_app_key": KEY, "pusher_secret": SECRET}
 LOCAL = {"host": "127.0.0.1", "port": 0, "shutdown_timeout": 0}
@@ -63,8 +64,8 @@ class Client:
         assert self.connection.close_code == code
 
     def sign(self, channel: str, channel_data: str | None = None) -> dict[str, str]:
-        text = auth.channel_string(self.socket_id, channel, channel_data)
-        signed = {"channel": channel, "auth": f"{KEY}:{auth.sign(SECRET.encode(), text)}"}
+        auth = APP.authorize_subscription(self.socket_id, channel, channel_data)
+        signed = {"channel": channel, "auth": auth}
         if channel_data is not None:
             signed["channel_data"] = channel_data
         return signed
@@ -138,23 +139,16 @@ class Rig:
         **overrides: str | None,
     ) -> str:
         """Return the request target, signed; an override of None leaves a parameter out."""
-        pairs: dict[str, str | None] = {
-            "auth_key": self.key,
-            "auth_timestamp": str(int(time.time())),
-            "auth_version": "1.0",
-            **(parameters or {}),
-        }
-        if body:
-            pairs["body_md5"] = auth.body_md5(body)
-        signature = overrides.pop("auth_signature", "")
-        pairs.update(overrides)
+        app = Credentials(self.key, self.secret)
+        added = dict(app.request_parameters(method, path, at=time.time(), body=body))
+        pairs: dict[str, str | None] = {**added, **(parameters or {}), **overrides}
+        signature = pairs.pop("auth_signature")
         kept = [(name, value) for name, value in pairs.items() if value is not None]
-        text = auth.request_string(method, path, kept)
-        if signature == "":
-            signature = auth.sign(self.secret.encode(), text)
+        if "auth_signature" not in overrides:
+            signature = app.sign(signing.request_text(method, path, kept))
         if signature is not None:
             kept.append(("auth_signature", signature))
-        return path + "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in kept)
+        return f"{path}?{signing.query(kept)}"
 
     async def request(
         self,

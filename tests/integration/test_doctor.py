@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from heliograph.cli import doctor
+from heliograph.client.listener import Listener
+from heliograph.client.signing import Credentials
 from heliograph.config.load import load, make_config
 from heliograph.config.settings import Config
 from heliograph.wire.websocket import accept_key
@@ -72,6 +74,17 @@ async def test_a_wrong_secret_and_an_unknown_key_are_found() -> None:
         assert status == 1
         assert "refused" in text
         assert "4001" in text
+
+
+async def test_a_server_with_many_channels_is_found_healthy() -> None:
+    """The doctor reads 64 KiB of an answer, which is less than the list of these channels."""
+    async with serving() as rig, await Listener.connect(rig.url, Credentials(KEY, SECRET)) as one:
+        for number in range(500):
+            await one.subscribe(f"channel-{number}-".ljust(164, "x"))
+        assert len((await rig.request("GET", "/channels")).body) > doctor.MAX_ANSWER_BYTES
+        status, text = await told_of(rig, config())
+    assert status == 0, text
+    assert "ok     HTTP API: a signed request succeeds" in text
 
 
 @pytest.mark.parametrize(
@@ -382,6 +395,7 @@ async def test_a_proxy_that_holds_back_what_the_server_sends_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(doctor, "GREETING_S", 0.5)
+    monkeypatch.setattr(doctor, "TIMEOUT_S", 1.0)
     async with serving() as rig, through(rig, idle_s=30.0, holds_back=True) as url:
         status, text = await told_of(rig, config(), url)
     assert status == 1

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.cli import main as cli
+from heliograph.client.signing import Credentials
 from heliograph.config.apps import Webhook
 from heliograph.config.load import load
 from heliograph.config.settings import OPTIONS, Config
 from heliograph.config.show import describe
 from heliograph.errors import ConfigError
-from heliograph.protocols.pusher import auth
 from tests.integration.rig import APP_ID, KEY, Rig, serving
 
 MARK = "Hu5h-"
@@ -235,7 +235,8 @@ async def test_no_answer_of_the_api_and_no_line_of_the_log_shows_a_secret(said: 
 
 async def test_no_client_is_told_a_secret(said: list[str]) -> None:
     async with serving(**marked()) as rig, rig.client() as client:
-        real = auth.sign(secret_of("app").encode(), f"{client.socket_id}:private-c")
+        app = Credentials(KEY, secret_of("app"))
+        real = app.sign(f"{client.socket_id}:private-c")
         signatures = [f"{KEY}:{real[:-1]}", f"{KEY}:", f"other:{real}", "", KEY, f"{KEY}:{real}x"]
         for signature in signatures:
             await client.send("pusher:subscribe", {"channel": "private-c", "auth": signature})

@@ -12,9 +12,8 @@ from heliograph.config.apps import Apps
 from heliograph.config.load import make_config
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
-from heliograph.protocols.pusher import auth
 from heliograph.server import Server
-from tests.integration.rig import KEY, LOCAL, SECRET, SINGLE_APP, Client, Rig
+from tests.integration.rig import LOCAL, SINGLE_APP, Client, Rig
 from tests.integration.test_webhook_delivery import app_for, receiving
 
 
@@ -49,9 +48,7 @@ async def serving(
 def joined(client: Client, channel: str, user_id: str) -> dict[str, str]:
     """Return the message's data by which a client subscribes to a presence channel."""
     member = json.dumps({"user_id": user_id})
-    text = f"{client.socket_id}:{channel}:{member}"
-    signature = auth.sign(SECRET.encode(), text)
-    return {"channel": channel, "auth": f"{KEY}:{signature}", "channel_data": member}
+    return client.sign(channel, member)
 
 
 async def subscribe(client: Client, channel: str, user_id: str) -> dict[str, object]:

@@ -9,9 +9,8 @@ from typing import TypeAlias
 from heliograph.config.apps import App, AppKey, Apps
 from heliograph.engine.answers import Options
 from heliograph.node.tenant import Tenant
-from heliograph.protocols.pusher import auth
 from heliograph.slices import SLICE_S
-from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Rig, parse, serving
+from tests.integration.rig import APP, APP_ID, KEY, PATIENCE_S, Rig, parse, serving
 
 CROWD = 400
 CHANNELS_EACH = 30
@@ -66,8 +65,8 @@ async def crowd(rig: Rig, count: int) -> AsyncIterator[list[asyncio.StreamReader
         readers = []
         for _ in range(count):
             reader, writer, socket_id = await stack.enter_async_context(raw(rig))
-            signature = auth.sign(SECRET.encode(), auth.user_string(socket_id, data))
-            writer.write(frame("pusher:signin", {"auth": f"{KEY}:{signature}", "user_data": data}))
+            auth = APP.authorize_user(socket_id, data)
+            writer.write(frame("pusher:signin", {"auth": auth, "user_data": data}))
             for number in range(CHANNELS_EACH):
                 writer.write(frame("pusher:subscribe", {"channel": f"c{number}"}))
             readers.append(reader)

@@ -6,8 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from heliograph.protocols.pusher import auth
-from tests.integration.rig import KEY, SECRET, Client, Rig, serving
+from tests.integration.rig import APP, KEY, Client, Rig, serving
 
 
 async def sign_in(client: Client, user_id: str, **user: Any) -> str:
@@ -17,9 +16,10 @@ async def sign_in(client: Client, user_id: str, **user: Any) -> str:
 
 
 async def send_sign_in(client: Client, user_data: str, signature: str | None = None) -> None:
-    if signature is None:
-        signature = auth.sign(SECRET.encode(), auth.user_string(client.socket_id, user_data))
-    await client.send("pusher:signin", {"auth": f"{KEY}:{signature}", "user_data": user_data})
+    auth = APP.authorize_user(client.socket_id, user_data)
+    if signature is not None:
+        auth = f"{KEY}:{signature}"
+    await client.send("pusher:signin", {"auth": auth, "user_data": user_data})
 
 
 async def test_a_sign_in_is_acknowledged_with_what_was_sent() -> None:

@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliograph.client.signing import body_md5
 from heliograph.config.apps import App, AppKey, Apps
 from heliograph.errors import ClientError
 from heliograph.net.handshake import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, Handshake, Upgrades
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
-from heliograph.protocols.pusher import auth, messages, refusals
+from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.wire.http import HttpLimits, Request, RequestReader
 from heliograph.wire.responses import Response, response, text
@@ -117,7 +118,7 @@ BAD: dict[str, tuple[Callable[[Rig], bytes], bytes]] = {
         b"401",
     ),
     "another checksum": (
-        lambda rig: posted(rig.signed("POST", EVENTS, BODY, body_md5=auth.body_md5(OTHER))),
+        lambda rig: posted(rig.signed("POST", EVENTS, BODY, body_md5=body_md5(OTHER))),
         b"401",
     ),
     "no checksum": (

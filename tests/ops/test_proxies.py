@@ -1,7 +1,6 @@
 """The configurations that we give away for the proxies in front of us, in these proxies."""
 
 import asyncio
-import json
 import os
 import re
 import socket
@@ -15,7 +14,9 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.integration.rig import KEY, PATIENCE_S, Client, Rig, parse, serving
+from heliograph.client.listener import Listener
+from heliograph.client.publisher import Publisher
+from tests.integration.rig import APP, APP_ID, KEY, PATIENCE_S, Client, parse, serving
 
 OPS = Path(__file__).parents[2] / "ops"
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -147,15 +148,15 @@ async def test_websockets_and_the_api_go_through_a_proxy(
     async with serving(metrics=True) as rig:
         configuration = proxy.configured(tmp_path, certificate, port, rig.server.port)
         async with running(proxy, tmp_path, configuration, port):
-            url = f"wss://localhost:{port}/app/{KEY}?protocol=7&client=js&version=8.6.0"
-            async with connect(url, ssl=trusting, proxy=None) as connection:
-                client = Client(connection)
-                greeting = json.loads(await client.receive())
-                client.socket_id = json.loads(greeting["data"])["socket_id"]
+            url = f"wss://localhost:{port}"
+            async with (
+                await Listener.connect(url, APP, ssl=trusting) as client,
+                Publisher(url, APP_ID, APP, ssl=trusting) as publisher,
+                asyncio.timeout(PATIENCE_S),
+            ):
                 await client.subscribe("private-a")
-                status = await publish_through(rig, port, trusting, "x" * 9000)
-                assert status == 200
-                assert json.loads(await client.receive())["data"] == "x" * 9000
+                await publisher.publish("private-a", "n", "x" * 9000)
+                assert (await client.receive()).data == "x" * 9000
             assert await get_through(port, trusting, "/metrics") == proxy.hidden
             assert await get_through(port, trusting, "/up") == 200
 
@@ -203,20 +204,10 @@ async def test_with_the_settings_of_the_documentation_nginx_serves_more_clients(
         assert len(clients) == 800
 
 
-async def publish_through(rig: Rig, port: int, trusting: ssl.SSLContext, data: str) -> int:
-    body = json.dumps({"name": "n", "channel": "private-a", "data": data}).encode()
-    target = rig.signed("POST", f"/apps/{rig.app_id}/events", body)
-    return await send(port, trusting, f"POST {target}", body)
-
-
 async def get_through(port: int, trusting: ssl.SSLContext, path: str) -> int:
-    return await send(port, trusting, f"GET {path}", b"")
-
-
-async def send(port: int, trusting: ssl.SSLContext, line: str, body: bytes) -> int:
     reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting)
-    head = f"{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode())
     answer = await reader.read()
     writer.close()
     return parse(answer).status

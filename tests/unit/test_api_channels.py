@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.protocols.pusher import auth
+from heliograph.client.signing import Credentials, query
 from heliograph.wire.http import Request
 from heliograph.wire.responses import Response
 from tests.unit.test_api_auth import NOW, Post, Server
@@ -13,15 +13,12 @@ from tests.unit.test_api_auth import NOW, Post, Server
 def get(server: Server, path: str, *parameters: tuple[str, str]) -> tuple[int, str]:
     """Ask with a signature; *path* is below the app's."""
     whole = f"/apps/1{path}"
-    pairs = [
-        *(("auth_key", "key"), ("auth_timestamp", str(int(NOW))), ("auth_version", "1.0")),
-        *parameters,
-    ]
-    signed = auth.sign(b"secret", auth.request_string("GET", whole, pairs))
-    query = "&".join(f"{name}={value}" for name, value in [*pairs, ("auth_signature", signed)])
-    target = f"{whole}?{query}".encode()
+    app = Credentials("key", "secret")
+    added = app.request_parameters("GET", whole, at=NOW, parameters=parameters)
+    given = query([*parameters, *added])
+    target = f"{whole}?{given}".encode()
     answer = server.routes.handle(
-        Request("GET", target, whole.encode(), query.encode(), "1.1", [], keep_alive=True)
+        Request("GET", target, whole.encode(), given.encode(), "1.1", [], keep_alive=True)
     )
     assert isinstance(answer, Response)
     return answer.status, answer.body.decode()

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from heliograph.client.signing import Credentials
 from heliograph.config.load import make_config
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
-from heliograph.protocols.pusher import auth
 from heliograph.protocols.pusher.api.routes import Routes
 from heliograph.server import Server
 
@@ -32,6 +32,7 @@ APP = {
     "port": 0,
     "max_client_events_per_second": 0,
 }
+CREDENTIALS = Credentials("key", "secret")
 TOLERANCE = 1.05
 
 pytestmark = pytest.mark.interpreted  # what is compiled makes no calls to count
@@ -76,9 +77,9 @@ class Counting:
 
     def subscriber(self, channel: str) -> FakeTransport:
         transport = self.websocket()
-        signed = auth.sign(b"secret", f"{transport.protocol.id}:{channel}")
+        signed = CREDENTIALS.authorize_subscription(transport.protocol.id, channel)
         message = (
-            f'{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"key:{signed}"}}}}'
+            f'{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"{signed}"}}}}'
         )
         transport.protocol.data_received(masked(message))
         transport.writes = 0
@@ -106,16 +107,9 @@ def masked(text: str) -> bytes:
 
 
 def signed_post(path: str, body: str) -> bytes:
-    parameters = [
-        ("auth_key", "key"),
-        ("auth_timestamp", str(int(time.time()))),
-        ("auth_version", "1.0"),
-        ("body_md5", auth.body_md5(body.encode())),
-    ]
-    signature = auth.sign(b"secret", auth.request_string("POST", path, parameters))
-    query = "&".join(f"{name}={value}" for name, value in parameters)
+    target = CREDENTIALS.request_target("POST", path, at=time.time(), body=body.encode())
     return (
-        f"POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: localhost:8080\r\n"
+        f"POST {target} HTTP/1.1\r\nHost: localhost:8080\r\n"
         "Content-Type: application/json\r\nUser-Agent: test\r\nAccept: */*\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
@@ -271,13 +265,13 @@ def test_a_burst_of_members_costs_two_writes_each(counting: Counting) -> None:
     before = counting.node.counters.encodings
     for number, one in enumerate(crowd):
         data = f'{{"user_id":"{number}"}}'
-        signed = auth.sign(b"secret", f"{one.protocol.id}:presence-c:{data}")
+        signed = CREDENTIALS.authorize_subscription(one.protocol.id, "presence-c", data)
         escaped = data.replace('"', '\\"')
         one.writes = 0
         one.protocol.data_received(
             masked(
                 '{"event":"pusher:subscribe","data":{"channel":"presence-c",'
-                f'"auth":"key:{signed}","channel_data":"{escaped}"}}}}'
+                f'"auth":"{signed}","channel_data":"{escaped}"}}}}'
             )
         )
     counting.flush()

@@ -18,7 +18,7 @@ from heliograph.hub.hub import FLUSH_BUDGET
 from heliograph.node.dialect import Ending, Goodbye, Refused
 from heliograph.node.membership import LEFT_AT_ONCE, LEFT_IN_A_PIECE
 from heliograph.node.tenant import CLOSED_AT_ONCE, Tenant
-from heliograph.protocols.pusher import auth, messages, refusals
+from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.api import channels as endpoints
 from heliograph.protocols.pusher.api.request import ApiRequest
 from heliograph.protocols.pusher.session import Session
@@ -26,6 +26,7 @@ from heliograph.reply import proceed
 from heliograph.slices import MOST_WAITING, SLICE_S
 from heliograph.wire.responses import Response
 from tests.unit.test_session import (
+    CREDENTIALS,
     KEY,
     FakePeer,
     FakeTiming,
@@ -107,8 +108,8 @@ class LargeWorld(World):
 
 def sign_in(peer: FakePeer, user_id: str, **user: Any) -> None:
     data = json.dumps({"id": user_id, **user})
-    signature = auth.sign(b"secret", auth.user_string(peer.id, data))
-    message = {"event": "pusher:signin", "data": {"auth": f"key:{signature}", "user_data": data}}
+    auth = CREDENTIALS.authorize_user(peer.id, data)
+    message = {"event": "pusher:signin", "data": {"auth": auth, "user_data": data}}
     if peer.closed is None:
         peer.session.receive(json.dumps(message).encode(), 0.0)
 

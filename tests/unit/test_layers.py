@@ -15,9 +15,10 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "config", "errors", "net", "observe", "prerequisites", "process"),
-        *("protocols", "reply", "wire"),
+        *("__init__", "client", "config", "errors", "net", "observe", "prerequisites"),
+        *("process", "reply"),
     },
+    "client": {"errors"},
     "process": {"config", "errors", "net", "observe", "prerequisites", "server"},
     "prerequisites": {"config", "errors", "net"},
     "server": {
@@ -56,6 +57,7 @@ ALLOWED = {
 
 ORDER = {
     "cli": ("development", "doctor", "main"),
+    "client": ("errors", "signing", "urls", "listener", "publisher"),
     "config": (
         *("options", "secret_files", "anycable_options", "apps", "unused_variables"),
         *("apps_from_file", "settings", "show", "sources", "checks", "load"),
@@ -99,6 +101,8 @@ ORDER = {
 
 PURE = (
     "handler.py",
+    "client/signing.py",
+    "client/urls.py",
     "webhooks/payload.py",
     "webhooks/schedule.py",
     "webhooks/reported.py",

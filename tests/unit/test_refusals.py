@@ -9,10 +9,10 @@ import pytest
 
 from heliograph.errors import MAX_ECHO, ClientError, echoed
 from heliograph.node.dialect import Ending, NotAdmitted
-from heliograph.protocols.pusher import auth, endpoint, messages, refusals
+from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.wire.websocket import close_frame
-from tests.unit.test_session import FakePeer, World, sign
+from tests.unit.test_session import CREDENTIALS, FakePeer, World, sign
 
 HUGE = 100_000
 MOST = 2 * MAX_ECHO + 300
@@ -121,8 +121,7 @@ def test_a_refused_second_sign_in_repeats_the_beginning_of_the_id() -> None:
     for name in ("u" * HUGE, "other"):
         client.told.clear()
         data = json.dumps({"id": name})
-        signature = auth.sign(b"secret", auth.user_string(client.id, data))
-        sign_in = {"auth": f"key:{signature}", "user_data": data}
+        sign_in = {"auth": CREDENTIALS.authorize_user(client.id, data), "user_data": data}
         client.session.receive(json.dumps({"event": messages.SIGN_IN, "data": sign_in}).encode(), 0)
     assert "already signed in" in client.told[0]["data"]["message"]
     assert length_of_answers(client) <= MOST

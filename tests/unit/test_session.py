@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.client.signing import Credentials
 from heliograph.config.apps import App, AppKey, Apps, Webhook
 from heliograph.config.settings import ConnectionSettings
 from heliograph.engine.answers import Change, Counts
@@ -24,7 +25,7 @@ from heliograph.node.journal import Journal, Occurrence
 from heliograph.node.node import Node
 from heliograph.node.policy import Policy
 from heliograph.node.tenant import Tenant
-from heliograph.protocols.pusher import auth, messages, refusals
+from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.dialect import PusherDialect
 from heliograph.protocols.pusher.session import Session
 from heliograph.reply import proceed
@@ -32,6 +33,7 @@ from tests.unit.fakes import Recorder
 from tests.unit.late_engine import LateEngine
 
 KEY = AppKey(key="key", secret="secret")
+CREDENTIALS = Credentials(KEY.key, KEY.secret)
 
 
 class LineFraming:
@@ -222,8 +224,7 @@ def say(peer: FakePeer, event: str, channel: str, **fields: Any) -> None:
 
 def sign(peer: FakePeer, channel: str, user_id: str | None = None) -> dict[str, str]:
     data = None if user_id is None else json.dumps({"user_id": user_id})
-    signature = auth.sign(b"secret", auth.channel_string(peer.id, channel, data))
-    signed = {"auth": f"key:{signature}"}
+    signed = {"auth": CREDENTIALS.authorize_subscription(peer.id, channel, data)}
     if data is not None:
         signed["channel_data"] = data
     return signed
@@ -413,12 +414,12 @@ def test_clients_of_a_removed_app_receive_neither_counts_nor_states_of_users() -
     for number, peer in enumerate(peers):
         say(peer, "subscribe", "c")
         data = json.dumps({"id": f"u{number}", "watchlist": [f"u{one}" for one in range(50)]})
-        signature = auth.sign(b"secret", auth.user_string(peer.id, data))
+        signed = CREDENTIALS.authorize_user(peer.id, data)
         peer.session.receive(
             json.dumps(
                 {
                     "event": "pusher:signin",
-                    "data": {"auth": f"key:{signature}", "user_data": data},
+                    "data": {"auth": signed, "user_data": data},
                 }
             ).encode(),
             0.0,

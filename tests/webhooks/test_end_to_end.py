@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from heliograph.protocols.pusher import auth
+from heliograph.client.signing import Credentials
 from tests.conftest import StartServer
 from tests.server import APP_ID, KEY, SECRET, ServerProcess
 from tests.webhooks.receiver import Receiver, replay
+
+APP = Credentials(KEY, SECRET)
 
 
 def configuration(receiver: Receiver, **webhook: Any) -> str:
@@ -49,8 +51,7 @@ class Client:
         data = {"channel": channel}
         member = json.dumps({"user_id": user_id}) if user_id else None
         if channel.startswith(("private-", "presence-")):
-            text = auth.channel_string(self.socket_id, channel, member)
-            data["auth"] = f"{KEY}:{auth.sign(SECRET.encode(), text)}"
+            data["auth"] = APP.authorize_subscription(self.socket_id, channel, member)
         if member:
             data["channel_data"] = member
         self.say("pusher:subscribe", data)
@@ -58,9 +59,8 @@ class Client:
 
     def sign_in(self, user_id: str) -> None:
         user_data = json.dumps({"id": user_id})
-        text = auth.user_string(self.socket_id, user_data)
-        signature = auth.sign(SECRET.encode(), text)
-        self.say("pusher:signin", {"auth": f"{KEY}:{signature}", "user_data": user_data})
+        auth = APP.authorize_user(self.socket_id, user_data)
+        self.say("pusher:signin", {"auth": auth, "user_data": user_data})
         self.expect("signin_success")
 
 

@@ -5,49 +5,51 @@ Knows the system's limits, the files of the configuration, and the way through a
 server's public address. Changes nothing, but that a webhook folder is made where one is missing.
 """
 
-import base64
-import json
+import asyncio
 import os
-import secrets
 import socket
 import ssl
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse
+from http import HTTPStatus
 from pathlib import Path
-from typing import cast
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
-from websockets.exceptions import ConnectionClosed
-from websockets.protocol import Event
-from websockets.sync.client import ClientConnection, connect
-from websockets.typing import Origin
 
+from heliograph.client.errors import (
+    Disconnected,
+    NoGreeting,
+    NotUpgraded,
+    Refused,
+    RemoteError,
+    Unreachable,
+)
+from heliograph.client.listener import Listener
+from heliograph.client.publisher import Answer, Publisher
+from heliograph.client.signing import Credentials
+from heliograph.client.urls import WEBSOCKET, base_url
 from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
-from heliograph.protocols.pusher import auth
-from heliograph.wire.websocket import accept_key
 
 TIMEOUT_S = 10.0
-"""How long whoever answers may take, all told."""
+"""Seconds for an answer, from the beginning of the connection to its end."""
 
 GREETING_S = 5.0
-"""How long the first message may take behind the handshake, with which it is sent."""
+"""Seconds for the first message, which the server sends together with the handshake."""
 
 FEW_DESCRIPTORS = 10_000
 SKEW_HINT_S = 30.0
 """A clock that is off by more may be off by ten minutes some day: then nobody can publish."""
 
 EXPIRES_SOON = timedelta(days=21)
-HELD_LINES = 65536
-GATEWAY_ERRORS = ("502", "503", "504")
+MAX_ANSWER_BYTES = 65536
+GATEWAY_ERRORS = (502, 503, 504)
+UNKNOWN_KEY, UNAUTHORIZED = 4001, 4009
 
 FINE, HINT, FAULT = "ok", "hint", "fault"
 
@@ -174,31 +176,43 @@ def _folder(config: Config) -> Iterator[Finding]:
 # -- The way through the proxy -------------------------------------------------------------------
 
 
-class _Unreachable(Exception):
-    """Nothing useful came back; says why."""
+class _Way(Struct, frozen=True):
+    """The way to a running server: its URL, an app of it, and the page of the client."""
+
+    url: str
+    app_id: str
+    credentials: Credentials
+    page: str | None
+    invented: bool  # there is no app in the configuration
+
+    def by(self, url: str) -> "_Way":
+        return _Way(url, self.app_id, self.credentials, self.page, self.invented)
 
 
 def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> Iterator[Finding]:
-    address = _address(url)
-    if address.scheme not in ("ws", "wss", "http", "https") or not address.hostname:
+    try:
+        address = urlsplit(base_url(url if "://" in url else f"wss://{url}", WEBSOCKET))
+    except ValueError:
         yield Finding(FAULT, "public URL", f"{url} is not a URL such as wss://ws.example.com")
         return
+    if not address.path:
+        address = address._replace(path=config.http_requests.path_prefix)
     app = next(iter(config.apps))
     key = app.keys[0]
-    prefix = address.path.rstrip("/") or config.http_requests.path_prefix
-    path = f"{prefix}/app/{quote(key.key)}"
     page = (origin and origin.removesuffix("/")) or next(
         (one for one in app.allowed_origins if "*" not in one), None
     )
     page = f"https://{page}" if page is not None and "://" not in page else page
+    credentials = Credentials(key.key, key.secret)
+    way = _Way(address.geturl(), app.id, credentials, page, config.development)
     try:
         try:
-            yield from _websocket(address, path, page, invented=config.development)
-        except _Unreachable:
+            yield from _websocket(way)
+        except Unreachable:
             if "://" in url:
                 raise
-            address = _address(f"ws://{url}")  # somebody who named a port only may mean either
-            yield from _websocket(address, path, page, invented=config.development)
+            way = way.by(address._replace(scheme="ws").geturl())  # the URL may mean either
+            yield from _websocket(way)
         if config.development:
             yield Finding(
                 HINT,
@@ -207,127 +221,95 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
                 " or --config",
             )
         else:
-            yield from _api(address, prefix, app.id, key.key, key.secret.encode())
+            yield from asyncio.run(_api(way))
         if wait_s and config.development:
             yield Finding(HINT, "idle time-out", "not measured: set the app, as for the HTTP API")
         elif wait_s:
-            yield _wait(address, path, page, wait_s)
-    except _Unreachable as error:
+            yield asyncio.run(_wait(way, wait_s))
+    except RemoteError as error:
         yield Finding(FAULT, "public URL", str(error))
-    except OSError as error:
-        yield Finding(FAULT, "public URL", f"the connection failed: {error}")
 
 
-def _address(url: str) -> SplitResult:
+def _websocket(way: _Way) -> Iterator[Finding]:
+    """Check the certificate that clients receive, and whether a client can connect."""
+    yield from _received_certificate(urlsplit(way.url))
+    yield asyncio.run(_connect(way))
+
+
+async def _connect(way: _Way) -> Finding:
     try:
-        return urlsplit(url if "://" in url else f"wss://{url}")
-    except ValueError:  # half of an IPv6 address
-        return urlsplit("")
+        async with asyncio.timeout(TIMEOUT_S):
+            client = await _listener(way)
+            await client.close()
+    except NotUpgraded as answer:
+        reason = (
+            "the proxy cannot reach the server"
+            if answer.status in GATEWAY_ERRORS
+            else "the proxy must pass on the headers Upgrade and Connection, use HTTP/1.1, and"
+            " leave the path unchanged"
+        )
+        return Finding(FAULT, "WebSocket", f"{answer}: {reason}")
+    except NoGreeting as error:
+        return Finding(
+            FAULT,
+            "WebSocket",
+            f"{error}: a proxy buffers what the server sends (in nginx, set proxy_buffering off)",
+        )
+    except Refused as refused:
+        return _refused(refused, way)
+    except TimeoutError:
+        raise Unreachable(f"the answer was not complete within {TIMEOUT_S:g} s") from None
+    return Finding(FINE, "WebSocket", "a client can connect")
 
 
-def _websocket(
-    address: SplitResult, path: str, page: str | None, *, invented: bool
-) -> Iterator[Finding]:
-    """Look at the way of a WebSocket; the app of *path* may be *invented*, for want of one."""
-    nonce = base64.b64encode(secrets.token_bytes(16))
-    head = (
-        f"GET {path}?protocol=7&client=heliograph-doctor HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: {nonce.decode()}\r\n"
-        + (f"Origin: {page}\r\n" if page is not None else "")
-        + "\r\n"
+async def _listener(way: _Way) -> Listener:
+    """Return a client that sends no pings."""
+    return await Listener.connect(
+        way.url,
+        way.credentials,
+        origin=way.page,
+        client="heliograph-doctor",
+        open_timeout_s=TIMEOUT_S,
+        greeting_timeout_s=GREETING_S,
+        activity_timeout_s=0,
     )
-    with _connected(address) as connection:
-        yield from _shown(address, connection)
-        connection.sendall(head.encode())
-        lines, rest = _head_of(connection)
-        status = lines[0].split(" ", 2)[1] if " " in lines[0] else "?"
-        if status != "101":
-            reason = (
-                "the proxy cannot reach the server"
-                if status in GATEWAY_ERRORS
-                else "the proxy must pass on the headers Upgrade and Connection, use HTTP/1.1, and"
-                " leave the path unchanged"
-            )
-            yield Finding(FAULT, "WebSocket", f"the answer was {status} instead of 101: {reason}")
-            return
-        accepted = f"sec-websocket-accept: {accept_key(nonce).decode()}".lower()
-        if accepted not in (line.lower() for line in lines):
-            yield Finding(FAULT, "WebSocket", "the answer does not come from a WebSocket server")
-            return
-        connection.settimeout(GREETING_S)
-        try:
-            while b"}" not in rest:  # the end of a greeting or of an error
-                rest += _received(connection)
-                if len(rest) > HELD_LINES:
-                    raise _Unreachable("the answer does not come from a server for Pusher clients")
-        except TimeoutError:
-            yield Finding(
-                FAULT,
-                "WebSocket",
-                f"no message arrived within {GREETING_S:.0f} s of the handshake: a proxy buffers"
-                " what the server sends (in nginx, set proxy_buffering off)",
-            )
-            return
-    yield _greeting(rest, page, invented=invented)
 
 
-def _greeting(rest: bytes, page: str | None, *, invented: bool) -> Finding:
-    """Judge the first message that the server sent."""
-    if b"connection_established" in rest:
-        return Finding(FINE, "WebSocket", "a client can connect")
-    told = rest[rest.find(b"{") : rest.rfind(b"}") + 1].decode(errors="replace")
-    if b":4001" in rest and invented:
+def _refused(refused: Refused, way: _Way) -> Finding:
+    if refused.code == UNKNOWN_KEY and way.invented:
         return Finding(
             FINE,
             "WebSocket",
             "a client reaches the server; without an app, nothing more can be checked",
         )
     advice = ""
-    if b":4001" in rest:
+    if refused.code == UNKNOWN_KEY:
         advice = ": the server has no app with this --pusher_app_key"
-    elif b":4009" in rest:
-        comes = "without an Origin header" if page is None else f"from {page}"
+    elif refused.code == UNAUTHORIZED:
+        comes = "without an Origin header" if way.page is None else f"from {way.page}"
         advice = f": a page {comes} is not in the app's allowed_origins (--origin sets another one)"
     return Finding(
-        FAULT, "WebSocket", f"a client reaches the server and is refused{advice}: {told}"
+        FAULT, "WebSocket", f"a client reaches the server and is refused{advice}: {refused}"
     )
 
 
-class _Idle(ClientConnection):
-    """A client that says nothing but what it is asked, and notes when it heard something."""
-
-    heard = 0.0
-
-    def process_event(self, event: Event) -> None:
-        """Note the time of every frame, pings included, which are answered as they come."""
-        self.heard = time.monotonic()
-        super().process_event(event)
-
-
-def _wait(address: SplitResult, path: str, page: str | None, wait_s: float) -> Finding:
-    """Have a client stay connected, and find out who ends that."""
-    scheme = "wss" if address.scheme in ("wss", "https") else "ws"
-    url = f"{scheme}://{address.netloc}{path}?protocol=7&client=heliograph-doctor"
+async def _wait(way: _Way, wait_s: float) -> Finding:
+    """Have a client stay connected, and find out which side ends that."""
+    now = asyncio.get_running_loop().time
     longest_s = 0.0
-    page_origin = None if page is None else Origin(page)
-    with connect(
-        url, origin=page_origin, create_connection=_Idle, ping_interval=None, proxy=None
-    ) as connection:
-        client = cast("_Idle", connection)
-        began = client.heard = time.monotonic()
-        while (left_s := began + wait_s - time.monotonic()) > 0:
-            before = client.heard
+    async with await _listener(way) as client:
+        began = now()
+        while (left_s := began + wait_s - now()) > 0:
+            before = client.last_frame_at
             try:
-                client.recv(timeout=min(left_s, 0.25))
+                async with asyncio.timeout(min(left_s, 0.25)):
+                    await client.receive()
             except TimeoutError:
-                longest_s = max(longest_s, client.heard - before)
-                continue
-            except ConnectionClosed as closed:
-                silent_s = time.monotonic() - client.heard
-                return _cut(closed, silent_s, time.monotonic() - began)
-            longest_s = max(longest_s, client.heard - before)
-        longest_s = max(longest_s, time.monotonic() - client.heard)
+                pass  # the time of the last frame says whether one came
+            except Disconnected as ended:
+                return _cut(ended, silent_s=now() - client.last_frame_at, after_s=now() - began)
+            longest_s = max(longest_s, client.last_frame_at - before)
+        longest_s = max(longest_s, now() - client.last_frame_at)
     return Finding(
         FINE,
         "idle time-out",
@@ -335,13 +317,12 @@ def _wait(address: SplitResult, path: str, page: str | None, wait_s: float) -> F
     )
 
 
-def _cut(closed: ConnectionClosed, silent_s: float, after_s: float) -> Finding:
-    if closed.rcvd is not None:
+def _cut(ended: Disconnected, *, silent_s: float, after_s: float) -> Finding:
+    if ended.code is not None:
         return Finding(
             FAULT,
             "idle time-out",
-            f"the server closed the connection after {after_s:.0f} s:"
-            f" {closed.rcvd.code} {closed.rcvd.reason}",
+            f"the server closed the connection after {after_s:.0f} s: {ended}",
         )
     return Finding(
         FAULT,
@@ -352,53 +333,58 @@ def _cut(closed: ConnectionClosed, silent_s: float, after_s: float) -> Finding:
     )
 
 
-def _shown(address: SplitResult, connection: socket.socket) -> Iterator[Finding]:
-    """Look at the certificate that clients are shown, which may be a proxy's."""
-    certificate = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+def _received_certificate(address: SplitResult) -> Iterator[Finding]:
+    """Check the certificate that clients receive, which may be a proxy's."""
+    if address.scheme != "wss":
+        return
+    host = address.hostname or ""
+    try:
+        with (
+            socket.create_connection((host, address.port or 443), TIMEOUT_S) as connection,
+            ssl.create_default_context().wrap_socket(connection, server_hostname=host) as secured,
+        ):
+            certificate = secured.getpeercert()
+    except ssl.SSLCertVerificationError as error:
+        raise Unreachable(f"{host}: the certificate is not valid: {error.verify_message}") from None
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"{host} cannot be reached: {error}") from None
     if certificate:
         begin, end = (
             datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate[name])), UTC)
             for name in ("notBefore", "notAfter")
         )
-        yield _dates(f"the certificate of {address.hostname}", begin, end, "renew it")
+        yield _dates(f"the certificate of {host}", begin, end, "renew it")
 
 
-def _api(
-    address: SplitResult, prefix: str, app_id: str, key: str, secret: bytes
-) -> Iterator[Finding]:
-    path = f"/apps/{quote(app_id)}/channels"
-    parameters = [
-        ("auth_key", key),
-        ("auth_timestamp", str(int(time.time()))),
-        ("auth_version", "1.0"),
-    ]
-    signature = auth.sign(secret, auth.request_string("GET", path, parameters))
-    query = "&".join(f"{name}={quote(value)}" for name, value in parameters)
-    request = (
-        f"GET {prefix}{path}?{query}&auth_signature={signature} HTTP/1.1\r\n"
-        f"Host: {address.netloc}\r\nConnection: close\r\n\r\n"
-    )
-    with _connected(address) as connection:
-        connection.sendall(request.encode())
-        response = HTTPResponse(connection)
+async def _api(way: _Way) -> list[Finding]:
+    # A prefix that no channel has, so that the answer is short.
+    parameters = [("filter_by_prefix", "heliograph-doctor-")]
+    async with Publisher(
+        way.url,
+        way.app_id,
+        way.credentials,
+        timeout_s=TIMEOUT_S,
+        max_answer_bytes=MAX_ANSWER_BYTES,
+    ) as publisher:
         try:
-            response.begin()
-            body = response.read(HELD_LINES).decode(errors="replace").strip()
-        except (OSError, HTTPException) as error:
-            raise _Unreachable(f"the HTTP API did not answer: {error}") from None
-    yield from _clock(response.getheader("Date"))
-    try:
-        taken = response.status == 200 and "channels" in json.loads(body)  # noqa: PLR2004 - OK
-    except (ValueError, TypeError):
-        taken = False
-    if taken:
-        yield Finding(FINE, "HTTP API", "a signed request succeeds")
-    elif response.status == 404 and "app_id" not in body:  # noqa: PLR2004 - Not Found
-        yield Finding(
+            answer = await publisher.request("GET", "/channels", parameters=parameters)
+        except RemoteError as error:
+            raise Unreachable(f"the HTTP API did not answer: {error}") from error
+    return [*_clock(answer.headers.get("date")), _judged(answer)]
+
+
+def _judged(answer: Answer) -> Finding:
+    if answer.status == HTTPStatus.NOT_FOUND and "app_id" not in answer.text:
+        return Finding(
             HINT, "HTTP API", "not found: correct if the HTTP API has a separate, private port"
         )
-    else:
-        yield Finding(FAULT, "HTTP API", f"the answer was {response.status}: {body[:200]}")
+    try:
+        found = "channels" in answer.json()
+    except RemoteError:
+        found = False
+    if found:
+        return Finding(FINE, "HTTP API", "a signed request succeeds")
+    return Finding(FAULT, "HTTP API", f"the answer was {answer.status}: {answer.text[:200]}")
 
 
 def _clock(date: str | None) -> Iterator[Finding]:
@@ -417,60 +403,3 @@ def _clock(date: str | None) -> Iterator[Finding]:
         )
     else:
         yield Finding(FINE, "clock", "the clocks of the server and of this machine agree")
-
-
-@contextmanager
-def _connected(address: SplitResult) -> Iterator[socket.socket]:
-    """Connect, for TIMEOUT_S at the most: one who says a byte now and then is cut off, too."""
-
-    def cut() -> None:
-        with suppress(OSError):  # it has left
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    with _connection(address) as connection:
-        timer = threading.Timer(TIMEOUT_S, cut)
-        timer.start()
-        try:
-            yield connection
-        finally:
-            timer.cancel()
-
-
-def _connection(address: SplitResult) -> socket.socket:
-    secure = address.scheme in ("wss", "https")
-    host = address.hostname or ""
-    try:
-        port = address.port or (443 if secure else 80)
-        plain = socket.create_connection((host, port), timeout=TIMEOUT_S)
-        if not secure:
-            return plain
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-    except ssl.SSLCertVerificationError as error:
-        raise _Unreachable(
-            f"{host}: the certificate is not valid: {error.verify_message}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _Unreachable(f"{host} cannot be reached: {error}") from None
-
-
-def _received(connection: socket.socket) -> bytes:
-    try:
-        part = connection.recv(HELD_LINES)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        raise _Unreachable(f"the connection failed: {error}") from None
-    if not part:
-        raise _Unreachable("the connection was closed before the answer was complete")
-    return part
-
-
-def _head_of(connection: socket.socket) -> tuple[list[str], bytes]:
-    """Return the lines of an answer's head, and what came behind it."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += _received(connection)
-        if len(received) > HELD_LINES:
-            raise _Unreachable("the answer is not HTTP")
-    head, _, rest = received.partition(b"\r\n\r\n")
-    return head.decode("latin-1").split("\r\n"), rest
