@@ -498,7 +498,7 @@ async def test_the_limit_on_messages_goes_on_over_a_resumption() -> None:
 
 
 async def test_the_time_to_prove_an_identity_goes_on_over_a_resumption() -> None:
-    patience: dict[str, Any] = {"authorized_connections_timeout": 0.6, "ping_interval": 0.4}
+    patience: dict[str, Any] = {"authorized_connections_timeout": 0.6}
     async with streaming(**patience) as rig, stream(rig) as one, stream(rig) as user:
         await user.sign_in("ann")
         for client in (one, user):
