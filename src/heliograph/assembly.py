@@ -1,7 +1,7 @@
 """
 The parts of a server that need no socket, put together: engine, node, protocols, webhooks.
 
-The list of protocols is here. Knows nothing of ports and connections.
+The lists of protocols and of transports are here. Knows nothing of ports and connections.
 """
 
 import os
@@ -21,6 +21,7 @@ from heliograph.hub.facts import Keep
 from heliograph.net import pages
 from heliograph.net.cors import CrossOrigin
 from heliograph.net.pages import Pages
+from heliograph.net.registration import TransportRegistration
 from heliograph.node.journal import Journal
 from heliograph.node.node import Node
 from heliograph.node.tenant import ENGINE_UNAVAILABLE, Timing
@@ -30,6 +31,9 @@ from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 
 PROTOCOLS: tuple[Registration, ...] = (Pusher(),)
 """The protocols of a server. The first that knows a request has it; the last knows all."""
+
+TRANSPORTS: tuple[TransportRegistration, ...] = ()
+"""The transports of a server, beside WebSockets. The first that knows a path has it."""
 
 WEBHOOKS_STOP_TIMEOUT_S = 10.0
 """How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
@@ -72,6 +76,7 @@ class Assembly:
         *,
         monotonic: Callable[[], float],
         protocols: Sequence[Registration],
+        transports: Sequence[TransportRegistration],
         shuffle: Callable[[list[Any]], None],
         verbose: bool,
     ) -> None:
@@ -98,6 +103,7 @@ class Assembly:
         )
         self._config = config
         self._protocols = tuple(protocols)
+        self._transports = tuple(transports)
         self.dialects = tuple(one.dialect(self.node, config) for one in self._protocols)
 
     async def close(self) -> None:
@@ -133,17 +139,22 @@ class Assembly:
             handler = protocol.handler(
                 self.node, config, handler, now_s=time.time, api=api, websockets=websockets
             )
+        paths = [path for one in self._protocols for path in one.paths] if api else []
+        if websockets:  # a port for clients
+            for transport in reversed(self._transports):
+                handler = transport.handler(self.dialects, config, handler)
+                paths += transport.paths
         allowed = config.http_requests.cors_allowed_origins
-        if allowed and api:
+        if allowed and paths:
             prefix = config.http_requests.path_prefix
-            paths = [prefix + path for one in self._protocols for path in one.paths]
-            handler = CrossOrigin(allowed, paths, handler)
+            handler = CrossOrigin(allowed, [prefix + path for path in paths], handler)
         return handler
 
     def route_of(self, path: bytes) -> str:
         """Return the name of *path* in metrics: one of few, whatever strangers ask for."""
         path = path.removeprefix(self._config.http_requests.path_prefix.encode())
-        names = [protocol.route_of(path) for protocol in self._protocols]
+        names = [one.route_of(path) for one in self._protocols]
+        names += [one.route_of(path) for one in self._transports]
         return next((name for name in (*names, pages.route_of(path)) if name), "other")
 
 
@@ -154,6 +165,7 @@ async def assemble(
     monotonic: Callable[[], float],
     make_engine: Callable[[], Engine] | None = None,
     protocols: Sequence[Registration] = PROTOCOLS,
+    transports: Sequence[TransportRegistration] = TRANSPORTS,
     shuffle: Callable[[list[Any]], None] = random.shuffle,
     verbose: bool = False,
 ) -> Assembly:
@@ -183,6 +195,7 @@ async def assemble(
             timing,
             monotonic=monotonic,
             protocols=protocols,
+            transports=transports,
             shuffle=shuffle,
             verbose=verbose,
         )

@@ -20,7 +20,10 @@ class Takeover(Protocol):
         """The status of the response that it writes."""
 
     def take(self, connection: Any, /) -> None:
-        """Go on with *connection*, a `net.takeover.Handover`, once earlier answers are written."""
+        """
+        Go on with *connection*, a `net.takeover.Handover`, once earlier answers are written, and
+        read. Never called where the client leaves before that.
+        """
 
 
 Answer: TypeAlias = Response | Takeover

@@ -16,6 +16,7 @@ from heliograph import assembly, prerequisites
 from heliograph.assembly import (
     ENGINE_CLOSE_TIMEOUT_S,
     PROTOCOLS,
+    TRANSPORTS,
     WEBHOOKS_STOP_TIMEOUT_S,
     Assembly,
 )
@@ -35,6 +36,7 @@ from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.pages import Readiness
 from heliograph.net.places import Place, bind, bind_unix
+from heliograph.net.registration import TransportRegistration
 from heliograph.net.room import Room, raise_descriptor_limit
 from heliograph.net.streams import Poller
 from heliograph.net.trace import TracedConnection
@@ -82,9 +84,9 @@ class Server:
     *config* is what was asked for; `port` and `api_port` are what came of it. *make_engine* makes
     the engine of this node, inside the event loop; without it, the server is alone. *passed*
     are places that somebody else bound for us, each with its name: they are listened on instead
-    of the ports and the Unix socket of *config*. *protocols* are those that it serves. *shuffle*
-    is chance, for the order in which clients are sent away. A server whose start failed can be
-    started again; one that was stopped cannot.
+    of the ports and the Unix socket of *config*. *protocols* are those that it serves, over
+    WebSockets and over *transports*. *shuffle* is chance, for the order in which clients are sent
+    away. A server whose start failed can be started again; one that was stopped cannot.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Server:
         *,
         passed: Sequence[tuple[str, Place]] = (),
         protocols: Sequence[Registration] = PROTOCOLS,
+        transports: Sequence[TransportRegistration] = TRANSPORTS,
         shuffle: Callable[[list[Any]], None] = random.shuffle,
     ) -> None:
         self.config = config
@@ -105,6 +108,7 @@ class Server:
         self._shuffle = shuffle
         self._make_engine = make_engine
         self._protocols = protocols
+        self._transports = transports
         self.port = 0
         self.api_port = 0
         self.metrics_port = 0
@@ -144,6 +148,7 @@ class Server:
             monotonic=loop.time,
             make_engine=self._make_engine,
             protocols=self._protocols,
+            transports=self._transports,
             shuffle=self._shuffle,
             verbose=config.log_output.lowest_level == "debug",
         )

@@ -232,6 +232,30 @@ def test_the_tree_is_the_one_there_is() -> None:
     assert drawn_tree() == there
 
 
+def test_the_transport_in_the_tests_has_the_files_that_a_transport_needs() -> None:
+    """And uses the parts of the server that the page names, no others."""
+    section = re.search(r"^### Add a transport\n(.*?)^##", ARCHITECTURE, re.DOTALL | re.MULTILINE)
+    assert section
+    folder = ROOT / "tests" / "transports" / "stream"
+    files = {row[0].strip("`") for row in rows(section[1])} - {"file"}
+    assert files == {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"`([\w/]+\.py)`", section[1]))
+    for path in folder.glob("*.py"):
+        for module in imported(path):
+            first, _, rest = module.partition(".")
+            part = rest.partition(".")[0]
+            if first == "heliograph" and part in {"handler", "net", "node", "wire"}:
+                assert rest.replace(".", "/") + ".py" in named, module
+            elif first == "heliograph":
+                assert part == "config", module
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+
+
 def test_every_invariant_names_its_test() -> None:
     table = ARCHITECTURE.partition("## Invariants")[2]
     held = [row for row in rows(table) if row[0] != "invariant"]

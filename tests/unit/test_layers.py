@@ -71,9 +71,9 @@ ORDER = {
     "hub": ("facts", "channel", "hub", "users"),
     "net": (
         *("transport", "clock", "turns", "addresses", "backlog", "intake", "descriptors", "room"),
-        *("answers", "pages", "cors", "places", "systemd", "tls", "streams", "tls_streams"),
-        *("context", "takeover", "client", "websocket", "trace", "handshake", "http"),
-        *("listener", "drain"),
+        *("answers", "pages", "places", "systemd", "tls", "streams", "tls_streams"),
+        *("context", "takeover", "cors", "client", "websocket", "trace", "handshake", "http"),
+        *("registration", "listener", "drain"),
     ),
     "node": (
         *("counting", "dialect", "journal", "policy", "away", "losses", "tenant", "membership"),

@@ -123,10 +123,7 @@ class Client:
         A refusal follows the answer, too: a browser shows its page nothing of a failed request.
         """
         context = self._context
-        settings = context.settings
-        self._origin = handover.origin
-        self._transport.set_write_buffer_limits(min(settings.max_write_buffer, BEHIND_BYTES))
-        refusal = self._refusal(opening, request, over_capacity=handover.over_capacity)
+        refusal = self._refusal(opening, request, handover)
         if refusal is None:
             try:
                 session = opening.dialect.connect(opening, self._peer_name)
@@ -142,18 +139,53 @@ class Client:
         patience_s = session.tenant.app.authorized_connections_timeout
         if patience_s:
             self._identify_by = context.now() + patience_s
-            context.wheel.add(self, min(patience_s, settings.ping_interval))
+            context.wheel.add(self, min(patience_s, context.settings.ping_interval))
         if handover.rest:
             self.data_received(handover.rest)
+
+    def resume(
+        self,
+        answer: bytes,
+        opening: Opening,
+        session: Session,
+        before: "Client",
+        *,
+        request: Request,
+        handover: Handover,
+    ) -> None:
+        """
+        Write *answer* and go on with *session*, which *opening* began and *before* had.
+
+        *before* gives its connection up where that is not lost yet. The client's limits go on as
+        they were there. A resumption is refused for the reasons for which a new client would be,
+        and leaves the session as it is then.
+        """
+        context = self._context
+        refusal = self._refusal(opening, request, handover)
+        if refusal is not None:
+            self.write(answer)
+            self.close(refusal)
+            return
+        before.give_up()
+        self.id = session.id
+        self._session = session
+        self._paid_until = before._paid_until  # noqa: SLF001 - of our own class
+        self._identify_by = before._identify_by  # noqa: SLF001
+        self.write(answer)
+        self.repeat()
+        session.attach(self)
+        if self._identify_by and self._state < State.CLOSING:
+            context.wheel.hasten(self, max(self._identify_by - context.now(), 0.0))
 
     def _peer_name(self) -> str:
         return peer_address(self._transport) or "a Unix socket"
 
-    def _refusal(
-        self, opening: Opening, request: Request, *, over_capacity: bool
-    ) -> Goodbye | None:
-        """Return why the client is refused, where no app need be asked."""
-        context, origin = self._context, self._origin
+    def _refusal(self, opening: Opening, request: Request, handover: Handover) -> Goodbye | None:
+        """Take over the connection; return why its client is refused, if no app need be asked."""
+        context = self._context
+        origin = self._origin = handover.origin
+        limit = context.settings.max_write_buffer
+        self._transport.set_write_buffer_limits(min(limit, BEHIND_BYTES))
         goodbye = opening.dialect.goodbye
         if origin is not None and origin.proxy:
             # First: those that are refused for another reason count until they have left, too.
@@ -168,7 +200,7 @@ class Client:
             return goodbye(Ending.RECONNECT)  # let in at the last moment, while the others leave
         if origin is not None and origin.over:
             return goodbye(Ending.ADDRESS_OVER_LIMIT)
-        if over_capacity:
+        if handover.over_capacity:
             context.refused_over_capacity += 1
             return goodbye(Ending.OVER_CAPACITY)
         return None
@@ -328,17 +360,42 @@ class Client:
             self._transport.close()
 
     def end(self) -> None:
-        """Leave the hub, and let nothing more be written."""
+        """End the session, and let nothing more be written."""
+        session = self._release()
+        if session is not None:
+            session.end()
+
+    def give_up(self) -> None:
+        """Lose the connection, where it is not lost yet: another one goes on with the session."""
+        if self._state is State.CLOSED:
+            return
+        session = self._release()
+        if session is not None:
+            self.on_lost(session)
+        self._transport.abort()
+
+    def repeat(self) -> None:
+        """
+        Write again what the connection before was given and may not have delivered.
+
+        A class that cannot repeat leaves this out: its clients miss what was under way.
+        """
+
+    def on_lost(self, session: Session) -> None:
+        """
+        End the session, since its connection is lost.
+
+        A class whose clients can come back detaches it instead.
+        """
+        session.end()
+
+    def _release(self) -> Session | None:
+        """Write nothing more, and have no more to do with the session, which is returned."""
         self._state = State.CLOSING
         self.write = discard
         self.forget_unfinished()
         session, self._session = self._session, None
-        if session is not None:
-            self.leave(session)
-
-    def leave(self, session: Session) -> None:
-        """End the session: the connection does not come back."""
-        session.end()
+        return session
 
     def drop_unfinished(self) -> None:
         """Close, since the unfinished messages of all clients together are too large."""
@@ -349,8 +406,9 @@ class Client:
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is gone."""
-        if self._state < State.CLOSING:
-            self.end()
+        session = self._release()
+        if session is not None:
+            self.on_lost(session)
         self._state = State.CLOSED
         self._context.sockets -= 1
         if self._origin is not None:

@@ -10,7 +10,8 @@ Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 import re
 from collections.abc import Sequence
 
-from heliograph.handler import Answer, AnswerReply, Handler
+from heliograph.handler import Answer, AnswerReply, Handler, Takeover
+from heliograph.net.takeover import Handover
 from heliograph.origins import origin_allowed
 from heliograph.reply import Later
 from heliograph.wire.http import Request
@@ -85,9 +86,27 @@ def _permissions(request: Request) -> Headers:
     return permissions
 
 
-def _with(response: Answer, headers: Headers) -> Answer:
-    """Add *headers* to a response; a connection that is taken over has its own."""
-    return _with_headers(response, headers) if isinstance(response, Response) else response
+class _WithHeaders:
+    """A takeover whose response has *headers*, too."""
+
+    __slots__ = ("_headers", "_takeover", "status")
+
+    def __init__(self, takeover: Takeover, headers: Headers) -> None:
+        self._takeover = takeover
+        self._headers = headers
+        self.status = takeover.status
+
+    def take(self, connection: Handover, /) -> None:
+        """Go on with the connection, as the takeover does."""
+        connection.headers += self._headers
+        self._takeover.take(connection)
+
+
+def _with(answer: Answer, headers: Headers) -> Answer:
+    """Add *headers* to the response of an answer."""
+    if isinstance(answer, Response):
+        return _with_headers(answer, headers)
+    return _WithHeaders(answer, headers)
 
 
 def _with_headers(response: Response, headers: Headers) -> Response:

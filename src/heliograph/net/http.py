@@ -361,7 +361,7 @@ class HttpConnection:
                 return
             del self._backlog[0]
             self._take(event)
-            if not self._backlog or len(self._answers) == MAX_HELD or self._upgraded:
+            if not self._backlog or self._owes_enough() or self._upgraded:
                 self._write_answers()
         if not self._closing:
             self._pace()

@@ -15,7 +15,8 @@ class Handover(Struct, eq=False):
     *rest* are the bytes that followed an upgrade request. *origin* is where the connection is
     counted, if it is; it keeps its place there. An *over_capacity* one was accepted only to hear
     that there is no room for it. *predecessor* is the HTTP connection, whose place on the wheel the
-    successor takes. *now* is the time of the request, in monotonic seconds.
+    successor takes. *now* is the time of the request, in monotonic seconds. *headers* belong into
+    the response that the successor writes, unless it is that of a WebSocket.
     """
 
     context: Context
@@ -25,3 +26,4 @@ class Handover(Struct, eq=False):
     over_capacity: bool
     predecessor: Timed
     now: float
+    headers: tuple[tuple[bytes, bytes], ...] = ()

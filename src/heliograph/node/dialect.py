@@ -159,21 +159,29 @@ class Session(Protocol):
 
     def detach(self, most_bytes: int) -> None:
         """
-        Go on without a connection, which is lost and may come back; what the client receives is
-        held meanwhile, up to *most_bytes*.
+        Go on without a connection, which is lost and may come back.
 
-        The owner of the session calls `end` if it does not come back in time.
+        What the client is sent from now on is held, up to *most_bytes*. What the lost connection
+        was given and did not deliver is the connection's to repeat. The owner of the session calls
+        `end` if no connection comes back in time. Not for a session that ended, nor for one that is
+        detached.
         """
 
     def attach(self, peer: Peer) -> None:
         """
-        Go on with *peer*, after `detach`: it is sent what was held.
+        Go on with *peer*, which has the id of the session: it is sent what was held.
 
-        Where that was too much, or the session ended meanwhile, *peer* is closed.
+        Where more was to be held than could be, or what was held is in the bytes of another lane,
+        *peer* is closed, for `Ending.EVENTS_LOST`. Where the session ended meanwhile, *peer* is
+        closed with the goodbye of then. Only for a session that is detached, or ended.
         """
 
     def end(self) -> None:
-        """Leave everything: the client disconnected or is being closed. Called once."""
+        """
+        Leave everything: the client disconnected or is being closed.
+
+        Nothing happens where the session ended before: it may end while it is detached.
+        """
 
 
 class Opening(Struct, frozen=True, eq=False, kw_only=True):

@@ -202,20 +202,24 @@ class Membership:
 
     def detach(self, most_bytes: int) -> None:
         """Go on without a connection, as `Session.detach` has it."""
+        if self.ended or isinstance(self.peer, Away):
+            raise AssertionError("only a session with a connection can lose it")
         self._move(Away(self.id, self.peer.lane, most_bytes, self.end))
 
     def attach(self, peer: Peer) -> None:
         """Go on with a connection, as `Session.attach` has it."""
         away = self.peer
+        if self.ended:
+            self.peer = peer  # its subscriptions are being left: nothing more is written by them
+            if isinstance(away, Away) and away.goodbye is not None:
+                peer.close(away.goodbye)
+            else:
+                self.close(Ending.EVENTS_LOST)
+            return
         if not isinstance(away, Away):
             raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - our fault
-        if away.goodbye is not None:
-            self.peer = peer
-            peer.close(away.goodbye)
-            return
         self._move(peer)
-        if away.overflowed or peer.lane is not away.lane:
-            # What was held is in the bytes of another lane, or was too much.
+        if away.overflowed or (away.chunks and peer.lane is not away.lane):
             self.close(Ending.EVENTS_LOST)
             return
         for chunk in away.chunks:
@@ -243,12 +247,14 @@ class Membership:
 
     def end(self) -> None:
         """
-        Leave everything: the client disconnected or is being closed. Called once.
+        Leave everything, as `Session.end` has it.
 
         From now on the session is not counted, and nothing is sent to its client. If it has many
         channels, it leaves them in slices; an answer that comes before its attempt's turn changes
         what there is to leave, no more.
         """
+        if self.ended:
+            return
         self.ended = True
         channels = self.channels
         tenant = self.tenant

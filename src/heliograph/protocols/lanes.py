@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from heliograph.hub.channel import Lane
 from heliograph.hub.facts import Fact
-from heliograph.wire.framing import TextFraming
+from heliograph.node.dialect import Framing
 
 MOST_PIECES = 4
 """A chunk that some are left out of is written in so many pieces at the most."""
@@ -19,9 +19,9 @@ WORTH_A_VIEW = 8 * 1024
 
 
 class FramedLane(Lane):
-    """Facts as messages, in the frames of *framing*: one message each, so that they can be cut."""
+    """Facts as messages, framed by *framing*: one message each, so that they can be cut."""
 
-    def __init__(self, framing: TextFraming) -> None:
+    def __init__(self, framing: Framing) -> None:
         self.framing = framing
 
     def encode(self, fact: Fact, /) -> bytes:

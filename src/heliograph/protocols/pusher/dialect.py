@@ -8,14 +8,21 @@ admit a client, and for each ending.
 from collections.abc import Callable
 
 from heliograph.errors import ClientError
-from heliograph.node.dialect import Ending, Goodbye, NotAdmitted, Opening, Refused, RequestHead
+from heliograph.node.dialect import (
+    Ending,
+    Framing,
+    Goodbye,
+    NotAdmitted,
+    Opening,
+    Refused,
+    RequestHead,
+)
 from heliograph.node.journal import Connected
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.lanes import PusherLane
 from heliograph.protocols.pusher.redact import redact_message, redact_text
 from heliograph.protocols.pusher.session import DialectSettings, Session
-from heliograph.wire.framing import TextFraming
 from heliograph.wire.websocket import offered_subprotocols
 
 
@@ -52,7 +59,7 @@ class PusherDialect:
         self._settings = DialectSettings(
             messages.connection_established(activity_timeout_s), subscription_errors, terminate_code
         )
-        self._lanes: dict[TextFraming, PusherLane] = {}
+        self._lanes: dict[Framing, PusherLane] = {}
 
     def opening(self, request: RequestHead) -> Opening:
         """Return what a client asks for, or Pusher's refusal of it, as `Dialect.opening` has it."""
@@ -94,7 +101,7 @@ class PusherDialect:
             tenant.record(Connected(socket_id))
         return session
 
-    def lane(self, framing: TextFraming) -> PusherLane:
+    def lane(self, framing: Framing) -> PusherLane:
         """Return the lane for clients with *framing*."""
         lane = self._lanes.get(framing)
         if lane is None:
