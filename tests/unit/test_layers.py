@@ -75,7 +75,7 @@ ORDER = {
     ),
     "observe": ("metrics", "log_throttle", "logs", "metrics_page"),
     "protocols": (
-        *("json", "lanes", "registration"),
+        *("json", "kinds", "lanes", "registration"),
         *("pusher.names", "pusher.auth", "pusher.refusals", "pusher.redact", "pusher.event_text"),
         *("pusher.messages", "pusher.endpoint", "pusher.lanes", "pusher.session"),
         *("pusher.dialect", "pusher.api.auth", "pusher.api.response", "pusher.api.request"),
