@@ -3,16 +3,20 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from heliograph.assembly import PROTOCOLS
 from heliograph.client import signing
 from heliograph.client.signing import Credentials
+from heliograph.config.apps import Apps
 from heliograph.config.load import make_config
 from heliograph.engine.memory import MemoryEngine
+from heliograph.protocols.registration import Registration
 from heliograph.server import Server
 from tests.unit.late_engine import LateEngine
 
@@ -166,7 +170,12 @@ class Rig:
         return await self.fetch(method, target, sent)
 
     async def fetch(
-        self, method: str, target: str, body: bytes = b"", port: int | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        port: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Make a request of a connection of its own."""
         async with asyncio.timeout(PATIENCE_S):
@@ -175,9 +184,10 @@ class Rig:
             )
             head = (
                 f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n"
+                f"Content-Length: {len(body)}\r\n"
             )
-            writer.write(head.encode() + body)
+            lines = [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
+            writer.write("".join([head, *lines, "\r\n"]).encode() + body)
             answer = await reader.read()
             writer.close()
             await writer.wait_closed()
@@ -232,10 +242,17 @@ class Engines:
 
 
 @asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[Rig]:
-    """Run a server with these options, as flags of the command line would give them."""
+async def serving(
+    protocols: Sequence[Registration] = PROTOCOLS, apps: Apps | None = None, /, **options: Any
+) -> AsyncIterator[Rig]:
+    """
+    Run a server with these options, as flags of the command line would give them.
+
+    *apps* replace the one app that it would have.
+    """
     config = make_config(**{**LOCAL, **SINGLE_APP, **options})
-    server = Server(config, Engines.make if Engines.late else None)
+    config = replace(config, apps=apps or config.apps)
+    server = Server(config, Engines.make if Engines.late else None, protocols=protocols)
     await server.start()
     try:
         yield Rig(server)

@@ -6,7 +6,7 @@ import shutil
 import socket
 import ssl
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -76,9 +76,15 @@ class Secured(Rig):
             writer.transport.abort()
 
     async def fetch(
-        self, method: str, target: str, body: bytes = b"", port: int | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        port: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         assert port is None
+        assert headers is None
         async with self.wire() as (reader, writer), asyncio.timeout(PATIENCE_S):
             head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

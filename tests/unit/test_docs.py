@@ -256,6 +256,18 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module
 
 
+def test_the_files_of_a_protocol_are_those_of_the_one_in_the_tests() -> None:
+    section = ARCHITECTURE.partition("### Add a protocol")[2].partition("\n## ")[0]
+    tables = [list(rows(table)) for table in re.findall(r"^\|.*(?:\n\|.*)*", section, re.MULTILINE)]
+    files = {head[0]: [re.sub("`", "", row[0]) for row in rest] for head, *rest in tables}
+    folder = ROOT / "tests" / "protocols" / "line"
+    there = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert sorted(files["file to write"]) == sorted(there)
+    # Nothing else of the server knows the protocol, the file to touch included: it is a test's.
+    assert [SOURCE / one for one in files["file to touch"]] == [SOURCE / "assembly.py"]
+    assert not [path for path in SOURCE.rglob("*.py") if "protocols.line" in path.read_text()]
+
+
 def test_every_invariant_names_its_test() -> None:
     table = ARCHITECTURE.partition("## Invariants")[2]
     held = [row for row in rows(table) if row[0] != "invariant"]

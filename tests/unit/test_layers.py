@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "heliograph"
+LINE_PROTOCOL = sorted((Path(__file__).parents[1] / "protocols" / "line").glob("*.py"))
 
 # What each part may import of the others, leaves included: a part is a package or module right
 # under heliograph. One that is pure gets nothing that it could read a setting or a file through.
@@ -81,7 +82,7 @@ ORDER = {
     ),
     "observe": ("metrics", "log_throttle", "logs", "metrics_page"),
     "protocols": (
-        *("json", "lanes", "registration"),
+        *("json", "kinds", "lanes", "registration"),
         *("pusher.names", "pusher.auth", "pusher.refusals", "pusher.redact", "pusher.event_text"),
         *("pusher.messages", "pusher.endpoint", "pusher.lanes", "pusher.session"),
         *("pusher.dialect", "pusher.api.auth", "pusher.api.response", "pusher.api.request"),
@@ -291,6 +292,52 @@ def test_of_some_parts_only_the_ports_and_the_data_are_imported(
     }
     assert found <= MODULES[importing, imported]
     assert found  # or the row is not needed
+
+
+def other_protocols(own: str, text: str) -> list[str]:
+    """What a file of the protocol *own* imports of another protocol."""
+    names = {name for name in ORDER["protocols"] if "." not in name} | {own}
+    parts = [module.split(".") for module in imports(text)]
+    return [
+        ".".join(part)
+        for part in parts
+        if part[:2] == ["heliograph", "protocols"] and not names.intersection(part[2:3])
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((SOURCE / "protocols" / "pusher").rglob("*.py")), ids=name_of
+)
+def test_a_protocol_imports_nothing_of_another_protocol(path: Path) -> None:
+    assert other_protocols("pusher", path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from heliograph.protocols.pusher import messages",
+        "from heliograph.protocols.pusher.auth import sign",
+        "import heliograph.protocols.pusher.api.events",
+        "from heliograph.protocols import pusher",
+    ],
+)
+def test_an_import_of_another_protocol_would_be_noticed(text: str) -> None:
+    assert other_protocols("another", text)
+    assert not other_protocols("another", "from heliograph.protocols.json import encode")
+
+
+@pytest.mark.parametrize("path", LINE_PROTOCOL, ids=lambda path: path.name)
+def test_the_second_protocol_imports_what_a_protocol_may_import(path: Path) -> None:
+    """It lives in the tests, and is held to the rules of the package `protocols`."""
+    text = path.read_text()
+    assert against_the_arrows("protocols", text) == []
+    assert other_protocols("line", text) == []
+    engine = {module for module in imports(text) if module.startswith("heliograph.engine")}
+    assert engine <= MODULES["protocols", "engine"]
+    outside = [one for one in impurities(path.name, text) if not one.startswith("tests.")]
+    assert outside == []
+    ours = [module for module in imports(text) if module.startswith("tests.")]
+    assert all(module.startswith("tests.protocols.line") for module in ours)
 
 
 def test_the_hub_and_the_wire_import_nothing_of_the_others() -> None:

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.protocols.kinds import Kind, kind_of
 from heliograph.protocols.pusher.names import (
     RESERVED_EVENT_PREFIXES,
-    Kind,
     is_channel_name,
     is_socket_id,
     kind_if_legal,
-    kind_of,
 )
 
 

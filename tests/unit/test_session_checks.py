@@ -195,11 +195,11 @@ def test_refused_client_events_cost_no_token_and_those_too_fast_get_4301() -> No
 
 def test_a_token_comes_back_whole_or_not_at_all() -> None:
     session = World(late=False).client().session
-    assert [session._take_token(2, 10.0) for _ in range(3)] == [True, True, False]
-    assert [session._take_token(2, at) for at in (10.25, 10.49, 10.5, 10.5)] == [
+    assert [session.take_token(2, 10.0) for _ in range(3)] == [True, True, False]
+    assert [session.take_token(2, at) for at in (10.25, 10.49, 10.5, 10.5)] == [
         *(False, False, True, False)
     ]
-    assert [session._take_token(2, 100.0) for _ in range(3)] == [True, True, False]
+    assert [session.take_token(2, 100.0) for _ in range(3)] == [True, True, False]
 
 
 def test_client_events_are_refused_where_the_app_has_them_switched_off() -> None:
@@ -690,7 +690,7 @@ def test_client_events_keep_to_their_rate_whenever_they_come(
     now, taken = 0.0, []
     for gap in gaps:
         now += gap
-        if session._take_token(per_second, now):
+        if session.take_token(per_second, now):
             taken.append(now)
     for start, first in enumerate(taken):
         for end, last in enumerate(taken[start:], start):

@@ -33,6 +33,7 @@ INDEPENDENT = {
     "examples/chat/app.py",  # a file to copy, which needs nothing but the standard library
     "fuzz/rig.py",  # signs messages that no client sends, with code that is fuzzed
     "fuzz/targets.py",  # the oracle of signatures
+    "tests/protocols/line/lines.py",  # another protocol, whose proofs are its own
     "tests/unit/test_api_auth.py",  # every wrong signature of a request, and what the server says
     "tests/unit/test_client_signing.py",  # compares the client with the server
     "tests/unit/test_pusher_auth.py",  # the vectors of Pusher's documents
@@ -74,6 +75,7 @@ def test_the_parameters_of_a_signature_are_named_by_few_files() -> None:
         "fuzz/rig.py",
         "src/heliograph/protocols/pusher/session.py",
         "src/heliograph/webhooks/payload.py",
+        "tests/protocols/line/lines.py",
         "tests/unit/test_session_checks.py",
     }
     sign_requests = (CLIENT | SERVER | INDEPENDENT) - sign_no_requests

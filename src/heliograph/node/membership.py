@@ -17,7 +17,7 @@ Knows no messages: what the client reads is the business of the protocol, whose 
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -28,7 +28,7 @@ from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Member
 from heliograph.node.away import Away
 from heliograph.node.dialect import Ending, Peer, Session
-from heliograph.node.journal import Refused, Subscribed
+from heliograph.node.journal import Connected, Refused, Subscribed
 from heliograph.node.policy import Forbidden, Policy
 from heliograph.node.tenant import Rule, Tenant
 from heliograph.reply import Later, proceed
@@ -61,11 +61,24 @@ class Membership:
     """
     The channels of one session of a tenant: the base of each protocol's session.
 
+    The tenant counts it from now on, until it ends. *session_id* must be neither in
+    `tenant.sessions` nor in `tenant.leaving`.
+
     *identified* says whether the client ever proved who it is. A protocol overrides `on_entered`,
     `on_refused`, `on_forbidden`, `on_end` and `close`.
     """
 
-    __slots__ = ("channels", "ended", "id", "identified", "members", "peer", "tenant")
+    __slots__ = (
+        "_refilled",
+        "_tokens",
+        "channels",
+        "ended",
+        "id",
+        "identified",
+        "members",
+        "peer",
+        "tenant",
+    )
 
     def __init__(self, session_id: str, tenant: Tenant) -> None:
         self.id = session_id
@@ -75,6 +88,13 @@ class Membership:
         self.ended = False
         self.channels: dict[str, Place] = {}
         self.members: dict[str, Member] | None = None  # who the session is, by presence channel
+        # A full bucket is None, so that idle clients share it; see take_token.
+        self._tokens: float | None = None
+        self._refilled = 0.0
+        session: Any = self  # each protocol's class is a Session
+        tenant.sessions[session_id] = session
+        if tenant.observers:
+            tenant.record(Connected(session_id))
 
     # -- What a protocol overrides -------------------------------------------------------
 
@@ -197,6 +217,20 @@ class Membership:
         """Have the observers notified of a refused subscription, whatever refused it."""
         if self.tenant.observers:
             self.tenant.record(Refused(self.id, channel, reason))
+
+    def take_token(self, per_second: int, now: float) -> bool:
+        """
+        Return whether the client may send one more event at *now*: *per_second* of them, evenly.
+
+        A client that sent none for a second may send as many at once.
+        """
+        if self._tokens is None:
+            tokens = float(per_second)
+        else:
+            tokens = min(per_second, self._tokens + (now - self._refilled) * per_second)
+        self._refilled = now
+        self._tokens = tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
 
     # -- Without a connection ------------------------------------------------------------
 

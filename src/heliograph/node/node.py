@@ -163,33 +163,6 @@ class Node:
             reason = "its key was used with the id of another app"
         self._failures.note(subject, f"an API request was refused: {reason}")
 
-    def connection_refused(
-        self, why: NotAdmitted.Why, key: str, origin: str | None, address: Callable[[], str]
-    ) -> None:
-        """
-        Count and log that a client was not admitted, where an operator can mend the cause.
-
-        That is a wrong key in a page, or a page of another site. Any client can cause this as often
-        as it likes: only the first line of a minute has the client's *address*, which is asked for
-        then.
-        """
-        if why is NotAdmitted.Why.UNKNOWN_KEY:
-            self.tally.unknown_keys += 1
-            subject, reason = (
-                "unknown app",
-                f"a client was refused: unknown key {short(key, SHOWN_OF_KEY)}",
-            )
-        elif why is NotAdmitted.Why.ORIGIN:
-            self.tally.refused_origins += 1
-            page = "no Origin header" if origin is None else f"origin {short(origin)}"
-            tenant = self._by_key.get(key)
-            subject = "unknown app" if tenant is None else f"app {tenant.app.id}"
-            reason = f"a client was refused: {page} is not in allowed_origins"
-        else:
-            return
-        if self._refused_clients.first(subject, reason):
-            logger.info("%s: %s (from %s)", subject, reason, address())
-
     def cached_events_evicted(self, app_id: str, count: int) -> None:
         """Take note that an app has more cached events than are kept; *count* of them are not."""
         self.tally.cached_events_evicted += count
@@ -205,19 +178,37 @@ class Node:
         """The number of sessions of all apps."""
         return sum(len(tenant.sessions) for tenant in self._tenants.values())
 
-    def admit(self, key: str, origin: str | None) -> Tenant:
-        """Return the app that owns *key*, for a client of *origin*. Raises NotAdmitted."""
+    def admit(self, key: str, origin: str | None, address: Callable[[], str]) -> Tenant:
+        """
+        Return the app that owns *key*, for a client of *origin*. Raises NotAdmitted.
+
+        What an operator can mend, a wrong key in a page or a page of another site, is counted and
+        logged. Any client can cause this as often as it likes: only the first line of a minute has
+        the client's *address*, which is asked for then.
+        """
         tenant = self._by_key.get(key)
         if tenant is None:
+            self.tally.unknown_keys += 1
+            reason = f"unknown key {short(key, SHOWN_OF_KEY)}"
+            self._note_not_admitted("unknown app", reason, address)
             raise NotAdmitted(NotAdmitted.Why.UNKNOWN_KEY)
         app = tenant.app
         if not app.enabled:
             raise NotAdmitted(NotAdmitted.Why.APP_DISABLED)
         if app.allowed_origins and not origin_allowed(origin, app.allowed_origins):
+            self.tally.refused_origins += 1
+            page = "no Origin header" if origin is None else f"origin {short(origin)}"
+            reason = f"{page} is not in allowed_origins"
+            self._note_not_admitted(f"app {app.id}", reason, address)
             raise NotAdmitted(NotAdmitted.Why.ORIGIN)
         if app.max_connections and len(tenant.sessions) >= app.max_connections:
             raise NotAdmitted(NotAdmitted.Why.QUOTA)
         return tenant
+
+    def _note_not_admitted(self, subject: str, reason: str, address: Callable[[], str]) -> None:
+        reason = f"a client was refused: {reason}"
+        if self._refused_clients.first(subject, reason):
+            logger.info("%s: %s (from %s)", subject, reason, address())
 
     def sessions(self) -> list[Session]:
         """Return the sessions of all apps."""

@@ -275,6 +275,8 @@ class Tenant:
     def pay_for(self, count: int) -> float:
         """Count *count* events from outside; return in how many seconds if they come too fast."""
         limit, now = self.app.max_publishes_per_second, self._timing.now()
+        if not limit:
+            return 0.0
         before = self._publishes_paid_until
         after_them = rate.paid_until(before, now, per_second=limit, burst_s=1.0, count=count)
         if after_them is None:

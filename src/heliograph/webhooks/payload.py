@@ -24,8 +24,8 @@ from heliograph.hub.facts import (
     UserOnline,
 )
 from heliograph.protocols import json
+from heliograph.protocols.kinds import kind_of
 from heliograph.protocols.pusher import auth
-from heliograph.protocols.pusher.names import kind_of
 from heliograph.webhooks.schedule import OPEN
 
 Reportable = (

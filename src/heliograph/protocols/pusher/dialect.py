@@ -17,7 +17,6 @@ from heliograph.node.dialect import (
     Refused,
     RequestHead,
 )
-from heliograph.node.journal import Connected
 from heliograph.node.node import Node
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.lanes import PusherLane
@@ -84,9 +83,8 @@ class PusherDialect:
         """Begin a session, as `Dialect.connect` has it."""
         node, key = self._node, opening.key
         try:
-            tenant = node.admit(key, opening.origin)
+            tenant = node.admit(key, opening.origin, address)
         except NotAdmitted as refused:
-            node.connection_refused(refused.why, key, opening.origin, address)
             refusal = refusals.not_admitted(refused.why, key)
             raise Refused(messages.goodbye(refusal)) from refused
         sessions = tenant.sessions
@@ -95,11 +93,7 @@ class PusherDialect:
             socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
             if socket_id not in sessions and socket_id not in tenant.leaving:
                 break
-        session = Session(socket_id, tenant, self._settings)
-        sessions[socket_id] = session
-        if tenant.observers:
-            tenant.record(Connected(socket_id))
-        return session
+        return Session(socket_id, tenant, self._settings)
 
     def lane(self, framing: Framing) -> PusherLane:
         """Return the lane for clients with *framing*."""

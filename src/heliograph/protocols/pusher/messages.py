@@ -25,8 +25,9 @@ from heliograph.protocols.json import (
     string_literal,
     string_value,
 )
+from heliograph.protocols.kinds import USER_CHANNEL_PREFIX
 from heliograph.protocols.pusher.event_text import event_message
-from heliograph.protocols.pusher.names import USER_CHANNEL_PREFIX, is_channel_name
+from heliograph.protocols.pusher.names import is_channel_name
 from heliograph.wire.websocket import CloseCode
 
 T = TypeVar("T")

@@ -17,16 +17,16 @@ from heliograph.node.dialect import Ending, Peer
 from heliograph.node.membership import Membership
 from heliograph.node.tenant import Rule, Tenant
 from heliograph.protocols.json import UNREADABLE, as_string_literal, string_size
-from heliograph.protocols.pusher import auth, messages, refusals
-from heliograph.protocols.pusher.messages import User
-from heliograph.protocols.pusher.names import (
-    CLIENT_EVENT_PREFIX,
+from heliograph.protocols.kinds import (
     TAKES_CLIENT_EVENTS,
     USER_CHANNEL_PREFIX,
     Kind,
-    is_channel_name,
     kind_of,
+    new_rule,
 )
+from heliograph.protocols.pusher import auth, messages, refusals
+from heliograph.protocols.pusher.messages import User
+from heliograph.protocols.pusher.names import CLIENT_EVENT_PREFIX, is_channel_name
 from heliograph.reply import proceed
 
 
@@ -55,16 +55,13 @@ class DialectSettings(Struct, frozen=True):
 class Session(Membership):
     """The state of one client of an app."""
 
-    __slots__ = ("_refilled", "_settings", "_signing_in", "_tokens", "user")
+    __slots__ = ("_settings", "_signing_in", "user")
 
     def __init__(self, socket_id: str, tenant: Tenant, settings: DialectSettings) -> None:
         super().__init__(socket_id, tenant)
         self.user: User | None = None
         self._signing_in: SigningIn | None = None
         self._settings = settings
-        # A full bucket is None, so that idle clients share it; see _take_token.
-        self._tokens: float | None = None
-        self._refilled = 0.0
 
     def open(self, peer: Peer) -> bytes:
         """Return the first message, which the peer sends before anything else."""
@@ -136,16 +133,8 @@ class Session(Membership):
         except ClientError as error:
             self._subscription_refused(name, error)
             return
-        self.subscribe(name, self.tenant.rules.get(kind.name) or self._new_rule(kind), member)
-
-    def _new_rule(self, kind: Kind) -> Rule:
-        return self.tenant.new_rule(
-            kind.name,
-            counts=kind.counted,
-            observed=not kind.user,
-            keeps=kind.cached,
-            identifies=kind.private,
-        )
+        tenant = self.tenant
+        self.subscribe(name, tenant.rules.get(kind.name) or new_rule(tenant, kind), member)
 
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
         app = self.tenant.app
@@ -290,7 +279,7 @@ class Session(Membership):
     def _client_event(self, message: messages.Incoming, now: float) -> None:
         event = self._accepted_client_event(message)
         limit = self.tenant.app.max_client_events_per_second
-        if limit and not self._take_token(limit, now):
+        if limit and not self.take_token(limit, now):
             raise refusals.client_event_rate()
         reply = self.tenant.client_event(self.id, event)
         if reply is not None:
@@ -330,16 +319,6 @@ class Session(Membership):
         if not isinstance(error, EngineError):
             raise error
         self.refuse(ClientError("Client event rejected - try again later"))
-
-    def _take_token(self, per_second: int, now: float) -> bool:
-        """Take one of *per_second* tokens that come back within a second, evenly."""
-        if self._tokens is None:
-            tokens = float(per_second)
-        else:
-            tokens = min(per_second, self._tokens + (now - self._refilled) * per_second)
-        self._refilled = now
-        self._tokens = tokens - 1 if tokens >= 1 else tokens
-        return tokens >= 1
 
 
 def _done(_nothing: None) -> None:

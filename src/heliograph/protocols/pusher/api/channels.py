@@ -14,9 +14,10 @@ from heliograph.engine.answers import Counts, Kept, Listing
 from heliograph.errors import ApiError, echoed
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import encode
+from heliograph.protocols.kinds import kind_of
 from heliograph.protocols.pusher.api.request import ApiRequest, attributes
 from heliograph.protocols.pusher.api.response import ok
-from heliograph.protocols.pusher.names import is_channel_name, kind_of
+from heliograph.protocols.pusher.names import is_channel_name
 from heliograph.reply import Reply, after
 from heliograph.wire.responses import Response
 

@@ -28,6 +28,7 @@ from heliograph.protocols.json import (
     encode,
     string_size,
 )
+from heliograph.protocols.kinds import Kind, kind_of
 from heliograph.protocols.pusher.api.request import (
     ApiRequest,
     BatchBody,
@@ -39,9 +40,7 @@ from heliograph.protocols.pusher.api.response import ACCEPTED, EMPTY, ok
 from heliograph.protocols.pusher.names import (
     MAX_REMEMBERED_NAME,
     RESERVED_EVENT_PREFIXES,
-    Kind,
     kind_if_legal,
-    kind_of,
 )
 from heliograph.reply import Reply, after
 from heliograph.wire.responses import Response

@@ -1,0 +1,68 @@
+"""
+The kind of a channel, by its name: the same for every protocol.
+
+Clients of different protocols share channels. A channel that counts members for one of them, or
+keeps events, does so for all, so the name decides, and not the protocol. The prefixes are Pusher's.
+"""
+
+from msgspec import Struct
+
+from heliograph.node.tenant import Rule, Tenant
+
+USER_CHANNEL_PREFIX = "#server-to-user-"
+
+
+class Kind(Struct, frozen=True, gc=False):
+    """What a channel does. Encrypted channels need nothing from a server but privacy."""
+
+    name: str = "public"  # what people call it
+    private: bool = False  # a subscription must be signed; presence channels included
+    presence: bool = False
+    encrypted: bool = False
+    cached: bool = False
+    user: bool = False  # the channel of one signed-in user
+
+    @property
+    def counted(self) -> bool:
+        """Whether subscribers may be told how many they are."""
+        return not self.presence and not self.user
+
+
+_PUBLIC = Kind()
+# Longest first: the first that fits is the kind.
+_KINDS = (
+    (
+        "private-encrypted-cache-",
+        Kind("private-encrypted-cache", private=True, encrypted=True, cached=True),
+    ),
+    ("private-encrypted-", Kind("private-encrypted", private=True, encrypted=True)),
+    ("private-cache-", Kind("private-cache", private=True, cached=True)),
+    ("private-", Kind("private", private=True)),
+    ("presence-cache-", Kind("presence-cache", private=True, presence=True, cached=True)),
+    ("presence-", Kind("presence", private=True, presence=True)),
+    ("cache-", Kind("public-cache", cached=True)),
+    (USER_CHANNEL_PREFIX, Kind("user", user=True)),
+)
+_SPECIAL = tuple(prefix for prefix, _ in _KINDS)
+TAKES_CLIENT_EVENTS = ("private-", "presence-")
+"""Prefixes of channels on which clients may talk to each other, for whom their kind is private."""
+
+
+def kind_of(channel: str) -> Kind:
+    """Return the kind that the name's prefix decides, case-sensitively; public is the rest."""
+    if channel.startswith(_SPECIAL):
+        for prefix, kind in _KINDS:
+            if channel.startswith(prefix):
+                return kind
+    return _PUBLIC
+
+
+def new_rule(tenant: Tenant, kind: Kind) -> Rule:
+    """Make the rule of *kind*, which `tenant.rules` has from now on."""
+    return tenant.new_rule(
+        kind.name,
+        counts=kind.counted,
+        observed=not kind.user,
+        keeps=kind.cached,
+        identifies=kind.private,
+    )
