@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from itertools import count
@@ -28,7 +28,6 @@ from heliograph.hub.facts import Member
 from heliograph.net.intake import Intake
 from heliograph.node.policy import Forbidden
 from heliograph.node.tenant import Tenant
-from heliograph.protocols.registration import Registration
 from heliograph.server import Server
 from tests.integration.rig import (
     APP_ID,
@@ -45,31 +44,24 @@ from tests.integration.rig import (
 from tests.integration.test_greedy_clients import frame
 from tests.integration.test_http import UPGRADE, wire
 from tests.integration.test_webhook_delivery import app_for, receiving
+from tests.protocols.line import lines
+from tests.protocols.line.registration import Line
 
 pytestmark = pytest.mark.interpreted  # its session derives from a class that may be compiled
 
 ROOM = "presence-room"
 LINE_UPGRADE = UPGRADE.replace(f"/app/{KEY}?protocol=7".encode(), f"/line/{KEY}".encode())
 OTHER_KEY = "another-key"
-
-
-def lines_and_pusher() -> Sequence[Registration]:
-    """Return the protocols of a server that has the line protocol besides its own."""
-    # Where the server is compiled, this module is collected, and the class cannot be made.
-    from tests.protocols.line.registration import Line  # noqa: PLC0415 - the reason is above
-
-    return (Line(), *PROTOCOLS)
+LINES_AND_PUSHER = (Line(), *PROTOCOLS)
 
 
 def proof(*words: str, secret: str = SECRET) -> str:
-    from tests.protocols.line import lines  # noqa: PLC0415 - as above
-
     return lines.proof(secret.encode(), *words)
 
 
 def both(apps: Apps | None = None, /, **options: Any) -> Any:
     """Run a server with both protocols."""
-    return serving(lines_and_pusher(), apps, **options)
+    return serving(LINES_AND_PUSHER, apps, **options)
 
 
 class LineClient:
@@ -200,7 +192,7 @@ async def test_clients_of_two_protocols_share_channels_over_two_nodes() -> None:
             engine = LoopedEngine(state, time.monotonic, name)
             config = make_config(**LOCAL, **SINGLE_APP)
             make: Callable[[], LoopedEngine] = lambda engine=engine: engine  # type: ignore[misc]  # noqa: E731
-            server = Server(config, make, protocols=lines_and_pusher())
+            server = Server(config, make, protocols=LINES_AND_PUSHER)
             await server.start()
             stack.push_async_callback(server.stop)
             rigs.append(Rig(server))
@@ -583,7 +575,13 @@ async def test_clients_that_prove_nothing_in_time_are_closed_in_their_protocol()
 async def test_clients_of_both_protocols_share_framings_and_have_lanes_of_their_own() -> None:
     compressed = {"enable_ws_compression": True, "ws_compression_threshold": 0}
     async with both(**compressed) as rig, AsyncExitStack() as stack:
-        async with rig.client() as ann, line(rig) as bob, line(rig) as carol:
+        # Of equal requests the second is answered from memory: carol's is another.
+        other = {"X-Request": "another"}
+        async with (
+            rig.client() as ann,
+            line(rig) as bob,
+            line(rig, additional_headers=other) as carol,
+        ):
             dave = await stack.enter_async_context(line(rig, compression=None))
             assert bob.connection.protocol.extensions
             sessions = tenant_of(rig).sessions
