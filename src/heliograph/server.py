@@ -214,7 +214,8 @@ class Server:
         self.api_urls = self._urls(api or main)
         self.metrics_urls = self._urls(metrics)
         await self._listen(main, api=not api, websockets=True)
-        await self._listen(api, api=True, websockets=False)
+        if api:
+            await self._listen(api, api=True, websockets=False)
         if metrics and self._instruments is not None:
             self.metrics_port = metrics[0].port
             await self._serve(

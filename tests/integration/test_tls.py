@@ -45,14 +45,20 @@ class Secured(Rig):
 
     @asynccontextmanager
     async def wire(
-        self, *, trusted: Pair | None = None, name: str | None = "localhost", room: int = 1 << 16
+        self,
+        *,
+        trusted: Pair | None = None,
+        name: str | None = "localhost",
+        room: int = 1 << 16,
+        port: int | None = None,
     ) -> AsyncIterator[Stream]:
         """Connect for bytes; *room* is what may lie unread in between."""
+        address = ("127.0.0.1", port or self.server.port)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         sock.setblocking(False)
         async with asyncio.timeout(PATIENCE_S):
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.server.port))
+            await asyncio.get_running_loop().sock_connect(sock, address)
             reader, writer = await asyncio.open_connection(
                 sock=sock,
                 limit=room,
@@ -67,8 +73,7 @@ class Secured(Rig):
     async def fetch(
         self, method: str, target: str, body: bytes = b"", port: int | None = None
     ) -> Reply:
-        assert port is None
-        async with self.wire() as (reader, writer), asyncio.timeout(PATIENCE_S):
+        async with self.wire(port=port) as (reader, writer), asyncio.timeout(PATIENCE_S):
             head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             return parse(await reader.read())
