@@ -1,7 +1,7 @@
 """
-The parts of a server that need no socket, put together: engine, node, protocols, webhooks.
+Config in; node, engine, protocols and webhooks out.
 
-The lists of protocols and of transports are here. Knows nothing of ports and connections.
+The lists of protocols and of transports are here. Knows no sockets and no connections of clients.
 """
 
 import os
@@ -18,9 +18,8 @@ from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.handler import Handler
 from heliograph.hub.facts import Keep
-from heliograph.net import pages
 from heliograph.net.cors import CrossOrigin
-from heliograph.net.pages import Pages
+from heliograph.net.pages import Pages, route_of
 from heliograph.net.registration import TransportRegistration
 from heliograph.node.journal import Journal
 from heliograph.node.node import Node
@@ -30,23 +29,22 @@ from heliograph.protocols.registration import Registration
 from heliograph.webhooks import MemoryStore, SqliteStore, Webhooks
 
 PROTOCOLS: tuple[Registration, ...] = (Pusher(),)
-"""The protocols of a server. The first that knows a request has it; the last knows all."""
+"""The protocols of a server. The first that has a request's path handles it; the last has all."""
 
 TRANSPORTS: tuple[TransportRegistration, ...] = ()
-"""The transports of a server, beside WebSockets. The first that knows a path has it."""
+"""The transports of a server, beside WebSockets. The first that has a request's path handles it."""
 
 WEBHOOKS_STOP_TIMEOUT_S = 10.0
-"""How long webhooks have to be sent when the server stops and they are not kept elsewhere."""
+"""How long a server that stops sends webhooks that no file keeps."""
 
 ENGINE_CLOSE_TIMEOUT_S = 5.0
 """How long the departures of the last clients may take to reach the engine."""
 
-RANDOM_NUMBERS = "64Q"
-_RANDOM_BYTES = struct.calcsize(RANDOM_NUMBERS)
+_NUMBERS = struct.Struct("64Q")
 
 
 class RandomBits:
-    """Bits that nobody can guess, which the kernel is asked for many at a time."""
+    """Random bits that cannot be guessed. One call of the kernel returns those for many calls."""
 
     __slots__ = ("_numbers",)
 
@@ -54,18 +52,14 @@ class RandomBits:
         self._numbers: list[int] = []
 
     def __call__(self, count: int) -> int:
-        """Return *count* random bits as a number, 64 at the most; none are given twice."""
+        """Return *count* random bits as a number, 64 at the most; no bits are returned twice."""
         if not self._numbers:
-            self._numbers.extend(struct.unpack(RANDOM_NUMBERS, os.urandom(_RANDOM_BYTES)))
+            self._numbers.extend(_NUMBERS.unpack(os.urandom(_NUMBERS.size)))
         return self._numbers.pop() >> 64 - count
 
 
 class Assembly:
-    """
-    The parts of one server, with an *engine* that is open; `assemble` makes it.
-
-    The other arguments are those of `assemble`.
-    """
+    """The parts of one server that `assemble` has put together; *engine* is open."""
 
     def __init__(
         self,
@@ -107,11 +101,12 @@ class Assembly:
         self.dialects = tuple(one.dialect(self.node, config) for one in self._protocols)
 
     async def close(self) -> None:
-        """End everything, once all clients have left."""
-        self.node.finish()  # what the last clients leave is recorded by webhooks
-        # The engine last: webhooks are the holder of their apps until they have stopped. A change
-        # that they do not take any more is owed to another node.
+        """Close everything, once all clients are disconnected."""
+        # Webhooks report the channels that the last clients leave. The engine is closed last:
+        # until then this node holds its apps, and no other node gets the changes that webhooks
+        # still have to send.
         try:
+            self.node.finish()
             await self.webhooks.stop(WEBHOOKS_STOP_TIMEOUT_S)
         finally:
             await self.engine.close(ENGINE_CLOSE_TIMEOUT_S)
@@ -125,16 +120,16 @@ class Assembly:
         self, *, api: bool, websockets: bool, not_ready_because: Callable[[], str]
     ) -> Handler:
         """
-        Return what answers the requests of a port for the HTTP API, WebSockets, or both.
+        Make the handler of a port for the HTTP API, WebSockets, or both.
 
         *not_ready_because* returns why the server accepts no new clients, "" if it does.
         """
         config = self._config
 
-        def why_not() -> str:
+        def why_not_ready() -> str:
             return not_ready_because() or ("" if self.node.engine_available else ENGINE_UNAVAILABLE)
 
-        handler: Handler = Pages(config.http_requests.path_prefix, why_not)
+        handler: Handler = Pages(config.http_requests.path_prefix, why_not_ready)
         for protocol in reversed(self._protocols):
             handler = protocol.handler(
                 self.node, config, handler, now_s=time.time, api=api, websockets=websockets
@@ -151,11 +146,11 @@ class Assembly:
         return handler
 
     def route_of(self, path: bytes) -> str:
-        """Return the name of *path* in metrics: one of few, whatever strangers ask for."""
+        """Return the name of *path* in metrics: one of few, whatever paths clients request."""
         path = path.removeprefix(self._config.http_requests.path_prefix.encode())
-        names = [one.route_of(path) for one in self._protocols]
-        names += [one.route_of(path) for one in self._transports]
-        return next((name for name in (*names, pages.route_of(path)) if name), "other")
+        names = [protocol.route_of(path) for protocol in self._protocols]
+        names += [transport.route_of(path) for transport in self._transports]
+        return next((name for name in (*names, route_of(path)) if name), "other")
 
 
 async def assemble(
@@ -173,9 +168,9 @@ async def assemble(
     Make the parts of a server, and open its engine.
 
     *make_engine* makes the engine of this node; without it, the server is alone. *monotonic* is the
-    clock of the event loop. *shuffle* is chance, for the order in which clients are closed. With
-    *verbose*, the log names events that have no subscriber. Raises HeliographError where the engine
-    will never work, or the folder of webhooks cannot be used; nothing is left open then.
+    clock of the event loop. *shuffle* brings a list into a random order. With *verbose*, the log
+    names events that have no subscriber. The caller starts the webhooks, once it has its ports.
+    Raises ConfigError if the engine will never work; nothing is left open then.
     """
 
     def evicted(app_id: str, count: int) -> None:

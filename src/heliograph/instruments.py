@@ -1,8 +1,8 @@
 """
-What a server measures of itself, read at the moment it is asked for.
+Reads the counters of a server for a scrape of its metrics.
 
-Knows where each figure is kept, the process and the event loop. The figures themselves are plain
-counters where things happen: asking costs, counting hardly does.
+Knows where each counter is. The parts of the server count in attributes of their own, which costs
+them next to nothing; names and texts are made here, at the time of the scrape.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class LagProbe:
-    """A timer that notes how late it is."""
+    """A timer that measures how late the event loop calls it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.lags = Histogram(LAGS_S)
         self._loop = loop
         self._due = loop.time() + LAG_INTERVAL_S
-        self._timer = loop.call_at(self._due, self._look)
+        self._timer = loop.call_at(self._due, self._on_timer)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         now = self._loop.time()
         self.lags.observe(max(now - self._due, 0.0))
         self._due = now + LAG_INTERVAL_S
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._timer = self._loop.call_at(self._due, self._on_timer)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the timer."""
         self._timer.cancel()
 
 
 class Instruments:
-    """Everything that is measured; `scrape` writes it down."""
+    """The metrics of one server; `scrape` returns them."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Instruments:
         self._lag = LagProbe(context.loop)
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self._lag.stop()
 
     def scrape(self) -> bytes:
-        """Return all figures of this moment, as text."""
+        """Return all metrics with their present values, as text."""
         return render(self._figures())
 
     def _figures(self) -> Iterator[tuple[str, Values]]:
@@ -158,7 +158,7 @@ class Instruments:
 
 
 def _of_process() -> Iterator[tuple[str, Values]]:
-    """Of the process; what follows its time is told where the system tells it: on Linux."""
+    """Of the whole process, whose servers share these; other systems than Linux have the first."""
     yield "heliograph_cpu_seconds_total", time.process_time()
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -170,7 +170,7 @@ def _of_process() -> Iterator[tuple[str, Values]]:
 
 
 def _open_descriptors() -> int:
-    # Linux 6.2 and later tell the number as the folder's size. Reading the folder takes as many
-    # microseconds as there are clients, while nobody is served.
-    told = os.stat(DESCRIPTORS).st_size  # noqa: PTH116 - a path for two functions of os
-    return told or len(os.listdir(DESCRIPTORS)) - 1  # noqa: PTH208 - one of them is the list's
+    # Since Linux 6.2 the size of the folder is the number. Listing the folder takes a microsecond
+    # per client, in which no client is served.
+    size = os.stat(DESCRIPTORS).st_size  # noqa: PTH116 - a path for two functions of os
+    return size or len(os.listdir(DESCRIPTORS)) - 1  # noqa: PTH208 - one of them is the list's

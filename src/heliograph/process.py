@@ -1,7 +1,7 @@
 """
-The process of a server: signals, the service manager, the event loop, the garbage collector.
+The process of one server: signals, systemd, event loop, garbage collector, descriptor limit.
 
-What belongs to the whole process is here and nowhere else, so that several servers can run in one.
+Only this module changes what belongs to the whole process, so that several servers can run in one.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from heliograph import prerequisites
 from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.net import systemd
+from heliograph.net.room import raise_descriptor_limit
 from heliograph.observe import logs
 from heliograph.observe.log_throttle import Summary, place_of
 from heliograph.server import Server
@@ -24,11 +25,11 @@ from heliograph.server import Server
 logger = logging.getLogger(__name__)
 
 COLLECTED_AFTER = 20_000
-"""New objects after which the garbage collector looks at the youngest."""
+"""New objects after which the garbage collector examines the youngest generation."""
 
 COLLECTED_WHOLLY_AFTER = 1000
 """
-Collections of the middle generation after which it looks at all objects: for a server with a
+Collections of the middle generation after which it examines all objects. On a server with a
 hundred thousand channels that takes 30 ms, in which no client is served.
 """
 
@@ -37,15 +38,15 @@ def run(
     config: Config, load: Callable[[], Config], snippets: Callable[[Config, int, int], str]
 ) -> int:
     """
-    Serve until a signal says stop; return the exit status.
+    Run a server until it gets a signal; return the exit status.
 
-    *snippets* returns what is printed in development mode, for a configuration and its ports.
-
-    SIGINT and SIGTERM end the server in order, a second one at once. SIGHUP has the apps
-    read again by *load*, which raises ConfigError where nothing is to be changed. Raises
-    ConfigError.
+    SIGTERM stops the server; SIGINT stops it without the delays; a second signal ends the process
+    at once. SIGHUP reloads: *load* returns the new configuration, or raises ConfigError, and
+    nothing is changed then. In development mode, *snippets* returns the text to print, for a
+    configuration and its ports. Raises ConfigError if the server cannot be started.
     """
     logs.set_up(config.log_output.lowest_level, config.log_output.log_format)
+    raise_descriptor_limit()
     _collect_rarely()
     with asyncio.Runner(loop_factory=prerequisites.loop_factory(config)) as runner:
         return runner.run(_serve(config, load, snippets))
@@ -53,10 +54,10 @@ def run(
 
 def _collect_rarely() -> None:
     """
-    Look for garbage in cycles after many new objects, not after seven hundred.
+    Collect garbage in cycles after many new objects, not after seven hundred.
 
-    Ten thousand clients are no garbage, but each look walks over them. What a connection leaves
-    behind is freed without: connections cut their own cycles when they end.
+    Each collection examines the objects of all clients, which are no garbage. Those of a closed
+    connection are freed without the collector, because a connection cuts its own cycles.
     """
     gc.collect()
     gc.freeze()
@@ -80,7 +81,7 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled, number)
-    # Whoever asks so early to read the file again sees it read for the first time.
+    # The configuration was read a moment ago, so there is nothing to reload yet.
     loop.add_signal_handler(signal.SIGHUP, _ignore)
     await server.start()
     for warning in config.warnings:
@@ -93,10 +94,11 @@ async def _serve(
     reason = await stopping
     loop.add_signal_handler(signal.SIGHUP, _ignore)
     notifier.stopping(server.stop_s)
-    # Somebody sits at a terminal and waits, or a service manager has something to replace.
+    # SIGINT comes from a user at a terminal; other signals come from a service manager.
     await server.stop(at_once=reason == signal.SIGINT)
-    # A loop that closes would leave the default, which ends the process before its status is ours.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # there is a moment in between
+    # The closing event loop would restore the default action of SIGHUP, which ends the process with
+    # another exit status. It is blocked until it is ignored.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     loop.remove_signal_handler(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logger.info("server stopped")
@@ -104,7 +106,7 @@ async def _serve(
 
 
 def _summed_up(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
-    """Return a handler of *loop*'s exceptions: as usual, but each fault once, and then in sums."""
+    """Return an exception handler for *loop* that logs each fault once, and then sums."""
     faults = Summary(logger, logging.ERROR, loop.call_later)
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -118,7 +120,7 @@ def _summed_up(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
 
 
 def _ignore() -> None:
-    """Keep a SIGHUP from ending the process."""
+    """Take a SIGHUP, which would end the process without a handler."""
 
 
 def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifier) -> None:

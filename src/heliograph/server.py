@@ -1,24 +1,28 @@
 """
-One server: listens, serves the parts of an assembly, reloads, and ends in order.
+One server: listening sockets, reload, drain.
 
-Nothing of a server lives at module level, or belongs to the process: two of them run in one.
+A server has no state at module level, and changes nothing that belongs to the whole process, such
+as signals and limits. So several servers run in one process, and in one event loop.
 """
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from typing import Any
 
-from heliograph import assembly, prerequisites
+from heliograph import prerequisites
 from heliograph.assembly import (
     ENGINE_CLOSE_TIMEOUT_S,
     PROTOCOLS,
     TRANSPORTS,
     WEBHOOKS_STOP_TIMEOUT_S,
     Assembly,
+    assemble,
 )
 from heliograph.config.checks import check_reload
 from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config
@@ -37,7 +41,7 @@ from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.pages import Readiness
 from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.registration import TransportRegistration
-from heliograph.net.room import Room, raise_descriptor_limit
+from heliograph.net.room import Room, descriptor_limit
 from heliograph.net.streams import Poller
 from heliograph.net.trace import TracedConnection
 from heliograph.net.transport import Transport, peer_address
@@ -54,21 +58,21 @@ logger = logging.getLogger(__name__)
 
 HANDOVER_S = 0.5
 """
-Over how long clients are sent to the next server on the same port. Until then, what is published
-goes to that one, and they miss it.
+Over how long clients are closed if the next server shares the port. That server receives what is
+published meanwhile, and clients that are still here miss it.
 """
 
 HANDOVER_IDLE_S = 0.05
-"""Silence after which an HTTP connection is closed then: the next request shall go to that one."""
+"""Silence after which an idle HTTP connection is closed then: its next request goes there."""
 
 DRAINING = "draining"
 
-CERTIFICATE_OPTIONS = {"ssl_cert", "ssl_key"}
-"""Taken on while serving, where the server began with a certificate."""
+CERTIFICATE_OPTIONS = frozenset(("ssl_cert", "ssl_key"))
+"""A reload applies these, if the server started with a certificate."""
 
 
 class LoopTiming:
-    """An event loop, as a node needs it; with the *poller* whose turns are its ticks, if any."""
+    """The event loop as a node uses it. The ticks are the turns of *poller*, if there is one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller | None) -> None:
         self.soon = loop.call_soon if poller is None else poller.soon
@@ -77,16 +81,31 @@ class LoopTiming:
         self.now = time.monotonic  # as loop.time, which uvloop has in milliseconds only
 
 
+class State(Enum):
+    """What a server does at the moment."""
+
+    NEW = "has not been started"
+    STARTING = "is starting"
+    SERVING = "is running"
+    STOPPING = "is stopping"
+    STOPPED = "has been stopped"
+
+
 class Server:
     """
-    One server: `start`, then `stop`.
+    One server: `start`, then `stop`, in one event loop.
 
-    *config* is what was asked for; `port` and `api_port` are what came of it. *make_engine* makes
-    the engine of this node, inside the event loop; without it, the server is alone. *passed*
-    are places that somebody else bound for us, each with its name: they are listened on instead
-    of the ports and the Unix socket of *config*. *protocols* are those that it serves, over
-    WebSockets and over *transports*. *shuffle* is chance, for the order in which clients are sent
-    away. A server whose start failed can be started again; one that was stopped cannot.
+    After `start`, `port`, `api_port` and `metrics_port` are the ports that it has; *config* may ask
+    for any free port. *make_engine* is called in the event loop and makes the engine of this node;
+    without it, the server is alone. *protocols* are those that it serves, over WebSockets and
+    over *transports*. *shuffle* brings a list into a random order: the order in which clients are
+    closed.
+
+    *passed* are listening sockets that the caller has bound, each with its name. The server listens
+    on copies of them instead of on the ports and the Unix socket of *config*; `stop` closes them.
+
+    A server whose start failed can be started again, in another event loop, too. One that was
+    stopped cannot. Calls in the wrong order raise RuntimeError.
     """
 
     def __init__(
@@ -104,57 +123,58 @@ class Server:
         self.urls: list[str] = []
         self.api_urls: list[str] = []
         self.metrics_urls: list[str] = []
-        self._passed = passed
-        self._shuffle = shuffle
-        self._make_engine = make_engine
-        self._protocols = protocols
-        self._transports = transports
         self.port = 0
         self.api_port = 0
         self.metrics_port = 0
         self.node: Node
         self.context: Context
-        self._assembly: Assembly
         self.upgrades: Upgrades
+        self._passed = passed
+        self._shuffle = shuffle
+        self._make_engine = make_engine
+        self._protocols = protocols
+        self._transports = transports
+        self._state = State.NEW
+        self._stopped = asyncio.Event()
+        self._started = contextlib.AsyncExitStack()  # what is to be closed, the last one first
+        self._assembly: Assembly
         self._instruments: Instruments | None = None
         self._listeners: list[Listener] = []
-        self._started = contextlib.AsyncExitStack()  # what `stop` has to end, the last one first
-        self._serving = False
         self._certificate: tls.Certificate | None = None
         self._poller: Poller | None = None
+        self._failed_handshakes: Summary
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError where that is not possible, and leaves nothing behind then."""
+        """
+        Listen, and return when clients are served.
+
+        Raises ConfigError if that is not possible. Nothing is left open then, and *passed* is as it
+        was. The same holds if the caller cancels the start.
+        """
+        self._require(State.NEW, "start")
+        self._state = State.STARTING
         try:
             await self._start()
         except BaseException:
-            await asyncio.gather(*(listener.end() for listener in self._listeners))
-            self._listeners.clear()
-            await self._started.aclose()
+            try:
+                await self._started.aclose()
+            finally:
+                self._listeners.clear()
+                self._state = State.NEW
             raise
-        self._serving = True
+        self._state = State.SERVING
         self.readiness.why_not = ""
+
+    def _require(self, state: State, action: str) -> None:
+        if self._state is not state:
+            raise RuntimeError(f"cannot {action}: the server {self._state.value}")
 
     async def _start(self) -> None:
         config, started = self.config, self._started
         loop = asyncio.get_running_loop()
         self._certificate = prerequisites.certificate(config)
-        poller = self._poller = Poller(loop) if streams.available() else None
-        if poller is not None:
-            started.callback(poller.stop)
-        self._assembly = await assembly.assemble(
-            config,
-            LoopTiming(loop, poller),
-            monotonic=loop.time,
-            make_engine=self._make_engine,
-            protocols=self._protocols,
-            transports=self._transports,
-            shuffle=self._shuffle,
-            verbose=config.log_output.lowest_level == "debug",
-        )
-        started.push_async_callback(self._assembly.close)
-        self.node = self._assembly.node
-        self._handshakes = Summary(logger, logging.INFO, loop.call_later)
+        await self._assemble(loop)
+        self._failed_handshakes = Summary(logger, logging.INFO, loop.call_later)
         self.upgrades = Upgrades(
             self._assembly.dialects,
             compression=DeflateFraming(config.connections.ws_compression_threshold)
@@ -169,13 +189,13 @@ class Server:
             settings=config.connections,
             tally=self.node.tally,
             wheel=Wheel(loop),
-            turns=LoopTurns(loop) if poller is None else poller,
+            turns=LoopTurns(loop) if self._poller is None else self._poller,
             http_limits=HttpLimits(
                 max_head_bytes=config.http_requests.max_request_head_bytes,
                 max_body_bytes=config.http_requests.max_request_body_bytes,
             ),
             now=loop.time,
-            room=Room(raise_descriptor_limit(), loop.call_later),
+            room=Room(descriptor_limit(), loop.call_later),
         )
         started.callback(context.room.close)
         started.callback(context.backlog.stop)
@@ -197,26 +217,50 @@ class Server:
         self.api_urls = self._urls(api or main)
         self.metrics_urls = self._urls(metrics)
         await self._listen(main, api=not api, websockets=True)
-        await self._listen(api, api=True, websockets=False)
+        if api:
+            await self._listen(api, api=True, websockets=False)
         if metrics and self._instruments is not None:
             self.metrics_port = metrics[0].port
             await self._serve(
                 metrics, self._metrics_page(), websockets=False, proxied=False, counted=False
             )
 
+    async def _assemble(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the node and what belongs to it, and what serves its connections."""
+        config = self.config
+        poller = self._poller = Poller(loop) if streams.available() else None
+        try:
+            self._assembly = await assemble(
+                config,
+                LoopTiming(loop, poller),
+                monotonic=loop.time,
+                make_engine=self._make_engine,
+                protocols=self._protocols,
+                transports=self._transports,
+                shuffle=self._shuffle,
+                verbose=config.log_output.lowest_level == "debug",
+            )
+        except BaseException:
+            if poller is not None:
+                poller.stop()
+            raise
+        self.node = self._assembly.node
+        self._started.push_async_callback(self._assembly.close)
+        if poller is not None:
+            # Before that: clients that are disconnected now leave their channels, which the
+            # engine and webhooks must still record.
+            self._started.callback(poller.stop)
+
     def _bind_all(self) -> tuple[list[Place], list[Place], list[Place]]:
-        """Return the places for WebSockets, those for the API alone, and those for metrics."""
+        """Return the sockets for WebSockets, those for the API alone, and those for metrics."""
         config = self.config
 
         def bind(port: int, option: str) -> list[Place]:
-            places = self._bind(port, option)
-            for place in places:
-                self._started.callback(place.close)
-            return places
+            return self._to_close(self._bind(port, option))
 
         if self._passed:
-            main = [place for name, place in self._passed if name != systemd.API_NAME]
-            api = [place for name, place in self._passed if name == systemd.API_NAME]
+            api = self._copies(name == systemd.API_NAME for name, _ in self._passed)
+            main = self._copies(name != systemd.API_NAME for name, _ in self._passed)
             if not main:
                 raise ConfigError(
                     "LISTEN_FDNAMES: every socket is for the API only; add one for clients"
@@ -227,11 +271,8 @@ class Server:
         # 0 takes a free port for each.
         if not api and port is not None and (port == 0 or port != config.listening.port):
             api = bind(port, "pusher_api_port")
-        metrics = (
-            bind(config.monitoring.metrics_port, "metrics_port")
-            if config.monitoring.metrics_port is not None
-            else []
-        )
+        metrics_port = config.monitoring.metrics_port
+        metrics = bind(metrics_port, "metrics_port") if metrics_port is not None else []
         if config.listening.unix_socket and not self._passed:
             source = config.sources.get("unix_socket", DEFAULT)
             place = bind_unix(
@@ -240,15 +281,24 @@ class Server:
                 option=f"--unix_socket (from {source})",
                 shared=config.listening.reuse_port,
             )
-            self._started.callback(place.close)
-            main.append(place)
+            main += self._to_close([place])
         return main, api, metrics
 
+    def _to_close(self, places: list[Place]) -> list[Place]:
+        for place in places:
+            self._started.callback(place.close)
+        return places
+
+    def _copies(self, selected: Iterable[bool]) -> list[Place]:
+        """Return copies of the *selected* ones of the passed sockets."""
+        chosen = itertools.compress((place for _, place in self._passed), selected)
+        return self._to_close([place.copy() for place in chosen])
+
     def _urls(self, places: list[Place]) -> list[str]:
-        tls = self._certificate is not None
+        encrypted = self._certificate is not None
         return list(
             dict.fromkeys(
-                f"{'https' if tls and not place.local else 'http'}://{place.name}"
+                f"{'https' if encrypted and not place.local else 'http'}://{place.name}"
                 for place in places
             )
         )
@@ -309,11 +359,12 @@ class Server:
             tls_failed=self._tls_failed,
         )
         self._listeners.append(listener)
+        self._started.push_async_callback(listener.end)
         await listener.begin()
 
     def _tls_failed(self, connection: Transport, reason: str) -> None:
         self.context.tls_failures += 1
-        if self._handshakes.first("TLS", reason):
+        if self._failed_handshakes.first("TLS", reason):
             address = peer_address(connection) or "?"
             logger.info("TLS: a handshake failed: %s (from %s)", reason, address)
 
@@ -324,15 +375,17 @@ class Server:
 
     def reload(self, config: Config) -> None:
         """
-        Take on the apps and the certificate of *config*, and name its options that take a restart.
+        Apply the apps and the certificate of *config*, and log its options that need a restart.
 
-        Raises ConfigError, and changes nothing then.
+        Raises ConfigError if *config* is refused; nothing is changed then.
         """
+        self._require(State.SERVING, "reload")
         check_reload(config, self.config)
         certificate = self._certificate
         pair = None
-        if certificate and config.certificate.ssl_cert and config.certificate.ssl_key:
-            pair = tls.load(config.certificate.ssl_cert, config.certificate.ssl_key)
+        files = config.certificate
+        if certificate and files.ssl_cert and files.ssl_key:
+            pair = tls.load(files.ssl_cert, files.ssl_key)
         fixed = [
             one.name
             for one in SERVER_OPTIONS
@@ -341,7 +394,7 @@ class Server:
         ]
         if fixed:
             logger.warning("a restart is needed to apply: %s", ", ".join(fixed))
-        # Nothing from here on is refused: a reload is taken as a whole, or not at all.
+        # Nothing is refused from here on: a reload is applied as a whole or not at all.
         if certificate and pair:
             certificate.renew(pair)
         self._assembly.configure(config.apps)
@@ -355,34 +408,50 @@ class Server:
 
     async def stop(self, *, at_once: bool = False) -> None:
         """
-        Say that we are not ready, stop accepting, have every client reconnect elsewhere; bounded.
+        Report that the server is not ready, stop accepting, and close all clients; bounded.
 
-        *at_once* leaves out the delay, and sends all clients away at the same moment. A server
-        stops once; one that did not start has nothing to stop.
+        Clients reconnect to another server. *at_once* leaves out the delay, and closes all clients
+        at the same moment. A server that does not run has nothing to stop; if `stop` was called
+        before, this call returns when the server has stopped. If the caller cancels it, everything
+        is closed at once.
         """
-        if not self._serving:
+        if self._state is State.STOPPING:
+            await self._stopped.wait()
+        if self._state in (State.NEW, State.STOPPED):
             return
-        self._serving = False
+        self._require(State.SERVING, "stop")
+        self._state = State.STOPPING
         self.readiness.why_not = DRAINING
-        if self._delay_s and not at_once:
-            await asyncio.sleep(self._delay_s)
+        try:
+            if self._delay_s and not at_once:
+                await asyncio.sleep(self._delay_s)
+            await self._drain(0.0 if at_once else self._handover_s)
+        finally:
+            try:
+                await self._started.aclose()
+            finally:
+                for _, place in self._passed:
+                    place.close()
+                self._state = State.STOPPED
+                self._stopped.set()
+
+    async def _drain(self, over_s: float) -> None:
+        """Accept no more connections, and close all clients, spread over *over_s*."""
         await asyncio.gather(*(listener.end() for listener in self._listeners))
-        over_s = 0.0 if at_once else self._handover_s
         idle_s = HANDOVER_IDLE_S if self.config.listening.reuse_port else IDLE_S
         await drain(self.context, self.node, over_s, shuffle=self._shuffle, idle_s=idle_s)
-        await self._started.aclose()
 
     @property
     def _delay_s(self) -> float:
-        """How long the server goes on when it is told to end; not beside its successor."""
+        """How long the server goes on accepting after `stop`; not if another shares the port."""
         return 0.0 if self.config.listening.reuse_port else self.config.shutdown.shutdown_delay
 
     @property
     def _handover_s(self) -> float:
         """
-        Over how long clients are sent away.
+        Over how long the closing of clients is spread.
 
-        Another server may share the port, and no events: the less time there are both, the better.
+        Two servers on one port do not share events, so both should run for a short time only.
         """
         config = self.config
         return (

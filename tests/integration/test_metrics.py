@@ -21,6 +21,10 @@ Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 async def scrape(rig: Rig, port: int | None = None, token: str | None = None) -> Found:
     status, text = await get(rig, port, token)
     assert status == 200, text
+    return samples(text)
+
+
+def samples(text: str) -> Found:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)

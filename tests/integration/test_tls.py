@@ -56,14 +56,20 @@ class Secured(Rig):
 
     @asynccontextmanager
     async def wire(
-        self, *, trusted: Pair | None = None, name: str | None = "localhost", room: int = 1 << 16
+        self,
+        *,
+        trusted: Pair | None = None,
+        name: str | None = "localhost",
+        room: int = 1 << 16,
+        port: int | None = None,
     ) -> AsyncIterator[Stream]:
         """Connect for bytes; *room* is what may lie unread in between."""
+        address = ("127.0.0.1", port or self.server.port)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         sock.setblocking(False)
         async with asyncio.timeout(PATIENCE_S):
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.server.port))
+            await asyncio.get_running_loop().sock_connect(sock, address)
             reader, writer = await asyncio.open_connection(
                 sock=sock,
                 limit=room,
@@ -83,9 +89,8 @@ class Secured(Rig):
         port: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        assert port is None
         assert headers is None
-        async with self.wire() as (reader, writer), asyncio.timeout(PATIENCE_S):
+        async with self.wire(port=port) as (reader, writer), asyncio.timeout(PATIENCE_S):
             head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             return parse(await reader.read())

@@ -113,6 +113,8 @@ PURE = (
     "wire/",
     "hub/",
     "protocols/",
+    "net/cors.py",
+    "net/pages.py",
     "reply.py",
     "rate.py",
     "slices.py",
@@ -276,6 +278,9 @@ MODULES = {
     ("net", "node"): {"heliograph.node.dialect"},
     ("node", "config"): {"heliograph.config.apps"},
     ("instruments", "node"): {"heliograph.node.node"},
+    ("assembly", "net"): {
+        *("heliograph.net.cors", "heliograph.net.pages", "heliograph.net.registration"),
+    },
 }
 
 

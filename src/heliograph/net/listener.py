@@ -93,6 +93,7 @@ class Listener:
         self._arriving: dict[asyncio.Task[None], None] = {}  # in the order in which they came
         self._pausing: asyncio.Task[None] | None = None
         self._ending = False
+        self._end: asyncio.Task[None] | None = None
         self._strangers: Summary
 
     async def begin(self) -> None:
@@ -113,7 +114,16 @@ class Listener:
             self._accepting.append(loop.create_task(self._accept(place)))
 
     async def end(self) -> None:
-        """Accept no more but those who waited for it, and return when they are all there."""
+        """
+        Accept the connections that are in the backlog, and no more; return when they are set up.
+
+        If the caller cancels it, that goes on, and the next call waits for the same end.
+        """
+        if self._end is None:
+            self._end = asyncio.get_running_loop().create_task(self._end_all())
+        await asyncio.shield(self._end)
+
+    async def _end_all(self) -> None:
         self._ending = True
         if self._pausing is not None:
             await self._pausing
@@ -150,7 +160,11 @@ class Listener:
             if place.local and sys.version_info >= (3, 13):
                 # Python 3.13 removes the path of a Unix socket; it can belong to somebody else.
                 options["cleanup_socket"] = False
-            server = await create(self._meet, sock=waiting, backlog=at_once, **options)
+            try:
+                server = await create(self._meet, sock=waiting, backlog=at_once, **options)
+            except BaseException:
+                waiting.close()
+                raise
             self._servers.append(server)
             place.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
 

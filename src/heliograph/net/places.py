@@ -57,6 +57,10 @@ class Place:
         host = self._host or str(address[0])
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    def copy(self) -> "Place":
+        """Return the same listening socket with a descriptor of its own; the file stays ours."""
+        return Place(self.socket.dup(), host=self._host, kept=self.kept)
+
     def close(self) -> None:
         """Listen no more, for whoever waited in the backlog, too."""
         self.socket.close()

@@ -102,10 +102,20 @@ class Room:
         return given
 
 
-def raise_descriptor_limit() -> int:
-    """Allow this process as many descriptors as it may have; return their number."""
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have."""
     if sys.platform == "win32":
         return sys.maxsize  # there is no such limit
+    import resource  # noqa: PLC0415 - it does not exist everywhere
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as the system lets it have."""
+    if sys.platform == "win32":
+        return
     import resource  # noqa: PLC0415 - it does not exist everywhere
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -114,5 +124,4 @@ def raise_descriptor_limit() -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):
-            return soft  # some systems allow less than they say
-    return wanted
+            return  # some systems allow less than they report

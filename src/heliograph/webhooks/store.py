@@ -305,6 +305,7 @@ class SqliteStore:
         self._failed = False
         self._renewing = False
         self._closed = False
+        self._connected = False
 
     @property
     def lasting(self) -> bool:
@@ -326,6 +327,8 @@ class SqliteStore:
         try:
             return await self._loop.run_in_executor(self._executor, self._open)
         except BaseException:
+            # The thread may still be at work if the caller cancels this: it closes the file then.
+            self._executor.submit(self._disconnect)
             self._executor.shutdown(wait=False)
             raise
 
@@ -588,6 +591,7 @@ class SqliteStore:
         if wrong:
             self._connection.close()
             return stored, f"invalid rows: {wrong}"
+        self._connected = True
         return stored, None
 
     def _prepare(self) -> None:
@@ -681,6 +685,8 @@ class SqliteStore:
             raise
 
     def _disconnect(self) -> None:
+        if not self._connected:
+            return
         with contextlib.suppress(sqlite3.Error):  # what could not be written was said before
             self._connection.close()
 
