@@ -24,7 +24,7 @@ from bench import report, tools
 from bench.messages import client_hello, frame, message, request, upgrade
 from bench.tls import make_certificate
 from bench.tools import APP, KEY, BenchError, Target
-from heliograph.net.room import raise_descriptor_limit
+from heliograph.net.descriptors import raise_descriptor_limit
 
 CLIENTS = 1000
 WARM_UP = 500

@@ -17,12 +17,12 @@ from heliograph.config.settings import Config
 from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.share import Share
 from heliograph.net.answers import Answers
-from heliograph.net.clock import Wheel
 from heliograph.net.context import Context
+from heliograph.net.descriptors import DescriptorBudget
 from heliograph.net.handshake import Upgrades
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
-from heliograph.net.room import Room
+from heliograph.net.timers import Wheel
 from heliograph.net.turns import LoopTurns
 from heliograph.node.dialect import Goodbye, Opening
 from heliograph.node.node import Node
@@ -360,5 +360,5 @@ def _context(ticked: Ticked) -> Context:
         ),
         now=loop.time,
         answers=Answers(_date),
-        room=Room(sys.maxsize, loop.call_later),
+        room=DescriptorBudget(sys.maxsize, loop.call_later),
     )

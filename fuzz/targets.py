@@ -19,13 +19,13 @@ from heliograph.protocols.pusher.api.auth import (
     MAX_CLOCK_SKEW_S,
     Signers,
     authenticate,
-    authenticate_plain,
+    authenticate_fast,
 )
 from heliograph.wire.http import (
     CONTINUE,
     HeaderMemory,
     HttpLimits,
-    Refusal,
+    RefusedRequest,
     Request,
     RequestReader,
 )
@@ -124,7 +124,7 @@ def _read_requests(
     read: list[object] = []
     for piece in pieces:
         for event in reader.feed(piece):
-            assert not (read and isinstance(read[-1], Refusal)), "more after a refusal"
+            assert not (read and isinstance(read[-1], RefusedRequest)), "more after a refusal"
             if event is CONTINUE:
                 continue  # whether a client seems to wait depends on how its bytes come
             read.append(_facts(event) if isinstance(event, Request) else event)
@@ -142,7 +142,10 @@ def _facts(request: Request) -> tuple[object, ...]:
 def _either_fault(told: list[object]) -> list[object]:
     """Of a chunked body that wastes bytes and is malformed as well, either may be told."""
     either = {400, 413}
-    return ["refused" if isinstance(one, Refusal) and one.status in either else one for one in told]
+    return [
+        "refused" if isinstance(one, RefusedRequest) and one.status in either else one
+        for one in told
+    ]
 
 
 def _remembered_is_read(stream: bytes, limits: HttpLimits) -> None:
@@ -152,7 +155,7 @@ def _remembered_is_read(stream: bytes, limits: HttpLimits) -> None:
     RequestReader(limits, memory).feed(first)
     for data in (first, second):
         reader = RequestReader(limits, memory)
-        plain = reader.plain_request(data)
+        plain = reader.request_fast(data)
         if plain is not None:
             rest = [reader.rest] if reader.upgraded else []
             shortcut: list[object] = [_facts(plain), *rest]
@@ -238,7 +241,7 @@ def _asks(node: Node, method: str, path: bytes, query: bytes, *, body: bytes) ->
         paths = {path.decode("latin-1"), unquote(path.decode("latin-1"))}
         assert any(_is_signed(method, one, query, body) for one in paths), "accepted unsigned"
     if method == "POST":
-        shortcut = authenticate_plain(Signers(node), APP_ID, path, query, body, NOW)
+        shortcut = authenticate_fast(Signers(node), APP_ID, path, query, body, NOW)
         assert accepted or shortcut is None, "the shortcut accepts what is refused"
     return accepted
 

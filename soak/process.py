@@ -13,7 +13,7 @@ from typing import Any
 from tests.server import ServerProcess
 
 PATIENCE_S = 30.0
-LOOK_S = 0.05
+CHECK_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,6 @@ async def until(reached: Callable[[], bool], what: str) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not reached():  # noqa: ASYNC110 - another process has no events here
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
     except TimeoutError:
         raise TimeoutError(f"waited {PATIENCE_S:g} s in vain for {what}") from None

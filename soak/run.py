@@ -26,7 +26,7 @@ BEFORE_S = 15.0
 SETTLE_S = 45.0
 """How long the server and its webhooks may take until everything is true."""
 
-LOOK_S = 0.25
+CHECK_INTERVAL_S = 0.25
 RELOAD_EVERY_S = 6.0
 GROWTH = 1.02
 """The memory of the third cycle may be this much of the second's."""
@@ -177,7 +177,7 @@ class Soak:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETTLE_S
         while (found := await untrue()) and loop.time() < deadline:  # noqa: ASYNC110 - another process's events
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
         for book, count in found.counts.items():
             for example in found.examples[book]:
                 self._faults.add(book, example)
@@ -295,7 +295,7 @@ class Soak:
             held = await self._server.held()
             if not _left_over(start, held) or loop.time() > deadline:
                 return held
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     def _balance(self, start: Held) -> None:
         """Compare what the server holds once all are gone with what it held at first."""

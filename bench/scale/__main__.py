@@ -18,7 +18,7 @@ from bench.scale.growth import RESERVE
 from bench.scale.measure import LAYOUTS, measure
 from bench.scale.report import Row
 from bench.tools import BenchError
-from heliograph.net.room import MOST_DESCRIPTORS
+from heliograph.net.descriptors import MOST_DESCRIPTORS
 
 MARKS = ("<!-- scale -->\n", "<!-- /scale -->")
 LIMIT = "limit"

@@ -109,6 +109,7 @@ class Instruments:
         yield "heliograph_bytes_received_total", context.bytes_received
         yield "heliograph_bytes_delivered_total", counters.bytes
         yield "heliograph_publishes_total", self._node.tally.publishes
+        yield "heliograph_channel_messages_total", counters.facts
         yield "heliograph_facts_total", counters.facts
         yield "heliograph_deliveries_total", counters.deliveries
         yield "heliograph_writes_total", counters.writes

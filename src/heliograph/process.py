@@ -17,9 +17,9 @@ from heliograph import prerequisites
 from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.net import systemd
-from heliograph.net.room import raise_descriptor_limit
+from heliograph.net.descriptors import raise_descriptor_limit
 from heliograph.observe import logs
-from heliograph.observe.log_throttle import Summary, place_of
+from heliograph.observe.log_throttle import Summary, location_of
 from heliograph.server import Server
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _summed_up(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         subject, error = str(context.get("message")), context.get("exception")
         if isinstance(error, BaseException):
-            subject = f"unhandled exception in the event loop ({place_of(error)})"
+            subject = f"unhandled exception in the event loop ({location_of(error)})"
         if faults.first(subject, "the same error"):
             loop.default_exception_handler(context)
 

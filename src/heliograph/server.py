@@ -32,17 +32,17 @@ from heliograph.handler import Handler
 from heliograph.instruments import Instruments
 from heliograph.net import streams, systemd, tls
 from heliograph.net.addresses import Origin
-from heliograph.net.clock import Wheel
 from heliograph.net.context import Context
+from heliograph.net.descriptors import DescriptorBudget, descriptor_limit
 from heliograph.net.drain import FAREWELL_S, IDLE_S, drain
 from heliograph.net.handshake import Upgrades
 from heliograph.net.http import HttpConnection
 from heliograph.net.listener import LATE_S, Listener
 from heliograph.net.pages import Readiness
-from heliograph.net.places import Place, bind, bind_unix
 from heliograph.net.registration import TransportRegistration
-from heliograph.net.room import Room, descriptor_limit
+from heliograph.net.sockets import ListeningSocket, bind, bind_unix
 from heliograph.net.streams import Poller
+from heliograph.net.timers import Wheel
 from heliograph.net.trace import TracedConnection
 from heliograph.net.transport import Transport, peer_address
 from heliograph.net.turns import LoopTurns
@@ -81,7 +81,7 @@ class LoopTiming:
         self.now = time.monotonic  # as loop.time, which uvloop has in milliseconds only
 
 
-class State(Enum):
+class ServerState(Enum):
     """What a server does at the moment."""
 
     NEW = "has not been started"
@@ -113,7 +113,7 @@ class Server:
         config: Config,
         make_engine: Callable[[], Engine] | None = None,
         *,
-        passed: Sequence[tuple[str, Place]] = (),
+        passed: Sequence[tuple[str, ListeningSocket]] = (),
         protocols: Sequence[Registration] = PROTOCOLS,
         transports: Sequence[TransportRegistration] = TRANSPORTS,
         shuffle: Callable[[list[Any]], None] = random.shuffle,
@@ -134,7 +134,7 @@ class Server:
         self._make_engine = make_engine
         self._protocols = protocols
         self._transports = transports
-        self._state = State.NEW
+        self._state = ServerState.NEW
         self._stopped = asyncio.Event()
         self._started = contextlib.AsyncExitStack()  # what is to be closed, the last one first
         self._assembly: Assembly
@@ -151,8 +151,8 @@ class Server:
         Raises ConfigError if that is not possible. Nothing is left open then, and *passed* is as it
         was. The same holds if the caller cancels the start.
         """
-        self._require(State.NEW, "start")
-        self._state = State.STARTING
+        self._require(ServerState.NEW, "start")
+        self._state = ServerState.STARTING
         try:
             await self._start()
         except BaseException:
@@ -160,12 +160,12 @@ class Server:
                 await self._started.aclose()
             finally:
                 self._listeners.clear()
-                self._state = State.NEW
+                self._state = ServerState.NEW
             raise
-        self._state = State.SERVING
+        self._state = ServerState.SERVING
         self.readiness.why_not = ""
 
-    def _require(self, state: State, action: str) -> None:
+    def _require(self, state: ServerState, action: str) -> None:
         if self._state is not state:
             raise RuntimeError(f"cannot {action}: the server {self._state.value}")
 
@@ -195,7 +195,7 @@ class Server:
                 max_body_bytes=config.http_requests.max_request_body_bytes,
             ),
             now=loop.time,
-            room=Room(descriptor_limit(), loop.call_later),
+            room=DescriptorBudget(descriptor_limit(), loop.call_later),
         )
         started.callback(context.room.close)
         started.callback(context.backlog.stop)
@@ -251,11 +251,13 @@ class Server:
             # engine and webhooks must still record.
             self._started.callback(poller.stop)
 
-    def _bind_all(self) -> tuple[list[Place], list[Place], list[Place]]:
+    def _bind_all(
+        self,
+    ) -> tuple[list[ListeningSocket], list[ListeningSocket], list[ListeningSocket]]:
         """Return the sockets for WebSockets, those for the API alone, and those for metrics."""
         config = self.config
 
-        def bind(port: int, option: str) -> list[Place]:
+        def bind(port: int, option: str) -> list[ListeningSocket]:
             return self._to_close(self._bind(port, option))
 
         if self._passed:
@@ -275,35 +277,35 @@ class Server:
         metrics = bind(metrics_port, "metrics_port") if metrics_port is not None else []
         if config.listening.unix_socket and not self._passed:
             source = config.sources.get("unix_socket", DEFAULT)
-            place = bind_unix(
+            listening = bind_unix(
                 config.listening.unix_socket,
                 int(config.listening.unix_socket_mode, 8),
                 option=f"--unix_socket (from {source})",
                 shared=config.listening.reuse_port,
             )
-            main += self._to_close([place])
+            main += self._to_close([listening])
         return main, api, metrics
 
-    def _to_close(self, places: list[Place]) -> list[Place]:
-        for place in places:
-            self._started.callback(place.close)
-        return places
+    def _to_close(self, sockets: list[ListeningSocket]) -> list[ListeningSocket]:
+        for listening in sockets:
+            self._started.callback(listening.close)
+        return sockets
 
-    def _copies(self, selected: Iterable[bool]) -> list[Place]:
+    def _copies(self, selected: Iterable[bool]) -> list[ListeningSocket]:
         """Return copies of the *selected* ones of the passed sockets."""
-        chosen = itertools.compress((place for _, place in self._passed), selected)
-        return self._to_close([place.copy() for place in chosen])
+        chosen = itertools.compress((listening for _, listening in self._passed), selected)
+        return self._to_close([listening.copy() for listening in chosen])
 
-    def _urls(self, places: list[Place]) -> list[str]:
+    def _urls(self, sockets: list[ListeningSocket]) -> list[str]:
         encrypted = self._certificate is not None
         return list(
             dict.fromkeys(
-                f"{'https' if encrypted and not place.local else 'http'}://{place.name}"
-                for place in places
+                f"{'https' if encrypted and not listening.local else 'http'}://{listening.name}"
+                for listening in sockets
             )
         )
 
-    def _bind(self, port: int, option: str) -> list[Place]:
+    def _bind(self, port: int, option: str) -> list[ListeningSocket]:
         sources = self.config.sources
         return bind(
             self.config.listening.host or ("",),
@@ -313,7 +315,7 @@ class Server:
             shared=self.config.listening.reuse_port,
         )
 
-    async def _listen(self, places: list[Place], *, api: bool, websockets: bool) -> None:
+    async def _listen(self, sockets: list[ListeningSocket], *, api: bool, websockets: bool) -> None:
         handler = self._assembly.handler(
             api=api, websockets=websockets, not_ready_because=lambda: self.readiness.why_not
         )
@@ -323,11 +325,11 @@ class Server:
             if self.config.monitoring.metrics and api:
                 handler = self._metrics_page(handler)
         proxied = self.config.listening.proxy_protocol
-        await self._serve(places, handler, websockets=websockets, proxied=proxied)
+        await self._serve(sockets, handler, websockets=websockets, proxied=proxied)
 
     async def _serve(
         self,
-        places: list[Place],
+        sockets: list[ListeningSocket],
         handler: Handler,
         *,
         websockets: bool,
@@ -338,17 +340,17 @@ class Server:
         upgrades = self.upgrades if websockets else None
         uncounted = None if counted else context.addresses.uncounted
 
-        def connection(origin: Origin | None, crowded: bool) -> HttpConnection:
+        def connection(origin: Origin | None, over_capacity: bool) -> HttpConnection:
             return HttpConnection(
                 context,
                 handler,
                 upgrades=upgrades,
                 origin=origin or uncounted,
-                crowded=crowded,
+                over_capacity=over_capacity,
             )
 
         listener = Listener(
-            places,
+            sockets,
             connection,
             context.room,
             poller=self._poller,
@@ -379,7 +381,7 @@ class Server:
 
         Raises ConfigError if *config* is refused; nothing is changed then.
         """
-        self._require(State.SERVING, "reload")
+        self._require(ServerState.SERVING, "reload")
         check_reload(config, self.config)
         certificate = self._certificate
         pair = None
@@ -415,12 +417,12 @@ class Server:
         before, this call returns when the server has stopped. If the caller cancels it, everything
         is closed at once.
         """
-        if self._state is State.STOPPING:
+        if self._state is ServerState.STOPPING:
             await self._stopped.wait()
-        if self._state in (State.NEW, State.STOPPED):
+        if self._state in (ServerState.NEW, ServerState.STOPPED):
             return
-        self._require(State.SERVING, "stop")
-        self._state = State.STOPPING
+        self._require(ServerState.SERVING, "stop")
+        self._state = ServerState.STOPPING
         self.readiness.why_not = DRAINING
         try:
             if self._delay_s and not at_once:
@@ -430,9 +432,9 @@ class Server:
             try:
                 await self._started.aclose()
             finally:
-                for _, place in self._passed:
-                    place.close()
-                self._state = State.STOPPED
+                for _, listening in self._passed:
+                    listening.close()
+                self._state = ServerState.STOPPED
                 self._stopped.set()
 
     async def _drain(self, over_s: float) -> None:

@@ -14,7 +14,7 @@ import fuzz
 from fuzz import mutations
 from fuzz.rig import Link, Ticked, Wire, switch_the_alarm_off
 from fuzz.targets import TARGETS
-from heliograph.wire.http import HttpLimits, Refusal, RequestReader
+from heliograph.wire.http import HttpLimits, RefusedRequest, RequestReader
 from heliograph.wire.websocket import FrameReader
 
 CORPUS = Path(fuzz.__file__).parent / "corpus"
@@ -79,7 +79,7 @@ def test_a_request_that_never_ends_holds_no_more_than_its_limits(kind: str) -> N
     reader = RequestReader(limits)
 
     def feed(piece: bytes) -> bool:
-        return not any(isinstance(event, Refusal) for event in reader.feed(piece))
+        return not any(isinstance(event, RefusedRequest) for event in reader.feed(piece))
 
     assert peak(feed, begun, more) < 4 * limits.max_body_bytes
 

@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def descriptors() -> Iterator[None]:
-    """Room for a crowd in this process."""
+    """DescriptorBudget for a crowd in this process."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], CROWD), before[1]))
     yield

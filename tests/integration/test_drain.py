@@ -13,7 +13,7 @@ import pytest
 
 from heliograph.config.load import make_config
 from heliograph.errors import ConfigError
-from heliograph.net import places
+from heliograph.net import sockets
 from heliograph.server import Server
 from tests import certificates
 from tests.integration.rig import (
@@ -278,7 +278,7 @@ def open_descriptors() -> int:
 
 async def test_two_servers_cannot_both_take_a_port() -> None:
     """Binding alone would let both have it: the later one would fail in the middle of its start."""
-    first = places.bind(("127.0.0.1",), 0, host_option="--host", port_option="--port")
+    first = sockets.bind(("127.0.0.1",), 0, host_option="--host", port_option="--port")
     with pytest.raises(ConfigError, match="--port: cannot listen on"):
-        places.bind(("127.0.0.1",), first[0].port, host_option="--host", port_option="--port")
+        sockets.bind(("127.0.0.1",), first[0].port, host_option="--host", port_option="--port")
     first[0].close()

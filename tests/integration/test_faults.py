@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.net.clock import RESOLUTION_S, Wheel
+from heliograph.net.timers import RESOLUTION_S, Wheel
 from heliograph.process import _summed_up
 from tests.integration.rig import PATIENCE_S, serving
 
@@ -91,7 +91,7 @@ class Clock:
         self.expired = asyncio.Event()
         self._fault = fault
 
-    def expire(self, _now: float) -> None:
+    def on_timer(self, _now: float) -> None:
         if self._fault:
             raise ValueError("broken")
         self.expired.set()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import unix_connect
 
-from heliograph.net import descriptors, listener
+from heliograph.net import idle, listener
 from heliograph.net.addresses import MOST_OVER_EACH
 from heliograph.net.http import HttpConnection
 from heliograph.net.pages import Pages
@@ -253,8 +253,8 @@ async def test_connections_of_a_proxy_that_name_no_client_are_bounded_in_total(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The oldest that has sent nothing ends for the next; where all have begun, the next ends."""
-    monkeypatch.setattr(descriptors, "UNNAMED_FLOOR", 4)
-    monkeypatch.setattr(descriptors, "UNNAMED_SHARE", 1 << 30)
+    monkeypatch.setattr(idle, "UNNAMED_FLOOR", 4)
+    monkeypatch.setattr(idle, "UNNAMED_SHARE", 1 << 30)
     async with (
         serving(max_connections_per_ip=1, trusted_proxies="127.0.0.1") as rig,
         AsyncExitStack() as stack,
@@ -279,8 +279,8 @@ async def test_connections_that_owe_a_proxy_header_are_bounded_in_total(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener, "ARRIVALS_AT_ONCE", 1)
-    monkeypatch.setattr(descriptors, "UNNAMED_FLOOR", 4)
-    monkeypatch.setattr(descriptors, "UNNAMED_SHARE", 1 << 30)
+    monkeypatch.setattr(idle, "UNNAMED_FLOOR", 4)
+    monkeypatch.setattr(idle, "UNNAMED_SHARE", 1 << 30)
     async with serving(proxy_protocol=True) as rig, AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(wire(rig)) for _ in range(6)]
         assert await silent[0].read_all() == b""

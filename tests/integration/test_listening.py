@@ -15,7 +15,7 @@ import pytest
 from heliograph.config.load import make_config
 from heliograph.errors import ConfigError
 from heliograph.net import systemd
-from heliograph.net.places import Place
+from heliograph.net.sockets import ListeningSocket
 from heliograph.server import Server
 from tests import certificates
 from tests.integration.rig import (
@@ -224,7 +224,7 @@ async def test_a_unix_socket_is_plain_where_the_port_speaks_tls(path: Path, tmp_
 COUNTING = {"proxy_protocol": True, "max_connections_per_ip": 100}
 
 
-async def told_address(rig: Rig, first: bytes) -> str:
+async def proxied_address(rig: Rig, first: bytes) -> str:
     """Return the address that a connection is counted by; empty where it is not."""
     async with wire(rig) as one:
         await one.send(first + HEALTH)
@@ -248,7 +248,7 @@ async def told_address(rig: Rig, first: bytes) -> str:
 )
 async def test_a_proxy_says_for_whom_it_comes(first: tuple[bytes, bytes], address: str) -> None:
     async with serving(**COUNTING) as rig:
-        assert await told_address(rig, b"".join(first)) == address
+        assert await proxied_address(rig, b"".join(first)) == address
 
 
 async def test_clients_are_counted_by_the_address_that_the_proxy_says() -> None:
@@ -285,7 +285,7 @@ async def test_who_does_not_begin_with_a_header_gets_no_answer(
         assert caplog.text.count("does not begin with a PROXY header") == 1
         async with wire(rig) as silent:
             assert await silent.read_all() == b""
-        assert await told_address(rig, b"".join(header(OF_V4))) == "192.0.2.1"
+        assert await proxied_address(rig, b"".join(header(OF_V4))) == "192.0.2.1"
 
 
 async def test_a_proxy_may_pass_tls_on(tmp_path: Path) -> None:
@@ -326,13 +326,13 @@ async def test_a_full_process_accepts_again_when_there_is_room(
             return await accept(sock)
 
         listener = rig.server._listeners[0]
-        (place,) = listener._places
+        (place,) = listener._sockets
         for task in listener._accepting:
             task.cancel()
         patched = _Patched(loop, full)
         monkeypatch.setattr("heliograph.net.listener.asyncio.get_running_loop", lambda: patched)
         listener._accepting = [loop.create_task(listener._accept(place))]
-        assert await told_address(rig, b"".join(header(OF_V4))) == "192.0.2.1"
+        assert await proxied_address(rig, b"".join(header(OF_V4))) == "192.0.2.1"
         assert failures == 3
         assert caplog.text.count("connections cannot be accepted: Too many open files") == 1
 
@@ -356,7 +356,7 @@ async def passed_on(*named: tuple[str, socket.socket]) -> AsyncIterator[Server]:
     """Run a server on sockets that somebody else bound."""
     # Port 1 would need permissions that tests do not have.
     config = make_config(**SINGLE_APP, port=1, shutdown_timeout=0)
-    places = [(name, Place(one, kept=True)) for name, one in named]
+    places = [(name, ListeningSocket(one, kept=True)) for name, one in named]
     server = Server(config, passed=places)
     await server.start()
     try:

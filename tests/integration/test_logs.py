@@ -17,7 +17,7 @@ from heliograph.hub.facts import Event
 from heliograph.observe import logs
 from heliograph.protocols.pusher.lanes import PusherLane
 from heliograph.wire.framing import DeflateFraming
-from heliograph.wire.unmasked import spoken
+from heliograph.wire.unmasked import read_server_frames
 from heliograph.wire.websocket import Opcode, close_frame, frame, text_frame
 from tests.conftest import StartServer
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET, Engines, serving
@@ -188,7 +188,7 @@ def test_frames_are_read_as_they_were_written() -> None:
     long = lane.encode(Event("c", "e", b'"' + b"x" * 70_000 + b'"', None, None))
     chunk = text_frame(b"a") + text_frame(b"b" * 300) + text_frame(b"c" * 70_000) + long
     chunk = b"HTTP/1.1 101 X\r\nA: b\r\n\r\n" + chunk + frame(Opcode.PING) + close_frame(4200, "x")
-    read = list(spoken(chunk))
+    read = list(read_server_frames(chunk))
     assert [opcode for opcode, _ in read] == [Opcode.TEXT] * 4 + [Opcode.PING, Opcode.CLOSE]
     assert [len(payload) for _, payload in read[:3]] == [1, 300, 70_000]
     assert read[3][1].startswith(b'{"event":"e"')

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from heliograph.net import listener as listener_module
 from heliograph.net import streams
+from heliograph.net.descriptors import DescriptorBudget
 from heliograph.net.listener import Listener
-from heliograph.net.places import Place
-from heliograph.net.room import Room
+from heliograph.net.sockets import ListeningSocket
 from heliograph.net.streams import AT_ONCE, HIGH_BYTES, PARTS_AT_ONCE, Poller, Stream
 from heliograph.net.turns import TURN_S
 from tests.integration.rig import PATIENCE_S
@@ -983,7 +983,7 @@ async def listening(
     address = bound.getsockname()
     arrived: list[Told] = []
 
-    def make(_origin: object, _crowded: bool) -> Told:
+    def make(_origin: object, _over_capacity: bool) -> Told:
         arrived.append(echo())
         return arrived[-1]
 
@@ -993,8 +993,8 @@ async def listening(
         board.peers.append(peer)
         return peer
 
-    room = Room(1 << 20, asyncio.get_running_loop().call_later)
-    listener = Listener([Place(bound)], make, room, poller=board.poller)
+    room = DescriptorBudget(1 << 20, asyncio.get_running_loop().call_later)
+    listener = Listener([ListeningSocket(bound)], make, room, poller=board.poller)
     await listener.begin()
     try:
         yield arrived, come

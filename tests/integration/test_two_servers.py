@@ -30,7 +30,7 @@ from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
 from heliograph.errors import ConfigError
 from heliograph.net import streams
-from heliograph.net.places import Place, bind
+from heliograph.net.sockets import ListeningSocket, bind
 from heliograph.protocols.pusher.registration import Pusher
 from heliograph.server import Server
 from heliograph.webhooks.store import FILE_NAME, SqliteStore
@@ -537,7 +537,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
 
 async def test_a_failed_start_leaves_passed_sockets_to_a_second_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, taken_port() as taken:
-        passed = [("", Place(one.dup(), kept=True))]
+        passed = [("", ListeningSocket(one.dup(), kept=True))]
         server = Server(configured(metrics_port=taken), passed=passed)
         before = Held()
         with pytest.raises(ConfigError, match="--metrics_port"):

@@ -305,7 +305,7 @@ def any_request(draw: st.DrawFn, rig: Rig) -> bytes:
 
 
 async def test_whatever_is_asked_alone_is_answered_as_among_others() -> None:
-    """`_answer_alone` and what is kept for `plain_request`, against the queue of the full way."""
+    """`_answer_alone_fast`, and what is kept for `request_fast`, against the full way."""
     async with serving() as rig:
         context = rig.server.context
         dates: Any = Dates()

@@ -47,8 +47,8 @@ from heliograph.webhooks import (
     Store,
     Webhooks,
 )
-from heliograph.webhooks.hooks import REMOVALS_AT_ONCE
-from heliograph.webhooks.reported import FORGOTTEN_AT_ONCE
+from heliograph.webhooks.courier import REMOVALS_AT_ONCE
+from heliograph.webhooks.debounce import FORGOTTEN_AT_ONCE
 from tests.integration.rig import APP_ID, KEY, PATIENCE_S, SECRET
 from tests.owing import SCOPE, Truth, owed
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from heliograph.engine.answers import Mark
-from heliograph.webhooks.reported import ReportedState, Standing
+from heliograph.webhooks.debounce import ReportedState, Standing
 from heliograph.webhooks.rows import (
     Stored,
     StoredCount,

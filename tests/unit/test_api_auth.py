@@ -1,7 +1,7 @@
 """
 Who may use the HTTP API: every check, cold and through the fast path once it is warm.
 
-A server that has served a publisher knows its path and takes `authenticate_plain`; one that has
+A server that has served a publisher knows its path and takes `authenticate_fast`; one that has
 not takes `authenticate`. Both must answer the same, to the letter.
 """
 
@@ -27,7 +27,7 @@ from heliograph.protocols.pusher.api.auth import (
     MAX_CLOCK_SKEW_S,
     Signers,
     authenticate,
-    authenticate_plain,
+    authenticate_fast,
 )
 from heliograph.protocols.pusher.api.routes import MAX_REMEMBERED_PATH, MAX_REMEMBERED_PATHS, Routes
 from heliograph.protocols.pusher.endpoint import (
@@ -351,7 +351,7 @@ def test_a_publisher_that_is_known_is_held_to_its_rate() -> None:
     assert [warm.ask(Post())[0] for _ in range(4)] == [200, 200, 429, 429]
     tenant = cold.node.tenant("1")
     assert tenant is not None
-    tenant.pay_for(2)
+    tenant.admit_publishes(2)
     assert warm.routes.handle(Post().request()) == cold.routes.handle(Post().request())
 
 
@@ -506,7 +506,7 @@ def test_the_fast_authentication_lets_in_whom_the_full_one_does(
     post: Post, app_id: str | None, fraction: float
 ) -> None:
     request, now = post.request(), int(NOW) + fraction
-    fast = authenticate_plain(SIGNERS, app_id, request.path, request.query, request.body, now)
+    fast = authenticate_fast(SIGNERS, app_id, request.path, request.query, request.body, now)
     careful = full(NODE, app_id, request, now)
     assert fast is None or fast is careful
     # And as often: of what SDKs send it leaves nothing to the full one that is right.
@@ -521,7 +521,7 @@ def test_no_damaged_query_is_let_in_by_the_fast_authentication_alone(
     request = post.request()
     query = request.query[:place] + damage + request.query[place + length :]
     request.query = query
-    fast = authenticate_plain(SIGNERS, "1", request.path, query, request.body, NOW)
+    fast = authenticate_fast(SIGNERS, "1", request.path, query, request.body, NOW)
     assert fast is None or fast is full(NODE, "1", request, NOW)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.net.backlog import LOOK_S, Backlog
+from heliograph.net.backlog import CHECK_INTERVAL_S, Backlog
 
 
 class FakeTimer:
@@ -35,7 +35,7 @@ class FakeLoop:
     def call_later(
         self, delay_s: float, callback: Callable[..., object], *arguments: Any
     ) -> FakeTimer:
-        if delay_s == LOOK_S:
+        if delay_s == CHECK_INTERVAL_S:
             self.later.append(lambda: callback(*arguments))
         return FakeTimer(self)
 
@@ -45,7 +45,7 @@ class FakeLoop:
             callback()
 
     def look(self, late_s: float = 0.0) -> None:
-        self.now += LOOK_S + late_s
+        self.now += CHECK_INTERVAL_S + late_s
         later, self.later = self.later, []
         for callback in later:
             callback()

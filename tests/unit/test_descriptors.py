@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from heliograph.net import descriptors
-from heliograph.net.descriptors import SAMPLE, IdleConnections, Unnamed
-from heliograph.net.room import RESERVED, SHORT, Room
+from heliograph.net import idle
+from heliograph.net.descriptors import RESERVED, SHORT, DescriptorBudget
+from heliograph.net.idle import SAMPLE, IdleConnections, Unnamed
 
 
 class FakeHttp:
@@ -123,7 +123,7 @@ def test_what_has_ended_meanwhile_is_not_closed_again_nor_kept() -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> Unnamed:
-    monkeypatch.setattr(descriptors, "UNNAMED_FLOOR", 3)
+    monkeypatch.setattr(idle, "UNNAMED_FLOOR", 3)
     return Unnamed(lambda: 16)
 
 
@@ -168,14 +168,14 @@ def test_where_all_have_begun_a_request_there_is_no_room(few: Unnamed) -> None:
 # -- When it is asked ----------------------------------------------------------------------
 
 
-def asked_of(room: Room) -> list[int]:
+def asked_of(room: DescriptorBudget) -> list[int]:
     asked: list[int] = []
     room.attend(asked.append)
     return asked
 
 
 def test_relief_is_asked_for_before_there_is_no_room() -> None:
-    room = Room(10_000 + RESERVED, later=lambda *_: None)
+    room = DescriptorBudget(10_000 + RESERVED, later=lambda *_: None)
     asked = asked_of(room)
     for given in (5, 10_000 - SHORT - 1, 10_000 - SHORT, 10_000 - SHORT + 9, 9_999):
         assert not room.full(given)
@@ -183,7 +183,7 @@ def test_relief_is_asked_for_before_there_is_no_room() -> None:
 
 
 def test_of_few_descriptors_an_eighth_is_kept_free() -> None:
-    room = Room(80 + RESERVED, later=lambda *_: None)
+    room = DescriptorBudget(80 + RESERVED, later=lambda *_: None)
     asked = asked_of(room)
     for given in (69, 70, 79):
         assert not room.full(given)
@@ -194,11 +194,13 @@ def test_it_is_asked_for_while_nobody_is_accepted(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.WARNING)
     used = os.dup(0)
     os.close(used)
-    room = Room(used + RESERVED // 2, later=lambda *_: None)  # half the reserve is taken already
+    room = DescriptorBudget(
+        used + RESERVED // 2, later=lambda *_: None
+    )  # half the reserve is taken already
     asked = asked_of(room)
-    assert not room.brimming()
+    assert not room.exhausted()
     assert room.full()
-    assert room.brimming()
+    assert room.exhausted()
     room.close()
     assert len(asked) == 2
     assert min(asked) > 0

@@ -88,7 +88,7 @@ def say_to_all(self: Any, name: str, channel: Any, fact: Any, skip: Any) -> None
     channel.last = self._log.append(fact, channel=name, user_id=None)
     for node in self._nodes:
         if node != skip:
-            self._tell(node, messages.FactMessage(fact))
+            self._send(node, messages.FactMessage(fact))
 
 
 def deliver_all(self: Any, fact: Any) -> None:
@@ -475,7 +475,7 @@ MECHANISMS = (
     Mechanism(
         "interest, in the state and in the node",
         every(
-            replaced(app_state.AppState, "_say", say_to_all),
+            replaced(app_state.AppState, "_deliver", say_to_all),
             replaced(space.LinkedSpace, "_fact", deliver_all),
         ),
         (
@@ -485,7 +485,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "delivery of events to each node that has the channel",
-        replaced(app_state.AppState, "_say", publish_on_one_node(app_state.AppState._say)),
+        replaced(app_state.AppState, "_deliver", publish_on_one_node(app_state.AppState._deliver)),
         ("test_facts_and_replies_have_one_order_on_all_nodes",),
     ),
     Mechanism(
@@ -626,7 +626,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "facts",
-        returns(app_state.AppState, "_say"),
+        returns(app_state.AppState, "_deliver"),
         (
             "test_members_are_announced_to_those_before_them",
             "test_the_last_session_of_a_user_removes_the_member",

@@ -15,18 +15,18 @@ from heliograph.wire.http import (
     Continue,
     HeaderMemory,
     HttpLimits,
-    Refusal,
+    RefusedRequest,
     Request,
     RequestReader,
 )
 from heliograph.wire.responses import response
 
-Event = Request | Refusal | Continue
+Event = Request | RefusedRequest | Continue
 
 LIMITS = HttpLimits()
 SMALL = HttpLimits(max_head_bytes=64, max_headers=3, max_body_bytes=10)
 
-MALFORMED = Refusal(400, "Malformed HTTP request")
+MALFORMED = RefusedRequest(400, "Malformed HTTP request")
 
 
 def at_once(data: bytes, limits: HttpLimits = LIMITS) -> list[Event]:
@@ -61,7 +61,7 @@ def read_one(data: bytes, limits: HttpLimits = LIMITS) -> Request:
 
 def refused(data: bytes, limits: HttpLimits = LIMITS) -> int:
     [event] = read(data, limits)
-    assert isinstance(event, Refusal)
+    assert isinstance(event, RefusedRequest)
     return event.status
 
 
@@ -303,7 +303,7 @@ def test_connection_options_on_several_lines_are_one_list(
     memory = HeaderMemory()
     for _ in range(2):
         reader = RequestReader(HttpLimits(), memory)
-        request = reader.plain_request(data)
+        request = reader.request_fast(data)
         (one,) = reader.feed(data) if request is None else [request]
         assert isinstance(one, Request)
         assert one.keep_alive is keeps
@@ -516,7 +516,7 @@ def test_a_head_without_an_end_is_refused_at_the_limit() -> None:
     reader = RequestReader(SMALL)
 
     assert reader.feed(b"GET / HTTP/1.1\r\nHost: a\r\nX: ".ljust(64, b"x")) == []
-    assert reader.feed(b"x") == [Refusal(431, "Request header fields too large")]
+    assert reader.feed(b"x") == [RefusedRequest(431, "Request header fields too large")]
 
 
 def test_a_fault_within_the_limit_is_named_before_the_limit() -> None:
@@ -675,7 +675,7 @@ def test_a_websocket_request_is_judged_like_any_other() -> None:
 
     [refusal] = reader.feed(WEBSOCKET.replace(b"Host: a\r\n", b"") + b"abc")
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedRequest)
     assert (reader.upgraded, reader.rest) == (False, b"")
 
 
@@ -968,7 +968,7 @@ def after_reading(*requests: bytes, limits: HttpLimits | None = None) -> HeaderM
 
 def test_headers_that_were_read_before_are_plain_to_see() -> None:
     memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}")
-    request = RequestReader(HttpLimits(), memory).plain_request(
+    request = RequestReader(HttpLimits(), memory).request_fast(
         b"POST /b?c HTTP/1.1" + BLOCK + b"[]"
     )
     assert request is not None
@@ -986,9 +986,9 @@ def test_a_request_of_http_1_1_has_a_host_though_one_of_1_0_had_the_same_headers
     assert old.keep_alive
     assert memory.blocks == {}
     reader = RequestReader(HttpLimits(), memory)
-    assert reader.plain_request(b"POST /a HTTP/1.1" + block) is None
+    assert reader.request_fast(b"POST /a HTTP/1.1" + block) is None
     assert reader.feed(b"POST /a HTTP/1.1" + block) == [
-        Refusal(400, "Exactly one Host header is required")
+        RefusedRequest(400, "Exactly one Host header is required")
     ]
 
 
@@ -1061,18 +1061,18 @@ def test_few_and_short_blocks_of_headers_are_remembered() -> None:
 )
 def test_another_request_with_known_headers_is_read_with_care(data: bytes) -> None:
     memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}")
-    assert RequestReader(HttpLimits(), memory).plain_request(data) is None
+    assert RequestReader(HttpLimits(), memory).request_fast(data) is None
 
 
 def test_the_head_of_a_request_with_known_headers_is_as_long_as_the_limit_and_no_longer() -> None:
     limits = HttpLimits(max_head_bytes=100)
     memory = after_reading(b"POST /a HTTP/1.1" + BLOCK + b"{}", limits=limits)
     path = b"/" + b"x" * (100 - len(b"POST / HTTP/1.1" + BLOCK))
-    assert RequestReader(limits, memory).plain_request(b"POST %b HTTP/1.1%b{}" % (path, BLOCK))
+    assert RequestReader(limits, memory).request_fast(b"POST %b HTTP/1.1%b{}" % (path, BLOCK))
     longer = b"POST %bx HTTP/1.1%b{}" % (path, BLOCK)
-    assert RequestReader(limits, memory).plain_request(longer) is None
+    assert RequestReader(limits, memory).request_fast(longer) is None
     (refusal,) = RequestReader(limits, memory).feed(longer)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedRequest)
 
 
 def test_an_upgrade_that_is_plain_to_see_is_within_the_limits() -> None:
@@ -1082,11 +1082,11 @@ def test_an_upgrade_that_is_plain_to_see_is_within_the_limits() -> None:
 
     limits = HttpLimits(max_head_bytes=120, max_headers=4)
     room = 120 - len(upgrade(b"X:"))
-    assert RequestReader(limits).plain_request(upgrade(b"X:" + b"x" * room))
+    assert RequestReader(limits).request_fast(upgrade(b"X:" + b"x" * room))
     for data in (upgrade(b"X:" + b"x" * (room + 1)), upgrade(b"X:1", b"Y:1")):
-        assert RequestReader(limits).plain_request(data) is None
+        assert RequestReader(limits).request_fast(data) is None
         (refusal,) = RequestReader(limits).feed(data)
-        assert isinstance(refusal, Refusal)
+        assert isinstance(refusal, RefusedRequest)
         assert refusal.status == 431
 
 
@@ -1096,11 +1096,11 @@ def test_nothing_is_plain_to_see_in_the_middle_of_a_request_nor_after_the_last()
     reader = RequestReader(HttpLimits(), memory)
     for begun in (b"POST /b HTTP/1.1\r\n", b"Content-Length: 1000\r\nHost: a\r\n\r\n"):
         reader.feed(begun)
-        assert reader.plain_request(data) is None
-        assert reader.plain_request(WEBSOCKET) is None
+        assert reader.request_fast(data) is None
+        assert reader.request_fast(WEBSOCKET) is None
     reader.close()
-    assert reader.plain_request(data) is None
-    assert reader.plain_request(WEBSOCKET) is None
+    assert reader.request_fast(data) is None
+    assert reader.request_fast(WEBSOCKET) is None
 
 
 def test_nobody_puts_headers_of_its_own_into_what_is_remembered() -> None:
@@ -1138,9 +1138,9 @@ UNUSUAL_UPGRADES = {
 @pytest.mark.parametrize("what", UNUSUAL_UPGRADES)
 def test_an_upgrade_with_something_unusual_is_read_with_care(what: str) -> None:
     usual = b"GET /app/k HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-    assert RequestReader(HttpLimits()).plain_request(usual) is not None
+    assert RequestReader(HttpLimits()).request_fast(usual) is not None
     unusual = usual.replace(*UNUSUAL_UPGRADES[what])
     assert unusual != usual
     reader = RequestReader(HttpLimits())
-    assert reader.plain_request(unusual) is None
+    assert reader.request_fast(unusual) is None
     assert not reader.upgraded

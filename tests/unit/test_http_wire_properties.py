@@ -12,7 +12,7 @@ from heliograph.wire.http import (
     Continue,
     HeaderMemory,
     HttpLimits,
-    Refusal,
+    RefusedRequest,
     Request,
     RequestReader,
 )
@@ -76,7 +76,7 @@ def outcome(pieces: Sequence[bytes], limits: HttpLimits) -> tuple[object, ...]:
     return told, reader.upgraded, reader.rest, reader.receiving, reader.receiving_body
 
 
-def facts(event: Request | Refusal | Continue) -> object:
+def facts(event: Request | RefusedRequest | Continue) -> object:
     if isinstance(event, Request):
         return {name: getattr(event, name) for name in Request.__slots__}
     return event
@@ -129,7 +129,7 @@ def test_a_request_that_is_plain_to_see_is_the_one_that_would_have_been_read(
     common = b"\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
     for piece in [line + common + b"{}", *pieces]:
         chosen = data.draw(st.sampled_from([piece, line + common + b"[]", piece[:40] + common]))
-        plain = straight.plain_request(chosen)
+        plain = straight.request_fast(chosen)
         told = [plain] if plain is not None else straight.feed(chosen)
         assert list(map(facts, told)) == list(map(facts, careful.feed(chosen)))
         assert straight.upgraded == careful.upgraded
@@ -207,7 +207,7 @@ def test_a_memory_of_headers_changes_nothing_for_any_connection(
     for requests in connections:
         fast, full = RequestReader(LIMITS, memory), RequestReader(LIMITS)
         for data in requests:
-            plain = fast.plain_request(data)
+            plain = fast.request_fast(data)
             told = [plain] if plain is not None else fast.feed(data)
             assert list(map(facts, told)) == list(map(facts, full.feed(data)))
             assert fast.upgraded == full.upgraded
@@ -222,7 +222,7 @@ def test_what_a_memory_holds_can_be_told_again(first: bytes, second: bytes) -> N
     memory = HeaderMemory()
     before = RequestReader(LIMITS, memory).feed(first)
     RequestReader(LIMITS, memory).feed(second)
-    plain = RequestReader(LIMITS, memory).plain_request(first)
+    plain = RequestReader(LIMITS, memory).request_fast(first)
     if plain is not None:
         assert list(map(facts, before)) == [facts(plain)]
 
@@ -239,7 +239,7 @@ def test_an_upgrade_that_is_plain_to_see_is_the_one_that_would_have_been_read(
 ) -> None:
     data = UPGRADE[:start] + damage + UPGRADE[start + length :]
     straight, careful = RequestReader(LIMITS), RequestReader(LIMITS)
-    plain = straight.plain_request(data)
+    plain = straight.request_fast(data)
     if plain is not None:
         assert [facts(plain)] == list(map(facts, careful.feed(data)))
         assert straight.upgraded
@@ -271,7 +271,7 @@ def test_an_upgrade_is_the_same_by_the_fast_path_whatever_its_headers(
 ) -> None:
     data = b"\r\n".join([line, b"Host: a", *fields, b"", b""])
     fast, full = RequestReader(LIMITS), RequestReader(LIMITS)
-    plain = fast.plain_request(data)
+    plain = fast.request_fast(data)
     if plain is not None:
         assert [facts(plain)] == list(map(facts, full.feed(data)))
         assert (fast.upgraded, fast.rest) == (full.upgraded, full.rest) == (True, b"")
@@ -279,14 +279,14 @@ def test_an_upgrade_is_the_same_by_the_fast_path_whatever_its_headers(
 
 def test_an_upgrade_is_not_plain_where_websockets_are_not_served() -> None:
     reader = RequestReader(LIMITS, websockets=False)
-    assert reader.plain_request(UPGRADE) is None
+    assert reader.request_fast(UPGRADE) is None
     (request,) = reader.feed(UPGRADE)
     assert isinstance(request, Request)
     assert not reader.upgraded
 
 
 def test_an_upgrade_as_browsers_send_it_is_plain_to_see() -> None:
-    assert RequestReader(LIMITS).plain_request(UPGRADE) is not None
+    assert RequestReader(LIMITS).request_fast(UPGRADE) is not None
 
 
 # -- h11 as the other side ---------------------------------------------------------------

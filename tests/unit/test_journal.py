@@ -21,9 +21,9 @@ from heliograph.node.journal import (
     Holding,
     Journal,
     Published,
-    Refused,
     Settle,
     Subscribed,
+    SubscriptionRefused,
 )
 from tests.unit.fakes import ALL, Recorder
 from tests.unit.test_session import KEY, World, say, sign
@@ -59,7 +59,7 @@ def test_an_observer_sees_what_occurs_on_its_node(late: bool) -> None:
     assert found[:2] == [Connected(ann.id), Connected(bob.id)]
     assert found[2] == Subscribed(ann.id, "presence-c", "ann")
     full = "Presence channel presence-c is full: at most 1 members"
-    refused = Refused(bob.id, "presence-c", full)
+    refused = SubscriptionRefused(bob.id, "presence-c", full)
     assert sorted(map(str, found[3:5])) == sorted(map(str, [refused, Subscribed(bob.id, "c")]))
     sent, published = sorted(found[5:7], key=lambda one: isinstance(one, Published))
     assert isinstance(sent, ClientEventSent)
@@ -77,7 +77,7 @@ def test_every_refused_subscription_is_observed() -> None:
     seen: list[str] = []
 
     def note(_app_id: str, occurrence: object) -> None:
-        assert isinstance(occurrence, Refused)
+        assert isinstance(occurrence, SubscriptionRefused)
         assert occurrence.session_id == peer.id
         seen.append(occurrence.channel)
 

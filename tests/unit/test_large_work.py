@@ -21,7 +21,7 @@ from heliograph.node.tenant import CLOSED_AT_ONCE, Tenant
 from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.api import channels as endpoints
 from heliograph.protocols.pusher.api.request import ApiRequest
-from heliograph.protocols.pusher.session import Session
+from heliograph.protocols.pusher.session import PusherSession
 from heliograph.reply import proceed
 from heliograph.slices import MOST_WAITING, SLICE_S
 from heliograph.wire.responses import Response
@@ -711,7 +711,7 @@ class Story:
                 by = 1 if isinstance(change, ChannelOccupied) else -1
                 occupied[change.channel] = occupied.get(change.channel, 0) + by
         assert set(occupied.values()) <= {0, 1}
-        sessions = [one for one in tenant.sessions.values() if isinstance(one, Session)]
+        sessions = [one for one in tenant.sessions.values() if isinstance(one, PusherSession)]
         subscriptions = Counter(name for session in sessions for name in session.channels)
         online = Counter(session.user.id for session in sessions if session.user)
         assert state.subscriptions == subscriptions

@@ -71,8 +71,8 @@ ORDER = {
     ),
     "hub": ("facts", "channel", "hub", "users"),
     "net": (
-        *("transport", "clock", "turns", "addresses", "backlog", "intake", "descriptors", "room"),
-        *("answers", "pages", "places", "systemd", "tls", "streams", "tls_streams"),
+        *("transport", "timers", "turns", "addresses", "backlog", "intake", "idle", "descriptors"),
+        *("answers", "pages", "sockets", "systemd", "tls", "streams", "tls_streams"),
         *("context", "takeover", "cors", "client", "websocket", "trace", "handshake", "http"),
         *("registration", "listener", "drain"),
     ),
@@ -90,8 +90,8 @@ ORDER = {
         *("pusher.api.route_names", "pusher.api.routes", "pusher.registration"),
     ),
     "webhooks": (
-        *("counts", "progress", "reported", "schedule", "payload", "rows", "sender", "audience"),
-        *("store", "hooks"),
+        *("counts", "progress", "debounce", "schedule", "payload", "rows", "sender", "audience"),
+        *("store", "courier"),
     ),
     "wire": (
         *("deflate", "mask", "proxy", "http", "responses", "chunked", "websocket", "framing"),
@@ -106,7 +106,7 @@ PURE = (
     "client/urls.py",
     "webhooks/payload.py",
     "webhooks/schedule.py",
-    "webhooks/reported.py",
+    "webhooks/debounce.py",
     "webhooks/counts.py",
     "webhooks/progress.py",
     "webhooks/audience.py",

@@ -50,8 +50,8 @@ from heliograph.engine.testing.suite import (
     COUNTED,
     KEEP,
     KEEPING,
+    NO_OPTIONS,
     OBSERVED,
-    PLAIN,
     FaultContract,
     ask,
     cut_off,
@@ -136,7 +136,7 @@ def test_a_goodbye_is_the_last_command_of_a_node_that_the_state_does_not_know() 
     enter(cluster, node, "p", "s", member=ANN)
     enter(cluster, node, "q", "s")
     cluster.state.empty()
-    node.space.leave([("q", PLAIN, None)], "s")
+    node.space.leave([("q", NO_OPTIONS, None)], "s")
     goodbye(cluster, node)
     cluster.heal()
     assert not cluster.state.app(APP).registered(node.engine.node)
@@ -183,10 +183,10 @@ def test_no_command_follows_a_goodbye() -> None:
         answers = [
             Answer(space.publish([event("x", "p")])),
             Answer(space.counts(["p"])),
-            Answer(space.enter("q", "s", PLAIN)),
+            Answer(space.enter("q", "s", NO_OPTIONS)),
             Answer(space.sign_in("ann", "s")),
         ]
-        node.space.leave([("p", PLAIN, ANN)], "s")
+        node.space.leave([("p", NO_OPTIONS, ANN)], "s")
         assert not space.available("p")
         assert not node.engine.available
         cluster.settle()
@@ -208,7 +208,7 @@ def test_what_is_unanswered_when_an_engine_is_closed_fails() -> None:
     node.link.frozen_up = True
     answers = [
         Answer(node.space.publish([event("x")])),
-        Answer(node.space.enter("chat", "s", PLAIN)),
+        Answer(node.space.enter("chat", "s", NO_OPTIONS)),
         Answer(node.space.sign_in("ann", "s")),
         Answer(node.space.users("chat")),
     ]
@@ -314,10 +314,10 @@ class TestFaultsOverPartitions(FaultContract):
         """Nor is one whose answer was received and put off."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         for before in range(3):
-            answer = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+            answer = Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN))
             for _ in range(before):
                 node.link.step()
-            node.space.leave([("p", PLAIN, ANN)], "a")
+            node.space.leave([("p", NO_OPTIONS, ANN)], "a")
             cluster.settle()
             assert not answer.came
             assert ask(cluster, other.space.counts(["p"])) == {"p": Counts(0, 0)}
@@ -333,9 +333,9 @@ def test_a_refusal_that_is_not_handled_is_not_reported_as_received() -> None:
     node, other = cluster.nodes
     enter(cluster, other, "p", "x", member=ANN, max_members=1)
     cluster.held_up = True
-    refused = Answer(node.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+    refused = Answer(node.space.enter("p", "b", NO_OPTIONS, member=BOB, max_members=1))
     cluster.settle()
-    entered = Answer(node.space.enter("p", "a", PLAIN, member=ANN, max_members=1))
+    entered = Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN, max_members=1))
     cluster.settle()
     cluster.held_up = False
     cluster.settle()
@@ -350,11 +350,11 @@ def test_a_hello_is_without_a_refusal_that_was_put_off() -> None:
     node, other = cluster.nodes
     enter(cluster, other, "p", "x", member=ANN, max_members=1)
     cluster.held_up = True
-    refused = Answer(node.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+    refused = Answer(node.space.enter("p", "b", NO_OPTIONS, member=BOB, max_members=1))
     cluster.settle()
     node.link.cut()
     tick(cluster)
-    Answer(node.space.enter("p", "a", PLAIN, member=ANN, max_members=1))
+    Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN, max_members=1))
     cluster.settle()
     cluster.held_up = False
     cluster.settle()
@@ -385,7 +385,7 @@ def test_what_was_put_off_is_done_before_a_repair() -> None:
     enter(cluster, node, "p", "s", member=ANN)
     node.local.calls.clear()
     cluster.held_up = True
-    Answer(other.space.enter("p", "t", PLAIN, member=BOB))
+    Answer(other.space.enter("p", "t", NO_OPTIONS, member=BOB))
     cluster.settle()
     cluster.state.bury(node.engine.node)
     for _ in range(30):
@@ -433,14 +433,14 @@ def test_what_comes_and_goes_in_an_outage_is_forgotten() -> None:
     """Broken on purpose: names that the state never heard of are kept until the hello."""
     cluster = make()
     node = cluster.nodes[0]
-    enter(cluster, node, "before", "s", PLAIN)
+    enter(cluster, node, "before", "s", NO_OPTIONS)
     ask(cluster, node.space.sign_in("before", "s", ["watched"]))
     cut_off(node)
-    leave(cluster, node, "before", "s", PLAIN)
+    leave(cluster, node, "before", "s", NO_OPTIONS)
     node.space.sign_out("before", "s", ["watched"])
     for number in range(100):
-        node.space.enter(f"c{number}", "s", PLAIN)
-        node.space.leave([(f"c{number}", PLAIN, None)], "s")
+        node.space.enter(f"c{number}", "s", NO_OPTIONS)
+        node.space.leave([(f"c{number}", NO_OPTIONS, None)], "s")
         node.space.sign_in(f"u{number}", "s", [f"w{number}"])
         node.space.sign_out(f"u{number}", "s", [f"w{number}"])
     node.link.reachable = True
@@ -458,7 +458,7 @@ def test_what_the_state_has_nothing_of_is_forgotten() -> None:
     cluster = make()
     node, other = cluster.nodes
     enter(cluster, other, "p", "s", member=ANN, max_members=1)
-    refused = ask(cluster, node.space.enter("p", "s", PLAIN, member=BOB, max_members=1))
+    refused = ask(cluster, node.space.enter("p", "s", NO_OPTIONS, member=BOB, max_members=1))
     assert refused is Refusal.FULL
     enter(cluster, node, "left", "s")
     leave(cluster, node, "left", "s")
@@ -467,8 +467,8 @@ def test_what_the_state_has_nothing_of_is_forgotten() -> None:
     cluster.settle()
     cut_off(node)
     for channel, member in (("p", ANN), ("left", None)):
-        node.space.enter(channel, "s", PLAIN, member=member)
-        node.space.leave([(channel, PLAIN, member)], "s")
+        node.space.enter(channel, "s", NO_OPTIONS, member=member)
+        node.space.leave([(channel, NO_OPTIONS, member)], "s")
     node.space.sign_in("ann", "s")
     node.space.sign_out("ann", "s")
     node.link.reachable = True
@@ -600,7 +600,7 @@ def test_a_node_that_starts_before_the_state_can_be_reached_serves_later() -> No
     space = engine.space(APP, local, ALL_WANTED)
     with pytest.raises(AssertionError, match="has its space already"):
         engine.space(APP, local, ALL_WANTED)
-    entered = Answer(space.enter("chat", "s", PLAIN))
+    entered = Answer(space.enter("chat", "s", NO_OPTIONS))
     assert not entered.came
     link.reachable = True
     engine.tick()
@@ -636,7 +636,7 @@ def test_a_scope_that_begins_from_nothing_has_only_what_is_wanted(wanted: bool) 
     wants = ALL_WANTED if wanted else Wants(client_events=True)
     cluster = LinkedCluster(2, Pace.STEPPED, bounds=Bounds(owed_changes=1), wants=wants)
     node = cluster.nodes[0]
-    enter(cluster, node, "unseen", "s", PLAIN)
+    enter(cluster, node, "unseen", "s", NO_OPTIONS)
     enter(cluster, node, "p", "s", OBSERVED, member=ANN)
     ask(cluster, node.space.sign_in("ann", "s", ["bob"]))
     for one in cluster.nodes:
@@ -803,11 +803,12 @@ def test_what_was_refused_and_put_off_is_decided_again_by_a_fresh_assertion() ->
     enter(cluster, other, "q", "x", member=ANN, max_members=1)
     cluster.held_up = True
     refused = [
-        Answer(node.space.enter(channel, "b", PLAIN, member=BOB, max_members=1)) for channel in "pq"
+        Answer(node.space.enter(channel, "b", NO_OPTIONS, member=BOB, max_members=1))
+        for channel in "pq"
     ]
     cluster.settle()
     node.link.refusing = True
-    entered = Answer(node.space.enter("p", "a", PLAIN, member=BOB, max_members=2))
+    entered = Answer(node.space.enter("p", "a", NO_OPTIONS, member=BOB, max_members=2))
     cluster.settle()
     node.link.refusing = False
     tick(cluster)
@@ -909,7 +910,7 @@ def test_a_channel_that_is_left_while_a_repair_is_under_way_is_not_repaired() ->
         if node.link._up and getattr(node.link._up[0].body, "complete", False):
             break
     node.link.step_up()
-    node.space.leave([("p", PLAIN, ANN)], "s")
+    node.space.leave([("p", NO_OPTIONS, ANN)], "s")
     node.local.calls.clear()
     cluster.settle()
     assert (node.local.facts, node.local.losses) == ([], [])
@@ -933,7 +934,7 @@ def test_facts_of_a_channel_that_was_left_are_not_delivered() -> None:
     enter(cluster, node, "chat", "s")
     other.space.publish([event("x")])
     other.link.move()
-    node.space.leave([("chat", PLAIN, None)], "s")
+    node.space.leave([("chat", NO_OPTIONS, None)], "s")
     cluster.settle()
     assert node.local.facts == []
 
@@ -1101,7 +1102,7 @@ def test_what_a_node_changed_itself_in_an_outage_is_repaired_once() -> None:
     cut_off(node)
     for name in "xyz":
         ask(cluster, other.space.publish([event(name, "p")]))
-    node.space.leave([("p", PLAIN, BOB)], "b")
+    node.space.leave([("p", NO_OPTIONS, BOB)], "b")
     node.space.sign_out("bob", "b", ["bob"])
     node.local.calls.clear()
     node.link.reachable = True

@@ -31,7 +31,7 @@ from heliograph.node.journal import Journal, Settle
 from heliograph.node.node import Node
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher.dialect import PusherDialect
-from heliograph.protocols.pusher.session import Session
+from heliograph.protocols.pusher.session import PusherSession
 from heliograph.reply import proceed
 from tests.unit.fakes import Recorder
 from tests.unit.test_large_work import sign_in
@@ -157,8 +157,8 @@ class LinkedNode:
         return tenant
 
     @property
-    def sessions(self) -> list[Session]:
-        return [one for one in self.tenant.sessions.values() if isinstance(one, Session)]
+    def sessions(self) -> list[PusherSession]:
+        return [one for one in self.tenant.sessions.values() if isinstance(one, PusherSession)]
 
     def client(self) -> FakePeer:
         session = self.dialect.connect(Opening(dialect=self.dialect, key="key"))

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.rate import paid_until, wait_s
+from heliograph.rate import admit, wait_s
 
 
 def let_in(times: list[float], per_second: float, burst_s: float) -> list[float]:
     paid, accepted = 0.0, []
     for now in times:
-        found = paid_until(paid, now, per_second=per_second, burst_s=burst_s)
+        found = admit(paid, now, per_second=per_second, burst_s=burst_s)
         if found is not None:
             paid = found
             accepted.append(now)
@@ -44,17 +44,17 @@ def test_in_no_stretch_of_time_are_there_more(
 
 
 def test_a_batch_is_let_in_whole_and_paid_for_afterwards() -> None:
-    paid = paid_until(0.0, 100.0, per_second=5, burst_s=1, count=20)
+    paid = admit(0.0, 100.0, per_second=5, burst_s=1, count=20)
     assert paid == 104.0
-    assert paid_until(paid, 103.0, per_second=5, burst_s=1) is None
+    assert admit(paid, 103.0, per_second=5, burst_s=1) is None
     assert wait_s(paid, 103.0, per_second=5, burst_s=1) == pytest.approx(0.2)
-    assert paid_until(paid, 103.2, per_second=5, burst_s=1) is not None
+    assert admit(paid, 103.2, per_second=5, burst_s=1) is not None
 
 
 @given(st.floats(0, 50), st.integers(1, 1000))
 def test_who_waits_as_long_as_told_is_let_in(before: float, per_second: int) -> None:
     now = 10.0
     delay = wait_s(before, now, per_second=per_second, burst_s=1)
-    assert paid_until(before, now + delay, per_second=per_second, burst_s=1) is not None
-    refused = paid_until(before, now, per_second=per_second, burst_s=1) is None
+    assert admit(before, now + delay, per_second=per_second, burst_s=1) is not None
+    refused = admit(before, now, per_second=per_second, burst_s=1) is None
     assert (delay > 0) or not refused

@@ -11,8 +11,8 @@ from heliograph.protocols.pusher import refusals
 from heliograph.protocols.pusher.messages import error_message
 from heliograph.protocols.pusher.redact import (
     HIDDEN,
+    MAX_LOGGED,
     MAX_SEARCHED,
-    MAX_SHOWN,
     redact_message,
     redact_text,
 )
@@ -95,7 +95,7 @@ def test_what_is_no_json_is_not_shown(message: bytes) -> None:
 
 def test_a_long_message_is_cut() -> None:
     message = redact_message(text("client-x", "x" * 100_000))
-    assert len(message) < MAX_SHOWN + 50
+    assert len(message) < MAX_LOGGED + 50
     assert "bytes)" in message
 
 
@@ -124,7 +124,7 @@ def test_a_long_text_is_searched_no_further_than_it_is_shown(part: str) -> None:
     """Searching all of "digest of digest of ..." took a second, for every client to wait."""
     text = part * (130_000 // len(part))
     assert len(redact_text(text)) <= MAX_SEARCHED + 3
-    assert len(redact_message(json.dumps({"event": text}).encode())) <= MAX_SHOWN + 30
+    assert len(redact_message(json.dumps({"event": text}).encode())) <= MAX_LOGGED + 30
 
 
 @given(st.integers(MAX_SEARCHED - 70, MAX_SEARCHED + 10))

@@ -27,7 +27,7 @@ from heliograph.node.policy import Policy
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.dialect import PusherDialect
-from heliograph.protocols.pusher.session import Session
+from heliograph.protocols.pusher.session import PusherSession
 from heliograph.reply import proceed
 from tests.unit.fakes import Recorder
 from tests.unit.late_engine import LateEngine
@@ -63,7 +63,7 @@ class FakePeer:
 
     lane: ClientLane = MessageLane()
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: PusherSession) -> None:
         self.id = session.id
         self.session = session
         self.told: list[dict[str, Any]] = []
@@ -193,7 +193,7 @@ def asserted_by(tenant: Tenant) -> Share:
     """What a node should want of an app, by the channels and the users of its sessions."""
     share = Share()
     for session in tenant.sessions.values():
-        assert isinstance(session, Session)
+        assert isinstance(session, PusherSession)
         for channel in session.channels:
             share.enter(channel, (session.members or {}).get(channel))
         if session.user is not None:

@@ -18,8 +18,8 @@ from heliograph.hub.facts import (
     UserOnline,
 )
 from heliograph.webhooks import payload
+from heliograph.webhooks.debounce import state_of
 from heliograph.webhooks.payload import Reportable
-from heliograph.webhooks.reported import state_of
 from heliograph.webhooks.schedule import OPEN
 
 KEY = "278d425bdf160c739803"

@@ -17,8 +17,8 @@ from heliograph.hub.facts import (
     UserOffline,
     UserOnline,
 )
-from heliograph.webhooks import reported as module
-from heliograph.webhooks.reported import (
+from heliograph.webhooks import debounce as module
+from heliograph.webhooks.debounce import (
     CHANNEL,
     FORGOTTEN_AT_ONCE,
     MEMBER,
@@ -170,13 +170,13 @@ def test_all_is_forgotten_a_piece_at_a_time_by_what_is_unwanted_then() -> None:
     names = [f"c{number}" for number in range(2 * FORGOTTEN_AT_ONCE + 1)]
     for name in names:
         reported.take(ChannelOccupied(name), 0.0)
-    unwanted = set(names)
-    forgetting = reported.forget(lambda state: state.channel in unwanted)
+    not_reported = set(names)
+    forgetting = reported.forget(lambda state: state.channel in not_reported)
     assert len(next(forgetting)) == FORGOTTEN_AT_ONCE
     kept = next(iter(reported)).channel
-    unwanted.discard(kept)
+    not_reported.discard(kept)
     reported.take(ChannelOccupied("told meanwhile"), 0.0)
-    unwanted.add("told meanwhile")
+    not_reported.add("told meanwhile")
     assert [len(piece) for piece in forgetting] == [FORGOTTEN_AT_ONCE, 0]
     assert [state.channel for state in reported] == [kept, "told meanwhile"]
 

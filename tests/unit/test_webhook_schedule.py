@@ -231,7 +231,7 @@ def test_too_many_events_cost_the_oldest_that_no_delivery_holds() -> None:
 def test_too_many_bytes_cost_events_too() -> None:
     post = Post(max_queued_bytes=2 * EVENT_OVERHEAD_BYTES + 2)
     assert post.put("a", "a") == []
-    assert post.outbox.crowded
+    assert post.outbox.over_capacity
     assert post.put("b") == [1]
     assert numbers(post.begin()) == [[2], [3]]
 

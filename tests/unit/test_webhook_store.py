@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from heliograph.engine.answers import Mark
 from heliograph.errors import ConfigError
-from heliograph.webhooks.reported import CHANNEL, MEMBER, USER, ReportedState, Standing
+from heliograph.webhooks.debounce import CHANNEL, MEMBER, USER, ReportedState, Standing
 from heliograph.webhooks.rows import (
     MAX_NAME_BYTES,
     Stored,

@@ -34,7 +34,7 @@ from heliograph.hub.facts import (
 )
 from heliograph.webhooks import Limits, MemoryStore, SqliteStore, Store, Webhooks
 from heliograph.webhooks.audience import receiver_id
-from heliograph.webhooks.reported import Standing
+from heliograph.webhooks.debounce import Standing
 from heliograph.webhooks.rows import Stored
 from tests.owing import Truth
 from tests.unit.test_webhook_store import SCHEMA_1
@@ -736,7 +736,7 @@ async def test_a_disk_that_is_well_again_has_everything_for_the_next_holder(worl
 async def test_changes_of_an_app_that_a_hanging_disk_does_not_load_are_bounded_and_sent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heliograph.webhooks.hooks.MAX_WAITING_BYTES", 3000)
+    monkeypatch.setattr("heliograph.webhooks.courier.MAX_WAITING_BYTES", 3000)
     node = await world.begin()
     world.engine.release()
     released = threading.Event()

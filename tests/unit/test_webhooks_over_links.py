@@ -31,11 +31,11 @@ from heliograph.node.journal import ClientEventSent, Journal, Occurrence
 from heliograph.node.node import Node
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher.dialect import PusherDialect
-from heliograph.protocols.pusher.session import Session
+from heliograph.protocols.pusher.session import PusherSession
 from heliograph.webhooks import Limits, Webhooks
 from heliograph.webhooks.audience import Audience
+from heliograph.webhooks.debounce import Reported, ReportedState, Standing
 from heliograph.webhooks.progress import Progress
-from heliograph.webhooks.reported import Reported, ReportedState, Standing
 from heliograph.webhooks.rows import Stored
 from heliograph.webhooks.schedule import Outbox
 from tests.unit.shared_store import Disk, SharedStore
@@ -160,8 +160,8 @@ class HookedNode:
         return tenant
 
     @property
-    def sessions(self) -> list[Session]:
-        return [one for one in self.tenant.sessions.values() if isinstance(one, Session)]
+    def sessions(self) -> list[PusherSession]:
+        return [one for one in self.tenant.sessions.values() if isinstance(one, PusherSession)]
 
     @property
     def well(self) -> bool:
@@ -459,7 +459,7 @@ class World:
             assert self.receivers.counts.get(channel) == number
 
 
-def states_of(session: Session) -> Iterator[State]:
+def states_of(session: PusherSession) -> Iterator[State]:
     """What is there since *session* is: what the engine has answered."""
     for channel, place in session.channels.items():
         if isinstance(place, Subscription):

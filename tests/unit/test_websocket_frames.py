@@ -24,8 +24,8 @@ from heliograph.wire.websocket import (
     Opcode,
     close_frame,
     frame,
-    lone_text,
     parse_close,
+    text_fast,
     text_frame,
 )
 from tests.unit.test_frames import Messages, cut, masked, read
@@ -251,7 +251,7 @@ def test_many_short_frames_in_one_piece_are_looked_at_once() -> None:
 
 def test_one_short_text_alone_takes_the_straight_way() -> None:
     for text in ("x" * 30, "x" * 300, "zażółć"):
-        assert lone_text(masked(0x81, text.encode()), LIMIT) == text.encode()
+        assert text_fast(masked(0x81, text.encode()), LIMIT) == text.encode()
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_one_short_text_alone_takes_the_straight_way() -> None:
     ],
 )
 def test_what_is_no_short_text_alone_is_left_to_feed(data: bytes) -> None:
-    assert lone_text(data, LIMIT) is None
+    assert text_fast(data, LIMIT) is None
 
 
 @given(st.binary(max_size=200), st.integers(0, 11), st.binary(max_size=3))
@@ -279,7 +279,7 @@ def test_a_lone_text_is_what_feed_would_have_returned(
 ) -> None:
     data = masked(0x81, payload)
     data = data[:at] + damage + data[at + len(damage) :]
-    text = lone_text(data, LIMIT)
+    text = text_fast(data, LIMIT)
     if text is not None:
         assert FrameReader(LIMIT).feed(data) == [(TEXT, text)]
 

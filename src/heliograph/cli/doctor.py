@@ -84,13 +84,13 @@ def examine(
         yield from _public(config, url, wait_s=wait_s, origin=origin)
 
 
-def report(findings: Iterator[Finding], say: Callable[[str], object]) -> int:
+def report(findings: Iterator[Finding], write: Callable[[str], object]) -> int:
     """Say each finding on a line; return the exit status, which is 1 where there is a fault."""
     status = 0
     for finding in findings:
         # Whoever answered may have written some of it.
         text = "".join(one if one.isprintable() else " " for one in finding.text)
-        say(f"{finding.state:5}  {finding.subject}: {' '.join(text.split())}")
+        write(f"{finding.state:5}  {finding.subject}: {' '.join(text.split())}")
         if finding.state == FAULT:
             status = 1
     return status

@@ -101,7 +101,7 @@ class Batch:
         "ahead",
         "excluded",
         "first",
-        "told",
+        "written_up_to",
     )
 
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
@@ -109,7 +109,7 @@ class Batch:
         self.excluded: dict[str, list[int]] = {}  # whom some facts leave out, and which
         # In a walk: whom it has yet to reach, reversed, and up to which number the first were told.
         self.ahead: list[Subscription] = []
-        self.told = 0
+        self.written_up_to = 0
         self._facts: list[Fact] = []
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
@@ -134,10 +134,10 @@ class Batch:
 
     def rest(self) -> "Batch | None":
         """Return what came after those who were reached first, encoded already; None if nothing."""
-        known = self.told - self.first
+        known = self.written_up_to - self.first
         if known == len(self._facts):
             return None
-        rest = Batch(self.told, self._facts[known:], self._counters)
+        rest = Batch(self.written_up_to, self._facts[known:], self._counters)
         for lane, encoded in self._encoded.items():
             if len(encoded) > known:
                 rest._encoded[lane] = encoded[known:]
@@ -250,7 +250,7 @@ class Channel:
             if pending is None:
                 return 0
             if len(pending) == 1 and len(self.subscriptions) <= budget:
-                return self._write_one(pending[0])
+                return self._write_one_fast(pending[0])
             batch = Batch(self.next - len(pending), pending, self._counters)
             if len(self.subscriptions) <= budget:
                 return self._write(batch, self.subscriptions)
@@ -261,10 +261,12 @@ class Channel:
 
     def _walk_on(self, batch: Batch, budget: int) -> int:
         ahead, end = batch.ahead, batch.end
-        if not batch.told:  # it begins only now: whoever subscribes from here on is too late for it
+        if (
+            not batch.written_up_to
+        ):  # it begins only now: whoever subscribes from here on is too late for it
             ahead += self.subscriptions
             ahead.reverse()
-            batch.told = end
+            batch.written_up_to = end
         part = ahead[: -budget - 1 : -1]
         del ahead[-budget:]
         try:
@@ -277,7 +279,7 @@ class Channel:
             self.walk = batch.rest() if self.subscriptions else None
         return writes
 
-    def _write_one(self, fact: Fact) -> int:
+    def _write_one_fast(self, fact: Fact) -> int:
         """Write a single fact to everybody: what `_write` would, without a batch to prepare."""
         number = self.next - 1
         except_id = fact.except_id if type(fact) is Event else None

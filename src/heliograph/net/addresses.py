@@ -58,10 +58,10 @@ def client_address(
     for entry in reversed(entries):
         if speaker is not None and not _within(speaker, trusted):
             break
-        said = read_address(entry)
-        if said is None:
+        named = read_address(entry)
+        if named is None:
             return speaker
-        speaker = said
+        speaker = named
     if speaker is peer and peer is not None and _within(peer, trusted):
         return None  # a proxy that does not say for whom it speaks
     return speaker

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 BEHIND_BYTES = 16 * 1024
 """With so much unread a client is behind. Less is neither looked at nor counted."""
 
-LOOK_S = 0.25
+CHECK_INTERVAL_S = 0.25
 """How often it is looked whether who is behind has caught up."""
 
 
@@ -44,13 +44,13 @@ class Backlog:
     """
 
     __slots__ = (
-        "_looking",
         "_loop",
         "_most",
         "_most_each",
         "_over",
         "_relieving",
         "_summary",
+        "_timer",
         "_unread",
         "_wanted_at",
         "bytes",
@@ -63,7 +63,7 @@ class Backlog:
         self._most = most
         self._unread: dict[Behind, int] = {}
         self._over: set[Behind] = set()
-        self._looking: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._wanted_at = 0.0  # when the next look is to be
         self._relieving = False
         self._summary = Summary(logger, logging.WARNING, loop.call_later)
@@ -78,9 +78,9 @@ class Backlog:
         if self.bytes > self._most > 0 and not self._relieving:
             self._relieving = True
             self._loop.call_soon(self._relieve)
-        if self._looking is None:
-            self._wanted_at = self._loop.time() + LOOK_S
-            self._looking = self._loop.call_later(LOOK_S, self._look)
+        if self._timer is None:
+            self._wanted_at = self._loop.time() + CHECK_INTERVAL_S
+            self._timer = self._loop.call_later(CHECK_INTERVAL_S, self._on_timer)
 
     def forget(self, client: Behind) -> None:
         """Take *client* off, which has caught up or is gone."""
@@ -89,12 +89,12 @@ class Backlog:
 
     def stop(self) -> None:
         """Look no more."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _look(self) -> None:
-        self._looking = None
-        if self._loop.time() - self._wanted_at > LOOK_S:
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._loop.time() - self._wanted_at > CHECK_INTERVAL_S:
             self._over.clear()  # after a stall: they may have read, and we have not written
         for client in list(self._unread):
             size = client.unread()

@@ -51,11 +51,11 @@ class Client:
     """
 
     __slots__ = (
+        "_arrival",
         "_context",
         "_identify_by",
         "_last_seen",
         "_origin",
-        "_paid_until",
         "_session",
         "_state",
         "_transport",
@@ -84,7 +84,7 @@ class Client:
         self._origin: Origin | None = None  # where it is counted, if it is
         self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
         self._last_seen = now
-        self._paid_until = 0.0  # see rate.py
+        self._arrival = 0.0  # see rate.py
         context.sockets += 1
         context.sockets_opened += 1
 
@@ -169,7 +169,7 @@ class Client:
         before.give_up()
         self.id = session.id
         self._session = session
-        self._paid_until = before._paid_until  # noqa: SLF001 - of our own class
+        self._arrival = before._arrival  # noqa: SLF001 - of our own class
         self._identify_by = before._identify_by  # noqa: SLF001
         self.write(answer)
         self.repeat()
@@ -210,18 +210,18 @@ class Client:
     def admits(self, now: float, count: int = 1) -> bool:
         """Return whether *count* more messages may come now; close where they may not."""
         context = self._context
-        paid_until = rate.paid_until(
-            self._paid_until,
+        arrival = rate.admit(
+            self._arrival,
             now,
             per_second=context.max_messages_per_second,
             burst_s=MESSAGES_BURST_S,
             count=count,
         )
-        if paid_until is None:
+        if arrival is None:
             context.rate_limited_messages += 1
             self.close_for(Ending.TOO_MANY_MESSAGES)
             return False
-        self._paid_until = paid_until
+        self._arrival = arrival
         return True
 
     # -- Writing -------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Client:
 
     # -- Time ----------------------------------------------------------------------------
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         """
         See to what is due: a silent client, an unknown one, an unfinished message, a slow close.
 

@@ -9,10 +9,10 @@ from heliograph.config.settings import ConnectionSettings
 from heliograph.net.addresses import Addresses
 from heliograph.net.answers import Answers
 from heliograph.net.backlog import Backlog
-from heliograph.net.clock import Wheel
-from heliograph.net.descriptors import IdleConnections, Unnamed
+from heliograph.net.descriptors import DescriptorBudget
+from heliograph.net.idle import IdleConnections, Unnamed
 from heliograph.net.intake import Intake
-from heliograph.net.room import Room
+from heliograph.net.timers import Wheel
 from heliograph.net.turns import Turns
 from heliograph.observe.metrics import Tally
 from heliograph.wire.http import HeaderMemory, HttpLimits
@@ -34,7 +34,7 @@ class Context:
         tally: Tally,
         wheel: Wheel,
         turns: Turns,
-        room: Room,
+        room: DescriptorBudget,
         http_limits: HttpLimits,
         now: Callable[[], float],
         clock: Callable[[], float] = monotonic,

@@ -65,12 +65,12 @@ class CrossOrigin:
 
     def _allows(self, origin: bytes) -> bool:
         # It is said again in the answer, so it must be short, and plain.
-        return _PLAIN.fullmatch(origin) is not None and origin_allowed(
+        return _VISIBLE.fullmatch(origin) is not None and origin_allowed(
             origin.decode("ascii"), self._allowed
         )
 
 
-_PLAIN = re.compile(rb"[!-~]{1,256}")
+_VISIBLE = re.compile(rb"[!-~]{1,256}")
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]{1,256}")
 
 

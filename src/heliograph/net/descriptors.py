@@ -1,172 +1,127 @@
 """
-Which HTTP connections make room when there are too many.
+DescriptorBudget: whether there are file descriptors for those who come.
 
-Idle ones when file descriptors run short, so that a new client is refused only where every
-descriptor is in use; and those behind a proxy whose client is not known yet, which no limit of an
-address can hold for. WebSocket connections are never closed for either.
+The kernel gives out the lowest number that is free. One that was just given thus says how many
+are in use, whatever they are used for: no books are kept, and none can be wrong.
 """
 
-import asyncio
 import logging
+import os
+import sys
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
-from heapq import nsmallest
-from itertools import islice
-from operator import itemgetter
-from typing import Protocol
 
 from heliograph.observe.log_throttle import Summary
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 1.0
-"""A connection that was silent for less is not idle: its request may be on its way."""
+RESERVED = 64
+"""Descriptors that clients do not get, so that the server can work, and tell others to go."""
 
-SAMPLE = 512
-"""Connections that are compared in one turn of the loop; of more, a different part each time."""
+SHORT = 256
+"""
+With so many left, or an eighth of the capacity where that is less, descriptors run short: as many
+as are accepted in two turns of the loop, since it takes one to make room.
+"""
 
-SNAPSHOT_S = 5.0
-"""How long a list of more connections is kept; it also refers to those that have ended."""
-
-UNNAMED_SHARE = 4
-"""Connections whose client is not known may take the capacity divided by this, ..."""
-
-UNNAMED_FLOOR = 512
-"""... or as many as come in a few turns of the loop: each is known as soon as it is read."""
-
-TRIED = 64
-"""Connections that are looked at for one that has sent nothing."""
+MOST_DESCRIPTORS = 1 << 20
+"""As many as are asked for where there is no limit."""
 
 
-def most_unnamed(capacity: int) -> int:
-    """Return how many connections of *capacity* may be there whose client is not known."""
-    return max(capacity // UNNAMED_SHARE, UNNAMED_FLOOR)
-
-
-class ClosableConnection(Protocol):
-    """An HTTP connection, as far as this module is concerned."""
-
-    def idle_since(self) -> float | None:
-        """Return since when nothing has been under way, in monotonic seconds; None if it is."""
-
-    @property
-    def silent(self) -> bool:
-        """Whether nothing was received yet."""
-
-    def drop(self) -> None:
-        """End the connection at once."""
-
-    def close(self, *, idle_s: float = 0.0) -> None:
-        """Close after the answers that are owed; if none are, after *idle_s* seconds of silence."""
-
-
-class IdleConnections:
+class DescriptorBudget:
     """
-    Closes idle ones of *connections*, those that have been idle for longest first.
+    The descriptors that one process may have: *limit*. *later* calls a function after a delay.
 
-    Exact for up to SAMPLE of them, and among as many of more. *now* is the clock that
-    `ClosableConnection.idle_since` goes by.
+    Beyond `capacity` clients are told to come back later; half a reserve further nobody should
+    be accepted at all, or the last descriptor would be gone and whoever comes dropped unheard.
     """
 
-    __slots__ = ("_connections", "_loop", "_now", "_snapshot", "_summary", "_wanted", "closed")
+    def __init__(self, limit: int, later: Callable[..., object]) -> None:
+        self.capacity = limit - RESERVED
+        self._relief: Callable[[int], object] | None = None
+        self._summary = Summary(logger, logging.WARNING, later)
+        self._was_full = False
+        self._probe = -1
 
-    def __init__(
-        self,
-        connections: AbstractSet[ClosableConnection],
-        loop: asyncio.AbstractEventLoop,
-        now: Callable[[], float],
-    ) -> None:
-        self.closed = 0
-        self._connections = connections
-        self._loop = loop
-        self._now = now
-        self._wanted = 0
-        self._snapshot: list[ClosableConnection] = []
-        self._summary = Summary(logger, logging.WARNING, loop.call_later)
+    def attend(self, relief: Callable[[int], object]) -> None:
+        """From now on ask *relief* for descriptors before there are none: how many run short."""
+        self._relief = relief
 
-    def close_soon(self, wanted: int) -> None:
+    def full(self, given: int | None = None) -> bool:
         """
-        Close *wanted* of them, or as many as are idle, in the next turn of the loop.
+        Whether there is no room for one more client; noted once for each time it is so.
 
-        Not in this one: what has arrived on a connection may not be read yet. Asked several times
-        in one turn, as many as were wanted at most.
+        *given* is the descriptor that the client was just given, where that is known: while there
+        is room, nobody else need be asked.
         """
-        if not self._wanted:
-            self._loop.call_soon(self._close)
-        self._wanted = max(self._wanted, wanted)
-
-    def _close(self) -> None:
-        wanted, self._wanted = self._wanted, 0
-        latest = self._now() - IDLE_S
-        idle = [
-            (since, connection)
-            for connection in self._sample()
-            if (since := connection.idle_since()) is not None and since <= latest
-        ]
-        for _, connection in nsmallest(wanted, idle, key=itemgetter(0)):
-            connection.drop()
-            self.closed += 1
-            self._summary.note(
-                "few file descriptors are left", "an idle HTTP connection was closed"
-            )
-
-    def _sample(self) -> list[ClosableConnection]:
-        if len(self._connections) <= SAMPLE:
-            return list(self._connections)
-        if not self._snapshot:
-            self._snapshot = list(self._connections)
-            self._loop.call_later(SNAPSHOT_S, self._snapshot.clear)
-        part = self._snapshot[-SAMPLE:]
-        del self._snapshot[-SAMPLE:]
-        return [one for one in part if one in self._connections]
-
-
-class Unnamed:
-    """
-    Connections of proxies that have not named a client yet: bounded in total.
-
-    *capacity* returns how many descriptors there are for clients.
-    """
-
-    __slots__ = ("_capacity", "_connections")
-
-    def __init__(self, capacity: Callable[[], int]) -> None:
-        self._capacity = capacity
-        # In the order in which they came. Those that have sent a request since are taken out
-        # when it comes to that, so that requests pay nothing.
-        self._connections: dict[ClosableConnection, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._connections)
-
-    @property
-    def limit(self) -> int:
-        """How many there may be."""
-        return most_unnamed(self._capacity())
-
-    def add(self, connection: ClosableConnection) -> bool:
-        """
-        Take in *connection*; return whether there is room.
-
-        Where there are as many as may be, the oldest that has sent nothing is ended.
-        """
-        if len(self._connections) >= self.limit and not self._make_room():
+        if given is not None and given < self.capacity and not self._was_full:
+            if given >= self.capacity - SHORT:
+                self._relieve(given)
             return False
-        self._connections[connection] = None
+        used = self._used()
+        self._relieve(used)
+        if used >= self.capacity:
+            if not self._was_full:
+                self._was_full = True
+                self._note()
+            return True
+        if self._was_full and used < self.capacity - RESERVED // 2:
+            self._was_full = False  # they do not only take turns
+        return False
+
+    def exhausted(self) -> bool:
+        """Whether there is none even for those who only hear that there is none."""
+        # The reserve is only touched once somebody found it full: nobody else need ask the kernel.
+        if not self._was_full or (used := self._used()) < self.capacity + RESERVED // 2:
+            return False
+        self._relieve(used)
         return True
 
-    def discard(self, connection: ClosableConnection) -> None:
-        """Forget *connection*, whether it was here or not."""
-        self._connections.pop(connection, None)
+    def close(self) -> None:
+        """Give back what counting takes. It may be asked again."""
+        if self._probe >= 0:
+            os.close(self._probe)
+            self._probe = -1
 
-    def _make_room(self) -> bool:
-        for one in list(islice(self._connections, TRIED)):
-            if one.silent:
-                self.discard(one)
-                one.drop()
-            elif one.idle_since() is not None:
-                self.discard(one)  # it has sent a request
-            else:
-                continue
-            return True
-        return False
+    def _note(self) -> None:
+        reason = f"all {self.capacity} descriptors for clients are in use; new clients are refused"
+        self._summary.note("over capacity", reason)
+
+    def _relieve(self, used: int) -> None:
+        short = used - (self.capacity - min(SHORT, self.capacity // 8))
+        if short >= 0 and self._relief is not None:
+            self._relief(short + 1)
+
+    def _used(self) -> int:
+        try:
+            if self._probe < 0:
+                self._probe = os.open(os.devnull, os.O_RDONLY)
+            given = os.dup(self._probe)
+        except OSError:
+            return self.capacity + RESERVED
+        os.close(given)
+        return given
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have."""
+    if sys.platform == "win32":
+        return sys.maxsize  # there is no such limit
+    import resource  # noqa: PLC0415 - it does not exist everywhere
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as the system lets it have."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 - it does not exist everywhere
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MOST_DESCRIPTORS)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            return  # some systems allow less than they report

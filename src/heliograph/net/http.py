@@ -20,7 +20,7 @@ from heliograph.wire.http import (
     CONTINUE,
     CONTINUE_RESPONSE,
     Continue,
-    Refusal,
+    RefusedRequest,
     Request,
     RequestReader,
 )
@@ -42,7 +42,7 @@ UNFINISHED_BYTES: Final = 4096
 LINGER_S = 2.0
 """How long a client whose request was refused unread has to read why."""
 
-CROWDED_S = 5.0
+OVER_CAPACITY_S = 5.0
 """How long a client for whom there is no room has to ask; others wait for its descriptor."""
 
 
@@ -56,7 +56,7 @@ class _Early:
         self.response = response
 
 
-_Event: TypeAlias = Request | Refusal | Continue | _Early
+_Event: TypeAlias = Request | RefusedRequest | Continue | _Early
 
 
 class _Answer:
@@ -67,7 +67,7 @@ class _Answer:
     def __init__(self, event: _Event) -> None:
         self.data: bytes | None = None
         self.takeover: Takeover | None = None  # instead of data
-        self.unread = isinstance(event, Refusal | _Early)
+        self.unread = isinstance(event, RefusedRequest | _Early)
         self.closes = self.unread
         self.head_only = False
         self.version = "1.1"
@@ -85,8 +85,8 @@ class HttpConnection:
     One client's requests to *handler*; those for a WebSocket to *upgrades*, if it is given.
 
     *origin* is where it was counted in when it was accepted, None where that is yet to be done.
-    Where it is *crowded* there was no room for it, or its origin is over its limit: it has one
-    answer, and little time.
+    Where it is *over_capacity* there was no room for it, or its origin is over its limit: it has
+    one answer, and little time.
     """
 
     __slots__ = (
@@ -95,12 +95,12 @@ class HttpConnection:
         "_closing",
         "_context",
         "_counted",
-        "_crowded",
         "_handler",
         "_held",
         "_input",
         "_judged",
         "_last_seen",
+        "_over_capacity",
         "_queued",
         "_reader",
         "_request_since",
@@ -121,10 +121,10 @@ class HttpConnection:
         *,
         upgrades: Upgrades | None,
         origin: Origin | None = None,
-        crowded: bool = False,
+        over_capacity: bool = False,
     ) -> None:
         self.due = 0
-        self._crowded = crowded
+        self._over_capacity = over_capacity
         self.origin = origin
         self._context = context
         self._handler = handler
@@ -152,7 +152,7 @@ class HttpConnection:
         self._last_seen = context.now()
         if context.addresses.limit:
             self._count_in()
-        if self._crowded:
+        if self._over_capacity:
             self._reschedule(context.settings.keep_alive_timeout)
         else:
             context.wheel.add(self, context.first_deadline_s)
@@ -166,7 +166,7 @@ class HttpConnection:
         if origin is None or (origin.proxy and not context.unnamed.add(self)):
             self._transport.abort()
         elif origin.over:
-            self._crowded = True
+            self._over_capacity = True
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The client is gone, with whatever answers it waits for."""
@@ -204,7 +204,7 @@ class HttpConnection:
         reader = self._reader
         if reader is None:
             upgrades = self._upgrades
-            if upgrades is not None and not self._crowded:
+            if upgrades is not None and not self._over_capacity:
                 upgrade = upgrades.answer_fast(data)
                 if upgrade is not None:
                     self._hand_over(upgrade)
@@ -212,8 +212,8 @@ class HttpConnection:
             reader = self._reader = RequestReader(
                 context.http_limits, context.header_memory, websockets=upgrades is not None
             )
-        if not self._answers and not self._backlog and not self._crowded and not self._input:
-            request = reader.plain_request(data)
+        if not self._answers and not self._backlog and not self._over_capacity and not self._input:
+            request = reader.request_fast(data)
             if request is not None:
                 self._request_since = self._last_seen
                 if reader.upgraded:
@@ -237,10 +237,10 @@ class HttpConnection:
                 self._go_on()
             return
         events = self._feed(reader, data, more=False)
-        if len(events) == 1 and not self._answers and not self._backlog and not self._crowded:
+        if len(events) == 1 and not self._answers and not self._backlog and not self._over_capacity:
             event = events[0]
             if type(event) is Request and event.keep_alive and not reader.upgraded:
-                self._answer_alone(event)  # nine reads in ten
+                self._answer_alone_fast(event)  # nine reads in ten
                 return
         self._backlog.extend(events)
         self._work()
@@ -316,10 +316,10 @@ class HttpConnection:
         if self._reader is not None:
             self._reader.close()
         self._input = b""
-        self._take(Refusal(status, reason))
+        self._take(RefusedRequest(status, reason))
         self._write_answers()
 
-    def _answer_alone(self, request: Request) -> None:
+    def _answer_alone_fast(self, request: Request) -> None:
         """Answer a request that nothing else is under way with."""
         reply = self._handler.handle(request)
         if isinstance(reply, Response):
@@ -381,9 +381,9 @@ class HttpConnection:
         answer = _Answer(event)
         self._answers.append(answer)
         if isinstance(event, Request):
-            answer.closes = answer.closes or self._crowded
+            answer.closes = answer.closes or self._over_capacity
             self._reply(answer, self._handler.handle(event))
-        elif isinstance(event, Refusal):
+        elif isinstance(event, RefusedRequest):
             self._answer(answer, text(event.status, event.text))
         elif isinstance(event, _Early):
             self._answer(answer, event.response)
@@ -397,7 +397,7 @@ class HttpConnection:
             raise AssertionError("only a reader for WebSockets lets requests for them pass")
         found = upgrades.answer(request, head)
         if isinstance(found, Response):
-            answer = _Answer(Refusal(found.status, ""))
+            answer = _Answer(RefusedRequest(found.status, ""))
             self._answers.append(answer)
             self._answer(answer, found)
             self._write_answers()
@@ -422,7 +422,7 @@ class HttpConnection:
                 self._transport,
                 rest,
                 self.origin,
-                self._crowded,
+                self._over_capacity,
                 self,
                 self._last_seen,
             )
@@ -535,7 +535,7 @@ class HttpConnection:
 
     # -- Time ----------------------------------------------------------------------------
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         """
         See to what is due: a slow request, an idle connection, an unread answer.
 
@@ -570,7 +570,7 @@ class HttpConnection:
 
     def _request_timeout(self) -> float:
         timeout_s = self._context.settings.request_timeout
-        return min(timeout_s, CROWDED_S) if self._crowded else timeout_s
+        return min(timeout_s, OVER_CAPACITY_S) if self._over_capacity else timeout_s
 
     def close(self, *, idle_s: float = 0.0) -> None:
         """
@@ -586,7 +586,7 @@ class HttpConnection:
         ):
             self._finish(lingers=False)
 
-    # -- Room for others -----------------------------------------------------------------
+    # -- Making room for others ----------------------------------------------------------
 
     @property
     def silent(self) -> bool:

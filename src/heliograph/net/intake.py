@@ -18,7 +18,7 @@ MOST_BYTES = 64 << 20
 """How much all connections together may hold of what is incomplete."""
 
 
-class Unfinished(Protocol):
+class HoldsUnfinished(Protocol):
     """A connection that holds something incomplete."""
 
     def drop_unfinished(self) -> None:
@@ -41,14 +41,14 @@ class Intake:
         """How many connections were ended, since the start."""
         self._loop = loop
         self._most = most
-        self._held: dict[Unfinished, int] = {}
+        self._held: dict[HoldsUnfinished, int] = {}
         self._relieving = False
         self._summary = Summary(logger, logging.WARNING, loop.call_later)
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def note(self, connection: Unfinished, size: int) -> None:
+    def note(self, connection: HoldsUnfinished, size: int) -> None:
         """Take note that *connection* holds *size* bytes."""
         self.bytes += size - self._held.get(connection, 0)
         self._held[connection] = size
@@ -56,7 +56,7 @@ class Intake:
             self._relieving = True
             self._loop.call_soon(self._relieve)
 
-    def forget(self, connection: Unfinished) -> None:
+    def forget(self, connection: HoldsUnfinished) -> None:
         """Take *connection* off: what it held is complete, or gone."""
         self.bytes -= self._held.pop(connection, 0)
 

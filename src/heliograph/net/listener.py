@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any
 
 from heliograph.net.addresses import Addresses, Origin
-from heliograph.net.descriptors import most_unnamed
-from heliograph.net.places import BACKLOG, INTERNET, Place
-from heliograph.net.room import Room
+from heliograph.net.descriptors import DescriptorBudget
+from heliograph.net.idle import most_unnamed
+from heliograph.net.sockets import BACKLOG, INTERNET, ListeningSocket
 from heliograph.net.streams import Poller
 from heliograph.net.tls_streams import Failed, TlsStream
 from heliograph.net.transport import FirstReceiver
@@ -57,7 +57,7 @@ is busy with newcomers alone, since it is never out of work.
 
 class Listener:
     """
-    Has *factory* make a protocol for every connection that comes to *places*.
+    Has *factory* make a protocol for every connection that comes to *sockets*.
 
     *poller* serves them, where there is one, else the event loop. *tls* is for those that come from
     afar, not through a Unix socket. Where it is *proxied*, connections must begin by saying for
@@ -68,9 +68,9 @@ class Listener:
 
     def __init__(
         self,
-        places: Sequence[Place],
+        sockets: Sequence[ListeningSocket],
         factory: Factory,
-        room: Room,
+        room: DescriptorBudget,
         *,
         poller: Poller | None = None,
         tls: ssl.SSLContext | None = None,
@@ -80,7 +80,7 @@ class Listener:
         tls_failed: Failed | None = None,
     ) -> None:
         self._tls_failed = tls_failed
-        self._places = places
+        self._sockets = sockets
         self._factory = factory
         self._room = room
         self._poller = poller
@@ -101,17 +101,17 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._strangers = Summary(logger, logging.WARNING, loop.call_later)
         if self._poller is not None:
-            for place in self._places:
-                place.socket.setblocking(False)
-                if place.socket.family in INTERNET:
+            for listening in self._sockets:
+                listening.socket.setblocking(False)
+                if listening.socket.family in INTERNET:
                     # Those who are accepted have it from the one they came to.
-                    place.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    listening.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._proxied:
             await self._open()
             return
-        for place in self._places:
-            place.socket.listen(BACKLOG)
-            self._accepting.append(loop.create_task(self._accept(place)))
+        for listening in self._sockets:
+            listening.socket.listen(BACKLOG)
+            self._accepting.append(loop.create_task(self._accept(listening)))
 
     async def end(self) -> None:
         """
@@ -130,10 +130,10 @@ class Listener:
         await self._close()
         for task in self._accepting:
             task.cancel()
-        for place in self._places:
-            if not place.kept:
-                self._empty(place)
-            place.close()
+        for listening in self._sockets:
+            if not listening.kept:
+                self._empty(listening)
+            listening.close()
         if self._arriving:
             _, unfinished = await asyncio.wait(self._arriving, timeout=LATE_S)
             for task in unfinished:
@@ -148,16 +148,16 @@ class Listener:
         loop = asyncio.get_running_loop()
         # asyncio's own loop takes the backlog for the number that it accepts in one go.
         at_once = AT_ONCE if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
-        for place in self._places:
+        for listening in self._sockets:
             if self._poller is not None:
-                place.socket.listen(BACKLOG)
-                loop.add_reader(place.socket.fileno(), self._arrivals, place)
+                listening.socket.listen(BACKLOG)
+                loop.add_reader(listening.socket.fileno(), self._arrivals, listening)
                 continue
-            create: Any = loop.create_unix_server if place.local else loop.create_server
+            create: Any = loop.create_unix_server if listening.local else loop.create_server
             # The loop closes what it is given, and some are still waiting then: see `end`.
-            waiting = place.socket.dup()
-            options = self._security(place)
-            if place.local and sys.version_info >= (3, 13):
+            waiting = listening.socket.dup()
+            options = self._security(listening)
+            if listening.local and sys.version_info >= (3, 13):
                 # Python 3.13 removes the path of a Unix socket; it can belong to somebody else.
                 options["cleanup_socket"] = False
             try:
@@ -166,30 +166,30 @@ class Listener:
                 waiting.close()
                 raise
             self._servers.append(server)
-            place.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
+            listening.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
 
     async def _close(self) -> None:
-        for place in self._places:
+        for listening in self._sockets:
             if self._poller is not None:
-                asyncio.get_running_loop().remove_reader(place.socket.fileno())
-        await self._look_away()
+                asyncio.get_running_loop().remove_reader(listening.socket.fileno())
+        await self._stop_watching()
         for server in self._servers:
             server.close()
         self._servers.clear()
 
-    def _tls_at(self, place: Place) -> ssl.SSLContext | None:
-        return None if place.local else self._tls
+    def _tls_at(self, listening: ListeningSocket) -> ssl.SSLContext | None:
+        return None if listening.local else self._tls
 
-    def _arrivals(self, place: Place) -> None:
-        """Accept who waits at *place*, as long as there is room to tell them anything."""
+    def _arrivals(self, listening: ListeningSocket) -> None:
+        """Accept who waits at *listening*, as long as there is room to tell them anything."""
         busy = self._poller is not None and self._poller.queued > ARRIVALS_AT_ONCE
         for _ in range(BUSY_ARRIVALS if busy else ARRIVALS_AT_ONCE):
-            if self._pausing is not None or self._room.brimming():
+            if self._pausing is not None or self._room.exhausted():
                 self._pause_soon()
                 return
             try:
                 # As accept() does, but for the socket object: that costs as much again.
-                descriptor, peer = place.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+                descriptor, peer = listening.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
                 return
             except OSError as error:
@@ -198,22 +198,26 @@ class Listener:
                     self._pause_soon()
                     return
             else:
-                self._adopt(descriptor, place, peer, None)
+                self._adopt(descriptor, listening, peer, None)
 
     def _adopt(
-        self, descriptor: int, place: Place, peer: tuple[Any, ...] | str, told_address: str | None
+        self,
+        descriptor: int,
+        listening: ListeningSocket,
+        peer: tuple[Any, ...] | str,
+        proxied_address: str | None,
     ) -> None:
-        """Have the poller serve one who came to *place*; *peer* is whom accept() named."""
+        """Have the poller serve one who came to *listening*; *peer* is whom accept() named."""
         assert self._poller is not None  # noqa: S101 - its callers have looked
         origin = None
         if self._addresses is not None:
-            origin = self._origin(self._addresses, place, peer, told_address)
+            origin = self._origin(self._addresses, listening, peer, proxied_address)
             if origin is None:
                 os.close(descriptor)
                 return
         os.set_blocking(descriptor, False)
         protocol = self._factory(origin, self._room.full(descriptor))
-        tls = self._tls_at(place)
+        tls = self._tls_at(listening)
         if tls is not None:
             protocol = TlsStream(tls, self._poller, protocol, failed=self._tls_failed)
         try:
@@ -227,14 +231,14 @@ class Listener:
     def _origin(
         self,
         addresses: Addresses,
-        place: Place,
+        listening: ListeningSocket,
         peer: tuple[Any, ...] | str,
-        told_address: str | None,
+        proxied_address: str | None,
     ) -> Origin | None:
         """Count a connection in; None says that it must be closed without an answer."""
-        if told_address is not None:
-            return addresses.arrive(told_address)
-        if place.local:
+        if proxied_address is not None:
+            return addresses.arrive(proxied_address)
+        if listening.local:
             return addresses.arrive_locally()
         if self._proxied:
             return addresses.arrive_unnamed(peer[0])
@@ -246,7 +250,7 @@ class Listener:
 
     def _meet(self) -> Any:
         """Make a protocol for one whom the loop accepted, perhaps the last for now."""
-        if self._room.brimming():
+        if self._room.exhausted():
             self._pause_soon()
         return self._factory(None, self._room.full())
 
@@ -259,7 +263,7 @@ class Listener:
         await self._close()
         while not self._ending:
             await asyncio.sleep(FULL_PAUSE_S)
-            if not self._room.brimming():
+            if not self._room.exhausted():
                 try:
                     await self._open()
                     break
@@ -268,7 +272,7 @@ class Listener:
                     await self._close()
         self._pausing = None
 
-    async def _look_away(self) -> None:
+    async def _stop_watching(self) -> None:
         """Let asyncio's own loop finish what it began: a closed server resets whom it accepted."""
         loop = asyncio.get_running_loop()
         if isinstance(loop, asyncio.SelectorEventLoop):
@@ -277,43 +281,43 @@ class Listener:
                     loop.remove_reader(listening.fileno())
             await asyncio.sleep(0)
 
-    def _security(self, place: Place) -> dict[str, Any]:
-        tls = self._tls_at(place)
+    def _security(self, listening: ListeningSocket) -> dict[str, Any]:
+        tls = self._tls_at(listening)
         return {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": self._patience_s}
 
     # -- By hand -------------------------------------------------------------------------
 
-    async def _accept(self, place: Place) -> None:
+    async def _accept(self, listening: ListeningSocket) -> None:
         for accepted in itertools.count(1):
             if accepted % ARRIVALS_AT_ONCE == 0 and 2 * len(self._arriving) > self._most_arriving:
                 await asyncio.sleep(0)  # their headers may be here, and are yet to be read
             # Who has not said yet for whom it comes has a descriptor already.
-            if self._room.full() and self._room.brimming():
+            if self._room.full() and self._room.exhausted():
                 await asyncio.sleep(FULL_PAUSE_S)
                 continue
             try:
-                connection, peer = await asyncio.get_running_loop().sock_accept(place.socket)
+                connection, peer = await asyncio.get_running_loop().sock_accept(listening.socket)
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:  # that one did not wait
                     self._cannot_accept(error)
                     await asyncio.sleep(FULL_PAUSE_S)
             else:
-                self._welcome(connection, place, peer)
+                self._welcome(connection, listening, peer)
 
-    def _empty(self, place: Place) -> None:
+    def _empty(self, listening: ListeningSocket) -> None:
         """Accept whoever is connected as far as the kernel is concerned: closing resets them."""
         while True:
             try:
-                connection, peer = place.socket.accept()
+                connection, peer = listening.socket.accept()
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:
                     continue
                 return  # nobody waits, or there is no room for them
-            self._welcome(connection, place, peer)
+            self._welcome(connection, listening, peer)
 
-    def _welcome(self, connection: socket.socket, place: Place, peer: Any) -> None:
+    def _welcome(self, connection: socket.socket, listening: ListeningSocket, peer: Any) -> None:
         if self._poller is not None and not self._proxied:
-            self._adopt(connection.detach(), place, peer, None)
+            self._adopt(connection.detach(), listening, peer, None)
             return
         connection.setblocking(False)
         if len(self._arriving) >= self._most_arriving and not self._ending:
@@ -324,7 +328,7 @@ class Listener:
                 "--proxy_protocol: a connection was closed",
                 "its header had not arrived, and too many connections were waiting for theirs",
             )
-        arrival: Coroutine[Any, Any, None] = self._arrive(connection, place, peer)
+        arrival: Coroutine[Any, Any, None] = self._arrive(connection, listening, peer)
         task = asyncio.get_running_loop().create_task(arrival)
         self._arriving[task] = None
         task.add_done_callback(partial(self._arrived, connection))
@@ -339,10 +343,12 @@ class Listener:
         if task.cancelled():
             connection.close()  # before it began
 
-    async def _arrive(self, connection: socket.socket, place: Place, peer: Any) -> None:
+    async def _arrive(
+        self, connection: socket.socket, listening: ListeningSocket, peer: Any
+    ) -> None:
         try:
             async with asyncio.timeout(self._patience_s):
-                address = await _told_address(connection) if self._proxied else None
+                address = await _proxied_address(connection) if self._proxied else None
         except proxy.HeaderError as error:
             self._strangers.note("--proxy_protocol: a connection was closed", str(error))
             connection.close()
@@ -351,25 +357,25 @@ class Listener:
             connection.close()
             return
         if self._poller is not None:
-            self._adopt(connection.detach(), place, peer, address)
+            self._adopt(connection.detach(), listening, peer, address)
             return
         origin = None
         if self._addresses is not None:
-            origin = self._origin(self._addresses, place, peer, address)
+            origin = self._origin(self._addresses, listening, peer, address)
             if origin is None:
                 connection.close()
                 return
         make: Any = partial(self._factory, origin, self._room.full())
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                make, connection, **self._security(place)
+                make, connection, **self._security(listening)
             )
         except OSError:  # it leaves, or speaks no TLS: no protocol was given it
             if origin is not None and self._addresses is not None:
                 self._addresses.leave(origin)
 
 
-async def _told_address(connection: socket.socket) -> str | None:
+async def _proxied_address(connection: socket.socket) -> str | None:
     """Return whom the PROXY header says it comes for; what follows is left where it is."""
     head = await _exactly(connection, proxy.HEAD_BYTES)
     return proxy.source(head, await _exactly(connection, proxy.rest_bytes(head)))

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 
 from heliograph.errors import ConfigError
-from heliograph.net.places import INTERNET, Place
+from heliograph.net.sockets import INTERNET, ListeningSocket
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ API_NAME = "api"
 """FileDescriptorName= of a socket that the HTTP API is to have for itself."""
 
 
-def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, Place]]:
+def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, ListeningSocket]]:
     """
     Return the sockets that were passed to this process, each with its name.
 
@@ -33,11 +33,11 @@ def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, Place]]:
     environ.pop("LISTEN_PID", None)
     if not ours or not number.isdecimal():
         return []
-    found: list[tuple[str, Place]] = []
+    found: list[tuple[str, ListeningSocket]] = []
     for index in range(int(number)):
         descriptor = FIRST_DESCRIPTOR + index
         name = names[index] if index < len(names) else ""
-        found.append((name, Place(_passed(descriptor), kept=True)))
+        found.append((name, ListeningSocket(_passed(descriptor), kept=True)))
     return found
 
 
@@ -67,17 +67,17 @@ class Notifier:
 
     def ready(self) -> None:
         """We serve, again or for the first time."""
-        self._tell("READY=1")
+        self._notify("READY=1")
 
     def reloading(self, now_s: float) -> None:
         """The configuration is being read; *now_s* is monotonic. `ready` comes after it."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={int(now_s * 1_000_000)}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={int(now_s * 1_000_000)}")
 
     def stopping(self, patience_s: float) -> None:
         """We are about to end, which takes as long as *patience_s*."""
-        self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience_s * 1_000_000)}")
+        self._notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience_s * 1_000_000)}")
 
-    def _tell(self, message: str) -> None:
+    def _notify(self, message: str) -> None:
         if not self._address:
             return
         try:

@@ -3,8 +3,8 @@
 from msgspec import Struct
 
 from heliograph.net.addresses import Origin
-from heliograph.net.clock import Timed
 from heliograph.net.context import Context
+from heliograph.net.timers import Timed
 from heliograph.net.transport import Transport
 
 

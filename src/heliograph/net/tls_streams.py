@@ -242,10 +242,10 @@ class TlsStream:
 
     def write_eof(self) -> None:
         """Say that nothing more comes. What the peer still sends is not decrypted."""
-        self._say_end()
+        self._send_end()
         self.stream.write_eof()
 
-    def _say_end(self) -> None:
+    def _send_end(self) -> None:
         if not self._shut:
             self._shut = True
             if self._ready:
@@ -268,7 +268,7 @@ class TlsStream:
         """Read no more, and end when what was written is out."""
         if not self._closing:
             self._closing = True
-            self._say_end()
+            self._send_end()
             self.stream.close()
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ from heliograph.net.transport import Transport
 from heliograph.net.websocket import WebSocketConnection
 from heliograph.node.dialect import ClientLane, Opening
 from heliograph.wire.http import Request
-from heliograph.wire.unmasked import spoken
+from heliograph.wire.unmasked import read_server_frames
 from heliograph.wire.websocket import FrameReader, Opcode, parse_close
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class _TracedTransport:
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Write *chunk*, and log it."""
-        for opcode, payload in spoken(bytes(chunk)):
+        for opcode, payload in read_server_frames(bytes(chunk)):
             self._connection.log("sent", opcode, payload)
         self._transport.write(chunk)
 

@@ -18,8 +18,8 @@ from heliograph.wire.websocket import (
     Opcode,
     close_frame,
     frame,
-    lone_text,
     parse_close,
+    text_fast,
 )
 
 LINGER_S = 2.0
@@ -80,7 +80,7 @@ class WebSocketConnection(Client):
         if (
             session is not None
             and self._reader is None
-            and (text := lone_text(data, context.max_message_bytes)) is not None
+            and (text := text_fast(data, context.max_message_bytes)) is not None
         ):
             context.messages_received += 1
             if self._state is not _OPEN:

@@ -35,7 +35,7 @@ class Subscribed(Struct, frozen=True, gc=False):
     user_id: str | None = None
 
 
-class Refused(Struct, frozen=True, gc=False):
+class SubscriptionRefused(Struct, frozen=True, gc=False):
     """A subscription was refused; *reason* is a text for people."""
 
     session_id: str
@@ -56,7 +56,9 @@ class ClientEventSent(Struct, frozen=True, gc=False):
     event: Event
 
 
-Occurrence = Connected | Disconnected | Subscribed | Refused | Published | ClientEventSent
+Occurrence = (
+    Connected | Disconnected | Subscribed | SubscriptionRefused | Published | ClientEventSent
+)
 """What occurs on one node, and concerns this node only: it is not owed."""
 
 Observer: TypeAlias = Callable[[str, Occurrence], object]

@@ -28,7 +28,7 @@ from heliograph.hub.channel import Subscription
 from heliograph.hub.facts import Member
 from heliograph.node.away import Away
 from heliograph.node.dialect import Ending, Peer, Session
-from heliograph.node.journal import Connected, Refused, Subscribed
+from heliograph.node.journal import Connected, Subscribed, SubscriptionRefused
 from heliograph.node.policy import Forbidden, Policy
 from heliograph.node.tenant import Rule, Tenant
 from heliograph.reply import Later, proceed
@@ -53,7 +53,7 @@ class Attempt(Asked, frozen=True, eq=False):
     """The same, which the policy allowed, and which waits for the engine's answer."""
 
 
-Place = Subscription | Attempt | Asked
+SubscriptionState = Subscription | Attempt | Asked
 """What a session has of a channel."""
 
 
@@ -86,7 +86,7 @@ class Membership:
         self.peer: Peer
         self.identified = False
         self.ended = False
-        self.channels: dict[str, Place] = {}
+        self.channels: dict[str, SubscriptionState] = {}
         self.members: dict[str, Member] | None = None  # who the session is, by presence channel
         # A full bucket is None, so that idle clients share it; see take_token.
         self._tokens: float | None = None
@@ -216,7 +216,7 @@ class Membership:
     def note_refused(self, channel: str, reason: str) -> None:
         """Have the observers notified of a refused subscription, whatever refused it."""
         if self.tenant.observers:
-            self.tenant.record(Refused(self.id, channel, reason))
+            self.tenant.record(SubscriptionRefused(self.id, channel, reason))
 
     def take_token(self, per_second: int, now: float) -> bool:
         """
@@ -263,20 +263,20 @@ class Membership:
         """Have what the client receives from now on written to *peer*."""
         self.peer = peer
         lane = peer.lane
-        for place in self.channels.values():
-            if isinstance(place, Subscription):
-                place.subscriber = peer
-                place.lane = lane
+        for state in self.channels.values():
+            if isinstance(state, Subscription):
+                state.subscriber = peer
+                state.lane = lane
         self.tenant.move(cast("Session", self), peer)
 
     # -- Leaving -------------------------------------------------------------------------
 
     def unsubscribe(self, channel: str) -> bool:
         """Leave *channel*; return whether the session had it, or tried to."""
-        place = self.channels.pop(channel, None)
-        if place is None:
+        state = self.channels.pop(channel, None)
+        if state is None:
             return False
-        self._leave(((channel, place),))
+        self._leave(((channel, state),))
         return True
 
     def end(self) -> None:
@@ -314,15 +314,15 @@ class Membership:
         channels = self.channels
         self._leave([(name, channels.pop(name)) for name in names if name in channels])
 
-    def _leave(self, places: Iterable[tuple[str, Place]]) -> None:
+    def _leave(self, states: Iterable[tuple[str, SubscriptionState]]) -> None:
         tenant, members = self.tenant, self.members
         leaving: list[Leaving] = []
-        for name, place in places:
-            if isinstance(place, Subscription):
-                options = tenant.unsubscribe(place)
+        for name, state in states:
+            if isinstance(state, Subscription):
+                options = tenant.unsubscribe(state)
                 member = None if members is None else members.pop(name, None)
                 leaving.append((name, options, member))
-            elif isinstance(place, Attempt):
-                leaving.append((name, place.rule.options, place.member))
+            elif isinstance(state, Attempt):
+                leaving.append((name, state.rule.options, state.member))
         if leaving:
             tenant.space.leave(leaving, self.id)

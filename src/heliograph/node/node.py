@@ -25,7 +25,7 @@ from heliograph.slices import Slices
 
 logger = logging.getLogger(__name__)
 
-SHOWN_OF_KEY = 8
+LOGGED_OF_KEY = 8
 """Characters that the log shows of a key, which may be a secret."""
 
 
@@ -189,7 +189,7 @@ class Node:
         tenant = self._by_key.get(key)
         if tenant is None:
             self.tally.unknown_keys += 1
-            reason = f"unknown key {short(key, SHOWN_OF_KEY)}"
+            reason = f"unknown key {short(key, LOGGED_OF_KEY)}"
             self._note_not_admitted("unknown app", reason, address)
             raise NotAdmitted(NotAdmitted.Why.UNKNOWN_KEY)
         app = tenant.app

@@ -137,7 +137,7 @@ class Tenant:
         self.users: Users[Session] = Users()
         self.subscriptions = 0
         self.channels_by_kind: dict[str, int] = {}
-        self._publishes_paid_until = 0.0
+        self._publish_arrival = 0.0
         self._timing = timing
         self.hub = Hub(self._wake, counters, self._hurry)
         self._flushing = False  # or about to
@@ -272,17 +272,17 @@ class Tenant:
             return reply
         return after(reply, lambda _nothing: self.record(Published(events)))
 
-    def pay_for(self, count: int) -> float:
+    def admit_publishes(self, count: int) -> float:
         """Count *count* events from outside; return in how many seconds if they come too fast."""
         limit, now = self.app.max_publishes_per_second, self._timing.now()
         if not limit:
             return 0.0
-        before = self._publishes_paid_until
-        after_them = rate.paid_until(before, now, per_second=limit, burst_s=1.0, count=count)
-        if after_them is None:
+        before = self._publish_arrival
+        arrival = rate.admit(before, now, per_second=limit, burst_s=1.0, count=count)
+        if arrival is None:
             self.tally.rate_limited_publishes += count
             return rate.wait_s(before, now, per_second=limit, burst_s=1.0)
-        self._publishes_paid_until = after_them
+        self._publish_arrival = arrival
         return 0.0
 
     def channels(self, prefix: str) -> Reply[Listing]:
@@ -443,10 +443,10 @@ def close_sessions(
             pass
 
 
-SHOWN = 100
+MAX_LOGGED = 100
 """Characters that the log shows of a stranger's text."""
 
 
-def short(text: str, size: int = SHOWN) -> str:
+def short(text: str, size: int = MAX_LOGGED) -> str:
     """Return the beginning of *text*, which a stranger sent, as the log can show it."""
     return ascii(echoed(text, size))

@@ -41,7 +41,7 @@ class Summary:
 
     def fault(self, subject: str, error: BaseException) -> None:
         """Log *error*, a fault of ours: with its traceback, or in a sum."""
-        if self.first(f"{subject} ({place_of(error)})", "the same error"):
+        if self.first(f"{subject} ({location_of(error)})", "the same error"):
             self._logger.log(self._level, "%s", subject, exc_info=error)
 
     def first(self, subject: str, reason: str) -> bool:
@@ -75,7 +75,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def place_of(error: BaseException) -> str:
+def location_of(error: BaseException) -> str:
     """Return what is the same of all errors that are one fault, whatever a client sent."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -44,8 +44,10 @@ FAMILIES = (
     Family("heliograph_bytes_delivered_total", COUNTER, "Bytes of events written to subscribers."),
     Family("heliograph_publishes_total", COUNTER, "Events published with the HTTP API; an event for"
            " several channels counts once for each."),
-    Family("heliograph_facts_total", COUNTER, "Events, membership changes and counts on channels"
-           " that have subscribers on this server, and online states of watched users."),
+    Family("heliograph_channel_messages_total", COUNTER, "Events, membership changes and counts on"
+           " channels that have subscribers on this server, and online states of watched users."),
+    Family("heliograph_facts_total", COUNTER, "The same, under its old name; removed in the next"
+           " version."),
     Family("heliograph_deliveries_total", COUNTER, "Events, membership changes, counts and"
            " online states delivered, one for each subscriber."),
     Family("heliograph_writes_total", COUNTER, "Socket writes for deliveries. Deliveries divided by"

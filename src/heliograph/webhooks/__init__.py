@@ -8,7 +8,7 @@ Webhooks: an app's own server is sent what changes in the app.
 `payload`, `reported`, `counts`, `progress` and `schedule` are pure; `hooks` connects all parts.
 """
 
-from heliograph.webhooks.hooks import DeliveryCounters, Webhooks
+from heliograph.webhooks.courier import DeliveryCounters, Webhooks
 from heliograph.webhooks.schedule import Limits
 from heliograph.webhooks.store import MemoryStore, SqliteStore, Store
 

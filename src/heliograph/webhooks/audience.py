@@ -9,8 +9,8 @@ import hashlib
 from heliograph.config.apps import App, Webhook
 from heliograph.webhooks import payload
 from heliograph.webhooks.counts import LatestCounts
+from heliograph.webhooks.debounce import Reported, ReportedState
 from heliograph.webhooks.payload import Reportable
-from heliograph.webhooks.reported import Reported, ReportedState
 from heliograph.webhooks.schedule import Limits, Outbox
 
 
@@ -74,7 +74,7 @@ class Audience:
         kind, channel = payload.KINDS[type(change)], payload.channel_of(change)
         return [receiver for receiver in self.receivers if receiver.wants(kind, channel)]
 
-    def unwanted(self, state: ReportedState) -> bool:
+    def not_reported(self, state: ReportedState) -> bool:
         """Return whether no receiver is sent the end of *state*."""
         return not self.wanting(state.removal())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from heliograph.engine.answers import Mark
-from heliograph.webhooks.reported import CHANNEL, MEMBER, USER, ReportedState, Standing
+from heliograph.webhooks.debounce import CHANNEL, MEMBER, USER, ReportedState, Standing
 
 MAX_NAME_BYTES = 1 << 20
 """Of a channel, a user, a key: far above what any limit of an app would be set to."""

@@ -257,7 +257,7 @@ class Outbox:
         return self._deliveries.values()
 
     @property
-    def crowded(self) -> bool:
+    def over_capacity(self) -> bool:
         """Whether there is next to no room left for what nothing is reserved for."""
         limits, (events, bytes_) = self._limits, self._claimed()
         return events > limits.max_queued_events * 0.9 or bytes_ > limits.max_queued_bytes * 0.9

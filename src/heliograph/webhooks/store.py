@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from heliograph.engine.answers import Mark
 from heliograph.errors import ConfigError
 from heliograph.webhooks import rows
-from heliograph.webhooks.reported import ReportedState, Standing
+from heliograph.webhooks.debounce import ReportedState, Standing
 from heliograph.webhooks.rows import Stored, StoredDelivery
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@ HTTP/1.1 requests, as a server reads them.
 
 Knows RFC 9110 and 9112, and llhttp (through httptools), which judges the syntax. Knows
 nothing of sockets or time, nor of what a request asks for. Whoever owns the connection
-feeds bytes in, answers the events in their order, and closes after a `Refusal` and after
+feeds bytes in, answers the events in their order, and closes after a `RefusedRequest` and after
 a request that does not keep the connection alive.
 """
 
@@ -33,12 +33,12 @@ FRAMING_ALLOWANCE = 4
 
 SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
 
-_PLAIN_LINE = re.compile(rb"POST (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
+_FAST_LINE = re.compile(rb"POST (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
 """A request line that leaves nothing to judge: origin form, and no character in doubt."""
 
-_PLAIN_UPGRADE_LINE = re.compile(rb"GET (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
+_FAST_UPGRADE_LINE = re.compile(rb"GET (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
 
-_PLAIN_HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)+")
+_FAST_HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)+")
 
 MAX_REMEMBERED_HEADERS = 256
 """Header blocks that are remembered, of at most MAX_REMEMBERED_BYTES each."""
@@ -158,7 +158,7 @@ _BODILY = frozenset((b"transfer-encoding", b"content-length", b"expect"))
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedRequest:
     """What arrived cannot be served: answer *status* with *text*, then close."""
 
     status: int
@@ -176,7 +176,7 @@ CONTINUE: Final = Continue.WANTED
 
 CONTINUE_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Event: TypeAlias = Request | Refusal | Continue
+Event: TypeAlias = Request | RefusedRequest | Continue
 
 
 class _RefusedError(Exception):
@@ -282,7 +282,7 @@ class RequestReader:
 
         *more* says that more has arrived, and is fed next.
 
-        Nothing comes after a `Refusal`, nor after a request that is the last of its
+        Nothing comes after a `RefusedRequest`, nor after a request that is the last of its
         connection. After a request for a WebSocket, `upgraded` is True, and the bytes
         behind its head, of this and of later calls, are collected in `rest`.
         """
@@ -313,7 +313,7 @@ class RequestReader:
             self._remember(whole, events[0])
         return events
 
-    def plain_request(self, data: bytes) -> Request | None:
+    def request_fast(self, data: bytes) -> Request | None:
         """
         Return the request that *data* is, if that is plain to see; it costs a fifth of `feed`.
 
@@ -324,7 +324,7 @@ class RequestReader:
         if self._parser is None or self._request is not None or self._head_bytes:
             return None  # it goes on, or there will be no more
         if data.startswith(b"GET "):
-            return self._plain_upgrade(data)
+            return self._upgrade_fast(data)
         if self._memory is None:
             return None
         end_of_line = data.find(b"\r\n")
@@ -333,7 +333,7 @@ class RequestReader:
         if known is None:
             return None
         headers, length = known
-        line = _PLAIN_LINE.fullmatch(data, 0, end_of_line)
+        line = _FAST_LINE.fullmatch(data, 0, end_of_line)
         if (
             line is None
             or len(data) != start_of_body + length
@@ -346,13 +346,13 @@ class RequestReader:
         body = data[start_of_body:]
         return Request("POST", target, path, query, "1.1", headers, True, body)
 
-    def _plain_upgrade(self, data: bytes) -> Request | None:
+    def _upgrade_fast(self, data: bytes) -> Request | None:
         end_of_line = data.find(b"\r\n")
         block = data[end_of_line + 2 : -2]
         if not self._websockets or not data.endswith(END_OF_HEAD):
             return None
-        line = _PLAIN_UPGRADE_LINE.fullmatch(data, 0, end_of_line)
-        if line is None or _PLAIN_HEADERS.fullmatch(block) is None:
+        line = _FAST_UPGRADE_LINE.fullmatch(data, 0, end_of_line)
+        if line is None or _FAST_HEADERS.fullmatch(block) is None:
             return None
         parts = [header.partition(b":") for header in block[:-2].split(b"\r\n")]
         headers = [(name.lower(), value.strip(b"\t ")) for name, _, value in parts]
@@ -450,7 +450,7 @@ class RequestReader:
         self._request = request
 
     def _refuse(self, status: int, text: str) -> None:
-        self._events.append(Refusal(status, text))
+        self._events.append(RefusedRequest(status, text))
         self.close()
 
     def _refuse_head(self) -> None:

@@ -13,7 +13,7 @@ _HEAD_END = b"\r\n\r\n"
 _LENGTH_OF_2_BYTES, _LENGTH_OF_8_BYTES = 126, 127
 
 
-def spoken(chunk: bytes) -> Iterator[tuple[Opcode, bytes]]:
+def read_server_frames(chunk: bytes) -> Iterator[tuple[Opcode, bytes]]:
     """Return the frames of *chunk*, which are whole; the answer to a handshake may precede them."""
     at = chunk.find(_HEAD_END) + len(_HEAD_END) if chunk.startswith(b"HTTP/") else 0
     while at < len(chunk):

@@ -158,11 +158,11 @@ class _Fragments:
         self.payload = bytearray()
         self.count = 0
         # So that bad text fails at its fragment and not at the end of the message.
-        plain_text = opcode is Opcode.TEXT and not compressed
-        self.decoder = codecs.getincrementaldecoder("utf-8")() if plain_text else None
+        uncompressed_text = opcode is Opcode.TEXT and not compressed
+        self.decoder = codecs.getincrementaldecoder("utf-8")() if uncompressed_text else None
 
 
-def lone_text(data: bytes, max_message_bytes: int) -> bytes | None:
+def text_fast(data: bytes, max_message_bytes: int) -> bytes | None:
     """
     Return the text of *data* that is one whole frame and no more, as nine in ten are.
 

@@ -69,7 +69,7 @@ class Publish:
         limit = tenant.app.max_event_bytes
         if limit and len(words) > limit:
             return text(413, f"The text is larger than {limit} bytes")
-        if tenant.pay_for(1):
+        if tenant.admit_publishes(1):
             return text(429, "Too many events, try again later")
         channel, data = room.decode(), string_literal(words.decode(errors="replace"))
         keep = tenant.keep if kind_of(channel).cached else None

@@ -125,7 +125,7 @@ class Stream(Generic[Connection]):
         self._context.wheel.discard(self)
         self._streams.away.pop(self, None)
 
-    def expire(self, _now: float) -> None:
+    def on_timer(self, _now: float) -> None:
         """End the session: its client did not come back in time."""
         wheel = self._context.wheel
         if wheel.late_s:

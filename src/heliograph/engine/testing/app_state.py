@@ -302,7 +302,7 @@ class AppState:
         if self.holder == node and hello.holding is None:
             self.holder = None  # its lease ended, as it saw it
         self._greeting = node
-        self._tell(node, messages.Began(), log=hello.seen if same else self._log.last)
+        self._send(node, messages.Began(), log=hello.seen if same else self._log.last)
         losses: dict[str, Reason] = {}
         lost_users: dict[str, Reason] = {}
         missed: tuple[Fact | Notice, ...] = ()
@@ -325,7 +325,7 @@ class AppState:
                 logged.user_id is not None
                 and (logged.user_id in registration.users or logged.user_id in registration.watched)
             ):
-                self._tell(node, messages.FactMessage(logged.fact), log=logged.number)
+                self._send(node, messages.FactMessage(logged.fact), log=logged.number)
 
     def _missed(self, hello: messages.Hello) -> Iterator[Fact | Notice]:
         if not self._log.reaches(hello.seen):
@@ -392,7 +392,7 @@ class AppState:
                     )
                 )
         online = frozenset(one for one in registration.watched if self._users[one].sessions)
-        self._tell(
+        self._send(
             node,
             messages.Welcome(
                 hello.complete,
@@ -409,17 +409,17 @@ class AppState:
             if hello.holding.epoch == self._owing.epoch:
                 changes = self._owing.after(hello.holding.number)
             else:
-                self._tell(node, messages.Restarted(Mark("", self._owing.epoch, 0)))
+                self._send(node, messages.Restarted(Mark("", self._owing.epoch, 0)))
                 changes = self._owing.after(0)
             if changes:
-                self._tell(node, messages.OwedChanges(tuple(changes)))
+                self._send(node, messages.OwedChanges(tuple(changes)))
 
     def _remind(self, node: str) -> None:
         """Tell *node* again which counts it is to ask for: the connection may have lost it."""
         for name in self._nodes[node].channels:
             channel = self._channels[name]
             if channel.due_at is not None and channel.due_node == node:
-                self._tell(
+                self._send(
                     node, messages.CountDue(name, max(0.0, channel.due_at - self._tools.now()))
                 )
 
@@ -469,7 +469,7 @@ class AppState:
     def _answer(self, node: str, answers: Iterable[messages.Inbox]) -> None:
         registration = self._nodes[node]
         for body in answers:
-            self._tell(node, body)
+            self._send(node, body)
             if isinstance(body, messages.EnterRefused):
                 registration.uncounted[body.ticket].number = registration.number
             elif isinstance(body, messages.Entered) and body.ticket in registration.missed:
@@ -561,7 +561,7 @@ class AppState:
         for user_id in stated.numbers:
             fact = _set_sessions(name, channel, part, user_id, stated)
             if fact is not None:
-                self._say(name, channel, fact, turn.skip)
+                self._deliver(name, channel, fact, turn.skip)
                 self._owe_of(channel, fact, "members")
         changed = wanted != part.subscriptions
         channel.subscriptions += wanted - part.subscriptions
@@ -727,7 +727,7 @@ class AppState:
                 self._keep(event, event.keep.ttl_s)
             channel = self._channels.get(event.channel)
             if channel is not None:
-                self._say(event.channel, channel, event, None)
+                self._deliver(event.channel, channel, event, None)
             if event.owed and self.wants.client_events:
                 self._owe(event)
 
@@ -772,7 +772,7 @@ class AppState:
             return
         left = channel.due_at - self._tools.now()
         if left > 0:
-            self._tell(node, messages.CountDue(name, left))
+            self._send(node, messages.CountDue(name, left))
         else:
             self._state_count(name, channel, None)
 
@@ -784,25 +784,25 @@ class AppState:
         elif channel.due_at is None:
             channel.due_at = self._tools.now() + LARGE_INTERVAL_S
             channel.due_node = node
-            self._tell(node, messages.CountDue(name, LARGE_INTERVAL_S))
+            self._send(node, messages.CountDue(name, LARGE_INTERVAL_S))
 
     def _state_count(self, name: str, channel: _Channel, skip: str | None) -> None:
         channel.due_at = channel.due_node = None
         fact = SubscriptionCount(name, channel.subscriptions)
-        self._say(name, channel, fact, skip)
+        self._deliver(name, channel, fact, skip)
         self._owe_of(channel, fact, "counts")
 
     def _pass_count_on(self, name: str, channel: _Channel, due_at: float) -> None:
         """Have another node ask for a count: the one that was to ask has left the channel."""
         channel.due_node = next(iter(channel.nodes))
         left = max(0.0, due_at - self._tools.now())
-        self._tell(channel.due_node, messages.CountDue(name, left))
+        self._send(channel.due_node, messages.CountDue(name, left))
 
     def probe(self, node: str) -> None:
         """Send *node* a numbered message: it notices then if others are missing; check its part."""
         for name in self._nodes[node].channels:
             self._check_members(self._channels.get(name))
-        self._tell(node, messages.Probed())
+        self._send(node, messages.Probed())
 
     # -- Reads -------------------------------------------------------------------------------
 
@@ -851,7 +851,7 @@ class AppState:
             return
         self.holder = node
         restart, changes = self._owing.take()
-        self._tell(
+        self._send(
             node,
             messages.Granted(self._tools.new_text(), self._owing.start, restart, tuple(changes)),
         )
@@ -872,7 +872,7 @@ class AppState:
     def _owe(self, change: Change) -> None:
         owed = self._owing.add(change)
         if owed is not None and self.holder is not None and self.holder != self._greeting:
-            self._tell(self.holder, messages.OwedChanges((owed,)))
+            self._send(self.holder, messages.OwedChanges((owed,)))
 
     def finish(self) -> None:
         """
@@ -883,9 +883,9 @@ class AppState:
         if not self._owing.overflowed or self.holder is None:
             return
         changes = self._owing.restart()
-        self._tell(self.holder, messages.Restarted(Mark("", self._owing.epoch, 0)))
+        self._send(self.holder, messages.Restarted(Mark("", self._owing.epoch, 0)))
         if changes:
-            self._tell(self.holder, messages.OwedChanges(tuple(changes)))
+            self._send(self.holder, messages.OwedChanges(tuple(changes)))
 
     def _truth(self) -> Iterator[Change]:
         """Return the changes that would make what is true now of nothing."""
@@ -929,7 +929,7 @@ class AppState:
 
     # -- Messages ----------------------------------------------------------------------------
 
-    def _say(self, name: str, channel: _Channel, fact: Fact, skip: str | None) -> None:
+    def _deliver(self, name: str, channel: _Channel, fact: Fact, skip: str | None) -> None:
         """Log a fact, and send it to the nodes that have the channel."""
         if not channel.nodes:
             return
@@ -938,7 +938,7 @@ class AppState:
             channel.last = number
         for node in channel.nodes:
             if node != skip:
-                self._tell(node, messages.FactMessage(fact))
+                self._send(node, messages.FactMessage(fact))
 
     def _notify(self, user_id: str, notice: Notice, nodes: Iterable[str], skip: str | None) -> int:
         """Log a notice, and send it to *nodes*; return its number."""
@@ -948,10 +948,10 @@ class AppState:
         number = self._log.append(notice, channel=None, user_id=user_id)
         for node in nodes:
             if node != skip:
-                self._tell(node, messages.FactMessage(notice))
+                self._send(node, messages.FactMessage(notice))
         return number
 
-    def _tell(self, node: str, body: messages.Inbox, log: int | None = None) -> None:
+    def _send(self, node: str, body: messages.Inbox, log: int | None = None) -> None:
         registration = self._nodes.get(node)
         if registration is None:
             return

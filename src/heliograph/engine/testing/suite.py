@@ -56,7 +56,7 @@ from heliograph.hub.facts import (
 )
 from heliograph.reply import Reply, proceed
 
-PLAIN = Options()
+NO_OPTIONS = Options()
 OBSERVED = Options(observed=True)
 COUNTED = Options(counted=True, observed=True)
 KEEP = Keep(1, 30.0)
@@ -91,7 +91,7 @@ def enter(
     node: Node,
     channel: str,
     subscriber_id: str,
-    options: Options = PLAIN,
+    options: Options = NO_OPTIONS,
     **arguments: Any,
 ) -> Entry:
     """Enter a channel, and insist that it was not refused."""
@@ -109,7 +109,7 @@ def record_entry(node: Node, channel: str, subscriber_id: str, member: Member) -
     def failed(error: Exception) -> None:
         node.local.calls.append(("failed", error))
 
-    proceed(node.space.enter(channel, subscriber_id, PLAIN, member=member), entered, failed)
+    proceed(node.space.enter(channel, subscriber_id, NO_OPTIONS, member=member), entered, failed)
 
 
 def leave(
@@ -117,7 +117,7 @@ def leave(
     node: Node,
     channel: str,
     subscriber_id: str,
-    options: Options = PLAIN,
+    options: Options = NO_OPTIONS,
     member: Member | None = None,
 ) -> None:
     """Leave a channel."""
@@ -237,8 +237,8 @@ class EngineContract:
     def test_a_channel_that_is_not_observed_owes_nothing(self, cluster: Cluster) -> None:
         """Broken on purpose: if options are ignored, this test fails."""
         node = cluster.nodes[0]
-        enter(cluster, node, "presence-p", "a", PLAIN, member=ANN)
-        leave(cluster, node, "presence-p", "a", PLAIN, ANN)
+        enter(cluster, node, "presence-p", "a", NO_OPTIONS, member=ANN)
+        leave(cluster, node, "presence-p", "a", NO_OPTIONS, ANN)
         assert owed(cluster) == []
 
     def test_members_are_announced_to_those_before_them(self, cluster: Cluster) -> None:
@@ -272,7 +272,7 @@ class EngineContract:
         """Broken on purpose: without the member limit, this test fails."""
         first, last = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, first, "p", "a", member=ANN, max_members=1)
-        refused = ask(cluster, last.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+        refused = ask(cluster, last.space.enter("p", "b", NO_OPTIONS, member=BOB, max_members=1))
         assert refused is Refusal.FULL
         enter(cluster, last, "p", "a2", member=ANN, max_members=1)
         assert ask(cluster, first.space.users("p")) == ["ann"]
@@ -336,7 +336,7 @@ class EngineContract:
         while not found:  # parts may be empty
             found.update(next(parts))
         assert len(found) < 500
-        node.space.leave([(channel, PLAIN, None) for channel in channels[:-1]], "a")
+        node.space.leave([(channel, NO_OPTIONS, None) for channel in channels[:-1]], "a")
         cluster.settle()
         for part in parts:
             found.update(part)
@@ -485,8 +485,8 @@ class EngineContract:
         assert set(share.channels) == {"p", "chat"}
         assert (share.channels["p"].subscriptions, share.channels["p"].sessions) == (2, {"ann": 2})
         assert (share.users, share.watched) == ({"ann": 1}, {"bob": 1})
-        node.space.leave([("p", PLAIN, ANN), ("chat", PLAIN, None)], "a")
-        node.space.leave([("p", PLAIN, ANN)], "b")
+        node.space.leave([("p", NO_OPTIONS, ANN), ("chat", NO_OPTIONS, None)], "a")
+        node.space.leave([("p", NO_OPTIONS, ANN)], "b")
         node.space.sign_out("ann", "a", ["bob"])
         cluster.settle()
         assert node.space.share() == type(share)()
@@ -550,7 +550,7 @@ class SharedContract(EngineContract):
             node.local.calls.clear()
         for index, node in enumerate(cluster.nodes):
             member = Member(f"user-{index}")
-            replies.append(Answer(node.space.enter("p", "second", PLAIN, member=member)))
+            replies.append(Answer(node.space.enter("p", "second", NO_OPTIONS, member=member)))
             node.space.publish([event(f"event-{index}", "p")])
         cluster.settle()
         seen = [node.local.facts for node in cluster.nodes]
@@ -597,9 +597,9 @@ class SharedContract(EngineContract):
         for index, node in enumerate(others):
             witness.space.publish([event(f"before-{index}", "p")])
             record_entry(node, "p", "s", Member(f"user-{index}"))
-            witness.space.enter("p", f"t{index}", PLAIN, member=Member(f"later-{index}"))
+            witness.space.enter("p", f"t{index}", NO_OPTIONS, member=Member(f"later-{index}"))
             node.space.publish([event(f"after-{index}", "p")])
-        witness.space.leave([("p", PLAIN, ANN)], "ann")
+        witness.space.leave([("p", NO_OPTIONS, ANN)], "ann")
         cluster.settle()
         assert len(witness.local.facts) == 1 + 4 * len(others)
         for index, node in enumerate(others):
@@ -666,7 +666,7 @@ class FaultContract:
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, other, "chat", "a")
         node.link.frozen_up = True
-        answer = Answer(node.space.enter("chat", "b", PLAIN))
+        answer = Answer(node.space.enter("chat", "b", NO_OPTIONS))
         pass_time(cluster, ENTER_DEADLINE_S)
         assert isinstance(answer.error, Unavailable)
         cluster.heal()
@@ -677,7 +677,7 @@ class FaultContract:
     ) -> None:
         """Broken on purpose: if a failed enter is not withdrawn, this test fails."""
         node = cluster.nodes[0]
-        answer = Answer(node.space.enter("p", "b", PLAIN, member=ANN))
+        answer = Answer(node.space.enter("p", "b", NO_OPTIONS, member=ANN))
         node.link.step_up()
         node.link.frozen_down = True
         pass_time(cluster, ENTER_DEADLINE_S)
@@ -701,10 +701,10 @@ class FaultContract:
         """Executed or not, and whatever is under way. Broken on purpose: without withdrawal."""
         for before in range(3):
             node = cluster.nodes[0]
-            answer = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+            answer = Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN))
             for _ in range(before):
                 node.link.step()
-            node.space.leave([("p", PLAIN, ANN)], "a")
+            node.space.leave([("p", NO_OPTIONS, ANN)], "a")
             cluster.settle()
             assert answer.came is (before > 1)
             assert listed(ask(cluster, node.space.channels(""))) == {}
@@ -714,9 +714,9 @@ class FaultContract:
     ) -> None:
         """Broken on purpose: without withdrawal, this test fails."""
         node = cluster.nodes[0]
-        first = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
-        node.space.leave([("p", PLAIN, ANN)], "a")
-        second = Answer(node.space.enter("p", "a", PLAIN, member=ANN))
+        first = Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN))
+        node.space.leave([("p", NO_OPTIONS, ANN)], "a")
+        second = Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN))
         cluster.settle()
         assert (first.came, second.value) == (False, Entry(1, (ANN,)))
 
@@ -727,9 +727,9 @@ class FaultContract:
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, other, "p", "a", member=ANN, max_members=1)
         enter(cluster, node, "p", "a2", member=ANN, max_members=1)
-        answer = Answer(node.space.enter("p", "b", PLAIN, member=BOB, max_members=1))
+        answer = Answer(node.space.enter("p", "b", NO_OPTIONS, member=BOB, max_members=1))
         node.link.step_up()
-        node.space.leave([("p", PLAIN, BOB)], "b")
+        node.space.leave([("p", NO_OPTIONS, BOB)], "b")
         cluster.settle()
         assert not answer.came
         assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(2, 1)}
@@ -865,7 +865,7 @@ class FaultContract:
         """Broken on purpose: without the fence of numbers, this test fails."""
         node = cluster.nodes[0]
         enter(cluster, node, "chat", "a")
-        node.space.leave([("chat", PLAIN, None)], "a")
+        node.space.leave([("chat", NO_OPTIONS, None)], "a")
         node.link.withhold()
         node.link.cut()
         tick(cluster)
@@ -880,9 +880,9 @@ class FaultContract:
         """Broken on purpose: if the node relies on the picture that it forgot, this test fails."""
         node = cluster.nodes[0]
         enter(cluster, node, "chat", "a")
-        node.space.leave([("chat", PLAIN, None)], "a")
+        node.space.leave([("chat", NO_OPTIONS, None)], "a")
         node.link.withhold()
-        answer = Answer(node.space.enter("chat", "b", PLAIN))
+        answer = Answer(node.space.enter("chat", "b", NO_OPTIONS))
         cluster.settle()
         tick(cluster)
         assert answer.value == Entry(1)
@@ -962,7 +962,7 @@ class FaultContract:
         node = cluster.nodes[0]
         for channel in "abc":
             enter(cluster, node, channel, "s")
-        node.space.leave([(channel, PLAIN, None) for channel in "abc"], "s")
+        node.space.leave([(channel, NO_OPTIONS, None) for channel in "abc"], "s")
         node.link.cut(executed=0)
         tick(cluster)
         assert listed(ask(cluster, node.space.channels(""))) == {}
@@ -972,7 +972,7 @@ class FaultContract:
         node = cluster.nodes[0]
         enter(cluster, node, "chat", "s")
         node.link.losing_up = True
-        node.space.leave([("chat", PLAIN, None)], "s")
+        node.space.leave([("chat", NO_OPTIONS, None)], "s")
         node.link.losing_up = False
         cluster.heal()
         assert listed(ask(cluster, node.space.channels(""))) == {}
@@ -982,7 +982,7 @@ class FaultContract:
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, node, "chat", "s")
         node.link.frozen_up = True
-        node.space.leave([("chat", PLAIN, None)], "s")
+        node.space.leave([("chat", NO_OPTIONS, None)], "s")
         pass_time(cluster, ENTER_DEADLINE_S + 0.2)
         assert listed(ask(cluster, other.space.channels(""))) == {}
 
@@ -1004,9 +1004,9 @@ class FaultContract:
         for one, subscriber_id, member in ((node, "a", ANN), (node, "b", BOB), (other, "c", CAT)):
             enter(cluster, one, "p", subscriber_id, member=member)
         node.link.refusing = True
-        leave(cluster, node, "p", "a", PLAIN, ANN)
+        leave(cluster, node, "p", "a", NO_OPTIONS, ANN)
         node.link.refusing = False
-        leave(cluster, node, "p", "b", PLAIN, BOB)
+        leave(cluster, node, "p", "b", NO_OPTIONS, BOB)
         cluster.heal()
         assert ask(cluster, other.space.users("p")) == ["cat"]
 
@@ -1139,7 +1139,7 @@ class FaultContract:
         enter(cluster, other, "p", "b", member=BOB, max_members=1)
         cluster.heal()
         assert set(ask(cluster, other.space.users("p"))) == {"ann", "bob"}
-        refused = ask(cluster, other.space.enter("p", "c", PLAIN, member=CAT, max_members=1))
+        refused = ask(cluster, other.space.enter("p", "c", NO_OPTIONS, member=CAT, max_members=1))
         assert refused is Refusal.FULL
 
     def test_a_common_outage_kills_no_node(self, cluster: FaultyCluster) -> None:
@@ -1206,7 +1206,7 @@ class FaultContract:
             case _:
                 cluster.lose_members("p")
         cluster.heal()
-        leave(cluster, node, "p", "a", PLAIN, ANN)
+        leave(cluster, node, "p", "a", NO_OPTIONS, ANN)
         assert ask(cluster, node.space.users("p")) == ["bob"]
         assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(1, 1)}
 

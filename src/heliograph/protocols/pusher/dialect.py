@@ -21,7 +21,7 @@ from heliograph.node.node import Node
 from heliograph.protocols.pusher import endpoint, messages, refusals
 from heliograph.protocols.pusher.lanes import PusherLane
 from heliograph.protocols.pusher.redact import redact_message, redact_text
-from heliograph.protocols.pusher.session import DialectSettings, Session
+from heliograph.protocols.pusher.session import DialectSettings, PusherSession
 from heliograph.wire.websocket import offered_subprotocols
 
 
@@ -79,7 +79,9 @@ class PusherDialect:
             refusal=refusal,
         )
 
-    def connect(self, opening: Opening, address: Callable[[], str] = _unknown_address) -> Session:
+    def connect(
+        self, opening: Opening, address: Callable[[], str] = _unknown_address
+    ) -> PusherSession:
         """Begin a session, as `Dialect.connect` has it."""
         node, key = self._node, opening.key
         try:
@@ -93,7 +95,7 @@ class PusherDialect:
             socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
             if socket_id not in sessions and socket_id not in tenant.leaving:
                 break
-        return Session(socket_id, tenant, self._settings)
+        return PusherSession(socket_id, tenant, self._settings)
 
     def lane(self, framing: Framing) -> PusherLane:
         """Return the lane for clients with *framing*."""

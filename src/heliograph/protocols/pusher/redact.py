@@ -12,10 +12,10 @@ from typing import Any
 
 HIDDEN = "(hidden)"
 
-MAX_SHOWN = 1000
+MAX_LOGGED = 1000
 """Characters of a message that are shown."""
 
-MAX_SEARCHED = 2 * MAX_SHOWN
+MAX_SEARCHED = 2 * MAX_LOGGED
 """Characters of a text in which secrets are searched for, which takes their square of time."""
 
 _OF_USERS = frozenset(("user_info", "hash"))
@@ -37,8 +37,8 @@ def redact_message(text: bytes) -> str:
         result = json.dumps(_cut(value), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return f"({len(text)} bytes, not JSON)"
-    if len(result) > MAX_SHOWN:
-        return f"{result[:MAX_SHOWN]}... ({len(text)} bytes)"
+    if len(result) > MAX_LOGGED:
+        return f"{result[:MAX_LOGGED]}... ({len(text)} bytes)"
     return result
 
 

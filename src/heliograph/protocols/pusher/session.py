@@ -52,7 +52,7 @@ class DialectSettings(Struct, frozen=True):
     terminate_code: int
 
 
-class Session(Membership):
+class PusherSession(Membership):
     """The state of one client of an app."""
 
     __slots__ = ("_settings", "_signing_in", "user")

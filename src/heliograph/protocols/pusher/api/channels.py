@@ -54,11 +54,11 @@ def channels(request: ApiRequest) -> Reply[Response]:
 def _list_channels(listing: Listing, info: frozenset[str]) -> Generator[None, None, Response]:
     parts = []
     for counts in listing:
-        shown = {
+        listed = {
             name: _numbers(found, info) for name, found in counts.items() if not kind_of(name).user
         }
-        if shown:
-            parts.append(encode(shown)[1:-1])
+        if listed:
+            parts.append(encode(listed)[1:-1])
         yield
     return Response(200, b'{"channels":{%b}}' % b",".join(parts))
 
@@ -78,10 +78,10 @@ def channel(request: ApiRequest, name: str) -> Reply[Response]:
 
     def counted(counts: Mapping[str, Counts]) -> Reply[Response]:
         found = counts[name]
-        told: dict[str, Any] = {"occupied": found.subscriptions > 0, **_numbers(found, info)}
+        answer: dict[str, Any] = {"occupied": found.subscriptions > 0, **_numbers(found, info)}
         if "cache" not in info:
-            return ok(told)
-        return after(request.tenant.kept(name), lambda kept: ok({**told, "cache": _cache(kept)}))
+            return ok(answer)
+        return after(request.tenant.kept(name), lambda kept: ok({**answer, "cache": _cache(kept)}))
 
     return after(request.tenant.counts((name,)), counted)
 
@@ -140,10 +140,10 @@ def stats(request: ApiRequest, name: str) -> Reply[Response]:
     _check_name(request, name)
 
     def counted(counts: Mapping[str, Counts]) -> Response:
-        told: dict[str, Any] = {"occupied": counts[name].subscriptions > 0}
+        answer: dict[str, Any] = {"occupied": counts[name].subscriptions > 0}
         if kind_of(name).presence:
-            told["user_count"] = counts[name].users
-        return ok(told)
+            answer["user_count"] = counts[name].users
+        return ok(answer)
 
     return after(request.tenant.counts((name,)), counted)
 
@@ -154,12 +154,12 @@ def _check_name(request: ApiRequest, name: str) -> None:
 
 
 def _numbers(counts: Counts, info: frozenset[str]) -> dict[str, int]:
-    told = {}
+    answer = {}
     if "user_count" in info:
-        told["user_count"] = counts.users
+        answer["user_count"] = counts.users
     if "subscription_count" in info:
-        told["subscription_count"] = counts.subscriptions
-    return told
+        answer["subscription_count"] = counts.subscriptions
+    return answer
 
 
 def _cache(kept: Kept | None) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ def publish(request: ApiRequest) -> Reply[Response]:
     body = _read_event(request.body) if request.body else _event_of_query(request)
     publication = _checked(request.tenant, body, _channels(app, body))
     if app.max_publishes_per_second:
-        _pay(request.tenant, publication.events)
+        _admit(request.tenant, publication.events)
     reply = request.tenant.publish(publication.events)
     if reply is None and publication.info is NO_INFO:
         return EMPTY  # nine in ten
@@ -69,7 +69,7 @@ def _published(tenant: Tenant, publication: Publication, _nothing: None) -> Repl
     return after(
         tenant.counts(names),
         lambda counts: ok(
-            {"channels": {name: _told(name, counts, publication.info) for name in names}}
+            {"channels": {name: _attributes_of(name, counts, publication.info) for name in names}}
         ),
     )
 
@@ -83,7 +83,7 @@ def publish_batch(request: ApiRequest) -> Reply[Response]:
     publications = [_checked(request.tenant, body, _only_channel(body)) for body in batch]
     events = [event for publication in publications for event in publication.events]
     if app.max_publishes_per_second:
-        _pay(request.tenant, events)
+        _admit(request.tenant, events)
     reply = request.tenant.publish(events)
     return after(reply, partial(_batch_published, request.tenant, publications))
 
@@ -99,7 +99,7 @@ def _batch_published(
         lambda counts: ok(
             {
                 "batch": [
-                    _told(channel, counts, publication.info)
+                    _attributes_of(channel, counts, publication.info)
                     for channel, publication in zip(channels, publications, strict=True)
                 ]
             }
@@ -125,23 +125,25 @@ def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
     )
     publication = _checked(request.tenant, body, (channel,))
     if request.tenant.app.max_publishes_per_second:
-        _pay(request.tenant, publication.events)
+        _admit(request.tenant, publication.events)
     return after(request.tenant.publish(publication.events), lambda _nothing: ACCEPTED)
 
 
-def _told(channel: str, counts: Mapping[str, Counts], info: frozenset[str]) -> dict[str, int]:
+def _attributes_of(
+    channel: str, counts: Mapping[str, Counts], info: frozenset[str]
+) -> dict[str, int]:
     """Attributes that do not apply to a kind of channel are left out here, not refused."""
-    told = {}
+    found = {}
     if "user_count" in info and kind_of(channel).presence:
-        told["user_count"] = counts[channel].users
+        found["user_count"] = counts[channel].users
     if "subscription_count" in info:
-        told["subscription_count"] = counts[channel].subscriptions
-    return told
+        found["subscription_count"] = counts[channel].subscriptions
+    return found
 
 
-def _pay(tenant: Tenant, events: Sequence[Event]) -> None:
+def _admit(tenant: Tenant, events: Sequence[Event]) -> None:
     """Count *events* against what the app may publish, all or none. Raises ApiError."""
-    wait_s = tenant.pay_for(len(events))
+    wait_s = tenant.admit_publishes(len(events))
     if wait_s:
         raise ApiError(
             429,

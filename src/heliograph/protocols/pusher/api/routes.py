@@ -18,7 +18,7 @@ from heliograph.node.node import Node
 from heliograph.node.tenant import ENGINE_UNAVAILABLE, Tenant
 from heliograph.protocols.pusher import endpoint
 from heliograph.protocols.pusher.api import channels, events, users
-from heliograph.protocols.pusher.api.auth import Signers, authenticate, authenticate_plain
+from heliograph.protocols.pusher.api.auth import Signers, authenticate, authenticate_fast
 from heliograph.protocols.pusher.api.request import ApiRequest
 from heliograph.reply import Later, Reply
 from heliograph.wire.http import Request
@@ -69,7 +69,7 @@ class Routes:
     def handle(self, request: Request) -> AnswerReply:
         """Answer *request*, now or later. Never raises."""
         try:
-            reply = self._answer_plain(request) or self._route(request)
+            reply = self._answer_fast(request) or self._route(request)
         except Exception as error:  # noqa: BLE001 - an answer is owed; see _failure
             return self._failure(error)
         if not isinstance(reply, Later):
@@ -78,14 +78,14 @@ class Routes:
         reply.then(answer.resolve, lambda error: answer.resolve(self._failure(error)))
         return answer
 
-    def _answer_plain(self, request: Request) -> Reply[Response] | None:
+    def _answer_fast(self, request: Request) -> Reply[Response] | None:
         """Answer a POST to where one came before, signed as most are; None where it is not so."""
         known = self._posts.get(request.path)
         if known is None or request.method != "POST":
             return None
         answer, app_id, path = known
         body = request.body
-        tenant = authenticate_plain(self._signers, app_id, path, request.query, body, self._now_s())
+        tenant = authenticate_fast(self._signers, app_id, path, request.query, body, self._now_s())
         if tenant is None:
             return None
         try:

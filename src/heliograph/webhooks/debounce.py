@@ -219,17 +219,19 @@ class Reported:
             if self._states.get(hold.state) is hold:
                 self._hold(hold.state, now, hold.scope, hold.standing)
 
-    def forget(self, unwanted: Callable[[ReportedState], bool]) -> Iterator[list[ReportedState]]:
+    def forget(
+        self, not_reported: Callable[[ReportedState], bool]
+    ) -> Iterator[list[ReportedState]]:
         """
         Forget the states that no receiver wants any longer, and yield them: a piece at a time.
 
-        FORGOTTEN_AT_ONCE are checked for a piece, by what *unwanted* says then. What is reported
-        between two pieces is not checked.
+        A piece has FORGOTTEN_AT_ONCE states, which *not_reported* decides on then. States that are
+        reported between two pieces are not checked.
         """
         left = list(self._states)
         while left:
             piece, left[-FORGOTTEN_AT_ONCE:] = left[-FORGOTTEN_AT_ONCE:], []
-            forgotten = [state for state in piece if state in self._states and unwanted(state)]
+            forgotten = [state for state in piece if state in self._states and not_reported(state)]
             for state in forgotten:
                 self._retract(state)
             yield forgotten

@@ -12,7 +12,7 @@ from typing import Protocol
 
 RESOLUTION_S = 0.25
 
-LOOKS_AT_ONCE = 256
+FIRED_AT_ONCE = 256
 """Entries looked at before the loop turns: ten thousand that came in one second expire in one."""
 
 
@@ -21,7 +21,7 @@ class Timed(Protocol):
 
     due: int
 
-    def expire(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         """Decide what the time means, and get back on the wheel where it means nothing yet."""
 
 
@@ -104,7 +104,7 @@ class Wheel:
         self._turned = max(tick, self._turned)
         self._timer = None
         try:
-            self._look()
+            self._on_timer()
         finally:  # a fault in one does not stop the time of all
             self._turn_on()
 
@@ -118,13 +118,13 @@ class Wheel:
         self._wanted_at = self._loop.time() + RESOLUTION_S
         self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         now = self._loop.time()
-        for _ in range(min(LOOKS_AT_ONCE, len(self._due))):
+        for _ in range(min(FIRED_AT_ONCE, len(self._due))):
             timed = self._due.popleft()
             # Whoever was taken off, or put on again, since its slot came up is not due.
             if 0 < timed.due <= self._turned:
                 timed.due = 0
-                timed.expire(now)
+                timed.on_timer(now)
         if self._due:
-            self._loop.call_soon(self._look)
+            self._loop.call_soon(self._on_timer)

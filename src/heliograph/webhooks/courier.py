@@ -21,9 +21,9 @@ from heliograph.node.journal import Settle
 from heliograph.observe.log_throttle import Summary, counted
 from heliograph.webhooks import payload
 from heliograph.webhooks.audience import Audience, WebhookReceiver, receiver_id
+from heliograph.webhooks.debounce import Outcome, Standing, state_of
 from heliograph.webhooks.payload import Reportable
 from heliograph.webhooks.progress import Progress
-from heliograph.webhooks.reported import Outcome, Standing, state_of
 from heliograph.webhooks.rows import Stored, StoredDelivery
 from heliograph.webhooks.schedule import Agenda, Delivery, Limits, QueuedEvent
 from heliograph.webhooks.store import Store
@@ -141,7 +141,7 @@ class Webhooks:
         for name, audience in audiences.items():
             # An app may have a hundred thousand channels, and most reloads change no webhook.
             if audience.selection != selected.get(name):
-                self._in_pieces(self._forget_unwanted(audience))
+                self._in_pieces(self._forget_not_reported(audience))
         for audience in gone_apps:
             if self._started and audience.app.id in self._progress:
                 # At once, for the app may be back before its state is out of memory. With the
@@ -185,9 +185,9 @@ class Webhooks:
             self._store.finish(app_id, delivery.id, _numbers(delivery.events))
         self._store.drop(app_id, _numbers(outbox.waiting))
 
-    def _forget_unwanted(self, audience: Audience) -> Iterator[object]:
+    def _forget_not_reported(self, audience: Audience) -> Iterator[object]:
         """Forget, a piece at a time, what *audience* wants no more, while it is the app's own."""
-        for forgotten in audience.reported.forget(audience.unwanted):
+        for forgotten in audience.reported.forget(audience.not_reported):
             for state in forgotten:
                 self._store.retract(audience.app.id, state)
             yield None
@@ -284,7 +284,7 @@ class Webhooks:
     def _take_over_states(self, audience: Audience, stored: Stored, now: float) -> None:
         app_id, wanted = audience.app.id, []
         for _, state, scope, standing in stored.states:
-            if audience.unwanted(state):
+            if audience.not_reported(state):
                 self._store.retract(app_id, state)
             else:
                 wanted.append((state, scope, standing))
@@ -684,14 +684,14 @@ class Webhooks:
             self._recovered(receiver)
         else:
             done = not receiver.outbox.failed(delivery, now, self._random())
-            self._say_failure(receiver, delivery, failure, given_up=done)
+            self._log_failure(receiver, delivery, failure, given_up=done)
         if done:
             self._store.finish(receiver.app.id, delivery.id, _numbers(delivery.events))
             self._found_room(receiver)
         self._dirty[receiver] = None
         self._wake()
 
-    def _say_failure(
+    def _log_failure(
         self, receiver: WebhookReceiver, delivery: Delivery, failure: str, *, given_up: bool
     ) -> None:
         if given_up:
@@ -715,7 +715,7 @@ class Webhooks:
             self._recoveries.note(receiver.name, "accepts events again")
 
     def _found_room(self, receiver: WebhookReceiver) -> None:
-        if receiver.lost and not receiver.outbox.crowded:
+        if receiver.lost and not receiver.outbox.over_capacity:
             logger.warning(
                 "app %s: the queue of webhook %s has room again; %s dropped",
                 receiver.app.id,

@@ -19,7 +19,7 @@ BACKLOG = 4096
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
-class Place:
+class ListeningSocket:
     """
     One socket that listens. What is *kept* by another, who passed it on, is not ours to end.
 
@@ -57,9 +57,9 @@ class Place:
         host = self._host or str(address[0])
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
-    def copy(self) -> "Place":
+    def copy(self) -> "ListeningSocket":
         """Return the same listening socket with a descriptor of its own; the file stays ours."""
-        return Place(self.socket.dup(), host=self._host, kept=self.kept)
+        return ListeningSocket(self.socket.dup(), host=self._host, kept=self.kept)
 
     def close(self) -> None:
         """Listen no more, for whoever waited in the backlog, too."""
@@ -82,7 +82,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 def bind(
     hosts: Sequence[str], port: int, *, host_option: str, port_option: str, shared: bool = False
-) -> list[Place]:
+) -> list[ListeningSocket]:
     """
     Listen on a TCP socket at every address of *hosts*; port 0 takes a free one, the same for all.
 
@@ -90,12 +90,12 @@ def bind(
     *shared* port may be bound again, by whoever shares it, too. Raises ConfigError, which
     names the option at fault.
     """
-    places: list[Place] = []
+    sockets: list[ListeningSocket] = []
     try:
         for host in hosts:
-            chosen = places[0].port if port == 0 and places else port
-            taken = {one.socket.getsockname()[:2] for one in places}
-            places += _bind_host(
+            chosen = sockets[0].port if port == 0 and sockets else port
+            taken = {one.socket.getsockname()[:2] for one in sockets}
+            sockets += _bind_host(
                 host,
                 chosen,
                 taken,
@@ -104,10 +104,10 @@ def bind(
                 shared=shared,
             )
     except BaseException:
-        for place in places:
-            place.close()
+        for listening in sockets:
+            listening.close()
         raise
-    return places
+    return sockets
 
 
 def _bind_host(
@@ -118,7 +118,7 @@ def _bind_host(
     host_option: str,
     port_option: str,
     shared: bool,
-) -> list[Place]:
+) -> list[ListeningSocket]:
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -127,27 +127,27 @@ def _bind_host(
         raise ConfigError(f"{host_option}: cannot resolve {host!r}: {error.strerror}") from None
     except UnicodeError:  # such as a..b
         raise ConfigError(f"{host_option}: {host!r} is not a valid host name") from None
-    places: list[Place] = []
+    sockets: list[ListeningSocket] = []
     problem: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
-        chosen = places[0].port if port == 0 and places else port
+        chosen = sockets[0].port if port == 0 and sockets else port
         if (address[0], chosen) in taken:
             continue  # 127.0.0.1 and localhost, for one
         bound = socket.socket(family, kind, protocol)
         try:
             _bind(bound, (address[0], chosen, *address[2:]), shared=shared)
             bound.listen(BACKLOG)  # here: of two servers that have only bound a port, both succeed
-            places.append(Place(bound, host=host))
+            sockets.append(ListeningSocket(bound, host=host))
         except OSError as error:
             bound.close()
             problem = error
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 break
     else:
-        if places or problem is None:
-            return places
-    for place in places:
-        place.close()
+        if sockets or problem is None:
+            return sockets
+    for listening in sockets:
+        listening.close()
     option = host_option if problem.errno == errno.EADDRNOTAVAIL else port_option
     raise ConfigError(f"{option}: cannot listen on {host}:{port}: {problem.strerror}")
 
@@ -165,7 +165,7 @@ def _bind(bound: socket.socket, address: tuple[str | int | bytes, ...], *, share
     bound.bind(address)
 
 
-def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> Place:
+def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> ListeningSocket:
     """
     Listen on a Unix socket at *path*, which those may use whom *mode* lets.
 
@@ -195,7 +195,7 @@ def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> Pla
         bound.close()
         draft.unlink(missing_ok=True)
         raise ConfigError(f"{option}: cannot listen on {path}: {_reason(error)}") from None
-    return Place(bound, file=file)
+    return ListeningSocket(bound, file=file)
 
 
 def _reason(error: OSError) -> str:
