@@ -90,7 +90,7 @@ def test_a_banned_word_would_be_noticed(text: str) -> None:
 
 
 def test_no_two_classes_share_a_name() -> None:
-    """Apart from the suite for engines, and from the client, which is the side of other programs."""
+    """Apart from the suite for engines, and the client, which is the side of other programs."""
     found = defaultdict(list)
     for path in FILES:
         if not name_of(path).startswith(("engine/testing/", "client/")):
