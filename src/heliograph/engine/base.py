@@ -201,7 +201,7 @@ class Engine(Protocol):
         """
         Serve from now on. Returns before the shared state can be reached, if need be.
 
-        Raises ConfigError for what will never work.
+        Raises ConfigError for what will never work; nothing is left open then.
         """
 
     def space(self, app_id: str, local: Local, wants: Wants) -> Space:

@@ -5,22 +5,34 @@ Clients of different protocols share channels. A channel that counts members for
 keeps events, does so for all, so the name decides, and not the protocol. The prefixes are Pusher's.
 """
 
-from msgspec import Struct
+from typing import Final
 
 from heliograph.node.tenant import Rule, Tenant
 
 USER_CHANNEL_PREFIX = "#server-to-user-"
 
 
-class Kind(Struct, frozen=True, gc=False):
+class Kind:
     """What a channel does. Encrypted channels need nothing from a server but privacy."""
 
-    name: str = "public"  # what people call it
-    private: bool = False  # a subscription must be signed; presence channels included
-    presence: bool = False
-    encrypted: bool = False
-    cached: bool = False
-    user: bool = False  # the channel of one signed-in user
+    __slots__ = ("cached", "encrypted", "name", "presence", "private", "user")
+
+    def __init__(
+        self,
+        name: str = "public",
+        *,
+        private: bool = False,
+        presence: bool = False,
+        encrypted: bool = False,
+        cached: bool = False,
+        user: bool = False,
+    ) -> None:
+        self.name: Final = name  # for people
+        self.private: Final = private  # subscriptions are signed; presence channels included
+        self.presence: Final = presence
+        self.encrypted: Final = encrypted
+        self.cached: Final = cached
+        self.user: Final = user  # the channel of one signed-in user
 
     @property
     def counted(self) -> bool:
