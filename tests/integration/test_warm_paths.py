@@ -512,6 +512,7 @@ async def test_few_and_short_handshakes_are_remembered_and_none_that_is_no_good(
             (request,) = RequestReader(HttpLimits()).feed(head)
             assert isinstance(request, Request)
             handshake = memory.handshake(request)
+            assert handshake is not None
             assert (handshake.opening.refusal is None) is (refusal is None)
             memory.remember(head, handshake)
             found = memory.answer_fast(head)
@@ -597,7 +598,9 @@ async def test_a_handshake_that_is_found_is_the_one_that_would_have_been_read() 
                     request = events[0]
                     with suppress(HandshakeRefused):
                         key = check_handshake(request.method, request.version, request.headers)
-                        read = memory.handshake(request), key
+                        handshake = memory.handshake(request)
+                        assert handshake is not None
+                        read = handshake, key
                 found = memory.answer_fast(head)
                 if found is not None:
                     assert read is not None

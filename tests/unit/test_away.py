@@ -1,5 +1,6 @@
 """A session whose connection is lost, over an engine that answers at once and one that does not."""
 
+import gc
 import json
 from typing import Any
 
@@ -434,3 +435,28 @@ def received(steps: list[str], *, loses: bool) -> list[str]:
     world.settle()
     assert world.space.share() == world.asserted()
     return [name for peer in peers for name in peer.take()]
+
+
+def test_a_session_that_ends_without_a_connection_leaves_nothing_for_the_collector(
+    world: World,
+) -> None:
+    peer = world.client()
+    say(peer, "subscribe", "c")
+    world.settle()
+    session = peer.session
+    del peer
+    gc.collect()
+    gc.disable()
+    try:
+        session.detach(MOST_BYTES)
+        world.publish("news", "c")
+        world.settle()
+        (held,) = [one for one in gc.get_objects() if isinstance(one, Away)]
+        assert held.chunks
+        del held
+        session.end()
+        del session
+        world.settle()
+        assert [one for one in gc.get_objects() if isinstance(one, Away)] == []
+    finally:
+        gc.enable()

@@ -41,8 +41,7 @@ ALLOWED = {
     "wire": set(),
     "hub": set(),
     "protocols": {
-        *("config", "engine", "errors", "handler", "hub", "node", "observe", "rate", "reply"),
-        *("slices", "wire"),
+        *("config", "engine", "errors", "handler", "hub", "node", "reply", "wire"),
     },
     "engine": {"errors", "hub", "reply"},
     "node": {
@@ -52,7 +51,7 @@ ALLOWED = {
         *("config", "errors", "handler", "node", "observe", "origins", "rate", "reply", "wire"),
     },
     "webhooks": {
-        *("config", "engine", "errors", "hub", "node", "observe", "protocols", "rate", "reply"),
+        *("config", "engine", "errors", "hub", "node", "observe", "protocols"),
     },
 }
 
@@ -278,6 +277,12 @@ MODULES = {
     ("net", "node"): {"heliograph.node.dialect"},
     ("node", "config"): {"heliograph.config.apps"},
     ("instruments", "node"): {"heliograph.node.node"},
+    ("instruments", "net"): {"heliograph.net.context"},
+    ("process", "net"): {"heliograph.net", "heliograph.net.descriptors"},
+    ("prerequisites", "net"): {"heliograph.net"},
+    ("net", "config"): {"heliograph.config.settings"},
+    ("protocols", "config"): {"heliograph.config.apps", "heliograph.config.settings"},
+    ("protocols", "hub"): {"heliograph.hub.channel", "heliograph.hub.facts"},
     ("assembly", "net"): {
         *("heliograph.net.cors", "heliograph.net.pages", "heliograph.net.registration"),
     },

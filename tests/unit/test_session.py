@@ -39,8 +39,12 @@ CREDENTIALS = Credentials(KEY.key, KEY.secret)
 class LineFraming:
     """A message is a line."""
 
+    compression = False
+
     def frame(self, text: bytes, /) -> bytes:
         return text + b"\n"
+
+    uncompressed = frame
 
 
 class MessageLane:

@@ -135,7 +135,7 @@ class Client:
             return
         self.id = session.id
         self._session = session
-        self.write(answer + self.lane.framing.frame(session.open(self)))
+        self.write(answer + self.lane.framing.uncompressed(session.open(self)))
         patience_s = session.tenant.app.authorized_connections_timeout
         if patience_s:
             self._identify_by = context.now() + patience_s

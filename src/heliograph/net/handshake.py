@@ -40,6 +40,9 @@ Connect: TypeAlias = Callable[[Context, Transport, ClientLane, float], WebSocket
 """Makes the connection of a client."""
 
 
+_NOT_FOUND = text(404, "Not found")
+
+
 class Handshake:
     """What a client asks for, but for its key: the same for all whose requests are the same."""
 
@@ -52,7 +55,7 @@ class Handshake:
         self.end = end  # of the answer: what follows the accepted key
 
 
-class Upgrade(Struct, eq=False):
+class Upgrade(Struct, eq=False, gc=False):
     """A handshake that is accepted: the takeover of its connection."""
 
     handshake: Handshake
@@ -107,6 +110,8 @@ class Upgrades:
         except HandshakeRefused as refused:
             return text(refused.status, refused.text, headers=refused.headers)
         handshake = self.handshake(request)
+        if handshake is None:
+            return _NOT_FOUND
         if head:
             self.remember(head, handshake)
         return Upgrade(handshake, key, self.connect)
@@ -122,10 +127,12 @@ class Upgrades:
             return None
         return Upgrade(handshake, key, self.connect)
 
-    def handshake(self, request: Request) -> Handshake:
-        """Read *request*, and ask its protocol."""
+    def handshake(self, request: Request) -> Handshake | None:
+        """Read *request*, and ask its protocol; None if no protocol knows its path."""
         headers = request.headers
         opening = opening_of(self._dialects, request)
+        if opening is None:
+            return None
         framing: TextFraming = self._text
         extensions: Sequence[tuple[bytes, bytes]] = ()
         if self._compression is not None and (agreed := negotiate(headers)) is not None:

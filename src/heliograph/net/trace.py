@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
+from heliograph.net.client import Client
 from heliograph.net.context import Context
 from heliograph.net.takeover import Handover
 from heliograph.net.transport import Transport
 from heliograph.net.websocket import WebSocketConnection
-from heliograph.node.dialect import ClientLane, Opening
+from heliograph.node.dialect import ClientLane, Opening, Session
 from heliograph.wire.http import Request
 from heliograph.wire.unmasked import read_server_frames
 from heliograph.wire.websocket import FrameReader, Opcode, parse_close
@@ -63,9 +64,26 @@ class TracedConnection(WebSocketConnection):
 
     def open(self, answer: bytes, opening: Opening, request: Request, handover: Handover) -> None:
         """Learn from the client's protocol what the log may show, and go on as ever."""
+        self._learn(opening)
+        super().open(answer, opening, request, handover)
+
+    def resume(
+        self,
+        answer: bytes,
+        opening: Opening,
+        session: Session,
+        before: Client,
+        *,
+        request: Request,
+        handover: Handover,
+    ) -> None:
+        """Do the same, and resume."""
+        self._learn(opening)
+        super().resume(answer, opening, session, before, request=request, handover=handover)
+
+    def _learn(self, opening: Opening) -> None:
         self._redact = opening.dialect.redact
         self._redact_reason = opening.dialect.redact_reason
-        super().open(answer, opening, request, handover)
 
     def data_received(self, data: bytes) -> None:
         """Log what came, and go on as ever."""

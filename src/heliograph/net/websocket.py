@@ -187,8 +187,7 @@ class WebSocketConnection(Client):
         end = close_frame(goodbye.code, goodbye.reason)
         if goodbye.message is None:
             return end
-        message: bytes = self.lane.framing.frame(goodbye.message)
-        return message + end
+        return self.lane.framing.uncompressed(goodbye.message) + end
 
     def unfinished_since(self) -> float:
         """Return when the message began that is not complete; 0 without one."""

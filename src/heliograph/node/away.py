@@ -49,9 +49,19 @@ class Away:
         for text in texts:
             self.write(self.lane.framing.frame(text))
 
+    def release(self) -> None:
+        """Hold nothing more: the session ended. It can still be asked for its goodbye."""
+        self.overflowed = True
+        self.chunks.clear()
+        self._end = _nothing  # the session refers to its peer: no cycle is left
+
     def close(self, goodbye: Goodbye) -> None:
         """End the session; the client receives *goodbye* if it comes back."""
         if self.goodbye is None:
             self.goodbye = goodbye
             self.chunks.clear()
             self._end()
+
+
+def _nothing() -> None:
+    """Do nothing: the session has ended."""

@@ -87,16 +87,28 @@ class RequestHead(Protocol):
 class Framing(Protocol):
     """How a message becomes bytes of one kind of connection: of WebSockets, or a stream."""
 
+    @property
+    def compression(self) -> bool:
+        """Whether clients may send compressed messages."""
+
     def frame(self, text: bytes, /) -> bytes:
         """Return *text*, the whole of a message, as the connection sends it."""
+
+    def uncompressed(self, text: bytes, /) -> bytes:
+        """
+        Return the same, not compressed.
+
+        For the first and the last message of a connection: many clients connect, or are closed, at
+        the same time.
+        """
 
 
 class ClientLane(Lane, Protocol):
     """The lane of clients of one protocol and framing: facts as bytes of their connections."""
 
     @property
-    def framing(self) -> Any:
-        """The framing, a `Framing`, of the lane."""
+    def framing(self) -> Framing:
+        """The framing of the lane."""
 
 
 class Peer(Protocol):
@@ -221,8 +233,8 @@ class Dialect(Protocol):
         code and text.
         """
 
-    def lane(self, framing: Any) -> ClientLane:
-        """Return the lane for clients with *framing*, a `Framing`: one object for each."""
+    def lane(self, framing: Framing) -> ClientLane:
+        """Return the lane for clients with *framing*: one object for each."""
 
     def goodbye(self, ending: Ending) -> Goodbye:
         """Return what a client of this protocol receives when it is closed for *ending*."""
@@ -234,15 +246,14 @@ class Dialect(Protocol):
         """Return the same of the reason in a Close frame."""
 
 
-def opening_of(dialects: Sequence[Dialect], request: RequestHead) -> Opening:
+def opening_of(dialects: Sequence[Dialect], request: RequestHead) -> Opening | None:
     """
-    Return what a client asks for that connects with *request*.
+    Return what a client asks for that connects with *request*; None if no protocol knows its path.
 
-    The *dialects* are asked in their order. The last one has an opening for every request: if
-    need be one with a refusal.
+    The *dialects* are asked in their order.
     """
     for dialect in dialects:
         opening = dialect.opening(request)
         if opening is not None:
             return opening
-    raise AssertionError("the last dialect has an opening for every request")
+    return None

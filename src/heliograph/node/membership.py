@@ -290,6 +290,8 @@ class Membership:
         if self.ended:
             return
         self.ended = True
+        if isinstance(self.peer, Away):
+            self.peer.release()
         channels = self.channels
         tenant = self.tenant
         if len(channels) > LEFT_AT_ONCE:

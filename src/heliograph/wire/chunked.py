@@ -49,3 +49,7 @@ class ChunkedFraming:
     def frame(self, text: bytes) -> bytes:
         """Make a chunk of a message."""
         return chunk(text + self._end)
+
+    def uncompressed(self, text: bytes) -> bytes:
+        """Make a chunk of a message: none is compressed."""
+        return self.frame(text)

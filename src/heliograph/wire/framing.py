@@ -18,6 +18,10 @@ class TextFraming:
         """Make a frame of a message."""
         return text_frame(text)
 
+    def uncompressed(self, text: bytes) -> bytes:
+        """Make a frame of a message that is not compressed, whatever its size."""
+        return text_frame(text)
+
 
 class DeflateFraming(TextFraming):
     """

@@ -2,9 +2,16 @@
 
 from collections.abc import Callable
 
-from heliograph.node.dialect import Ending, Goodbye, NotAdmitted, Opening, Refused, RequestHead
+from heliograph.node.dialect import (
+    Ending,
+    Framing,
+    Goodbye,
+    NotAdmitted,
+    Opening,
+    Refused,
+    RequestHead,
+)
 from heliograph.node.node import Node
-from heliograph.wire.framing import TextFraming
 from tests.protocols.line import lines
 from tests.protocols.line.lane import LineLane
 from tests.protocols.line.session import LineSession
@@ -20,7 +27,7 @@ class LineDialect:
     def __init__(self, node: Node, *, prefix: str) -> None:
         self._node = node
         self._path = prefix + PATH
-        self._lanes: dict[TextFraming, LineLane] = {}
+        self._lanes: dict[Framing, LineLane] = {}
 
     def opening(self, request: RequestHead) -> Opening | None:
         """Return what a client asks for; None for a request on another path."""
@@ -46,7 +53,7 @@ class LineDialect:
             if session_id not in tenant.sessions and session_id not in tenant.leaving:
                 return LineSession(session_id, tenant, opening.key)
 
-    def lane(self, framing: TextFraming) -> LineLane:
+    def lane(self, framing: Framing) -> LineLane:
         """Return the lane for *framing*."""
         lane = self._lanes.get(framing)
         if lane is None:

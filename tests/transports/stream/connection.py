@@ -155,12 +155,14 @@ class StreamConnection(Client):
 
     def on_lost(self, _session: Session) -> None:
         """Keep the session, whose client may come back."""
-        if self._stream is not None:
-            self._stream.lost()
+        stream, self._stream = self._stream, None  # which refers to us: no cycle is left
+        if stream is not None:
+            stream.lost()
 
     def end(self) -> None:
         """End the session, and the stream with it."""
         stream = self._stream if self.connected else None
         super().end()
+        self._stream = None
         if stream is not None:
             self._streams.end(stream)

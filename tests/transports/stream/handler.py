@@ -119,6 +119,8 @@ class StreamHandler:
         path = f"{self._config.http_requests.path_prefix}/app/{key}".encode("latin-1")
         connecting = Request("GET", path, path, request.query, "1.1", request.headers, True)
         opening = opening_of(self._dialects, connecting)
+        if opening is None:
+            return UNKNOWN
         return Open(opening, opening.dialect.lane(self._framing), self.streams, request)
 
     def _resume(self, name: str, request: Request) -> Answer:
