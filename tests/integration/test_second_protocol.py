@@ -425,6 +425,15 @@ async def test_a_path_of_no_protocol_gets_the_answer_of_the_last_one(path: str) 
         await expect_error_and_close(client, 4005)
 
 
+async def test_a_path_that_no_protocol_knows_is_not_found() -> None:
+    """A server without Pusher has no protocol that answers clients on every path."""
+    async with serving((Line(),)) as rig, wire(rig) as client:
+        await client.send(UPGRADE)
+        assert b"HTTP/1.1 404 Not Found" in await client.read_until(b"Not found\n")
+        async with line(rig, f"/line/{KEY}") as bob:
+            await bob.expect_nothing()
+
+
 async def test_both_protocols_are_under_the_prefix_of_paths() -> None:
     async with both(path_prefix="/realtime") as rig:
         async with line(rig, f"/realtime/line/{KEY}") as bob:
