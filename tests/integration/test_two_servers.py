@@ -433,7 +433,16 @@ async def test_whichever_step_of_a_start_fails_nothing_is_left(
     assert not (tmp_path / "free").is_socket()
 
 
-FAULTS = ("Poller", "LoopTiming", "Upgrades", "Wheel", "Room", "Context", "Instruments", "Listener")
+FAULTS = (
+    "Poller",
+    "LoopTiming",
+    "Upgrades",
+    "Wheel",
+    "DescriptorBudget",
+    "Context",
+    "Instruments",
+    "Listener",
+)
 
 
 @pytest.mark.parametrize("name", FAULTS)
