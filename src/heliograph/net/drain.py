@@ -21,7 +21,7 @@ IDLE_S = 1.0
 in flight."""
 
 FAREWELL_S = 3.0
-"""Seconds that the last connections have to close; then `drain` returns."""
+"""Seconds that the last connections have to close; after that the server aborts the rest."""
 
 
 class Clients(Protocol):
