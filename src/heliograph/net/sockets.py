@@ -137,7 +137,7 @@ def _bind_host(
         bound = socket.socket(family, kind, protocol)
         try:
             _bind(bound, (address[0], chosen, *address[2:]), shared=shared)
-            bound.listen(BACKLOG)  # now: without it, two servers can bind a port
+            bound.listen(BACKLOG)  # at once: two servers can bind a port, one can listen
             sockets.append(ListeningSocket(bound, host=host))
         except OSError as error:
             bound.close()
