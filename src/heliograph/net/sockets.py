@@ -63,7 +63,7 @@ class ListeningSocket:
         return ListeningSocket(self.socket.dup(), host=self._host, kept=self.kept)
 
     def close(self) -> None:
-        """Stop listening; connections in the accept queue are reset."""
+        """Stop listening; if no copy is open, connections in the accept queue are reset."""
         self.socket.close()
         # Another server may have taken over the path meanwhile.
         if self._file is not None and _identity(self._file) == self._identity:

@@ -287,8 +287,8 @@ class Stream:
         """
         Stop reading; input stays in the kernel, which slows the peer down (backpressure).
 
-        If the peer resets the connection meanwhile, its input is lost: epoll would report the reset
-        again and again, so the connection is closed at once.
+        If the peer disconnects completely meanwhile, its unread input is lost: epoll would report
+        that again and again, so the connection is closed at once.
         """
         if not self._closing:
             self._watch(self.watched & ~READ)
