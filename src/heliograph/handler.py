@@ -1,8 +1,8 @@
 """
-The port of HTTP: what answers the requests of connections.
+The HTTP port: the interface of handlers, which answer the requests of connections.
 
-Connections call a `Handler`; protocols, health pages and metrics are handlers, and pass what is not
-theirs to another one. Knows nothing of sockets.
+Connections call a `Handler`. Protocols, health pages and metrics are handlers; each passes a
+request that it does not serve to another handler. This module does not depend on sockets.
 """
 
 from typing import Any, Protocol, TypeAlias
@@ -13,7 +13,7 @@ from heliograph.wire.responses import Response
 
 
 class Takeover(Protocol):
-    """The answer of a handler that goes on with the connection itself: a WebSocket, or a stream."""
+    """The answer of a handler that takes over the connection: a WebSocket, or a stream."""
 
     @property
     def status(self) -> int:
@@ -21,8 +21,10 @@ class Takeover(Protocol):
 
     def take(self, connection: Any, /) -> None:
         """
-        Go on with *connection*, a `net.takeover.Handover`, once earlier answers are written, and
-        read. Never called where the client leaves before that.
+        Take over *connection*, a `net.takeover.Handover`.
+
+        Called once the client has received the earlier answers; not called if the client
+        disconnects before that.
         """
 
 
@@ -39,7 +41,7 @@ class Handler(Protocol):
 
     def refuse_early(self, request: Request) -> Response | None:
         """
-        Answer *request*, whose body has yet to arrive, where its head decides the answer.
+        Answer *request* before its body arrives, if its head decides the answer.
 
-        None where its body is wanted. The connection closes after an answer. Never raises.
+        Return None if the body is needed. The connection closes after an answer. Never raises.
         """

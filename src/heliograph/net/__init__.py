@@ -1,1 +1,1 @@
-"""Sockets: the thin shells around the pure parts."""
+"""Sockets and connections: the I/O around the parsers and the node, which do no I/O."""

@@ -1,7 +1,7 @@
 """
-From which address a connection comes, and how many come from each.
+The client address of a connection, and the number of connections of each address.
 
-Knows what proxies say (X-Forwarded-For), and whom of them to believe.
+Reads the X-Forwarded-For header of trusted proxies.
 """
 
 import ipaddress
@@ -19,17 +19,17 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 IPV6_HOME_BITS = 64
-"""Whoever has one IPv6 address has as many as these bits leave: a home is one client."""
+"""IPv6 addresses with the same first 64 bits count as one client: a home has such a network."""
 
 MOST_OVER_EACH = 8
-"""Connections beyond its limit that one address may have, each to be answered once and closed."""
+"""Connections over its limit that one address may have; each is answered once and closed."""
 
 MOST_OVER = 512
-"""As many of them at most, of all addresses together."""
+"""Connections over their limit that all addresses together may have."""
 
 
 def read_address(text: str) -> Address | None:
-    """Return the address that a proxy wrote, with a port or without, if it is one."""
+    """Return the address in *text*, which may have a port; None if it is not an address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -46,12 +46,12 @@ def client_address(
     peer: Address | None, forwarded: Sequence[bytes], trusted: Sequence[Network]
 ) -> Address | None:
     """
-    Return the client's address, None if nobody who is believed says one.
+    Return the client's address; None if no trusted proxy names one.
 
-    *peer* is who connected, None through a Unix socket, where only proxies are. *forwarded* are
-    the values of X-Forwarded-For. Each proxy adds at the end whom it speaks for, so they are
-    read from there, and only for as long as the speaker is *trusted*: what stands before was
-    written by strangers.
+    *peer* is the address that connected; None for a Unix socket, to which only proxies connect.
+    *forwarded* are the values of X-Forwarded-For. Each proxy appends the address of its client,
+    so the entries are read from the end, and only while the proxy that wrote an entry is
+    *trusted*: entries before that may be forged.
     """
     speaker = peer
     entries = b",".join(forwarded).decode("latin-1").split(",") if forwarded else []
@@ -63,7 +63,7 @@ def client_address(
             return speaker
         speaker = named
     if speaker is peer and peer is not None and _within(peer, trusted):
-        return None  # a proxy that does not say for whom it speaks
+        return None  # the proxy does not name its client
     return speaker
 
 
@@ -72,7 +72,7 @@ def _within(address: Address, networks: Sequence[Network]) -> bool:
 
 
 def shared_key(address: Address) -> str:
-    """Return what is counted as one client: an IPv4 address, or a network of IPv6 ones."""
+    """Return the key that counts as one client: an IPv4 address, or a network of IPv6 addresses."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, IPV6_HOME_BITS), strict=False))
     return str(address)
@@ -80,11 +80,12 @@ def shared_key(address: Address) -> str:
 
 class Origin:
     """
-    Where connections come from, and how many there are now.
+    An address that connections come from, and their number now.
 
-    The same object for all connections of one address, so that a connection keeps a reference
-    and no address. A connection of an origin that is *over* its limit is answered once and
-    closed; *proxy* is one that connects for clients, whose own connections have no limit.
+    All connections of one address share one object, so that a connection keeps a reference and
+    no address. If *over*, the address is over its limit, and these connections are answered once
+    and closed. If *proxy*, the address connects for clients, and its own connections have no
+    limit.
     """
 
     __slots__ = ("_among", "connections", "key", "over", "peer", "proxy")
@@ -102,8 +103,8 @@ class Origin:
         self.connections = 0
         self.over = over
         self.proxy = proxy
-        self.peer = peer  # of a proxy; None through a Unix socket
-        self._among = among  # None where nothing is counted
+        self.peer = peer  # the address of a proxy; None for a Unix socket
+        self._among = among  # None: connections are not counted
 
     def enter(self) -> "Origin":
         """Count a connection in."""
@@ -125,13 +126,13 @@ class Origin:
 
 class Addresses:
     """
-    How many connections each address has, of at most *limit*; 0 is no limit, and counts nothing.
+    The number of connections of each address, at most *limit*; 0: no limit, nothing is counted.
 
-    Every connection counts from the moment when its client's address is known until its end,
-    whatever protocol it speaks meanwhile. A few more than *limit* are let in to be refused
-    (`Origin.over`); beyond them a connection is closed without an answer.
+    A connection counts from the time its client's address is known until it ends, whatever its
+    protocol. A few connections over *limit* are accepted and refused with an answer
+    (`Origin.over`); further ones are closed without an answer.
 
-    *trusted* are the proxies that are believed. *later* calls a function after a delay.
+    *trusted* are the networks of trusted proxies. *later* calls a function after a delay.
     """
 
     __slots__ = (
@@ -163,17 +164,17 @@ class Addresses:
 
     def arrive(self, address: str) -> Origin | None:
         """
-        Count in a connection from *address*, which connected or for which a balancer connected.
+        Count in a connection from *address*, which connected directly or through a load balancer.
 
-        None is for a connection that must be closed without an answer.
+        Return None if the connection must be closed without an answer.
         """
-        if not self._trusted:  # a proxy's own address may be that of a client, too
+        if not self._trusted:  # a proxy's own address may also be that of a client
             known = self._clients.get(address)
             if known is not None and known.connections < self.limit:
                 return known.enter()
         read = read_address(address)
         if read is None:
-            return self.uncounted  # it has ended already
+            return self.uncounted  # the connection has ended already
         if _within(read, self._trusted):
             key = str(read)
             proxy = self._proxies.get(key) or Origin(key, self._proxies, proxy=True, peer=read)
@@ -181,14 +182,14 @@ class Addresses:
         return self._count(read)
 
     def arrive_locally(self) -> Origin:
-        """Count in a connection through a Unix socket, where only proxies connect."""
+        """Count in a connection to a Unix socket, to which only proxies connect."""
         return self._local.enter()
 
     def arrive_unnamed(self, balancer: str) -> Origin:
         """
-        Count in a connection for which a *balancer* named no client.
+        Count in a connection for which the load *balancer* named no client.
 
-        It is the balancer's own, such as a health check, and has no limit.
+        It is a connection of the balancer's own, such as a health check, and has no limit.
         """
         read = read_address(balancer)
         if read is not None and _within(read, self._trusted):
@@ -196,7 +197,7 @@ class Addresses:
         return self.uncounted
 
     def arrive_by(self, transport: Transport) -> Origin | None:
-        """Count in a connection as `arrive` does, where the event loop accepted it."""
+        """Count in a connection that the event loop accepted, as `arrive` does."""
         if _is_local(transport):
             return self.arrive_locally()
         return self.arrive(peer_address(transport))
@@ -205,8 +206,8 @@ class Addresses:
         """
         Move a connection from *proxy* to the client that the proxy names in *request*.
 
-        Return *proxy* where it names none. None is for a connection that must be closed without
-        an answer; it stays the proxy's.
+        Return *proxy* if the request names no client. Return None if the connection must be closed
+        without an answer; it still counts for the proxy.
         """
         forwarded = [value for name, value in request.headers if name == b"x-forwarded-for"]
         address = client_address(proxy.peer, forwarded, self._trusted)
@@ -244,5 +245,5 @@ class Addresses:
 
 
 def _is_local(transport: Transport) -> bool:
-    """Whether a transport is a Unix socket's. One without a peer may also have lost it."""
+    """Whether *transport* is a Unix socket. A TCP peer that disconnected has no name either."""
     return isinstance(transport.get_extra_info("sockname"), str | bytes)

@@ -1,4 +1,4 @@
-"""The bytes of HTTP responses: with the date of this second, the last one kept for its second."""
+"""The bytes of HTTP responses, with a Date header; the last response is cached for one second."""
 
 from collections.abc import Callable
 from email.utils import formatdate
@@ -27,7 +27,7 @@ class Dates:
 
 class Answers:
     """
-    Makes bytes of responses; once *closing*, they say that their connection closes.
+    Encodes responses; once *closing*, each response announces that its connection closes.
 
     *date* returns the value of the Date header.
     """
@@ -40,15 +40,15 @@ class Answers:
         self._last: tuple[Response | None, bytes, bytes] = (None, b"", b"")
 
     def close(self) -> None:
-        """From now on, say in each answer that its connection closes."""
+        """Announce in each answer from now on that its connection closes."""
         self.closing = True
-        self._last = (None, b"", b"")  # it says that the connection stays
+        self._last = (None, b"", b"")  # its bytes announce that the connection stays open
 
     def usual(self, result: Response) -> bytes:
         """
-        Return *result* as most requests are answered: in HTTP/1.1, on a connection that goes on.
+        Encode *result* as for most requests: in HTTP/1.1, on a connection that stays open.
 
-        The last one is kept for its second: publishers all receive the same.
+        The last response is cached for one second, because all publishers receive the same one.
         """
         date = self.date()
         last, of, answer = self._last
@@ -65,7 +65,7 @@ class Answers:
         head_only: bool = False,
         version: str = "1.1",
     ) -> bytes:
-        """Return *result*, as `wire.responses.response` has it."""
+        """Encode *result* with `wire.responses.response`."""
         return response(
             result.status,
             result.body,

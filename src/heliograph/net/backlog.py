@@ -1,8 +1,9 @@
 """
-What waits for clients that read too slowly: bounded for each, and for all of them together.
+The unsent bytes of clients that read too slowly: limited for each client, and for all together.
 
-Only who is behind is here, so that everybody else costs nothing. Knows how many bytes wait, as the
-transport counts them: in our memory, what TLS made of them included; not in the kernel's.
+Only slow clients are registered, so that other clients cost nothing. Bytes are counted as the
+transport counts them: in the memory of this process, after TLS encryption; bytes in the kernel's
+buffers are not counted.
 """
 
 import asyncio
@@ -14,33 +15,34 @@ from heliograph.observe.log_throttle import Summary
 logger = logging.getLogger(__name__)
 
 BEHIND_BYTES = 16 * 1024
-"""With so much unread a client is behind. Less is neither looked at nor counted."""
+"""A client with this many unsent bytes is slow. Fewer bytes are neither checked nor counted."""
 
 CHECK_INTERVAL_S = 0.25
-"""How often it is looked whether who is behind has caught up."""
+"""Seconds between checks whether slow clients have caught up."""
 
 
 class Behind(Protocol):
-    """A client that has not read what it was written."""
+    """A client that has not read all bytes that were written to it."""
 
     @property
     def patient(self) -> bool:
-        """Whether it is dropped only for the total: what it may be written is bounded elsewhere."""
+        """Whether only the total limit applies: the client's own bytes are limited elsewhere."""
 
     def unread(self) -> int:
-        """Return the number of bytes that wait for it."""
+        """Return the number of unsent bytes."""
 
     def drop(self) -> None:
-        """End its connection at once, with what waits."""
+        """Abort the connection, and discard its unsent bytes."""
 
 
 class Backlog:
     """
-    Who is behind, and how far.
+    The slow clients, and the number of unsent bytes of each.
 
-    One that has more than *most_each* bytes unread at two looks in a row is dropped. When all
-    together have more than *most* (0 is no bound), those with the most unread are dropped until
-    they have not: at the end of the tick, because it is a flush that finds out.
+    A client with more than *most_each* unsent bytes at two checks in a row is dropped. If all
+    clients together have more than *most* unsent bytes (0: no limit), the clients with the most
+    are dropped until the total is within the limit. That happens at the end of the tick, because
+    the limit is usually exceeded during a flush.
     """
 
     __slots__ = (
@@ -64,7 +66,7 @@ class Backlog:
         self._unread: dict[Behind, int] = {}
         self._over: set[Behind] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._wanted_at = 0.0  # when the next look is to be
+        self._wanted_at = 0.0  # when the next check is due
         self._relieving = False
         self._summary = Summary(logger, logging.WARNING, loop.call_later)
 
@@ -72,7 +74,7 @@ class Backlog:
         return len(self._unread)
 
     def note(self, client: Behind, size: int) -> None:
-        """Take note that *size* bytes wait for *client*."""
+        """Register that *client* has *size* unsent bytes."""
         self.bytes += size - self._unread.get(client, 0)
         self._unread[client] = size
         if self.bytes > self._most > 0 and not self._relieving:
@@ -83,19 +85,19 @@ class Backlog:
             self._timer = self._loop.call_later(CHECK_INTERVAL_S, self._on_timer)
 
     def forget(self, client: Behind) -> None:
-        """Take *client* off, which has caught up or is gone."""
+        """Remove *client*, which has caught up or has disconnected."""
         self.bytes -= self._unread.pop(client, 0)
         self._over.discard(client)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._loop.time() - self._wanted_at > CHECK_INTERVAL_S:
-            self._over.clear()  # after a stall: they may have read, and we have not written
+            self._over.clear()  # after a stall: clients may have read, the server did not write
         for client in list(self._unread):
             size = client.unread()
             self.note(client, size)
@@ -107,7 +109,7 @@ class Backlog:
                 self._over.add(client)
 
     def _relieve(self) -> None:
-        """Drop those with the most unread until what is left is within bounds."""
+        """Drop the clients with the most unsent bytes until the total is within the limit."""
         for client in list(self._unread):
             self.note(client, client.unread())
         for client in sorted(self._unread, key=self._unread.__getitem__, reverse=True):

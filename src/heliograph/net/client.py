@@ -1,11 +1,10 @@
 """
-The connection of a client, whatever its framing: admission, liveness, pace and deadlines.
+The connection of a client, for every framing: admission, liveness, rate limit and deadlines.
 
-Knows when a client is closed: one that is silent, sends too fast, reads too slowly, does not prove
-who it is, or does not complete a message in time. How messages are framed is for the class of the
-connection, what they mean is the session's business. There is one object for a connection, no
-task, no timer of its own, no queue: what a slow client has not read yet waits in the transport, up
-to a limit.
+This module decides when a client is closed: if it is silent, sends too fast, reads too slowly, does
+not authenticate, or does not complete a message in time. Subclasses do the framing of messages;
+the session interprets them. A connection is one object, without a task, a timer or a queue of its
+own: the bytes that a slow client has not read stay in the transport's write buffer, up to a limit.
 """
 
 from enum import IntEnum
@@ -21,33 +20,36 @@ from heliograph.node.dialect import ClientLane, Ending, Goodbye, Opening, Refuse
 from heliograph.wire.http import Request
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long a client has to end its side of the connection after our goodbye."""
+"""Seconds that a client has to end its side of the connection after the server's goodbye."""
 
 FAR_OVER = 4
-"""A client this many times over its limit is not waited for."""
+"""A client with this many times its limit of unsent bytes is dropped without a second check."""
 
 MESSAGES_BURST_S = 10.0
-"""Clients subscribe to all their channels at once: so much time's messages may come together."""
+"""
+The messages of this many seconds may arrive at once, because a client subscribes to all its
+channels at once.
+"""
 
 
 class State(IntEnum):
-    """Where a connection is in its life; in the order in which it gets there."""
+    """The state of a connection; states are in the order in which they occur."""
 
     OPEN = 0
-    PINGED = 1  # silent for long, and pinged
-    CLOSING = 2  # our goodbye is on its way, or the peer's was answered
+    PINGED = 1  # the client was silent, and the server sent a ping
+    CLOSING = 2  # the server sent its goodbye, or answered the client's
     CLOSED = 3
 
 
 def discard(_chunk: Any) -> None:
-    """Where writes to a closing connection go."""
+    """Discard a write to a closing connection."""
 
 
 class Client:
     """
     A Subscriber, and the Peer of a session, over a transport.
 
-    The class for a framing overrides what stands under "Framing".
+    The class for a framing overrides the methods under "Framing".
     """
 
     __slots__ = (
@@ -66,7 +68,7 @@ class Client:
     )
 
     patient: ClassVar[bool] = False
-    """One that is far behind is dropped."""
+    """A client with too many unsent bytes is dropped."""
 
     def __init__(
         self, context: Context, transport: Transport, lane: ClientLane, now: float
@@ -74,15 +76,15 @@ class Client:
         self.id = ""
         self.lane = lane
         self.due = 0
-        # The transport's own method, so that a fan-out pays for no call of ours; replaced by
-        # another when the connection is closing or its client slow.
+        # The transport's own method, which saves a call per client in a fan-out. Replaced by
+        # another function when the connection is closing or its client is slow.
         self.write: Any = transport.write
         self._context = context
         self._transport = transport
         self._session: Session | None = None
         self._state = State.OPEN
-        self._origin: Origin | None = None  # where it is counted, if it is
-        self._identify_by = 0.0  # when the client must have proved who it is; 0 for never
+        self._origin: Origin | None = None  # where the connection is counted, if it is
+        self._identify_by = 0.0  # deadline for authentication; 0: none
         self._last_seen = now
         self._arrival = 0.0  # see rate.py
         context.sockets += 1
@@ -91,11 +93,11 @@ class Client:
     # -- Framing: what a class of connections overrides ----------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Hand every message in *data*, and in what came before it, to the session."""
+        """Pass every message that *data* contains or completes to the session."""
         raise NotImplementedError
 
     def ping(self) -> None:
-        """Ask the client whether it is there; whatever it sends is an answer."""
+        """Send a ping; any input from the client is an answer."""
         raise NotImplementedError
 
     def last_bytes(self, goodbye: Goodbye) -> bytes:
@@ -103,15 +105,15 @@ class Client:
         raise NotImplementedError
 
     def unfinished_since(self) -> float:
-        """Return when the message began that is not complete, in monotonic seconds; 0 if none."""
+        """Return when the incomplete message began, in monotonic seconds; 0 if there is none."""
         raise NotImplementedError
 
     def refuse_unfinished(self) -> None:
-        """Close: the message that is not complete has taken too long."""
+        """Close the connection, because the incomplete message has taken too long."""
         raise NotImplementedError
 
     def forget_unfinished(self) -> None:
-        """Drop what is held of a message that is not complete."""
+        """Drop the bytes of an incomplete message."""
         raise NotImplementedError
 
     # -- Opening -------------------------------------------------------------------------
@@ -120,7 +122,8 @@ class Client:
         """
         Write *answer* and begin the session, in one write.
 
-        A refusal follows the answer, too: a browser shows its page nothing of a failed request.
+        A refusal also follows the answer, because a browser gives its page no details of a failed
+        request.
         """
         context = self._context
         refusal = self._refusal(opening, request, handover)
@@ -154,11 +157,11 @@ class Client:
         handover: Handover,
     ) -> None:
         """
-        Write *answer* and go on with *session*, which *opening* began and *before* had.
+        Write *answer* and continue *session*, which *opening* began and *before* had.
 
-        *before* gives its connection up where that is not lost yet. The client's limits go on as
-        they were there. A resumption is refused for the reasons for which a new client would be,
-        and leaves the session as it is then.
+        *before* gives up its connection if the connection is not lost yet. The client's rate limit
+        and deadlines continue from *before*. A resumption is refused for the same reasons as a new
+        client; a refused resumption does not change the session.
         """
         context = self._context
         refusal = self._refusal(opening, request, handover)
@@ -181,14 +184,14 @@ class Client:
         return peer_address(self._transport) or "a Unix socket"
 
     def _refusal(self, opening: Opening, request: Request, handover: Handover) -> Goodbye | None:
-        """Take over the connection; return why its client is refused, if no app need be asked."""
+        """Take over the connection; return the goodbye of a refusal that holds for every app."""
         context = self._context
         origin = self._origin = handover.origin
         limit = context.settings.max_write_buffer
         self._transport.set_write_buffer_limits(min(limit, BEHIND_BYTES))
         goodbye = opening.dialect.goodbye
         if origin is not None and origin.proxy:
-            # First: those that are refused for another reason count until they have left, too.
+            # First, because a client that is refused for another reason also counts until its end.
             origin = context.addresses.name_client(origin, request)
             if origin is None:
                 self._transport.abort()
@@ -197,7 +200,7 @@ class Client:
         if opening.refusal is not None:
             return opening.refusal
         if context.draining:
-            return goodbye(Ending.RECONNECT)  # let in at the last moment, while the others leave
+            return goodbye(Ending.RECONNECT)  # accepted just before the drain began
         if origin is not None and origin.over:
             return goodbye(Ending.ADDRESS_OVER_LIMIT)
         if handover.over_capacity:
@@ -208,7 +211,7 @@ class Client:
     # -- Pace ----------------------------------------------------------------------------
 
     def admits(self, now: float, count: int = 1) -> bool:
-        """Return whether *count* more messages may come now; close where they may not."""
+        """Return whether the rate limit admits *count* more messages; close if it does not."""
         context = self._context
         arrival = rate.admit(
             self._arrival,
@@ -235,19 +238,19 @@ class Client:
         self.write(chunk)
 
     def pause_writing(self) -> None:
-        """Called inside a write: the client is behind."""
+        """Handle a full write buffer: the client is slow. Called inside a write."""
         self._context.backlog.note(self, self.unread())
         if self._state < State.CLOSING:
             self.write = self._write_to_slow
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Handle a drained write buffer: the client has caught up."""
         self._context.backlog.forget(self)
         if self._state < State.CLOSING:
             self.write = self._transport.write
 
     def unread(self) -> int:
-        """Return the number of bytes that wait for the client."""
+        """Return the number of unsent bytes."""
         return self._transport.get_write_buffer_size()
 
     def _write_to_slow(self, chunk: bytes) -> None:
@@ -256,7 +259,7 @@ class Client:
         size = self.unread()
         context.backlog.note(self, size)
         if size > FAR_OVER * context.settings.max_write_buffer:
-            # A flush is going on around us: memberships change after it.
+            # A flush calls this; subscriptions must not change before its end.
             self.write = discard
             context.loop.call_soon(self.drop)
 
@@ -272,16 +275,16 @@ class Client:
 
     def on_timer(self, now: float) -> None:
         """
-        See to what is due: a silent client, an unknown one, an unfinished message, a slow close.
+        Handle deadlines: of a silent client, authentication, an incomplete message, a slow close.
 
-        After a stall of the server no client is judged before what it sent meanwhile is read.
+        After a stall of the server, a client's pending input is read before its deadlines apply.
         """
         settings = self._context.settings
         if self._state is State.CLOSING:
             self._transport.abort()
             return
         if self._context.wheel.late_s and has_input(self._transport):
-            self._reschedule(0.0, now)  # when it is read
+            self._reschedule(0.0, now)  # by then the input has been read
             return
         if not self._identified(now) or not self._finishes(now):
             return
@@ -290,19 +293,19 @@ class Client:
             self._reschedule(settings.ping_interval - silent_s, now)
         elif self._state is State.OPEN:
             self._state = State.PINGED
-            self._last_seen = now - settings.ping_interval  # however late: it has time from now on
+            self._last_seen = now - settings.ping_interval  # even if late: the time-out begins now
             self.ping()
             self._reschedule(min(settings.pong_timeout, settings.ping_interval), now)
         elif (left_s := settings.ping_interval + settings.pong_timeout - silent_s) > 0:
-            # Once more before, for it may have answered and be silent again by then.
+            # A check before the deadline, since the client may answer and be silent again by then.
             self._reschedule(min(left_s, settings.ping_interval), now)
         elif has_input(self._transport):
-            self._reschedule(settings.pong_timeout, now)  # it is there, and we are slow to read
+            self._reschedule(settings.pong_timeout, now)  # alive, but read late
         else:
             self.close_for(Ending.PING_UNANSWERED)
 
     def _finishes(self, now: float) -> bool:
-        """Return whether the client may stay: no message of its has been on its way for long."""
+        """Return whether the client may stay: no message has been incomplete for too long."""
         since = self.unfinished_since()
         if not since or now - since < self._context.settings.request_timeout:
             return True
@@ -310,7 +313,7 @@ class Client:
         return False
 
     def _identified(self, now: float) -> bool:
-        """Return whether the client may stay: it proved who it is, or has time left to."""
+        """Return whether the client may stay: it has authenticated, or still has time to."""
         session = self._session
         if not self._identify_by:
             return True
@@ -332,12 +335,12 @@ class Client:
     # -- Closing -------------------------------------------------------------------------
 
     def close_for(self, ending: Ending) -> None:
-        """Close, in the words of the client's protocol."""
+        """Close with the goodbye that the client's protocol has for *ending*."""
         if self._session is not None:
             self._session.close(ending)
 
     def close(self, goodbye: Goodbye) -> None:
-        """Send the client *goodbye*, in one write, and nothing after it."""
+        """Send *goodbye* to the client in one write, and nothing after it."""
         if self._state >= State.CLOSING:
             return
         self._context.tally.refused(goodbye.code)
@@ -347,10 +350,11 @@ class Client:
 
     def finish(self, patience_s: float) -> None:
         """
-        End our half of the connection after what was written, and wait for the peer's end.
+        End the server's half of the connection after pending writes; wait for the peer's end.
 
-        What it still sends is read and thrown away: its Close frame says nothing that we need,
-        and closing with bytes unread would reset the connection, and take the reason along.
+        Input that still arrives is read and discarded. The peer's Close frame has no information
+        that the server needs. Closing a socket with unread bytes would reset the connection, and
+        the client would not receive the reason.
         """
         self._context.wheel.add(self, patience_s)
         if self._transport.can_write_eof():
@@ -360,13 +364,13 @@ class Client:
             self._transport.close()
 
     def end(self) -> None:
-        """End the session, and let nothing more be written."""
+        """End the session, and discard all further writes."""
         session = self._release()
         if session is not None:
             session.end()
 
     def give_up(self) -> None:
-        """Lose the connection, where it is not lost yet: another one goes on with the session."""
+        """Abort the connection if it is not lost yet: another one continues the session."""
         if self._state is State.CLOSED:
             return
         session = self._release()
@@ -376,21 +380,21 @@ class Client:
 
     def repeat(self) -> None:
         """
-        Write again what the connection before was given and may not have delivered.
+        Write again the messages that the earlier connection may not have delivered.
 
-        A class that cannot repeat leaves this out: its clients miss what was under way.
+        A class that cannot repeat does not override this; its clients miss messages in flight.
         """
 
     def on_lost(self, session: Session) -> None:
         """
-        End the session, since its connection is lost.
+        End the session, because its connection is lost.
 
-        A class whose clients can come back detaches it instead.
+        A class whose clients can resume their session detaches it instead.
         """
         session.end()
 
     def _release(self) -> Session | None:
-        """Write nothing more, and have no more to do with the session, which is returned."""
+        """Discard further writes; detach from the session and return it."""
         self._state = State.CLOSING
         self.write = discard
         self.forget_unfinished()
@@ -398,14 +402,14 @@ class Client:
         return session
 
     def drop_unfinished(self) -> None:
-        """Close, since the unfinished messages of all clients together are too large."""
+        """Close, because the incomplete messages of all clients together are too large."""
         self.close_for(Ending.TOO_MUCH_UNFINISHED)
 
     def eof_received(self) -> None:
-        """The peer sends no more: the transport closes itself, and says so."""
+        """Do nothing: the transport closes itself, and then calls `connection_lost`."""
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The socket is gone."""
+        """Release everything: the socket is closed."""
         session = self._release()
         if session is not None:
             self.on_lost(session)
@@ -416,5 +420,6 @@ class Client:
         self._context.backlog.forget(self)
         self._context.wheel.discard(self)
         self._context.departed()
-        # The transport and we refer to each other; nobody should wait for the collector.
-        self._transport = None  # type: ignore[assignment]  # nobody may use it any more
+        # The transport and this object refer to each other; without this line, their memory is
+        # only freed by the garbage collector.
+        self._transport = None  # type: ignore[assignment]  # not used after this

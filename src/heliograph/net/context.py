@@ -1,4 +1,4 @@
-"""What all connections of one server share, so that each needs only one reference to it."""
+"""The objects that all connections of a server share, so that a connection needs one reference."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from heliograph.wire.http import HeaderMemory, HttpLimits
 
 class Context:
     """
-    What the connections of one server share.
+    The objects that the connections of one server share.
 
-    *now* is the time in monotonic seconds, as the loop has it: the same within a turn. *clock* is
-    the same, and goes on within a turn.
+    *now* returns the event loop's time in monotonic seconds, which is constant within a turn of
+    the loop. *clock* returns the current time in monotonic seconds.
     """
 
     def __init__(
@@ -54,24 +54,24 @@ class Context:
         self.answers = answers or Answers()
         self.http_connections: set[Any] = set()  # of HttpConnection, which knows this class
         # Of clients.
-        self.sockets = 0  # connections that have not ended, those being closed included
+        self.sockets = 0  # open connections, including those that are closing
         self.sockets_opened = 0  # since the start
         self.slow_readers = 0
         self.refused_over_capacity = 0
         self.rate_limited_messages = 0
-        self.protocol_errors: dict[int, int] = {}  # closed by us, by code
+        self.protocol_errors: dict[int, int] = {}  # connections that the server closed, by code
         self.tls_failures = 0  # handshakes
         self.messages_received = 0
         self.messages_sent = 0  # to single clients
         self.bytes_sent = 0  # in these
         self.bytes_received = 0
         self.draining = False
-        self.all_closed = asyncio.Event()  # once the server drains: all connections have ended
-        # Of the settings, what every message would look up twice.
+        self.all_closed = asyncio.Event()  # set when the server drains and no connection is open
+        # Copies of settings that are used for every message.
         self.max_message_bytes = settings.max_message_bytes
-        self.max_messages_per_second = settings.max_messages_per_second  # of one; 0 is no limit
-        # How long a new connection may be silent: no longer than to the first ping, for a WebSocket
-        # inherits the place on the wheel.
+        self.max_messages_per_second = settings.max_messages_per_second  # per client; 0: no limit
+        # Seconds that a new connection may be silent: at most until the first ping, because a
+        # WebSocket inherits the HTTP connection's place on the wheel.
         self.first_deadline_s = min(
             settings.keep_alive_timeout, settings.request_timeout, settings.ping_interval
         )
@@ -88,16 +88,16 @@ class Context:
 
     @property
     def refused_per_address(self) -> int:
-        """Connections refused because their address had as many as it may have."""
+        """Connections that were refused because their address had reached its limit."""
         return self.addresses.refused
 
     def begin_draining(self) -> None:
-        """From now on all connections are to end; `all_closed` is set when they have."""
+        """Begin to end all connections; `all_closed` is set once all have ended."""
         self.draining = True
         self.answers.close()
         self.departed()
 
     def departed(self) -> None:
-        """A connection has ended."""
+        """Register that a connection has ended."""
         if self.draining and not self.sockets and not self.http_connections:
             self.all_closed.set()

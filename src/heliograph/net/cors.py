@@ -1,8 +1,9 @@
 """
-Pages of other sites that may use the HTTP API from a browser.
+CORS: pages of other sites that may use the HTTP API from a browser.
 
-Only where somebody asked for it: otherwise requests go straight to their routes, and browsers
-show such pages no answer. Nothing here lets anybody in; requests are signed as all are.
+Only used if CORS is configured: otherwise requests go directly to their routes, and browsers do
+not pass the answers to pages of other sites. CORS grants no access; these requests are signed as
+all others are.
 
 Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 """
@@ -21,7 +22,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class CrossOrigin:
-    """Says of what *handler* answers under *paths* that pages from *allowed* may read it."""
+    """Allows pages from *allowed* to read the answers of *handler* under *paths*."""
 
     def __init__(self, allowed: Sequence[str], paths: Sequence[str], handler: Handler) -> None:
         self._allowed = allowed
@@ -43,7 +44,7 @@ class CrossOrigin:
         return answer
 
     def refuse_early(self, request: Request) -> Response | None:
-        """Answer *request* before its body has arrived, where its head decides the answer."""
+        """Answer *request* before its body arrives, if its head decides the answer."""
         response = self._handler.refuse_early(request)
         if response is None or not request.path.startswith(self._paths):
             return response
@@ -53,8 +54,8 @@ class CrossOrigin:
         return _with_headers(response, headers)
 
     def _headers(self, request: Request) -> tuple[Headers, bool]:
-        """Return headers for the page, and whether they are all that the request asks for."""
-        # Caches keep the answer for one site apart from that for another.
+        """Return the CORS headers, and whether the request is a preflight request."""
+        # With Vary, caches store the answer for each site separately.
         headers: Headers = ((b"Vary", b"Origin"),)
         origin = request.lone_header(b"origin")
         if origin is None or not self._allows(origin):
@@ -64,7 +65,7 @@ class CrossOrigin:
         return headers, asks and request.method == "OPTIONS"
 
     def _allows(self, origin: bytes) -> bool:
-        # It is said again in the answer, so it must be short, and plain.
+        # The answer repeats the origin, so the origin must be short and visible ASCII.
         return _VISIBLE.fullmatch(origin) is not None and origin_allowed(
             origin.decode("ascii"), self._allowed
         )
@@ -75,7 +76,7 @@ _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]{1,256}")
 
 
 def _permissions(request: Request) -> Headers:
-    """Return what a page may do, which its browser asks before the page does it."""
+    """Return the headers that answer a preflight request: the methods and headers allowed."""
     permissions: Headers = (
         (b"Access-Control-Allow-Methods", b"GET, HEAD, POST"),
         (b"Access-Control-Max-Age", b"600"),
@@ -87,7 +88,7 @@ def _permissions(request: Request) -> Headers:
 
 
 class _WithHeaders:
-    """A takeover whose response has *headers*, too."""
+    """A takeover whose response also has *headers*."""
 
     __slots__ = ("_headers", "_takeover", "status")
 
@@ -97,7 +98,7 @@ class _WithHeaders:
         self.status = takeover.status
 
     def take(self, connection: Handover, /) -> None:
-        """Go on with the connection, as the takeover does."""
+        """Take over the connection, with the headers added."""
         connection.headers += self._headers
         self._takeover.take(connection)
 

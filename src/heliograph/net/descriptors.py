@@ -1,8 +1,8 @@
 """
-DescriptorBudget: whether there are file descriptors for those who come.
+DescriptorBudget: whether file descriptors are left for new clients.
 
-The kernel gives out the lowest number that is free. One that was just given thus says how many
-are in use, whatever they are used for: no books are kept, and none can be wrong.
+The kernel assigns the lowest free number. A new descriptor's number is thus about the number of
+descriptors in use, for whatever purpose. No counter is needed, so no counter can be wrong.
 """
 
 import logging
@@ -15,24 +15,26 @@ from heliograph.observe.log_throttle import Summary
 logger = logging.getLogger(__name__)
 
 RESERVED = 64
-"""Descriptors that clients do not get, so that the server can work, and tell others to go."""
+"""Descriptors that clients do not get: the server works with them, and refuses clients."""
 
 SHORT = 256
 """
-With so many left, or an eighth of the capacity where that is less, descriptors run short: as many
-as are accepted in two turns of the loop, since it takes one to make room.
+Descriptors run short if this many are left, or an eighth of the capacity if that is less. The
+number is that of connections accepted in two turns of the loop, because the loop needs one turn to
+close idle connections.
 """
 
 MOST_DESCRIPTORS = 1 << 20
-"""As many as are asked for where there is no limit."""
+"""The number of descriptors to request if the system has no limit."""
 
 
 class DescriptorBudget:
     """
     The descriptors that one process may have: *limit*. *later* calls a function after a delay.
 
-    Beyond `capacity` clients are told to come back later; half a reserve further nobody should
-    be accepted at all, or the last descriptor would be gone and whoever comes dropped unheard.
+    Over `capacity`, clients are refused with the request to come back later. Half a reserve
+    further, no connection should be accepted: otherwise the last descriptor would be used up, and
+    new connections would be dropped without an answer.
     """
 
     def __init__(self, limit: int, later: Callable[..., object]) -> None:
@@ -43,15 +45,15 @@ class DescriptorBudget:
         self._probe = -1
 
     def attend(self, relief: Callable[[int], object]) -> None:
-        """From now on ask *relief* for descriptors before there are none: how many run short."""
+        """Call *relief* with the number of descriptors wanted whenever descriptors run short."""
         self._relief = relief
 
     def full(self, given: int | None = None) -> bool:
         """
-        Whether there is no room for one more client; noted once for each time it is so.
+        Whether the capacity for clients is used up; logged when that begins.
 
-        *given* is the descriptor that the client was just given, where that is known: while there
-        is room, nobody else need be asked.
+        *given* is the descriptor of the newest client, if known: while it is below the capacity,
+        no system call is needed.
         """
         if given is not None and given < self.capacity and not self._was_full:
             if given >= self.capacity - SHORT:
@@ -65,19 +67,19 @@ class DescriptorBudget:
                 self._note()
             return True
         if self._was_full and used < self.capacity - RESERVED // 2:
-            self._was_full = False  # they do not only take turns
+            self._was_full = False  # with hysteresis: not for each client that leaves
         return False
 
     def exhausted(self) -> bool:
-        """Whether there is none even for those who only hear that there is none."""
-        # The reserve is only touched once somebody found it full: nobody else need ask the kernel.
+        """Whether no descriptor is left even for clients that are only refused."""
+        # The reserve is only used after `full` returned True; until then no system call is needed.
         if not self._was_full or (used := self._used()) < self.capacity + RESERVED // 2:
             return False
         self._relieve(used)
         return True
 
     def close(self) -> None:
-        """Give back what counting takes. It may be asked again."""
+        """Close the descriptor that is used for counting. Later calls open it again."""
         if self._probe >= 0:
             os.close(self._probe)
             self._probe = -1
@@ -103,9 +105,9 @@ class DescriptorBudget:
 
 
 def descriptor_limit() -> int:
-    """Return how many descriptors this process may have."""
+    """Return the number of descriptors that this process may have."""
     if sys.platform == "win32":
-        return sys.maxsize  # there is no such limit
+        return sys.maxsize  # Windows has no such limit
     import resource  # noqa: PLC0415 - it does not exist everywhere
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,8 +1,8 @@
 """
-Leaving: those who are connected are told to, a few at a time.
+Draining: the server asks connected clients to reconnect, a few at a time.
 
-What they are told makes clients come back at once, to whoever serves by then. All at the same
-moment would be more than any server likes.
+The close code makes clients reconnect at once, to the server that then accepts connections. If all
+clients reconnected at the same moment, they would overload that server.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from heliograph.net.context import Context
 from heliograph.node.dialect import Ending, Session
 
 TURN_S = 0.05
-"""How often the next few are told."""
+"""Seconds between two groups of clients that are closed."""
 
 IDLE_S = 1.0
-"""Silence after which a publisher that keeps its connection open is taken to have no request
-on its way to us."""
+"""Seconds of silence after which a publisher with an open connection is assumed to have no request
+in flight."""
 
 FAREWELL_S = 3.0
-"""How long the last ones have to take their leave; the rest is cut off."""
+"""Seconds that the last connections have to close; after that the server aborts the rest."""
 
 
 class Clients(Protocol):
@@ -48,9 +48,9 @@ async def drain(
     """
     End every connection of a server that accepts no new ones; in-flight requests finish.
 
-    WebSocket clients are told to reconnect, spread evenly over *over_s* in the order that
-    *shuffle* makes. HTTP connections are closed when they have been silent for *idle_s* seconds.
-    Returns when all are gone, a few seconds later at the most.
+    WebSocket clients are closed with the request to reconnect, spread evenly over *over_s* in the
+    order that *shuffle* makes. HTTP connections are closed after *idle_s* seconds of silence.
+    Returns when all connections have ended, or at most a few seconds after *over_s*.
     """
     loop, gone = context.loop, context.all_closed
     context.begin_draining()

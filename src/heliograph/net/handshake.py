@@ -1,9 +1,9 @@
 """
-The opening handshake of WebSockets: a request in; out comes a response, or the takeover of its
-connection.
+The opening handshake of WebSockets: it takes a request, and returns a response or the takeover of
+the connection.
 
-Knows RFC 6455 section 4, and which request was accepted before. A protocol is asked once what a
-client may have; afterwards the handshake is data, the same for all clients with the same request.
+Implements RFC 6455 section 4, and caches accepted requests. The protocol decides once for each
+different request; after that the handshake is data, shared by all clients with the same request.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ from heliograph.wire.websocket import (
 )
 
 MAX_REMEMBERED = 256
-"""Handshakes that are remembered, of at most MAX_REMEMBERED_BYTES each."""
+"""Number of cached handshakes, of at most MAX_REMEMBERED_BYTES each."""
 
 MAX_REMEMBERED_BYTES = 1024
 
@@ -44,7 +44,7 @@ _NOT_FOUND = text(404, "Not found")
 
 
 class Handshake:
-    """What a client asks for, but for its key: the same for all whose requests are the same."""
+    """A client's request without its key; clients with the same request share the object."""
 
     __slots__ = ("end", "lane", "opening", "request")
 
@@ -52,11 +52,11 @@ class Handshake:
         self.request = request
         self.opening = opening
         self.lane = lane
-        self.end = end  # of the answer: what follows the accepted key
+        self.end = end  # the bytes of the answer after the accepted key
 
 
 class Upgrade(Struct, eq=False, gc=False):
-    """A handshake that is accepted: the takeover of its connection."""
+    """An accepted handshake: the takeover of its connection."""
 
     handshake: Handshake
     key: bytes
@@ -64,7 +64,7 @@ class Upgrade(Struct, eq=False, gc=False):
     status: int = 101
 
     def take(self, connection: Handover, /) -> None:
-        """Go on with a connection as a WebSocket."""
+        """Take over a connection as a WebSocket."""
         handshake, transport = self.handshake, connection.transport
         client = self.connect(connection.context, transport, handshake.lane, connection.now)
         transport.set_protocol(client)
@@ -77,11 +77,11 @@ class Upgrades:
     """
     Answers requests that ask for a WebSocket, for clients of *dialects*.
 
-    *compression* is the framing of clients that support compression; without one, none is
-    compressed. *connect* makes connections.
+    *compression* is the framing of clients that support compression; if None, no client gets
+    compression. *connect* makes connections.
 
-    Handshakes that were accepted before are remembered by the bytes of their requests around the
-    key: when a server comes back, thousands of clients ask for the same, in the same words.
+    Accepted handshakes are cached by the bytes of their requests before and after the key: after
+    a restart of a server, thousands of clients send the same request, except for the key.
     """
 
     __slots__ = ("_compression", "_dialects", "_known", "_text", "connect")
@@ -101,9 +101,10 @@ class Upgrades:
 
     def answer(self, request: Request, head: bytes = b"") -> Answer:
         """
-        Answer *request*; *head* is the whole of it, where it came in one piece.
+        Answer *request*; *head* is the complete request if it arrived in one piece.
 
-        One for whom there is no room, and one that its protocol refuses, is let in to hear why.
+        A client over capacity, or refused by its protocol, still gets a WebSocket, over which
+        it receives the reason.
         """
         try:
             key = check_handshake(request.method, request.version, request.headers)
@@ -117,7 +118,7 @@ class Upgrades:
         return Upgrade(handshake, key, self.connect)
 
     def answer_fast(self, data: bytes) -> Upgrade | None:
-        """Answer the request that *data* is, if one like it was accepted. None: use `answer`."""
+        """Answer the request in *data* if the same was accepted before. None: use `answer`."""
         parts = cut_at_key(data)
         if parts is None:
             return None
@@ -128,7 +129,7 @@ class Upgrades:
         return Upgrade(handshake, key, self.connect)
 
     def handshake(self, request: Request) -> Handshake | None:
-        """Read *request*, and ask its protocol; None if no protocol knows its path."""
+        """Parse *request*, and let its protocol decide; None if no protocol knows its path."""
         headers = request.headers
         opening = opening_of(self._dialects, request)
         if opening is None:
@@ -142,12 +143,12 @@ class Upgrades:
         return Handshake(request, opening, opening.dialect.lane(framing), end)
 
     def remember(self, head: bytes, handshake: Handshake) -> None:
-        """Keep what was read from *head*, the whole of a request, if nothing is wrong with it."""
+        """Cache the *handshake* of *head*, a complete request, unless it is refused."""
         if len(head) > MAX_REMEMBERED_BYTES or handshake.opening.refusal is not None:
             return
         parts = cut_at_key(head)
         if parts is None or not is_key(parts[1]):
             return
         if len(self._known) >= MAX_REMEMBERED:
-            self._known.clear()  # cheaper than an order of use; those in use are soon back
+            self._known.clear()  # cheaper than LRU; requests in use are soon cached again
         self._known[parts[0], parts[2]] = handshake

@@ -1,8 +1,8 @@
 """
-An HTTP connection: requests in order, answers in the same order.
+An HTTP connection: it answers requests in the order in which they arrive.
 
-Knows the socket, pipelining and time-outs; hands its socket and left-over bytes over when
-a client asks for a WebSocket. What the requests mean is the handler's business.
+Implements pipelining and time-outs; hands over its socket and unparsed bytes when a client requests
+a WebSocket. The handler interprets the requests.
 """
 
 from functools import partial
@@ -27,27 +27,32 @@ from heliograph.wire.http import (
 from heliograph.wire.responses import Response, text
 
 MAX_HELD = 16
-"""Requests of one connection that may wait for their answers; then reading pauses."""
+"""Unanswered requests that one connection may have; then reading pauses."""
 
 LINES_AT_ONCE: Final = 100
-"""Input with more lines than this is handled in pieces: requests, headers and chunks have lines."""
+"""
+Input with more lines than this is handled in pieces. Lines are counted because requests, headers
+and chunks have lines.
+"""
 
 PIECE_BYTES: Final = 1024
-"""So much of it at once, or of a body with a Content-Length what is missing; then the connection
-looks at the clock."""
+"""
+Bytes in a piece; of a body with a Content-Length, a piece is all that is missing. The connection
+checks the clock after each piece.
+"""
 
 UNFINISHED_BYTES: Final = 4096
-"""With more input than this held, a connection counts against the total."""
+"""With more buffered input than this, a connection counts towards the total of the intake."""
 
 LINGER_S = 2.0
-"""How long a client whose request was refused unread has to read why."""
+"""Seconds that a client whose request was refused unread has to read the answer."""
 
 OVER_CAPACITY_S = 5.0
-"""How long a client for whom there is no room has to ask; others wait for its descriptor."""
+"""Seconds that a client over capacity has to send a request; others need its descriptor."""
 
 
 class _Early:
-    """The answer to a request whose body has not arrived, and is not read."""
+    """The answer to a request whose body has not arrived and will not be read."""
 
     __slots__ = ("request", "response")
 
@@ -60,7 +65,7 @@ _Event: TypeAlias = Request | RefusedRequest | Continue | _Early
 
 
 class _Answer:
-    """The place of an answer in its connection's order; *data* is None until it is known."""
+    """An answer in the order of its connection; *data* is None until the answer is ready."""
 
     __slots__ = ("closes", "data", "head_only", "takeover", "unread", "version")
 
@@ -82,11 +87,11 @@ class _Answer:
 
 class HttpConnection:
     """
-    One client's requests to *handler*; those for a WebSocket to *upgrades*, if it is given.
+    A connection that passes requests to *handler*, and WebSocket requests to *upgrades*, if given.
 
-    *origin* is where it was counted in when it was accepted, None where that is yet to be done.
-    Where it is *over_capacity* there was no room for it, or its origin is over its limit: it has
-    one answer, and little time.
+    *origin* counts the connection since it was accepted; None if it is not counted yet. If
+    *over_capacity*, the server was over capacity, or the origin is over its limit: the connection
+    gets one answer, within a short time-out.
     """
 
     __slots__ = (
@@ -112,7 +117,7 @@ class HttpConnection:
     )
 
     patient: ClassVar[bool] = True
-    """An answer may be large, and has `request_timeout` to be read."""
+    """An answer may be large, and the client has `request_timeout` to read it."""
 
     def __init__(
         self,
@@ -130,22 +135,22 @@ class HttpConnection:
         self._handler = handler
         self._transport: Transport
         self._upgrades = upgrades
-        self._reader: RequestReader | None = None  # nothing came yet
-        # Lists, since they are short where they are not empty, and an empty deque is not small.
+        self._reader: RequestReader | None = None  # None until the first input
+        # Lists, because they are usually empty or short, and an empty deque is not small.
         self._answers: list[_Answer] = []
         self._backlog: list[_Event] = []
-        self._input = b""  # that has arrived and has yet to be parsed
-        self._queued = False  # for a turn in which more of it is
-        self._judged: Request | None = None  # whose body may be read
-        self._counted = False  # the intake knows what we hold
+        self._input = b""  # received, but not parsed yet
+        self._queued = False  # for a turn that parses more of it
+        self._judged: Request | None = None  # the request whose body may be read
+        self._counted = False  # the intake counts the buffered bytes
         self._closing = False
-        self._held = False  # we do not read
-        self._unread = False  # the client does not
+        self._held = False  # reading is paused
+        self._unread = False  # the client does not read
         self._last_seen = 0.0
-        self._request_since = 0.0  # nothing came yet
+        self._request_since = 0.0  # 0 until the first input
 
     def connection_made(self, transport: Transport) -> None:
-        """A client connected: for its first request it has no longer than a request may take."""
+        """Begin to serve a client, whose first request has no more time than any request."""
         self._transport = transport
         context = self._context
         context.http_connections.add(self)
@@ -158,7 +163,7 @@ class HttpConnection:
             context.wheel.add(self, context.first_deadline_s)
 
     def _count_in(self) -> None:
-        """Begin to count where there is a limit for each address."""
+        """Count the connection in, if there is a limit for each address."""
         context = self._context
         if self.origin is None:  # the event loop accepted it
             self.origin = context.addresses.arrive_by(self._transport)
@@ -169,7 +174,7 @@ class HttpConnection:
             self._over_capacity = True
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The client is gone, with whatever answers it waits for."""
+        """Release everything: the socket is closed; pending answers are dropped."""
         self._let_go()
         if self.origin is not None:
             self._context.addresses.leave(self.origin)
@@ -179,7 +184,7 @@ class HttpConnection:
         self._backlog.clear()
 
     def _let_go(self) -> None:
-        """Have no more to do with the connection; a successor takes our place on the wheel."""
+        """Stop serving the connection; its entry on the wheel stays, for a successor."""
         self._closing = True
         if self._unread:
             self._context.backlog.forget(self)
@@ -197,7 +202,7 @@ class HttpConnection:
     def data_received(self, data: bytes) -> None:
         """Answer every request that *data* completes."""
         if self._closing:
-            return  # lingering: read so that the socket closes without a reset, no more
+            return  # lingering: input is only read so that the socket closes without a reset
         context = self._context
         self._last_seen = context.now()
         context.bytes_received += len(data)
@@ -230,7 +235,7 @@ class HttpConnection:
         self._read(reader, data)
 
     def _read(self, reader: RequestReader, data: bytes) -> None:
-        """Answer what the parser makes of *data*: at once if it cannot be much, else in pieces."""
+        """Answer the requests in *data*: at once if it has few lines, else in pieces."""
         if self._input or data.count(b"\r\n") > LINES_AT_ONCE:
             self._input += data
             if not self._queued:
@@ -247,16 +252,16 @@ class HttpConnection:
 
     def _go_on(self) -> None:
         """
-        Parse pieces of the input that has arrived, until this connection's slice is over.
+        Parse the buffered input in pieces, until this connection's slice is over.
 
-        Nothing is parsed while answers are not read, or too many are owed.
+        Nothing is parsed while the client does not read, or too many answers are pending.
         """
         reader = self._reader
         if reader is None:
             raise AssertionError("without a reader there is no input")
         clock = self._context.clock
         end = clock() + SLICE_S
-        self._queued = True  # nobody else asks for another turn meanwhile
+        self._queued = True  # so that no other method requests a turn meanwhile
         while self._input and not self._closing and not self._full():
             size = max(PIECE_BYTES, reader.missing)
             piece, self._input = self._input[:size], self._input[size:]
@@ -270,7 +275,7 @@ class HttpConnection:
             self._pace()
 
     def _feed(self, reader: RequestReader, data: bytes, *, more: bool) -> list[_Event]:
-        """Return what *data* completes, and what is said of what it only begins."""
+        """Return the requests that *data* completes, and early answers to those that it begins."""
         was_receiving = reader.receiving
         events: list[_Event] = [*reader.feed(data, more=more)]
         if events or not was_receiving:
@@ -285,17 +290,17 @@ class HttpConnection:
         return events
 
     def _judge(self, reader: RequestReader, request: Request, events: list[_Event]) -> None:
-        """Answer a request of which the head has arrived, where that alone decides the answer."""
+        """Answer a request whose head has arrived, if the head decides the answer."""
         response = self._handler.refuse_early(request)
         if response is not None:
             reader.close()
             self._judged = None
-            # 100 Continue, where it is due, would ask for the body.
+            # A pending 100 Continue would ask for the body.
             events[:] = [event for event in events if event is not CONTINUE]
             events.append(_Early(request, response))
 
     def _count(self) -> None:
-        """Have the bytes counted that are held of what is incomplete."""
+        """Let the intake count the buffered bytes of an incomplete request."""
         held = len(self._input)
         if self._reader is not None:
             held += self._reader.held
@@ -307,12 +312,12 @@ class HttpConnection:
             self._context.intake.forget(self)
 
     def drop_unfinished(self) -> None:
-        """Answer that the server holds too much of what is incomplete, and close."""
+        """Answer that the server buffers too many incomplete requests, and close."""
         if not self._closing:
             self._refuse(503, "Too many requests are incomplete, try again later")
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer what is being received, and close."""
+        """Answer the request that is being received, and close."""
         if self._reader is not None:
             self._reader.close()
         self._input = b""
@@ -320,7 +325,7 @@ class HttpConnection:
         self._write_answers()
 
     def _answer_alone_fast(self, request: Request) -> None:
-        """Answer a request that nothing else is under way with."""
+        """Answer the only pending request of the connection."""
         reply = self._handler.handle(request)
         if isinstance(reply, Response):
             answer = _Answer(request)
@@ -330,7 +335,7 @@ class HttpConnection:
             self._answer_otherwise(request, reply)
 
     def _answer_otherwise(self, request: Request, reply: AnswerReply) -> None:
-        """Answer a request alone, later or by a takeover."""
+        """Answer the only pending request, later or by a takeover."""
         answer = _Answer(request)
         self._answers.append(answer)
         self._reply(answer, reply)
@@ -338,25 +343,25 @@ class HttpConnection:
             self._write_answers()
 
     def _reply(self, answer: _Answer, reply: AnswerReply) -> None:
-        """Have *answer* filled in, now or later."""
+        """Fill in *answer*, now or later."""
         if isinstance(reply, Later):
             reply.then(partial(self._answered_late, answer), _never)
         else:
             self._answer(answer, reply)
 
     def eof_received(self) -> bool:
-        """Return whether answers are still owed to a client that sends no more."""
+        """Return whether the client, which sends no more, still needs pending answers."""
         return (
             bool(self._answers) and self._transport.can_write_eof()
-        )  # not through TLS of asyncio's
+        )  # asyncio's TLS transport cannot write EOF
 
     def _work(self) -> None:
-        """Take on requests until too many wait for answers, and write what is known."""
+        """Handle requests until too many answers are pending, and write the ready answers."""
         while self._backlog and not self._owes_enough() and not self._closing:
             event = self._backlog[0]
             if isinstance(event, Request) and self._asks_for_websocket():
                 if self._answers or self._unread:
-                    break  # answers come in order, and are read: this one ends the connection
+                    break  # the upgrade must follow the earlier answers, once they are read
                 self._upgrade(event)
                 return
             del self._backlog[0]
@@ -391,7 +396,7 @@ class HttpConnection:
             answer.data = CONTINUE_RESPONSE
 
     def _upgrade(self, request: Request, *, head: bytes = b"") -> None:
-        """Answer a request for a WebSocket; *head* is all of it, where it came in one piece."""
+        """Answer a WebSocket request; *head* is the complete request if it came in one piece."""
         upgrades = self._upgrades
         if upgrades is None:
             raise AssertionError("only a reader for WebSockets lets requests for them pass")
@@ -408,10 +413,10 @@ class HttpConnection:
         self._hand_over(found, rest)
 
     def _hand_over(self, takeover: Takeover, rest: bytes = b"") -> None:
-        """Leave the connection to *takeover*; *rest* followed an upgrade request."""
+        """Hand the connection over to *takeover*; *rest* followed an upgrade request."""
         if self._held:
             self._held = False
-            self._transport.resume_reading()  # the successor begins by reading
+            self._transport.resume_reading()  # the successor expects that reading is active
         self._let_go()
         self._answers.clear()
         self._backlog.clear()
@@ -430,8 +435,9 @@ class HttpConnection:
 
     def _owes_enough(self) -> bool:
         """
-        Whether no more requests are to be taken: their answers are not read, or too many, or the
-        connection is about to be taken over.
+        Whether no more requests are handled for now.
+
+        That is so if the client does not read, too many answers are pending, or a takeover follows.
         """
         answers = self._answers
         if self._unread or len(answers) >= MAX_HELD:
@@ -439,11 +445,11 @@ class HttpConnection:
         return bool(answers) and answers[-1].takeover is not None
 
     def _full(self) -> bool:
-        """Whether nothing more is to be parsed."""
+        """Whether parsing is paused."""
         return bool(self._backlog) or self._owes_enough() or self._upgraded
 
     def _pace(self) -> None:
-        """Read on only while there is room for more requests and the client takes its answers."""
+        """Pause reading while requests queue up or the client does not read; else resume it."""
         full = self._full()
         if self._input and not full and not self._queued:
             self._queued = True
@@ -477,9 +483,9 @@ class HttpConnection:
 
     def _write_answers(self) -> None:
         """
-        Write the answers that are known, up to the first that is not, at once.
+        Write the ready answers, up to the first that is not ready, in one write.
 
-        A takeover comes when the answers before it are written, and read.
+        A takeover follows once the client has received the answers before it.
         """
         ready = []
         closes = lingers = False
@@ -500,14 +506,14 @@ class HttpConnection:
             self._hand_over(takeover)
 
     def _finish(self, *, lingers: bool) -> None:
-        """Close, once what was written is out."""
+        """Close, once all written bytes are sent."""
         self._closing = True
         self._backlog.clear()
         self._answers.clear()
         self._input = b""
         self._count()
         self._context.wheel.add(self, LINGER_S)
-        # Closing with bytes unread would reset the connection, and take the answer along.
+        # Closing a socket with unread bytes would reset the connection, and the answer be lost.
         if lingers and self._transport.can_write_eof():
             self._transport.write_eof()
             self._transport.resume_reading()
@@ -515,14 +521,14 @@ class HttpConnection:
             self._transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers: it may not ask for more."""
+        """Handle a full write buffer: no more requests are read until the client reads answers."""
         self._unread = True
         self._context.backlog.note(self, self.unread())
         if not self._closing:
             self._pace()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Handle a drained write buffer: the client reads again."""
         self._unread = False
         self._context.backlog.forget(self)
         if not self._closing:
@@ -530,16 +536,16 @@ class HttpConnection:
             self._work()
 
     def unread(self) -> int:
-        """Return the number of bytes that wait for the client."""
+        """Return the number of unsent bytes."""
         return self._transport.get_write_buffer_size()
 
     # -- Time ----------------------------------------------------------------------------
 
     def on_timer(self, now: float) -> None:
         """
-        See to what is due: a slow request, an idle connection, an unread answer.
+        Handle deadlines: of a slow request, an idle connection, an unread answer.
 
-        After a stall of the server nobody is judged before what it sent meanwhile is read.
+        After a stall of the server, a client's pending input is read before its deadlines apply.
         """
         if self._context.wheel.late_s and not self._closing and has_input(self._transport):
             self._reschedule(0.0)
@@ -549,11 +555,11 @@ class HttpConnection:
         if not self._request_since:
             patience_s = min(patience_s, request_s)
         if self._closing and self.unread() and now - self._last_seen < request_s:
-            self._reschedule(LINGER_S)  # a large answer may take its time, the last one too
+            self._reschedule(LINGER_S)  # a large answer has request_timeout, also the last one
         elif self._closing or (self._unread and now - self._last_seen >= request_s):
             self._transport.abort()
         elif self._answers:
-            self._reschedule(request_s)  # it is we who are slow
+            self._reschedule(request_s)  # the server is slow, not the client
         elif self._receiving and now - self._request_since >= request_s:
             self._refuse(408, "The request took too long")
         elif not self._receiving and now - self._last_seen >= patience_s:
@@ -564,7 +570,8 @@ class HttpConnection:
             self._reschedule(self._last_seen + patience_s - now)
 
     def _reschedule(self, delay_s: float) -> None:
-        # Never later than a request that begins now may take, nor than a WebSocket's first ping.
+        # At most the time-out of a request that begins now, and the delay of a WebSocket's first
+        # ping.
         latest_s = min(self._request_timeout(), self._context.first_deadline_s)
         self._context.wheel.add(self, min(delay_s, latest_s))
 
@@ -574,10 +581,10 @@ class HttpConnection:
 
     def close(self, *, idle_s: float = 0.0) -> None:
         """
-        Close after the answers that are owed. For a server that stops.
+        Close after the pending answers. For a server that stops.
 
-        Where none are: at once, or if *idle_s* is given only after as long a silence, and not
-        while a request is being received.
+        Without pending answers, close at once; with *idle_s*, only if the client has been silent
+        for so many seconds, and no request is being received.
         """
         if self._answers:
             self._answers[-1].closes = True
@@ -586,7 +593,7 @@ class HttpConnection:
         ):
             self._finish(lingers=False)
 
-    # -- Making room for others ----------------------------------------------------------
+    # -- Freeing descriptors and memory --------------------------------------------------
 
     @property
     def silent(self) -> bool:
@@ -594,7 +601,7 @@ class HttpConnection:
         return not self._request_since
 
     def idle_since(self) -> float | None:
-        """Return since when nothing has been under way; None while something is."""
+        """Return since when the connection has been idle; None if it is not idle."""
         if self._closing or self._unread or self._answers or self._backlog or self._receiving:
             return None
         if self._input:
@@ -602,7 +609,7 @@ class HttpConnection:
         return self._last_seen
 
     def drop(self) -> None:
-        """End the connection at once: its descriptor, or the memory it takes, is needed."""
+        """Abort the connection: its descriptor or its memory is needed."""
         self._transport.abort()
 
 

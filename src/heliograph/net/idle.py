@@ -1,9 +1,10 @@
 """
-Which HTTP connections make room when there are too many.
+Closes HTTP connections when there are too many.
 
-Idle ones when file descriptors run short, so that a new client is refused only where every
-descriptor is in use; and those behind a proxy whose client is not known yet, which no limit of an
-address can hold for. WebSocket connections are never closed for either.
+Idle connections are closed when file descriptors run short, so that a new client is only refused
+if every descriptor is in use. Connections of a proxy that has not named their client yet are closed
+if there are too many of them, because no limit per address applies to them. WebSocket connections
+are never closed for these reasons.
 """
 
 import asyncio
@@ -20,52 +21,60 @@ from heliograph.observe.log_throttle import Summary
 logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
-"""A connection that was silent for less is not idle: its request may be on its way."""
+"""Seconds of silence after which a connection is idle; before that, a request may be in flight."""
 
 SAMPLE = 512
-"""Connections that are compared in one turn of the loop; of more, a different part each time."""
+"""
+Connections that are compared in one turn of the loop. If there are more, each turn compares another
+part of them.
+"""
 
 SNAPSHOT_S = 5.0
-"""How long a list of more connections is kept; it also refers to those that have ended."""
+"""
+Seconds that a list of more than SAMPLE connections is kept; it also keeps ended connections alive.
+"""
 
 UNNAMED_SHARE = 4
-"""Connections whose client is not known may take the capacity divided by this, ..."""
+"""Connections whose client is not known may use the capacity divided by this, ..."""
 
 UNNAMED_FLOOR = 512
-"""... or as many as come in a few turns of the loop: each is known as soon as it is read."""
+"""
+... but always this many, the number accepted in a few turns of the loop: the client is known as
+soon as a request is read.
+"""
 
 TRIED = 64
-"""Connections that are looked at for one that has sent nothing."""
+"""Connections that are checked to find one that has sent nothing."""
 
 
 def most_unnamed(capacity: int) -> int:
-    """Return how many connections of *capacity* may be there whose client is not known."""
+    """Return how many connections of *capacity* may have an unknown client."""
     return max(capacity // UNNAMED_SHARE, UNNAMED_FLOOR)
 
 
 class ClosableConnection(Protocol):
-    """An HTTP connection, as far as this module is concerned."""
+    """The part of an HTTP connection that this module needs."""
 
     def idle_since(self) -> float | None:
-        """Return since when nothing has been under way, in monotonic seconds; None if it is."""
+        """Return since when it has been idle, in monotonic seconds; None if it is not idle."""
 
     @property
     def silent(self) -> bool:
         """Whether nothing was received yet."""
 
     def drop(self) -> None:
-        """End the connection at once."""
+        """Abort the connection."""
 
     def close(self, *, idle_s: float = 0.0) -> None:
-        """Close after the answers that are owed; if none are, after *idle_s* seconds of silence."""
+        """Close after pending answers; without any, only after *idle_s* seconds of silence."""
 
 
 class IdleConnections:
     """
-    Closes idle ones of *connections*, those that have been idle for longest first.
+    Closes the idle ones of *connections*, beginning with those that were idle for the longest time.
 
-    Exact for up to SAMPLE of them, and among as many of more. *now* is the clock that
-    `ClosableConnection.idle_since` goes by.
+    The order is exact for up to SAMPLE connections; if there are more, it is exact within a sample
+    of that size. *now* is the clock that `ClosableConnection.idle_since` uses.
     """
 
     __slots__ = ("_connections", "_loop", "_now", "_snapshot", "_summary", "_wanted", "closed")
@@ -86,10 +95,10 @@ class IdleConnections:
 
     def close_soon(self, wanted: int) -> None:
         """
-        Close *wanted* of them, or as many as are idle, in the next turn of the loop.
+        Close *wanted* connections, or as many as are idle, in the next turn of the loop.
 
-        Not in this one: what has arrived on a connection may not be read yet. Asked several times
-        in one turn, as many as were wanted at most.
+        Not in this turn, because input that has arrived on a connection may not be read yet. Of
+        several calls in one turn, the largest *wanted* counts.
         """
         if not self._wanted:
             self._loop.call_soon(self._close)
@@ -123,17 +132,17 @@ class IdleConnections:
 
 class Unnamed:
     """
-    Connections of proxies that have not named a client yet: bounded in total.
+    Connections of proxies that have not named a client yet; their total is limited.
 
-    *capacity* returns how many descriptors there are for clients.
+    *capacity* returns the number of descriptors for clients.
     """
 
     __slots__ = ("_capacity", "_connections")
 
     def __init__(self, capacity: Callable[[], int]) -> None:
         self._capacity = capacity
-        # In the order in which they came. Those that have sent a request since are taken out
-        # when it comes to that, so that requests pay nothing.
+        # In order of arrival. Connections that have sent a request since then are only removed
+        # when the limit is reached, so that requests cost nothing.
         self._connections: dict[ClosableConnection, None] = {}
 
     def __len__(self) -> int:
@@ -141,14 +150,14 @@ class Unnamed:
 
     @property
     def limit(self) -> int:
-        """How many there may be."""
+        """The maximum number of connections."""
         return most_unnamed(self._capacity())
 
     def add(self, connection: ClosableConnection) -> bool:
         """
-        Take in *connection*; return whether there is room.
+        Add *connection*; return whether it was within the limit.
 
-        Where there are as many as may be, the oldest that has sent nothing is ended.
+        If the limit is reached, the oldest connection that has sent nothing is aborted.
         """
         if len(self._connections) >= self.limit and not self._make_room():
             return False
@@ -156,7 +165,7 @@ class Unnamed:
         return True
 
     def discard(self, connection: ClosableConnection) -> None:
-        """Forget *connection*, whether it was here or not."""
+        """Remove *connection*, if it is registered."""
         self._connections.pop(connection, None)
 
     def _make_room(self) -> bool:

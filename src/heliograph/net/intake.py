@@ -1,9 +1,9 @@
 """
-Intake: what clients have begun to send and not completed, bounded for all of them together.
+Intake: limits the incomplete requests and messages of all connections together.
 
-Each connection bounds its own: a head, a body, a message may only be so long. Thousands of them
-could still hold gigabytes, and none of them has proved who it is. Knows connections and sizes;
-what is incomplete is for them to know.
+Each connection limits its own: a head, a body and a message have a maximum size. Thousands of
+connections, none of them authenticated, could still use gigabytes. This module counts the bytes of
+each connection; it does not parse them.
 """
 
 import asyncio
@@ -15,22 +15,23 @@ from heliograph.observe.log_throttle import Summary
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 64 << 20
-"""How much all connections together may hold of what is incomplete."""
+"""Bytes of incomplete requests and messages that all connections together may hold."""
 
 
 class HoldsUnfinished(Protocol):
-    """A connection that holds something incomplete."""
+    """A connection that holds an incomplete request or message."""
 
     def drop_unfinished(self) -> None:
-        """End the connection, with what it holds."""
+        """End the connection, and drop its incomplete request or message."""
 
 
 class Intake:
     """
-    Who holds how much of what is incomplete.
+    The number of incomplete bytes that each connection holds.
 
-    When all together hold more than *most* bytes, those that hold the most are dropped until they
-    do not: at the end of the tick, since a connection is about to go on when it finds out.
+    If all connections together hold more than *most* bytes, those that hold the most are dropped
+    until the total is within the limit. That happens at the end of the tick, because a connection
+    calls `note` while it handles its input.
     """
 
     __slots__ = ("_held", "_loop", "_most", "_relieving", "_summary", "bytes", "dropped")
@@ -38,7 +39,7 @@ class Intake:
     def __init__(self, loop: asyncio.AbstractEventLoop, *, most: int = MOST_BYTES) -> None:
         self.bytes = 0
         self.dropped = 0
-        """How many connections were ended, since the start."""
+        """Number of connections that were ended for this since the start."""
         self._loop = loop
         self._most = most
         self._held: dict[HoldsUnfinished, int] = {}
@@ -49,7 +50,7 @@ class Intake:
         return len(self._held)
 
     def note(self, connection: HoldsUnfinished, size: int) -> None:
-        """Take note that *connection* holds *size* bytes."""
+        """Register that *connection* holds *size* bytes."""
         self.bytes += size - self._held.get(connection, 0)
         self._held[connection] = size
         if self.bytes > self._most and not self._relieving:
@@ -57,7 +58,7 @@ class Intake:
             self._loop.call_soon(self._relieve)
 
     def forget(self, connection: HoldsUnfinished) -> None:
-        """Take *connection* off: what it held is complete, or gone."""
+        """Remove *connection*, whose bytes are complete or dropped."""
         self.bytes -= self._held.pop(connection, 0)
 
     def _relieve(self) -> None:

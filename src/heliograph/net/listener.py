@@ -1,8 +1,8 @@
 """
-Accepting: who comes to a place where the server listens gets a protocol.
+Accepting: each connection to a listening socket gets a protocol.
 
-Knows the ways in: plain, through TLS, behind a proxy that says for whom it comes. What is spoken
-then is the caller's business.
+Accepts connections in cleartext, over TLS, and from proxies that send the PROXY protocol. The
+caller's factory decides the protocol of the connection.
 """
 
 import asyncio
@@ -31,39 +31,39 @@ logger = logging.getLogger(__name__)
 
 Factory = Callable[[Origin | None, bool], FirstReceiver]
 """
-Makes the protocol of a connection; given is where it is counted, if it is already, and whether
-there is no room for it.
+Makes the protocol of a connection. Takes the origin that counts the connection, None if it is not
+counted yet, and whether the server is over capacity.
 """
 
 LATE_S = 1.0
-"""How long those let in at the last moment have for their TLS before they are not waited for."""
+"""Seconds that connections accepted at the end have for TLS; then they are cancelled."""
 
 FULL_PAUSE_S = 0.1
-"""How long nobody is accepted when there is no room for one more; they wait in the kernel."""
+"""Seconds without accepting if no descriptor is left; connections stay in the accept queue."""
 
 AT_ONCE = 4
-"""How many asyncio's own loop accepts before anybody can tell it that there is no room."""
+"""Connections that asyncio's own loop accepts before the server can stop it at capacity."""
 
 ARRIVALS_AT_ONCE = 128
-"""How many are accepted before the loop turns, and those who came before are served."""
+"""Connections that are accepted before the loop turns and serves earlier connections."""
 
 BUSY_ARRIVALS = 8
 """
-The same while more connections than that are queued for their turn: those that come faster than
-they can be served wait in the kernel, where they cost nothing. It takes nothing from a server that
-is busy with newcomers alone, since it is never out of work.
+The same limit while more than ARRIVALS_AT_ONCE connections are queued for their turn: connections
+that arrive faster than they can be served stay in the accept queue, where they cost nothing. A
+server that only handles new connections does not get slower by this, since it always has work.
 """
 
 
 class Listener:
     """
-    Has *factory* make a protocol for every connection that comes to *sockets*.
+    Lets *factory* make a protocol for every connection to *sockets*.
 
-    *poller* serves them, where there is one, else the event loop. *tls* is for those that come from
-    afar, not through a Unix socket. Where it is *proxied*, connections must begin by saying for
-    whom (PROXY protocol 2). *patience_s* is what they have for either. *addresses* counts them,
-    where they are counted. *tls_failed* is called for each handshake of TLS that fails, where there
-    is a poller. A listener begins once, and ends once; what it brought stays.
+    *poller* serves the connections; without one, the event loop does. *tls* is used for TCP
+    connections, not for Unix sockets. If *proxied*, connections must begin with a header that names
+    the client (PROXY protocol 2). *patience_s* is the time-out for TLS handshakes and for this
+    header. *addresses* counts the connections, if given. *tls_failed* is called for each failed TLS
+    handshake, if there is a poller. A listener begins once and ends once; its connections stay.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Listener:
         self._addresses = addresses if addresses is not None and addresses.limit else None
         self._servers: list[asyncio.Server] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._arriving: dict[asyncio.Task[None], None] = {}  # in the order in which they came
+        self._arriving: dict[asyncio.Task[None], None] = {}  # in order of arrival
         self._pausing: asyncio.Task[None] | None = None
         self._ending = False
         self._end: asyncio.Task[None] | None = None
@@ -104,7 +104,7 @@ class Listener:
             for listening in self._sockets:
                 listening.socket.setblocking(False)
                 if listening.socket.family in INTERNET:
-                    # Those who are accepted have it from the one they came to.
+                    # Accepted sockets inherit this option from the listening socket.
                     listening.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._proxied:
             await self._open()
@@ -115,9 +115,9 @@ class Listener:
 
     async def end(self) -> None:
         """
-        Accept the connections that are in the backlog, and no more; return when they are set up.
+        Accept the connections in the accept queue, and no more; return when they are set up.
 
-        If the caller cancels it, that goes on, and the next call waits for the same end.
+        If the caller is cancelled, this continues, and the next call waits for its end.
         """
         if self._end is None:
             self._end = asyncio.get_running_loop().create_task(self._end_all())
@@ -146,7 +146,7 @@ class Listener:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        # asyncio's own loop takes the backlog for the number that it accepts in one go.
+        # asyncio's own loop uses *backlog* as the number of connections to accept at once.
         at_once = AT_ONCE if isinstance(loop, asyncio.SelectorEventLoop) else BACKLOG
         for listening in self._sockets:
             if self._poller is not None:
@@ -154,11 +154,12 @@ class Listener:
                 loop.add_reader(listening.socket.fileno(), self._arrivals, listening)
                 continue
             create: Any = loop.create_unix_server if listening.local else loop.create_server
-            # The loop closes what it is given, and some are still waiting then: see `end`.
+            # A copy, because the loop closes its socket while connections may still be in the
+            # accept queue: see `end`.
             waiting = listening.socket.dup()
             options = self._security(listening)
             if listening.local and sys.version_info >= (3, 13):
-                # Python 3.13 removes the path of a Unix socket; it can belong to somebody else.
+                # Python 3.13 removes the path of a Unix socket, which may be another server's.
                 options["cleanup_socket"] = False
             try:
                 server = await create(self._meet, sock=waiting, backlog=at_once, **options)
@@ -166,7 +167,7 @@ class Listener:
                 waiting.close()
                 raise
             self._servers.append(server)
-            listening.socket.listen(BACKLOG)  # for the kernel, it is how many may wait
+            listening.socket.listen(BACKLOG)  # for the kernel: the size of the accept queue
 
     async def _close(self) -> None:
         for listening in self._sockets:
@@ -181,19 +182,19 @@ class Listener:
         return None if listening.local else self._tls
 
     def _arrivals(self, listening: ListeningSocket) -> None:
-        """Accept who waits at *listening*, as long as there is room to tell them anything."""
+        """Accept connections at *listening*, as long as descriptors are left to answer them."""
         busy = self._poller is not None and self._poller.queued > ARRIVALS_AT_ONCE
         for _ in range(BUSY_ARRIVALS if busy else ARRIVALS_AT_ONCE):
             if self._pausing is not None or self._room.exhausted():
                 self._pause_soon()
                 return
             try:
-                # As accept() does, but for the socket object: that costs as much again.
+                # As accept(), but without a socket object, which would double the cost.
                 descriptor, peer = listening.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ECONNABORTED:  # that one did not wait
+                if error.errno != errno.ECONNABORTED:  # the client has disconnected
                     self._cannot_accept(error)
                     self._pause_soon()
                     return
@@ -207,8 +208,8 @@ class Listener:
         peer: tuple[Any, ...] | str,
         proxied_address: str | None,
     ) -> None:
-        """Have the poller serve one who came to *listening*; *peer* is whom accept() named."""
-        assert self._poller is not None  # noqa: S101 - its callers have looked
+        """Let the poller serve a connection to *listening*; *peer* is its address from accept()."""
+        assert self._poller is not None  # noqa: S101 - its callers have checked
         origin = None
         if self._addresses is not None:
             origin = self._origin(self._addresses, listening, peer, proxied_address)
@@ -235,7 +236,7 @@ class Listener:
         peer: tuple[Any, ...] | str,
         proxied_address: str | None,
     ) -> Origin | None:
-        """Count a connection in; None says that it must be closed without an answer."""
+        """Count a connection in; return None if it must be closed without an answer."""
         if proxied_address is not None:
             return addresses.arrive(proxied_address)
         if listening.local:
@@ -249,16 +250,17 @@ class Listener:
             self._pausing = asyncio.get_running_loop().create_task(self._pause())
 
     def _meet(self) -> Any:
-        """Make a protocol for one whom the loop accepted, perhaps the last for now."""
+        """Make a protocol for a connection that the loop accepted; pause if none may follow."""
         if self._room.exhausted():
             self._pause_soon()
         return self._factory(None, self._room.full())
 
     async def _pause(self) -> None:
         """
-        Accept nobody until there is room.
+        Accept no connection until descriptors are left.
 
-        A loop that has no descriptor left for one who comes would drop all who wait, unheard.
+        A loop without a free descriptor would drop all connections in the accept queue without an
+        answer.
         """
         await self._close()
         while not self._ending:
@@ -273,7 +275,7 @@ class Listener:
         self._pausing = None
 
     async def _stop_watching(self) -> None:
-        """Let asyncio's own loop finish what it began: a closed server resets whom it accepted."""
+        """Let asyncio's own loop set up accepted connections; closing the server resets them."""
         loop = asyncio.get_running_loop()
         if isinstance(loop, asyncio.SelectorEventLoop):
             for server in self._servers:
@@ -285,34 +287,34 @@ class Listener:
         tls = self._tls_at(listening)
         return {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": self._patience_s}
 
-    # -- By hand -------------------------------------------------------------------------
+    # -- With the PROXY protocol, and at the end -----------------------------------------
 
     async def _accept(self, listening: ListeningSocket) -> None:
         for accepted in itertools.count(1):
             if accepted % ARRIVALS_AT_ONCE == 0 and 2 * len(self._arriving) > self._most_arriving:
-                await asyncio.sleep(0)  # their headers may be here, and are yet to be read
-            # Who has not said yet for whom it comes has a descriptor already.
+                await asyncio.sleep(0)  # headers that have arrived are read now
+            # Connections without their PROXY header already use a descriptor.
             if self._room.full() and self._room.exhausted():
                 await asyncio.sleep(FULL_PAUSE_S)
                 continue
             try:
                 connection, peer = await asyncio.get_running_loop().sock_accept(listening.socket)
             except OSError as error:
-                if error.errno != errno.ECONNABORTED:  # that one did not wait
+                if error.errno != errno.ECONNABORTED:  # the client has disconnected
                     self._cannot_accept(error)
                     await asyncio.sleep(FULL_PAUSE_S)
             else:
                 self._welcome(connection, listening, peer)
 
     def _empty(self, listening: ListeningSocket) -> None:
-        """Accept whoever is connected as far as the kernel is concerned: closing resets them."""
+        """Accept all connections in the accept queue, because closing the socket resets them."""
         while True:
             try:
                 connection, peer = listening.socket.accept()
             except OSError as error:
                 if error.errno == errno.ECONNABORTED:
                     continue
-                return  # nobody waits, or there is no room for them
+                return  # the queue is empty, or no descriptor is left
             self._welcome(connection, listening, peer)
 
     def _welcome(self, connection: socket.socket, listening: ListeningSocket, peer: Any) -> None:
@@ -335,13 +337,13 @@ class Listener:
 
     @property
     def _most_arriving(self) -> int:
-        """How many may owe their PROXY header; beyond that the oldest is closed."""
+        """Limit of connections without their PROXY header; over it, the oldest is closed."""
         return most_unnamed(self._room.capacity)
 
     def _arrived(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)
         if task.cancelled():
-            connection.close()  # before it began
+            connection.close()  # cancelled before the task began
 
     async def _arrive(
         self, connection: socket.socket, listening: ListeningSocket, peer: Any
@@ -370,13 +372,13 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, connection, **self._security(listening)
             )
-        except OSError:  # it leaves, or speaks no TLS: no protocol was given it
+        except OSError:  # disconnected, or no TLS: it has no protocol
             if origin is not None and self._addresses is not None:
                 self._addresses.leave(origin)
 
 
 async def _proxied_address(connection: socket.socket) -> str | None:
-    """Return whom the PROXY header says it comes for; what follows is left where it is."""
+    """Return the client's address from the PROXY header; read nothing after the header."""
     head = await _exactly(connection, proxy.HEAD_BYTES)
     return proxy.source(head, await _exactly(connection, proxy.rest_bytes(head)))
 

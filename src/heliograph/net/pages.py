@@ -1,7 +1,7 @@
 """
 The pages of every port: whether the server runs, and whether it accepts new clients.
 
-The last handler of a port: what no protocol has a path for is answered here, with 404.
+The last handler of a port: it answers paths that no protocol has with 404.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,9 +21,10 @@ _METHODS = "GET, HEAD"
 
 class Readiness:
     """
-    Whether the server accepts new clients; *why_not* says why it does not, "" when it does.
+    Whether the server accepts new clients; *why_not* is the reason if it does not, else "".
 
-    A server starts, serves, and drains: it still serves then, but accepts no new clients.
+    A server starts, serves, and drains. A draining server still serves its clients, but accepts no
+    new ones.
     """
 
     __slots__ = ("why_not",)
@@ -33,7 +34,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether it does."""
+        """Whether the server accepts new clients."""
         return not self.why_not
 
 
@@ -52,7 +53,7 @@ class Pages:
             "/ready": self._ready,
             "/accept-traffic": self._ready,
         }
-        # A proxy passes paths on with the prefix; what checks the server itself knows of none.
+        # A proxy forwards paths with the prefix; a health check of the server itself has none.
         self._pages: Mapping[bytes, Callable[[], Response]] = {
             path.encode(): page
             for path, page in {
@@ -77,7 +78,7 @@ class Pages:
         return page()
 
     def refuse_early(self, request: Request) -> Response:
-        """Answer *request* before its body has arrived, which is of no use."""
+        """Answer *request* before its body arrives, since no page needs a body."""
         return self.handle(request)
 
     def _ready(self) -> Response:
@@ -87,12 +88,12 @@ class Pages:
 
 
 def route_of(path: bytes) -> str | None:
-    """Return the name of a page in metrics, None where *path* is none that is counted alone."""
+    """Return the name of a page in metrics; None if *path* has no name of its own there."""
     return path.decode() if path in (b"/up", b"/health", b"/ready", b"/metrics") else None
 
 
 def method_not_allowed(allowed: str) -> Response:
-    """The path exists, but for other methods than the request's."""
+    """Return the response for a path that exists, but not for the request's method."""
     return text(
         405, f"Method not allowed. Allowed: {allowed}", headers=((b"Allow", allowed.encode()),)
     )
@@ -104,5 +105,5 @@ def _health() -> Response:
 
 
 def _home() -> Response:
-    """200 with a short page, which load balancers ask for."""
+    """200 with a short page, which load balancers request."""
     return text(200, HOME)

@@ -1,7 +1,8 @@
 """
-What a server needs of a transport beside WebSockets: a handler that answers with takeovers.
+The interface between a server and a transport other than WebSockets: a handler with takeovers.
 
-The list of a server's transports is in assembly.py. Knows no transport, and no protocol.
+The list of a server's transports is in assembly.py. This module imports no transport and no
+protocol.
 """
 
 from collections.abc import Sequence
@@ -12,23 +13,23 @@ from heliograph.node.dialect import Dialect
 
 
 class TransportRegistration:
-    """A transport, for servers. Each transport derives a class of its own."""
+    """Registers a transport with servers. Each transport has a subclass."""
 
     paths: tuple[str, ...] = ()
-    """What its paths begin with, without the prefix; with CORS, pages may use these."""
+    """The beginnings of its paths, without the prefix; if CORS is on, it applies to these."""
 
     def handler(self, dialects: Sequence[Dialect], config: Config, otherwise: Handler) -> Handler:
         """
-        Make what answers the requests of a port for clients of *dialects*.
+        Make the handler of a port's requests, for clients of *dialects*.
 
-        *otherwise* answers those that it has no path for.
+        *otherwise* answers requests to paths that the transport does not have.
         """
         raise NotImplementedError
 
     def route_of(self, path: bytes) -> str | None:
         """
-        Return the name of *path*, without the prefix, in metrics: what varies is left out.
+        Return the name of *path* in metrics, without the prefix and without variable parts.
 
-        None where it is no path of this transport's.
+        Return None if *path* does not belong to this transport.
         """
         raise NotImplementedError

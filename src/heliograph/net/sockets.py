@@ -1,7 +1,7 @@
 """
-Where a server listens: sockets, and how they come to be.
+The sockets that a server listens on, and how they are bound.
 
-Knows addresses and permissions; nothing of those who connect.
+Handles addresses and permissions, not connections.
 """
 
 import errno
@@ -14,17 +14,18 @@ from pathlib import Path
 from heliograph.errors import ConfigError
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted; the kernel has a lower limit of its own, maybe."""
+"""Maximum size of the accept queue; the kernel may have a lower limit."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class ListeningSocket:
     """
-    One socket that listens. What is *kept* by another, who passed it on, is not ours to end.
+    A socket that listens.
 
-    *host* is what people call its address. *file* is that of a Unix socket of ours, which goes
-    when the place is closed.
+    A *kept* socket is owned by another process that passed it on; its accept queue is left to that
+    process. *host* is the name of its address, for people. *file* is the path of a Unix socket that
+    this server made; the file is removed when the socket is closed.
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class ListeningSocket:
 
     @property
     def port(self) -> int:
-        """The TCP port; 0 where there is none."""
+        """The TCP port; 0 for a Unix socket."""
         return 0 if self.local else int(self.socket.getsockname()[1])
 
     @property
     def name(self) -> str:
-        """What stands after the :// of an URL to here; of a Unix socket as nginx writes it."""
+        """The part after :// of a URL to this socket; a Unix socket is written as in nginx."""
         address = self.socket.getsockname()
         if self.local:
             return f"unix:{self._file or address}:"
@@ -58,11 +59,11 @@ class ListeningSocket:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     def copy(self) -> "ListeningSocket":
-        """Return the same listening socket with a descriptor of its own; the file stays ours."""
+        """Return a copy with a descriptor of its own; the copy does not remove the file."""
         return ListeningSocket(self.socket.dup(), host=self._host, kept=self.kept)
 
     def close(self) -> None:
-        """Listen no more, for whoever waited in the backlog, too."""
+        """Stop listening; if no copy is open, connections in the accept queue are reset."""
         self.socket.close()
         # Another server may have taken over the path meanwhile.
         if self._file is not None and _identity(self._file) == self._identity:
@@ -84,11 +85,11 @@ def bind(
     hosts: Sequence[str], port: int, *, host_option: str, port_option: str, shared: bool = False
 ) -> list[ListeningSocket]:
     """
-    Listen on a TCP socket at every address of *hosts*; port 0 takes a free one, the same for all.
+    Listen on a TCP socket at every address of *hosts*; port 0 is one free port for all of them.
 
-    An address that this machine does not have is passed over where its name has others. A
-    *shared* port may be bound again, by whoever shares it, too. Raises ConfigError, which
-    names the option at fault.
+    If a host name has several addresses, those that this machine does not have are skipped. A
+    *shared* port may be bound again by another process that also shares it. Raises ConfigError,
+    which names the option at fault.
     """
     sockets: list[ListeningSocket] = []
     try:
@@ -132,11 +133,11 @@ def _bind_host(
     for family, kind, protocol, _, address in dict.fromkeys(found):
         chosen = sockets[0].port if port == 0 and sockets else port
         if (address[0], chosen) in taken:
-            continue  # 127.0.0.1 and localhost, for one
+            continue  # such as 127.0.0.1 and localhost
         bound = socket.socket(family, kind, protocol)
         try:
             _bind(bound, (address[0], chosen, *address[2:]), shared=shared)
-            bound.listen(BACKLOG)  # here: of two servers that have only bound a port, both succeed
+            bound.listen(BACKLOG)  # at once: two servers can bind a port, one can listen
             sockets.append(ListeningSocket(bound, host=host))
         except OSError as error:
             bound.close()
@@ -153,7 +154,7 @@ def _bind_host(
 
 
 def _bind(bound: socket.socket, address: tuple[str | int | bytes, ...], *, shared: bool) -> None:
-    # A server that was just stopped leaves connections behind that are no reason to wait.
+    # So that the port can be used at once after a server with open connections has stopped.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         if not hasattr(socket, "SO_REUSEPORT"):
@@ -167,10 +168,10 @@ def _bind(bound: socket.socket, address: tuple[str | int | bytes, ...], *, share
 
 def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> ListeningSocket:
     """
-    Listen on a Unix socket at *path*, which those may use whom *mode* lets.
+    Listen on a Unix socket at *path* with the permissions *mode*.
 
-    One that nobody listens on any more is replaced, and one that answers too where it is
-    *shared*: newcomers then come here. Raises ConfigError, which names the option.
+    A socket at *path* on which no process listens is replaced. If *shared*, a socket in use is also
+    replaced: new clients then connect to this one. Raises ConfigError, which names the option.
     """
     file = Path(path)
     if not hasattr(socket, "AF_UNIX"):
@@ -182,8 +183,8 @@ def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> Lis
     if used and not shared:
         raise ConfigError(f"{option}: {path} is in use by a running server")
     bound = socket.socket(socket.AF_UNIX)
-    # It takes its name when it is ready, so nobody meets one that is not, nor one with
-    # the permissions of the moment.
+    # The socket gets its name once it is ready, so that no client finds a socket that does not
+    # listen yet, or one with other permissions.
     draft = Path(f"{path}.{os.getpid()}")
     try:
         bound.setblocking(False)
@@ -199,11 +200,11 @@ def bind_unix(path: str, mode: int, *, option: str, shared: bool = False) -> Lis
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)  # a path that is too long has no number
+    return error.strerror or str(error)  # for a path that is too long, there is no errno
 
 
 def _answers(file: Path) -> bool:
-    """Whether somebody listens at *file*. Raises OSError where that cannot be told."""
+    """Whether a process listens at *file*. Raises OSError if that cannot be determined."""
     try:
         if not stat.S_ISSOCK(file.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, "the file exists and is not a socket")
@@ -213,5 +214,5 @@ def _answers(file: Path) -> bool:
     except (FileNotFoundError, ConnectionRefusedError):
         return False
     except BlockingIOError:
-        return True  # so many wait that there is no room for one more
+        return True  # the accept queue is full
     return True

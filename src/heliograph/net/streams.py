@@ -1,9 +1,9 @@
 """
-Plain stream sockets: read, written and closed without a transport of the event loop's for each.
+Stream sockets that are read, written and closed without a transport of the event loop for each.
 
-All of them are watched through one epoll, which is a single descriptor to the loop. Knows
-descriptors and bytes; what they mean is their protocols' business. Where the kernel has no epoll,
-and for TLS, asyncio's own transports do the same: see docs/decisions/0007.
+One epoll watches all sockets, and is a single descriptor for the loop. This module handles
+descriptors and bytes; protocols interpret the bytes. On systems without epoll, asyncio's own
+transports do the same: see docs/decisions/0007. TLS is in tls_streams.py.
 """
 
 import asyncio
@@ -28,33 +28,37 @@ from heliograph.net.turns import (
 
 UNREAD_S = 0.15
 """
-How long what can wait does so while there is more to read than a turn has time for. A thousand
-clients that join a channel at once are announced in a few writes each, not in one for each turn.
+Seconds that `when_read` callbacks are delayed while there is more to read than a turn has time for.
+So if a thousand clients join a channel at once, each member gets the announcements in a few writes,
+not in one write per turn.
 """
 
 AT_ONCE = 512
-"""Sockets that the kernel is asked about before the event loop turns."""
+"""Maximum number of ready sockets that one turn gets from epoll."""
 
 READ_BYTES: Final = 64 * 1024
-"""Read from one socket at once, at the most."""
+"""Maximum size of one read from a socket."""
 
 BUSY_READ_BYTES: Final = 16 * 1024
 """
-The same while there is more to read than time: the kernel keeps what cannot be handled yet. By
-default, an event of the largest size is one read: its publisher must not seem to ask for much.
+The same while there is more to read than time: the kernel keeps input that cannot be handled yet.
+By default, an event of the largest size fits into one read, so that its publisher is not counted
+as a client that uses much time.
 """
 
 PARTS_AT_ONCE = 512
-"""Chunks that are handed to the kernel in one call; POSIX promises 16, Linux takes 1024."""
+"""Chunks that one system call writes; POSIX guarantees 16, Linux accepts 1024."""
 
 SMALL_BYTES = 128
-"""Less than this is put together while it waits for a peer that does not read, or what Python needs
-to keep it would be more than itself, and what bounds it would not be a bound."""
+"""
+Smaller chunks are joined while a peer does not read. Otherwise Python's overhead for each chunk
+would exceed the chunk, and the limit on unsent bytes would not limit the memory.
+"""
 
 HIGH_BYTES = 16 * 1024
-"""With more than this unsent a protocol is told to pause, unless it sets another limit."""
+"""With more unsent bytes than this, a protocol is paused, unless it sets another limit."""
 
-# Compiled, a name that is Final costs nothing to look up, and these are called for each event.
+# In compiled code, access to a Final name costs nothing; these are called for each event.
 _read: Final = os.read
 _write: Final = os.write
 _writev: Final = os.writev
@@ -64,17 +68,17 @@ if hasattr(select, "epoll"):
 
 
 def available() -> bool:
-    """Whether the kernel has what a Poller needs."""
+    """Whether the kernel has epoll, which a Poller needs."""
     return hasattr(select, "epoll")
 
 
 class Stream:
     """
-    One connected socket, as its protocol sees it.
+    One connected socket: the transport of its protocol.
 
-    What is written while the poller is at work goes out when that is done, in one call of the
-    kernel however many writes it was; at other times at once. Nothing here raises, whatever
-    the peer does: `connection_lost` is called, once, on a later turn of the loop.
+    Writes during a turn of the poller are sent at its end, all of them in one system call; other
+    writes are sent at once. No method raises, whatever the peer does: `connection_lost` is called
+    once, on a later turn of the loop.
     """
 
     __slots__ = (
@@ -99,22 +103,22 @@ class Stream:
         self.protocol = protocol
         self.watched = READ
         self.standing = NEWCOMER  # see turns.py
-        self.ready = 0  # what the kernel said of it, while it is queued for that
+        self.ready = 0  # its events from epoll, while it is queued for them
         self._poller = poller
-        # A list of what waits; or the only thing that does, as nine times in ten; or None.
+        # The unsent chunks: a list, or one chunk alone (the usual case), or None.
         self._waiting: Any = None
-        self._size = 0  # of what waits, in bytes
+        self._size = 0  # of the unsent chunks, in bytes
         self._high = HIGH_BYTES
-        self._full = False  # the protocol was told to pause
-        self._done = False  # nothing more is taken
-        self._shuts = False  # and the peer is to be told so after what waits
+        self._full = False  # the protocol was paused
+        self._done = False  # further writes are ignored
+        self._shuts = False  # EOF follows the unsent bytes
         self._closing = False
         self._lost = False
 
     # -- Writing -------------------------------------------------------------------------
 
     def write(self, data: Any) -> None:
-        """Have *data* sent after what was written before; lost if the connection closes."""
+        """Send *data* after earlier writes; *data* is lost if the connection is closing."""
         if self._done or not data:
             return
         waiting = self._waiting
@@ -122,7 +126,7 @@ class Stream:
             self._waiting = data
             self._size = size = len(data)
             poller = self._poller
-            # What is large goes at once: there is nothing to save, and it need not be kept.
+            # A large chunk is sent at once: joining would save nothing, and it need not be kept.
             if poller.working and size <= self._high:
                 poller.held.append(self)
             else:
@@ -139,12 +143,12 @@ class Stream:
                 last += data
             else:
                 waiting.append(bytearray(data))
-            # Whoever was told to pause has a full socket, and is sent the rest as it drains.
+            # If the protocol is paused, the socket is full, and the rest is sent as it drains.
             if self._size > self._high and not self._full:
                 self.send()
 
     def send(self) -> None:
-        """Give the kernel what waits, as much as it takes now."""
+        """Send as many of the unsent bytes as the kernel accepts now."""
         waiting = self._waiting
         if waiting is None:
             return
@@ -168,7 +172,7 @@ class Stream:
                 self._sent()
 
     def _wait(self) -> None:
-        """Go on when the peer has read some of it."""
+        """Continue sending once the socket accepts more."""
         self._watch(self.watched | WRITE)
         if self._size > self._high and not self._full:
             self._pace(full=True)
@@ -176,22 +180,22 @@ class Stream:
             self._pace(full=False)
 
     def _pace(self, *, full: bool) -> None:
-        """Have the protocol pause or resume; a fault there is not that of whoever writes."""
+        """Pause or resume the protocol; an exception there does not reach the caller of `write`."""
         self._full = full
         try:
             if full:
                 self.protocol.pause_writing()
             else:
                 self.protocol.resume_writing()
-        except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+        except Exception as error:  # noqa: BLE001 - logged, and ends only this connection
             self.fail(error)
 
     def _sent(self) -> None:
-        """Do what was to be done once everything is out."""
+        """Resume the protocol, and do a pending EOF or close: everything is sent."""
         self._watch(self.watched & ~WRITE)
         if self._full:
             self._pace(full=False)
-        if self._waiting is None:  # it may have written
+        if self._waiting is None:  # the protocol may have written
             if self._shuts:
                 self._shut()
             if self._closing:
@@ -206,44 +210,44 @@ class Stream:
             self._lose(error)
 
     def write_eof(self) -> None:
-        """Say to the peer that nothing more comes, after what waits."""
+        """End the sending direction after the unsent bytes."""
         if not self._done:
             self._done = self._shuts = True
             if self._waiting is None:
                 self._shut()
 
     def can_write_eof(self) -> bool:
-        """Whether one direction can end before the other: it can."""
+        """Return True: one direction can end before the other."""
         return True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Have the protocol pause with more than *high* bytes unsent, until a quarter is left."""
-        assert low is None  # noqa: S101 - nobody here asks for another
+        """Pause the protocol with more than *high* unsent bytes, until a quarter is left."""
+        assert low is None  # noqa: S101 - no caller sets it
         self._high = HIGH_BYTES if high is None else high
 
     def get_write_buffer_size(self) -> int:
-        """Return the number of bytes that wait here, those in the kernel not counted."""
+        """Return the number of unsent bytes in this process, without those in the kernel."""
         return self._size
 
     # -- Reading -------------------------------------------------------------------------
 
     def happened(self, what: int) -> None:
-        """Take note of what the kernel says of the socket, whatever it is."""
+        """Handle the events *what* that epoll reported for the socket."""
         reads = what & self.watched & READ
         if reads:
-            self.read()  # first: where it is gone, sending fails, and its last words were lost
+            self.read()  # first: if the peer disconnected, sending fails, and input would be lost
         if what & WRITE:
             self.send()
         if what & BROKEN and not reads and not self._lost:
             self._lose(ConnectionResetError("the peer disconnected"))
 
     def read(self) -> None:
-        """Have what has come handled, as much of it as is read at once now."""
+        """Read once, and let the protocol handle the input."""
         poller = self._poller
         try:
             data = _read(self.descriptor, poller.read_bytes)
         except OSError as error:
-            self.unreadable(error)  # the kernel says it only once
+            self.unreadable(error)  # the kernel reports the error only once
             return
         if not data:
             self.ended()
@@ -256,7 +260,7 @@ class Stream:
         self.standing = standing_after(self.standing, ended - began, whole=whole, done=poller.done)
 
     def has_input(self) -> bool:
-        """Whether the peer has sent something that is yet to be read, its end included."""
+        """Whether there is unread input; the peer's EOF counts as input."""
         if self.descriptor < 0 or self._closing:
             return False
         try:
@@ -265,36 +269,37 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
-            pass  # it is broken, which reading will find out
+            pass  # the connection is broken; reading handles the error
         return True
 
     def unreadable(self, error: OSError) -> None:
-        """Reading failed: end, unless there was only nothing to read."""
+        """Handle an error of reading: close, unless there was just nothing to read."""
         if not isinstance(error, BlockingIOError | InterruptedError):
             self._lose(error)
 
     def ended(self) -> None:
-        """The peer sends no more: close, unless the protocol has something left to say."""
+        """Handle the peer's EOF: close, unless the protocol has more to send."""
         self._watch(self.watched & ~READ)
         if not self.protocol.eof_received():
             self.close()
 
     def pause_reading(self) -> None:
         """
-        Leave what the peer sends in the kernel, so that it has to wait.
+        Stop reading; input stays in the kernel, which slows the peer down (backpressure).
 
-        Should it be gone altogether meanwhile, so is what it sent: epoll would not stop saying so.
+        If the peer disconnects completely meanwhile, its unread input is lost: epoll would report
+        that again and again, so the connection is closed at once.
         """
         if not self._closing:
             self._watch(self.watched & ~READ)
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Read from the peer again."""
         if not self._closing:
             self._watch(self.watched | READ)
 
     def is_reading(self) -> bool:
-        """Whether what the peer sends is read."""
+        """Whether input is read."""
         return bool(self.watched & READ)
 
     def _watch(self, what: int) -> None:
@@ -305,7 +310,7 @@ class Stream:
     # -- Ending --------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Read no more, and end when what waits is out."""
+        """Stop reading, and close once all unsent bytes are sent."""
         if not self._closing:
             self._watch(self.watched & ~READ)
             self._closing = self._done = True
@@ -313,11 +318,11 @@ class Stream:
                 self._lose(None)
 
     def abort(self) -> None:
-        """End now; what waits is lost."""
+        """Close at once; unsent bytes are lost."""
         self._lose(None)
 
     def fail(self, error: Exception) -> None:
-        """End because of a fault of ours, which is told to the loop's handler."""
+        """Close because of an exception in this server; report it to the loop's handler."""
         self._poller.complain(error, self)
         self._lose(error)
 
@@ -333,23 +338,23 @@ class Stream:
             self._size = 0
             self._poller.lose(self, error)
 
-    # -- Who it is -----------------------------------------------------------------------
+    # -- Identity ------------------------------------------------------------------------
 
     @property
     def stream(self) -> "Stream":
-        """The socket's own stream, which this is; what is built upon one has the same."""
+        """This stream; a transport on top of a stream, such as TLS, has the same attribute."""
         return self
 
     def set_protocol(self, protocol: Receiver) -> None:
-        """Have *protocol* told of what comes from now on."""
+        """Deliver all further events to *protocol*."""
         self.protocol = protocol
 
     def get_protocol(self) -> Receiver:
-        """Return who is told of what comes."""
+        """Return the receiver of events."""
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return the socket's own name, or the peer's; *default* for all else, or once gone."""
+        """Return the `sockname` or `peername`; *default* for other names, or once closed."""
         if self.descriptor < 0:
             return default
         try:
@@ -359,14 +364,14 @@ class Stream:
                 if name == "sockname":
                     return connection.getsockname()
         except OSError:
-            pass  # it is gone, as the answer says
+            pass  # the peer has disconnected
         return default
 
 
 def _rest(
     parts: list[bytes | bytearray | memoryview], sent: int
 ) -> list[bytes | bytearray | memoryview]:
-    """Return what is left of *parts* after their first *sent* bytes."""
+    """Return *parts* without their first *sent* bytes."""
     for index, part in enumerate(parts):
         if sent < len(part):
             rest = parts[index:]
@@ -377,8 +382,8 @@ def _rest(
     return []
 
 
-class _borrowed:  # noqa: N801 - it reads as what it does
-    """A socket object for a descriptor that stays somebody else's to close."""
+class _borrowed:  # noqa: N801 - used like a function
+    """A socket object for a descriptor that its owner closes."""
 
     __slots__ = ("_socket",)
 
@@ -394,11 +399,11 @@ class _borrowed:  # noqa: N801 - it reads as what it does
 
 class Poller:
     """
-    All plain sockets of one server.
+    All stream sockets of one server.
 
-    It works in turns: what has come is read and handled, then what was to be done `soon` is done,
-    then all that was written meanwhile goes out. Where more has come than a turn has time for, it
-    is queued (see turns.py). *clock* reads monotonic seconds, which must not stand still.
+    The poller works in turns: it reads and handles input, then calls the callbacks of `soon`, then
+    sends all writes of the turn. If there is more input than a turn has time for, connections are
+    queued (see turns.py). *clock* returns monotonic seconds, and must advance during a turn.
     """
 
     def __init__(
@@ -407,26 +412,26 @@ class Poller:
         self._loop = loop
         self.clock = clock
         self.now = 0.0
-        """The time, as it was read last during this turn."""
+        """The time of the last clock reading in this turn."""
         self._queue: Queue[Stream] = Queue()
         self._serving = False  # a stream's input is being handled
-        self._again: list[tuple[Stream, GoOn]] = []  # and what of it is left for another turn
-        self._next: asyncio.Handle | None = None  # of a turn that nothing new need begin
-        self._endings: deque[tuple[Stream, Exception | None]] = deque()  # whose end is to be told
+        self._again: list[tuple[Stream, GoOn]] = []  # its rest, for later turns
+        self._next: asyncio.Handle | None = None  # the scheduled turn, if any
+        self._endings: deque[tuple[Stream, Exception | None]] = deque()  # lost, not closed
         self.read_bytes = READ_BYTES
-        """How much is read from one socket at once, now."""
+        """Maximum size of one read now."""
         self._epoll = select.epoll()
         self._streams: dict[int, Stream] = {}
         self.turns = 0
-        """How often there was something to do."""
+        """Number of turns."""
         self.working = False
-        """Whether a turn goes on."""
+        """Whether a turn is running."""
         self.held: list[Stream] = []
-        """Those with something written during this turn: they send at its end."""
+        """Streams that were written to during this turn: they send at its end."""
         self._then: list[Callable[[], object]] = []
         self._when_read: list[Callable[[], object]] = []
-        self._unread_since = 0.0  # when the first of these was put there
-        self._reading = False  # and has not come to its `_then`
+        self._unread_since = 0.0  # when the first of these was added
+        self._reading = False  # a turn runs, and its `_then` is not called yet
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def __len__(self) -> int:
@@ -434,29 +439,30 @@ class Poller:
 
     @property
     def queued(self) -> int:
-        """How many connections are queued for their turn."""
+        """Number of connections that are queued for their turn."""
         return len(self._queue)
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do of the input that is being handled."""
+        """Whether the current input has been handled completely."""
         return not self._again
 
     def adopt(self, descriptor: int, protocol: FirstReceiver) -> None:
         """
-        Take on a connected socket, which does not block, and have *protocol* told of it.
+        Serve a connected, non-blocking socket with *protocol*.
 
-        Raises OSError where the kernel watches as many as it will; the socket stays the caller's.
+        Raises OSError if the kernel's limit of watched sockets is reached; then the caller must
+        close the socket.
         """
         self._epoll.register(descriptor, READ)
         stream = self._streams[descriptor] = Stream(self, descriptor, protocol)
         try:
             protocol.connection_made(stream)
-        except Exception as error:  # noqa: BLE001 - it is told, and ends this connection only
+        except Exception as error:  # noqa: BLE001 - logged, and ends only this connection
             stream.fail(error)
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Have *callback* called at the end of this turn, in one of its own if there is none."""
+        """Call *callback* at the end of this turn; outside a turn, soon, in a turn of its own."""
         if self._reading:
             self._then.append(callback)
         else:
@@ -464,9 +470,9 @@ class Poller:
 
     def when_read(self, callback: Callable[[], object]) -> None:
         """
-        Have *callback* called once what has come is read, UNREAD_S from now at the latest.
+        Call *callback* once all pending input is read, or after UNREAD_S at the latest.
 
-        That is at the end of this turn, unless there is more to read than it had time for.
+        That is at the end of this turn, unless there is more to read than the turn has time for.
         """
         if not self._reading:
             self._loop.call_soon(self._do, [callback])
@@ -476,16 +482,16 @@ class Poller:
         self._when_read.append(callback)
 
     def again(self, go_on: GoOn, transport: Any, /) -> None:
-        """Have *go_on* called on a later turn; see Turns."""
+        """Call *go_on* on a later turn; see Turns."""
         stream: Stream = transport.stream
         if self._serving:
-            self._again.append((stream, go_on))  # its time has yet to be noted
+            self._again.append((stream, go_on))  # queued once its time is measured
         else:
             self._queue.put(stream, stream.standing, self.clock(), go_on)
             self._turn_on()
 
     def stop(self) -> None:
-        """Cut off whoever is left, and watch nothing any more."""
+        """Abort all connections, and stop watching."""
         self._queue.clear()
         self._when_read.clear()
         if self._next is not None:
@@ -496,23 +502,23 @@ class Poller:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    # -- What streams ask ----------------------------------------------------------------
+    # -- Called by streams ---------------------------------------------------------------
 
     def watch(self, descriptor: int, what: int) -> None:
-        """Be told of *what* from now on; that the peer is gone is always told."""
+        """Watch for the events *what* from now on; a disconnected peer is always reported."""
         self._epoll.modify(descriptor, what)
 
     def lose(self, stream: Stream, error: Exception | None) -> None:
-        """Watch *stream* no more, and tell its protocol on the next turn."""
+        """Stop watching *stream*, and notify its protocol on the next turn."""
         self._epoll.unregister(stream.descriptor)
-        # Not now: the number would be given to the next who comes, while this turn may still have
-        # something to say of its last bearer.
+        # Not now: a new connection could get the same descriptor while this turn still has events
+        # of the old one.
         self._endings.append((stream, error))
         if len(self._endings) == 1:
             self._loop.call_soon(self._end_some)
 
     def complain(self, error: Exception, stream: Stream | None = None) -> None:
-        """Tell the loop's handler of a fault of ours."""
+        """Report an exception in this server to the loop's handler."""
         context: dict[str, Any] = {
             "message": "unhandled exception in a connection",
             "exception": error,
@@ -524,24 +530,24 @@ class Poller:
     # -- Turns ---------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        """Read what has come, handle it, and write what came of that."""
+        """Read input, handle it, and send the writes of the turn."""
         self.turns += 1
         if self._next is not None:
             self._next.cancel()
             self._next = None
         self.working = self._reading = True
         try:
-            # Those that are queued are still ready to the kernel, and must not hide the others.
+            # The kernel also reports queued sockets as ready; they must not displace the others.
             events = self._epoll.poll(0, AT_ONCE + len(self._queue))
             self.now = self.clock()
             if self._queue:
                 self._line_up(events)
-                self.now = self.clock()  # the first one served has not used that time
+                self.now = self.clock()  # queueing is not the time of the first one
                 self._serve_queue()
             else:
                 self._serve_all(events)
         finally:
-            # Even where something got through that is no mere fault, nothing is held for ever.
+            # Also after an exception such as KeyboardInterrupt, so that no write is held forever.
             self._reading = False
             then, self._then = self._then, []
             if self._when_read and (not self._queue or self.now - self._unread_since >= UNREAD_S):
@@ -551,26 +557,26 @@ class Poller:
             self._turn_on()
 
     def _turn_on(self) -> None:
-        """Have a turn follow where connections are queued: the kernel may have nothing to say."""
-        # Not where `_next` was just set to None: compiled, that is trusted to be so still.
+        """Schedule a turn if connections are queued, because epoll may report no event."""
+        # A method of its own: after `_next = None`, compiled code assumes that it is still None.
         if self._queue and self._next is None:
             self._next = self._loop.call_soon(self._turn)
 
     def _serve_all(self, events: list[tuple[int, int]]) -> None:
-        """Serve whatever is ready, in the kernel's order; queue what there is no time for."""
+        """Serve ready streams in the kernel's order; queue those without time in this turn."""
         end = self.now + TURN_S
         streams = self._streams
         for position, (descriptor, what) in enumerate(events, 1):
             stream = streams.get(descriptor)
             if stream is None:
-                continue  # somebody called `stop` in this turn
+                continue  # `stop` was called in this turn
             self._serve(stream, what)
             if self.now >= end:
                 self._line_up(events[position:])
                 return
 
     def _line_up(self, events: list[tuple[int, int]]) -> None:
-        """Queue what is ready and not queued yet."""
+        """Queue the ready streams that are not queued yet."""
         streams = self._streams
         for descriptor, what in events:
             stream = streams.get(descriptor)
@@ -581,7 +587,7 @@ class Poller:
             stream.ready |= what
 
     def _serve_queue(self) -> None:
-        """Serve those that have used the least time, until the turn is over."""
+        """Serve the connections that have used the least time, until the turn is over."""
         end = self.now + TURN_S
         self.read_bytes = BUSY_READ_BYTES
         try:
@@ -596,28 +602,28 @@ class Poller:
             self.read_bytes = READ_BYTES
 
     def _serve(self, stream: Stream, what: int) -> None:
-        """Handle what the kernel says of *stream*, and take note of the time when that is done."""
+        """Handle the events *what* of *stream*, and then update `now`."""
         self._serving = True
         try:
             if what != READ or stream.watched != READ:
                 stream.happened(what)
                 self.now = self.clock()
             else:
-                stream.read()  # as `happened` would: nine times in ten there is no more to it
-        except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+                stream.read()  # as `happened` does in the usual case
+        except Exception as error:  # noqa: BLE001 - logged, and ends only this connection
             stream.fail(error)
         self._settle()
 
     def _resume(self, stream: Stream, go_on: GoOn) -> None:
         """
-        Have a connection handle more of its input.
+        Let a connection handle more of its input.
 
-        However little is left: it is the rest of a read that was long.
+        The rest never counts as a short read, because it belongs to a long one.
         """
         self._serving = True
         try:
             go_on()
-        except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+        except Exception as error:  # noqa: BLE001 - logged, and ends only this connection
             stream.fail(error)
         self.now = self.clock()
         if self._again:
@@ -625,7 +631,7 @@ class Poller:
         self._settle()
 
     def _settle(self) -> None:
-        """Queue what is left to do of what was served."""
+        """Queue the unhandled input of the connection that was just served."""
         self._serving = False
         if self._again:
             again, self._again = self._again, []
@@ -638,7 +644,7 @@ class Poller:
             for callback in callbacks:
                 try:
                     callback()
-                except Exception as error:  # noqa: BLE001 - it is told
+                except Exception as error:  # noqa: BLE001 - logged
                     self.complain(error)
         finally:
             self.working = False
@@ -646,17 +652,17 @@ class Poller:
             for stream in held:
                 try:
                     stream.send()
-                except Exception as error:  # noqa: BLE001 - it is told, and ends only this
+                except Exception as error:  # noqa: BLE001 - logged, and ends only this connection
                     stream.fail(error)
 
     def _end_some(self) -> None:
-        """End the streams that are lost, as many as there is time for before the loop turns."""
+        """Close lost streams, as many as there is time for before the loop turns."""
         end = self.clock() + ENDINGS_S
         while self._endings:
             stream, error = self._endings[0]
             try:
                 self._end(stream, error)
-            finally:  # only now: while there is one, nobody else asks for this to be called
+            finally:  # only now: while the queue is not empty, `lose` does not schedule this method
                 self._endings.popleft()
             if self.clock() >= end:
                 break
@@ -666,13 +672,14 @@ class Poller:
     def _end(self, stream: Stream, error: Exception | None) -> None:
         descriptor = stream.descriptor
         if descriptor < 0:
-            return  # `stop` was here before
+            return  # `stop` has closed it
         del self._streams[descriptor]
         os.close(descriptor)
-        stream.descriptor = -1  # the number is somebody else's from now on
+        stream.descriptor = -1  # a new connection may get the number
         try:
             stream.protocol.connection_lost(error)
-        except Exception as fault:  # noqa: BLE001 - it is told
+        except Exception as fault:  # noqa: BLE001 - logged
             self.complain(fault, stream)
-        # They refer to each other; nobody should wait for the collector.
-        stream.protocol = None  # type: ignore[assignment]  # nothing will be told any more
+        # The stream and its protocol refer to each other; without this line, their memory is only
+        # freed by the garbage collector.
+        stream.protocol = None  # type: ignore[assignment]  # no event follows

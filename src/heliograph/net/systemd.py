@@ -1,8 +1,8 @@
 """
-What systemd and we tell each other: sockets that it listens on for us, and how we are.
+The interfaces to systemd: sockets that it passes to the server, and notifications of its state.
 
-Both are its interfaces for any service (sd_listen_fds, sd_notify), and work with whatever else
-speaks them. Without its variables in the environment nothing happens.
+Both are systemd's interfaces for any service (sd_listen_fds, sd_notify), and work with any other
+service manager that implements them. Without their environment variables this module does nothing.
 """
 
 import logging
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 FIRST_DESCRIPTOR = 3
 API_NAME = "api"
-"""FileDescriptorName= of a socket that the HTTP API is to have for itself."""
+"""FileDescriptorName= of a socket that serves only the HTTP API."""
 
 
 def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, ListeningSocket]]:
     """
     Return the sockets that were passed to this process, each with its name.
 
-    They are taken out of *environ*: what we start is not to take them for its own. Raises
-    ConfigError where one of them is nothing to listen on.
+    Their variables are removed from *environ*, so that child processes do not use the sockets.
+    Raises ConfigError if a descriptor is not a stream socket.
     """
     ours = environ.get("LISTEN_PID") == str(os.getpid())
     number = environ.pop("LISTEN_FDS", "0")
@@ -58,15 +58,15 @@ def _passed(descriptor: int) -> socket.socket:
 
 
 class Notifier:
-    """Tells the service manager how we are, where *environ* says that one wants to know."""
+    """Notifies the service manager of the server's state, if *environ* has its address."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # An abstract one is written with an @.
+        # The address of an abstract socket begins with @.
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def ready(self) -> None:
-        """We serve, again or for the first time."""
+        """The server is ready: after the start, or after a reload."""
         self._notify("READY=1")
 
     def reloading(self, now_s: float) -> None:
@@ -74,7 +74,7 @@ class Notifier:
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={int(now_s * 1_000_000)}")
 
     def stopping(self, patience_s: float) -> None:
-        """We are about to end, which takes as long as *patience_s*."""
+        """The server begins to stop, which takes up to *patience_s* seconds."""
         self._notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(patience_s * 1_000_000)}")
 
     def _notify(self, message: str) -> None:

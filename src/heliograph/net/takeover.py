@@ -1,4 +1,4 @@
-"""A connection that changes hands: from HTTP to a WebSocket, or to a stream."""
+"""The data that a connection is handed over with: from HTTP to a WebSocket, or to a stream."""
 
 from msgspec import Struct
 
@@ -12,11 +12,11 @@ class Handover(Struct, eq=False):
     """
     A connection that a handler takes over (see `handler.Takeover`).
 
-    *rest* are the bytes that followed an upgrade request. *origin* is where the connection is
-    counted, if it is; it keeps its place there. An *over_capacity* one was accepted only to hear
-    that there is no room for it. *predecessor* is the HTTP connection, whose place on the wheel the
-    successor takes. *now* is the time of the request, in monotonic seconds. *headers* belong into
-    the response that the successor writes, unless it is that of a WebSocket.
+    *rest* are the bytes that followed an upgrade request. *origin* counts the connection, if it is
+    counted; the count continues. An *over_capacity* connection was accepted only to be refused
+    with a reason. *predecessor* is the HTTP connection, whose place on the wheel the successor
+    takes. *now* is the time of the request, in monotonic seconds. The successor writes *headers* in
+    its response, except in that of a WebSocket.
     """
 
     context: Context

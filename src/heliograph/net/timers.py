@@ -1,9 +1,9 @@
 """
 One timer wheel for all connections.
 
-A connection has at most one entry, in a coarse slot. Activity costs nothing here: a
-connection notes the time, and when its slot comes up decides whether to be looked at
-again later. The wheel turns only while somebody is on it.
+A connection has at most one entry, in a coarse slot. Activity costs nothing here: a connection
+stores the time, and when its slot is due, it decides whether it needs a new timer. The wheel only
+turns while it has entries.
 """
 
 import asyncio
@@ -13,20 +13,23 @@ from typing import Protocol
 RESOLUTION_S = 0.25
 
 FIRED_AT_ONCE = 256
-"""Entries looked at before the loop turns: ten thousand that came in one second expire in one."""
+"""
+Timers that fire before the loop turns: ten thousand connections that were opened in one second
+time out in one second.
+"""
 
 
 class Timed(Protocol):
-    """Something to be looked at later. *due* belongs to the wheel, and starts as 0."""
+    """An object with a timer. *due* belongs to the wheel, and starts as 0."""
 
     due: int
 
     def on_timer(self, now: float) -> None:
-        """Decide what the time means, and get back on the wheel where it means nothing yet."""
+        """Handle the deadlines that have passed; add itself to the wheel again for later ones."""
 
 
 class Wheel:
-    """Deadlines to within RESOLUTION_S, never early."""
+    """Fires timers with a resolution of RESOLUTION_S, never early."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -36,19 +39,19 @@ class Wheel:
         self._timer: asyncio.TimerHandle | None = None
         self._wanted_at = 0.0  # when the timer is to run
         self.late_s = 0.0
-        """How much too late the last turn came, where that is more than a slot: after a stall."""
+        """Delay of the last turn, if it was longer than a slot, as after a stall; else 0."""
 
     def __len__(self) -> int:
         return sum(len(slot) for slot in self._slots.values()) + len(self._due)
 
     def add(self, timed: Timed, delay_s: float) -> None:
-        """Have *timed* looked at once in *delay_s* seconds, and not when it was due before."""
+        """Set the timer of *timed* to fire in *delay_s* seconds; it replaces its earlier timer."""
         if timed.due:
             self.discard(timed)
         if self._timer is None:
             self._turned = self._tick_at(self._loop.time())
             self._turn_later()
-        # Two slots on: one because slots round down, one because a turn comes late.
+        # Later than the slot of the time: slots round down, and a turn runs late.
         tick = int((self._loop.time() + delay_s) / RESOLUTION_S)
         timed.due = due = max(tick, self._turned) + 1
         slot = self._slots.get(due)
@@ -57,13 +60,13 @@ class Wheel:
         slot[timed] = None
 
     def hasten(self, timed: Timed, delay_s: float) -> None:
-        """Have *timed* looked at in *delay_s* seconds at the latest."""
-        # The tick of `add` at the latest; one more or less does not matter here.
+        """Let the timer of *timed* fire in *delay_s* seconds at the latest."""
+        # At the latest in the slot that `add` would use; a slot more or less does not matter here.
         if not timed.due or timed.due > int((self._loop.time() + delay_s) / RESOLUTION_S) + 1:
             self.add(timed, delay_s)
 
     def discard(self, timed: Timed) -> None:
-        """Forget *timed*, whether it was on the wheel or not."""
+        """Remove *timed*, if it is on the wheel."""
         if timed.due:
             slot = self._slots.get(timed.due)
             if slot is not None:
@@ -73,18 +76,18 @@ class Wheel:
             timed.due = 0
 
     def replace(self, timed: Timed, successor: Timed) -> None:
-        """Have *successor* looked at when *timed* was due, which is forgotten."""
+        """Give the timer of *timed* to *successor*, and remove *timed*."""
         slot = self._slots.get(timed.due)
         if slot is not None and timed in slot:
             del slot[timed]
             slot[successor] = None
             successor.due = timed.due
         else:
-            self.add(successor, 0)  # it was just about to be looked at
+            self.add(successor, 0)  # its timer was about to fire
         timed.due = 0
 
     def stop(self) -> None:
-        """Turn no more."""
+        """Stop the wheel, and remove all timers."""
         if self._timer is not None:
             self._timer.cancel()
         self._slots.clear()
@@ -105,12 +108,12 @@ class Wheel:
         self._timer = None
         try:
             self._on_timer()
-        finally:  # a fault in one does not stop the time of all
+        finally:  # an exception in one does not stop the wheel
             self._turn_on()
 
     def _turn_on(self) -> None:
-        # Not where `_timer` was just set to None: a compiler that trusts types then believes that
-        # it still is, whatever was called in between.
+        # A method of its own: after `_timer = None`, a compiler that trusts types assumes that it
+        # is still None, although a call in between may have set it.
         if self._slots and self._timer is None:
             self._turn_later()
 
@@ -122,7 +125,7 @@ class Wheel:
         now = self._loop.time()
         for _ in range(min(FIRED_AT_ONCE, len(self._due))):
             timed = self._due.popleft()
-            # Whoever was taken off, or put on again, since its slot came up is not due.
+            # A timer that was removed or set again since its slot was due does not fire.
             if 0 < timed.due <= self._turned:
                 timed.due = 0
                 timed.on_timer(now)

@@ -1,7 +1,7 @@
 """
-The server's certificate, which can be renewed while it serves.
+The server's certificate, which can be renewed while the server runs.
 
-Knows certificates and keys in files; who is served behind them is the caller's business.
+Reads certificates and keys from files. It does not depend on the connections that use them.
 """
 
 import re
@@ -16,20 +16,20 @@ from heliograph.errors import ConfigError
 
 class Certificate:
     """
-    A certificate with its key, for every TLS connection that begins from now on.
+    A certificate with its key, for all new TLS connections.
 
-    Connections take `context`, which hands each newcomer to the pair that was loaded last: what
-    is open goes on with the one that it began with. Raises ConfigError for a pair that cannot be.
+    Connections use `context`, which gives each new connection the pair that was loaded last. Open
+    connections keep the pair with which they began. Raises ConfigError for an invalid pair.
     """
 
     def __init__(self, certificate: str, key: str) -> None:
         self._pair = load(certificate, key)
         self.context = _context()
-        # Called for every newcomer, whether it names a host or not.
+        # Called for every new connection, also without a server name (SNI).
         self.context.sni_callback = self._meet
 
     def renew(self, pair: ssl.SSLContext) -> None:
-        """Show *pair*, which `load` returned, from now on."""
+        """Use *pair*, which `load` returned, for all new connections."""
         self._pair = pair
 
     def _meet(
@@ -52,7 +52,7 @@ def load(certificate: str, key: str) -> ssl.SSLContext:
         raise ConfigError(f"--ssl_cert: {certificate} is not a certificate in PEM format") from None
 
     def locked() -> NoReturn:
-        # Without this, OpenSSL would ask at the terminal, and wait.
+        # Without this, OpenSSL would ask for the passphrase at the terminal, and block.
         raise ConfigError(f"--ssl_key: {key} is protected by a passphrase; store it without one")
 
     try:
@@ -68,26 +68,27 @@ def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.options |= ssl.OP_NO_RENEGOTIATION  # it is work for us that costs a client nothing
+    context.options |= ssl.OP_NO_RENEGOTIATION  # costly for the server, cheap for a client
     return context
 
 
-# -- How long it is good for ---------------------------------------------------------------
+# -- Validity ------------------------------------------------------------------------------
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
-# Of DER: what RFC 5280, 4.1, has a certificate made of.
+# DER tags of a certificate's fields (RFC 5280, 4.1).
 _VERSION, _UTC_TIME = 0xA0, 0x17
 _VALIDITY = 3
-"""Its place behind the version: serial number, algorithm and issuer come before it."""
+"""Index of the validity after the version: serial number, algorithm and issuer come before it."""
 
 
 def lifetime(path: str) -> tuple[datetime, datetime]:
     """
-    Return from when until when all certificates of a chain that `load` has read are valid.
+    Return the period in which all certificates of a chain are valid, which `load` has read.
 
-    Read by hand: the ssl module tells of those that may sign others only, and a server's may not.
-    Raises ConfigError where there are none as PEM usually has them (OpenSSL's own "trusted" ones).
+    Parsed here, because the ssl module only returns the dates of CA certificates, and a server's
+    certificate is none. Raises ConfigError if the file has no certificate in the usual PEM form,
+    such as a file with only OpenSSL's own "trusted" certificates.
     """
     text = Path(path).read_text(encoding="latin-1")
     each = [_validity(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(text)]

@@ -1,9 +1,9 @@
 """
-TLS over our own streams, so that its clients wait for their turn as all others do.
+TLS over this server's own streams, so that TLS clients take turns as all others do.
 
-An event loop's TLS transport decrypts whatever a client sends as soon as it comes, megabytes at a
-time, and does as many handshakes as there are. Here both are done in slices (see turns.py). Knows
-records, as OpenSSL makes them of bytes; what they mean is the receiver's business.
+An event loop's TLS transport decrypts all input of a client as soon as it arrives, megabytes at a
+time, and does any number of handshakes at once. Here both are done in slices (see turns.py). This
+module decrypts records with OpenSSL; the receiver interprets their content.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ from heliograph.net.transport import FirstReceiver, Receiver, Transport
 from heliograph.net.turns import SLICE_S, Turns
 
 RECORD_BYTES: Final = 16 * 1024
-"""The most that one record holds (RFC 8446, 5.1); OpenSSL is given, and asked for, no more."""
+"""Maximum size of a record (RFC 8446, 5.1); OpenSSL gets, and returns, no more at once."""
 
 
 Failed = Callable[[Transport, str], object]
-"""Takes a connection, and why its handshake failed: one of the few reasons of OpenSSL."""
+"""Takes a connection, and the reason why its handshake failed: one of OpenSSL's few reasons."""
 
 REASONS = {
     "HTTP_REQUEST": "the client sent HTTP without TLS",
     "WRONG_VERSION_NUMBER": "the client sent something other than TLS",
 }
-"""Those that OpenSSL has words for which say little."""
+"""Clearer texts for some of OpenSSL's reasons."""
 
 
 class TlsStream:
     """
     A Receiver to its stream, and a Transport to *receiver*: the server's side of one connection.
 
-    The receiver is told of the connection before its handshake, and has the deadlines; what it
-    writes before the handshake is done is lost. *failed* is called with this and a reason
-    where the handshake fails. Nothing here raises, whatever the peer sends.
+    The receiver gets the connection before the handshake, and is responsible for deadlines; its
+    writes before the end of the handshake are lost. *failed* is called with this object and a
+    reason if the handshake fails. No method raises, whatever the peer sends.
     """
 
     __slots__ = (
@@ -74,36 +74,36 @@ class TlsStream:
         self._receiver: Receiver = receiver
         self._turns = turns
         self._clock = clock
-        self._input = b""  # that OpenSSL has not been given yet
+        self._input = b""  # not passed to OpenSSL yet
         self._ready = False  # the handshake is done
-        self._paused = False  # by the receiver
-        self._queued = False  # for a turn in which more of the input is taken
-        self._shut = False  # we have said that nothing more comes, and hear nothing more
-        self._ended = False  # the peer has said so, and is heard no more
+        self._paused = False  # the receiver paused reading
+        self._queued = False  # for a turn that handles more of the input
+        self._shut = False  # close_notify was sent; further input is ignored
+        self._ended = False  # the peer ended its direction; further input is ignored
         self._closing = False
 
-    # -- What the stream says ------------------------------------------------------------
+    # -- Events of the stream ------------------------------------------------------------
 
     def connection_made(self, stream: Stream) -> None:
-        """A client connected; it has yet to say hello."""
+        """A client connected; its TLS handshake has not begun."""
         self.stream = stream
         receiver: Any = self._receiver
         receiver.connection_made(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take records, as many as there is time for."""
+        """Handle records, until the slice is over."""
         if self._shut or self._ended:
-            return  # read so that the socket closes without a reset, no more
+            return  # input is only read so that the socket closes without a reset
         self._input = self._input + data if self._input else data
         if not self._queued and not self._paused:
             self._take()
 
     def eof_received(self) -> bool:
-        """Return whether anything is still to be sent to a client that sends no more."""
+        """Return whether the connection stays open for a client that sends no more."""
         if not self._ready or self._shut:
             return False
         if self._ended:
-            return not self._closing  # the receiver has said that it goes on
+            return not self._closing  # the receiver decided to keep it open
         self._ended = True
         return bool(self._receiver.eof_received())
 
@@ -116,17 +116,18 @@ class TlsStream:
         self._receiver.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection has ended."""
         self._shut = self._closing = True
         self._input = b""
         self._receiver.connection_lost(error)
-        # They refer to each other; nobody should wait for the collector.
-        self._receiver = None  # type: ignore[assignment]  # nothing will be told any more
+        # This object and the receiver refer to each other; without this line, their memory is
+        # only freed by the garbage collector.
+        self._receiver = None  # type: ignore[assignment]  # no event follows
 
     # -- Reading -------------------------------------------------------------------------
 
     def _take(self) -> None:
-        """Have what came decrypted and received, until the slice of this connection is over."""
+        """Decrypt input and pass it to the receiver, until the connection's slice is over."""
         end = self._clock() + SLICE_S
         while not self._paused and not self._shut:
             try:
@@ -139,7 +140,7 @@ class TlsStream:
                 self._input = self._input[RECORD_BYTES:]
             except ssl.SSLError as error:
                 self._report(error)
-                self._send()  # an alert says to the peer what was wrong
+                self._send()  # an alert with the reason, for the peer
                 self._shut = True
                 self.close()
                 return
@@ -164,7 +165,7 @@ class TlsStream:
             self._failed(self, reason)
 
     def _next(self) -> bytes | None:
-        """Return what the peer says next, b"" at its end, None where the handshake went on."""
+        """Return the next input; b"" at its end, None if only the handshake is complete."""
         if not self._ready:
             self._object.do_handshake()
             self._ready = True
@@ -175,7 +176,7 @@ class TlsStream:
             return b""
 
     def _put_off(self) -> None:
-        """Take what is left on a later turn, and read nothing before."""
+        """Handle the rest of the input on a later turn; pause reading until then."""
         if not self._queued and not self._closing:
             self._queued = True
             self.stream.pause_reading()
@@ -190,36 +191,36 @@ class TlsStream:
             self._take()
 
     def _end(self) -> None:
-        """The peer said that it sends no more."""
+        """Handle the peer's close_notify: it sends no more."""
         self._ended = True
         self._input = b""
         if not self._receiver.eof_received():
             self.close()
 
     def has_input(self) -> bool:
-        """Whether the peer has sent something that the receiver is yet to be given."""
+        """Whether the peer has sent input that the receiver has not received yet."""
         if self._closing:
             return False
         return bool(self._input or self._incoming.pending) or self.stream.has_input()
 
     def pause_reading(self) -> None:
-        """Give the receiver nothing more for now."""
+        """Pass no more input to the receiver for now."""
         self._paused = True
         self.stream.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on; what has come already is received on a later turn."""
+        """Resume; input that has arrived already is handled on a later turn."""
         if self._paused:
             self._paused = False
             if self._shut:
-                self.stream.resume_reading()  # for its end
+                self.stream.resume_reading()  # to read the end of the stream
             else:
                 self._put_off()
 
     # -- Writing -------------------------------------------------------------------------
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send *data* after what was written before."""
+        """Send *data* after earlier writes."""
         if self._shut or not self._ready or not data:
             return
         rest = memoryview(data)
@@ -227,21 +228,21 @@ class TlsStream:
             while rest:
                 rest = rest[self._object.write(rest) :]
         except ssl.SSLError as error:
-            self.stream.fail(error)  # nothing that a peer may do leads here
+            self.stream.fail(error)  # no input of a peer causes this
             return
         self._send()
 
     def _send(self) -> None:
-        """Give the stream what OpenSSL has for the peer."""
+        """Write OpenSSL's output to the stream."""
         if self._outgoing.pending:
             self.stream.write(self._outgoing.read())
 
     def can_write_eof(self) -> bool:
-        """Whether one direction can end before the other: it can (RFC 8446, 6.1)."""
+        """Return True: one direction can end before the other (RFC 8446, 6.1)."""
         return True
 
     def write_eof(self) -> None:
-        """Say that nothing more comes. What the peer still sends is not decrypted."""
+        """End the sending direction. Further input of the peer is not decrypted."""
         self._send_end()
         self.stream.write_eof()
 
@@ -249,37 +250,38 @@ class TlsStream:
         if not self._shut:
             self._shut = True
             if self._ready:
-                # It waits for the peer to say the same, which we do not.
+                # unwrap() sends close_notify; it raises because the peer's has not arrived, for
+                # which the server does not wait.
                 with contextlib.suppress(ssl.SSLError):
                     self._object.unwrap()
                 self._send()
 
     def get_write_buffer_size(self) -> int:
-        """Return the number of bytes that wait here, as they go over the wire."""
+        """Return the number of unsent bytes in this process, after encryption."""
         return self.stream.get_write_buffer_size()
 
     def set_write_buffer_limits(self, high: int) -> None:
-        """Have `pause_writing` called with more than *high* bytes waiting."""
+        """Call `pause_writing` if more than *high* bytes are unsent."""
         self.stream.set_write_buffer_limits(high)
 
-    # -- Ending, and who it is -----------------------------------------------------------
+    # -- Ending, and identity ------------------------------------------------------------
 
     def close(self) -> None:
-        """Read no more, and end when what was written is out."""
+        """Stop reading, and close once all written bytes are sent."""
         if not self._closing:
             self._closing = True
             self._send_end()
             self.stream.close()
 
     def abort(self) -> None:
-        """End now."""
+        """Close at once; unsent bytes are lost."""
         self._closing = True
         self.stream.abort()
 
     def set_protocol(self, protocol: Receiver) -> None:
-        """Have *protocol* receive what comes from now on."""
+        """Deliver all further events to *protocol*."""
         self._receiver = protocol
 
     def get_extra_info(self, name: str) -> Any:
-        """Return a `peername` or a `sockname`, None where it is not known."""
+        """Return the `peername` or the `sockname`, None if it is not known."""
         return self.stream.get_extra_info(name)

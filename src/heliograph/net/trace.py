@@ -1,8 +1,8 @@
 """
-A WebSocket connection of which every message is in the log, with secrets redacted.
+A WebSocket connection that logs every message, with secrets redacted.
 
-For finding out what a client and the server send each other. An ordinary connection knows nothing
-of it, so it costs nothing where it is off.
+Shows the messages between a client and the server. An ordinary connection has no code for this, so
+a trace that is off costs nothing.
 """
 
 import logging
@@ -52,9 +52,9 @@ class TracedConnection(WebSocketConnection):
         traced = cast("Transport", _TracedTransport(transport, self))
         super().__init__(context, traced, lane, now)
         peer = transport.get_extra_info("peername")
-        # Through a Unix socket it is a path, or nothing.
+        # For a Unix socket the peer name is a path, or empty.
         self._came_from = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a local client"
-        # Of its own: reading twice is what lets the other side be as it is.
+        # A second reader: input is parsed twice, so that the ordinary connection needs no change.
         self._received = FrameReader(
             context.settings.max_message_bytes, compression=lane.framing.compression
         )
@@ -63,7 +63,7 @@ class TracedConnection(WebSocketConnection):
         logger.debug("%s connected", self._came_from)
 
     def open(self, answer: bytes, opening: Opening, request: Request, handover: Handover) -> None:
-        """Learn from the client's protocol what the log may show, and go on as ever."""
+        """Get the redaction of the client's protocol, and open as usual."""
         self._learn(opening)
         super().open(answer, opening, request, handover)
 
@@ -77,7 +77,7 @@ class TracedConnection(WebSocketConnection):
         request: Request,
         handover: Handover,
     ) -> None:
-        """Do the same, and resume."""
+        """Get the redaction of the client's protocol, and resume as usual."""
         self._learn(opening)
         super().resume(answer, opening, session, before, request=request, handover=handover)
 
@@ -86,18 +86,18 @@ class TracedConnection(WebSocketConnection):
         self._redact_reason = opening.dialect.redact_reason
 
     def data_received(self, data: bytes) -> None:
-        """Log what came, and go on as ever."""
+        """Log the input, and handle it as usual."""
         for opcode, payload in self._received.feed(data):
             self.log("received", opcode, payload)
         super().data_received(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Log it, and go on as ever."""
+        """Log the disconnection, after the usual handling."""
         super().connection_lost(error)
         logger.debug("%s disconnected%s", self.id or self._came_from, f": {error}" if error else "")
 
     def log(self, verb: str, opcode: Opcode, payload: bytes) -> None:
-        """Put a frame into the log."""
+        """Log a frame."""
         if opcode is Opcode.TEXT:
             what = self._redact(payload)
         elif opcode is Opcode.CLOSE:

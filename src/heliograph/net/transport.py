@@ -1,8 +1,7 @@
 """
-What carries bytes, and what is told of them: the two sides of a connection.
+The two sides of a connection: the transport, which carries bytes, and the receiver of its events.
 
-asyncio's transports and our own streams (streams.py) are both a Transport, and know each other no
-better than this.
+Both asyncio's transports and this server's own streams (streams.py) implement Transport.
 """
 
 import select
@@ -10,74 +9,74 @@ from typing import Any, Protocol
 
 
 class Transport(Protocol):
-    """Whoever carries a connection's bytes, as asyncio.Transport has it; no more is asked of it."""
+    """Carries the bytes of a connection: the methods of asyncio.Transport that are used here."""
 
     def write(self, data: bytes | memoryview, /) -> None:
-        """Send *data*, which stays as it is, after what was written before. Never raises."""
+        """Send *data*, which must not change, after earlier writes. Never raises."""
 
     def write_eof(self) -> None:
-        """Say to the peer that nothing more comes."""
+        """End the sending direction: signal EOF to the peer."""
 
     def can_write_eof(self) -> bool:
-        """Whether it can be said."""
+        """Whether `write_eof` is supported."""
 
     def get_write_buffer_size(self) -> int:
-        """Return the number of bytes that the peer has not taken, and that wait here."""
+        """Return the number of unsent bytes in this process."""
 
     def set_write_buffer_limits(self, high: int) -> None:
-        """Have `Receiver.pause_writing` called with more than *high* bytes waiting."""
+        """Call `Receiver.pause_writing` if more than *high* bytes are unsent."""
 
     def pause_reading(self) -> None:
-        """Leave unread what the peer sends."""
+        """Stop reading from the peer."""
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Read from the peer again."""
 
     def close(self) -> None:
-        """Read no more, and end when what was written is out."""
+        """Stop reading, and close once all written bytes are sent."""
 
     def abort(self) -> None:
-        """End at once."""
+        """Close at once; unsent bytes are lost."""
 
     def set_protocol(self, protocol: "Receiver", /) -> None:
-        """Have *protocol* told of what comes from now on."""
+        """Deliver all further events to *protocol*."""
 
     def get_extra_info(self, name: str) -> Any:
-        """Return a `peername` or a `sockname`, None where it is not known."""
+        """Return the `peername` or the `sockname`, None if it is not known."""
 
 
 class Receiver(Protocol):
-    """Whoever is told what happens to a connection, as asyncio.Protocol has it."""
+    """Receives the events of a connection: the methods of asyncio.Protocol."""
 
     def data_received(self, data: bytes, /) -> None:
         """The peer sent *data*."""
 
     def eof_received(self) -> bool | None:
-        """The peer sends no more; return whether we still do."""
+        """The peer ended its sending direction; return whether the connection stays open."""
 
     def pause_writing(self) -> None:
-        """More than is good waits for the peer."""
+        """The number of unsent bytes exceeds the limit."""
 
     def resume_writing(self) -> None:
-        """It does not any more."""
+        """Most of the unsent bytes have been sent."""
 
     def connection_lost(self, error: Exception | None, /) -> None:
-        """It ended, for *error* if there was one. Nothing is told after this."""
+        """The connection ended, because of *error* if there was one. The last event."""
 
 
 class FirstReceiver(Receiver, Protocol):
-    """The receiver that a connection begins with."""
+    """The first receiver of a connection."""
 
     def connection_made(self, transport: Any, /) -> None:
-        """It began, carried by *transport*."""
+        """The connection began, carried by *transport*."""
 
 
 def has_input(transport: Transport) -> bool:
     """
-    Return whether the peer has sent something that its receiver has yet to be given.
+    Return whether the peer has sent input that its receiver has not received yet.
 
-    The peer's end counts, but nothing does once the connection is closing: it is read no more, and
-    may be waiting for its peer to read for ever. For seldom: the kernel is asked.
+    The peer's EOF counts as input. A closing connection has no input: it is not read any more, and
+    its peer may never read the unsent bytes. Not for frequent use: it needs a system call.
     """
     own = getattr(transport, "has_input", None)
     if own is not None:
@@ -94,6 +93,6 @@ def has_input(transport: Transport) -> bool:
 
 
 def peer_address(transport: Transport) -> str:
-    """Return the peer's IP address; "" through a Unix socket, or where the peer is gone."""
+    """Return the peer's IP address; "" for a Unix socket, or if the peer has disconnected."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if isinstance(peer, tuple) else ""

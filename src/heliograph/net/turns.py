@@ -1,12 +1,11 @@
 """
-Turns: how long sockets are read before everybody else has a go, and which one is next.
+Turns: fair scheduling of connections, with a time budget for each turn.
 
 A turn of the server has a time budget, and each connection a slice of it. A connection with more
-input than its slice has time for is served again later, after those that have used less time. So
-no client, whatever it sends, delays another one by more than about a turn.
+input than its slice has time for is served again later, after connections that have used less
+time. So no client, whatever it sends, delays another one by more than about a turn.
 
-Knows seconds and callbacks. What input is, and how it is read, is for streams.py and for the
-connections to know.
+This module schedules callbacks. streams.py and the connections read and handle the input.
 """
 
 import asyncio
@@ -18,49 +17,52 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 S = TypeVar("S")
 
 TURN_S: Final = 0.005
-"""How long sockets are read, and what came is handled, before the loop turns."""
+"""Seconds in which sockets are read and their input is handled before the loop turns."""
 
 SLICE_S: Final = 0.0005
-"""How long one connection's input is handled before it is another one's turn."""
+"""Seconds in which one connection's input is handled before another connection's turn."""
 
 ENDINGS_S: Final = 0.002
-"""How long connections are ended before the loop turns: thousands may disconnect at once."""
+"""Seconds in which ended connections are released before the loop turns: thousands may disconnect
+at once."""
 
 DELAYS_S: Final = (0.0, 0.01, 0.03, 1.0, 1.5, 2.0)
 """
-How far behind others a connection is queued, by its level.
+Seconds by which a connection is queued behind others, for each level.
 
-A read that uses up its slice, or is not the whole of what its client has sent, takes it one level
-down this list, and short ones back. The first steps are little: any read may meet with
-the garbage collector, and a client that waits has sent more when it is read, and must catch up.
+A read that uses up its slice, or does not read all that the client has sent, moves the connection
+one level down this list; short reads move it back. The first steps are small for two reasons: any
+read may coincide with a garbage collection, and a client that has waited has more input, which it
+must be able to catch up on.
 """
 
 STEP: Final = 32
-"""Standing from one level to the next: see `standing_after`."""
+"""Difference of the standing between two levels: see `standing_after`."""
 
 LONG_S: Final = 0.001
-"""A read that takes no longer, and leaves nothing for another slice, takes no connection down."""
+"""A read that takes no longer than this many seconds, and is complete, does not move a connection
+down a level."""
 
 NEWCOMER: Final = 4 * STEP
-"""The standing of a connection that begins: those that are there and use little come before it."""
+"""The standing of a new connection: existing connections that use little time come before it."""
 
 GoOn = Callable[[], object]
-"""Handles some more of a connection's input, no longer than a slice."""
+"""Handles more of a connection's input, for no longer than a slice."""
 
 
 class Turns(Protocol):
-    """Whatever can serve a connection again later."""
+    """A scheduler that serves a connection again on a later turn."""
 
     def again(self, go_on: GoOn, transport: Any, /) -> None:
         """
-        Have *go_on* called on a later turn, once, for the connection that *transport* carries.
+        Call *go_on* once, on a later turn, for the connection that *transport* carries.
 
-        The connection has paused reading meanwhile, and finds out by itself whether it has ended.
+        The connection has paused reading until then. If it ends before, *go_on* must detect that.
         """
 
 
 class LoopTurns:
-    """Turns where asyncio's transports carry the connections: in the order of asking."""
+    """Turns for connections over asyncio's transports: first in, first out."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = monotonic
@@ -68,10 +70,10 @@ class LoopTurns:
         self._loop = loop
         self._clock = clock
         self._queue: deque[GoOn] = deque()
-        self._turning = False  # or about to
+        self._turning = False  # a turn is running or scheduled
 
     def again(self, go_on: GoOn, _transport: Any, /) -> None:
-        """Have *go_on* called when it is its turn."""
+        """Call *go_on* on its turn."""
         self._queue.append(go_on)
         if not self._turning:
             self._turning = True
@@ -84,7 +86,7 @@ class LoopTurns:
                 self._queue.popleft()()
                 if self._clock() >= end:
                     break
-        finally:  # a fault in one connection does not stop the others
+        finally:  # an exception in one connection does not stop the others
             self._turning = bool(self._queue)
             if self._turning:
                 self._loop.call_soon(self._turn)
@@ -92,17 +94,17 @@ class LoopTurns:
 
 class Queue(Generic[S]):
     """
-    Streams (of type *S*) that have something to read, and connections with more of it, in the
-    order of serving.
+    Streams (of type *S*) with unread input, and connections with unhandled input, in the order in
+    which they are served.
 
-    Connections that use little time come in the order of their coming, before all that use much
-    (DELAYS_S), and those take turns.
+    Connections that use little time are served in order of arrival, before those that use much
+    (DELAYS_S), which take turns.
     """
 
     __slots__ = ("_levels", "_size")
 
     def __init__(self) -> None:
-        # Those of one level are behind by the same, so they stay in the order of their coming.
+        # Entries of one level have the same delay, so they stay in order of arrival.
         self._levels: list[deque[tuple[float, S, GoOn | None]]] = [
             deque() for _ in range(len(DELAYS_S))
         ]
@@ -115,14 +117,14 @@ class Queue(Generic[S]):
         """
         Queue *stream*, of this *standing*, *now*.
 
-        It is to be read or, with *go_on*, its connection has more to handle.
+        Without *go_on*, the stream has unread input; with it, the connection has unhandled input.
         """
         self._size += 1
         level = standing // STEP
         self._levels[level].append((now + DELAYS_S[level], stream, go_on))
 
     def take(self) -> tuple[S, GoOn | None]:
-        """Take out the next. Raises IndexError where there is none."""
+        """Remove and return the next entry. Raises IndexError if there is none."""
         first = self._levels[0]
         moment = first[0][0] if first else float("inf")
         for entries in self._levels:
@@ -134,7 +136,7 @@ class Queue(Generic[S]):
         return stream, go_on
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all entries."""
         self._size = 0
         for entries in self._levels:
             entries.clear()
@@ -144,14 +146,14 @@ def standing_after(standing: int, took_s: float, *, whole: bool, done: bool) -> 
     """
     Return the standing of a connection after a read that took *took_s* seconds to handle.
 
-    Its level is the standing divided by STEP, and what is left are the short reads that it owes: a
-    long read takes it a level down and has it owe STEP - 1 of them before another one takes it
-    back. A client that sends what is expensive once in a while, among much that is cheap, stays
-    behind those who do not.
+    The level is the standing divided by STEP. The remainder is the number of short reads that the
+    connection owes: after a long read it is one level further down, and owes STEP - 1 short reads
+    before the next short read moves it back up. So a client that sends an expensive message from
+    time to time, among many cheap ones, stays behind clients that send only cheap ones.
 
-    Where that was not *done*, there is another slice of it. Where it was not the *whole* of what
-    the client has sent, it is not short, however little it takes: there is more, and of a large
-    message only the last part takes long.
+    If the read is not *done*, another slice of it follows. If it was not the *whole* input that the
+    client has sent, it is not short, however little time it took: more input follows, and of a
+    large message only the last part takes long.
     """
     if not (whole and done) or took_s > LONG_S:
         return min(standing // STEP + 1, len(DELAYS_S) - 1) * STEP + STEP - 1

@@ -1,7 +1,7 @@
 """
-A WebSocket connection: bytes to frames to messages, and the frames that are not messages.
+A WebSocket connection: it parses bytes into frames and messages, and answers control frames.
 
-Knows RFC 6455 and the socket's pace of reading. When a client is closed is decided in client.py.
+Implements RFC 6455, and paces reading from the socket. client.py decides when a client is closed.
 """
 
 from functools import partial
@@ -23,28 +23,29 @@ from heliograph.wire.websocket import (
 )
 
 LINGER_S = 2.0
-"""How long a client that broke the framing has to read why."""
+"""Seconds that a client with a framing error has to read the reason."""
 
 PIECE_BYTES: Final = 256
-"""Input is handled in such pieces, or frames, between which a connection looks at the clock."""
+"""Size of the pieces in which input is handled, if a frame is not larger; a connection checks the
+clock after each piece."""
 
 INFLATED_BYTES: Final = 4096
-"""For the limit on messages, each so many bytes of a compressed one are one more."""
+"""For the rate limit, this many decompressed bytes of a compressed message count as one more."""
 
 UNFINISHED_BYTES: Final = 4096
-"""With so much of a message that is not complete, a connection counts against the total."""
+"""With more bytes of an incomplete message, a connection counts towards the intake's total."""
 
 PING = frame(Opcode.PING)
 
-# A member of an enum costs as much to look up as a call of a function.
+# Access to a member of an enum costs as much as a function call.
 _OPEN = State.OPEN
 
 
 class Unfinished(FrameReader):
     """
-    The reader of a connection whose input is more, or less, than whole texts: for so long only.
+    The reader of a connection while its input is anything else than complete text messages.
 
-    *since* is when the message began that is not complete.
+    *since* is the time when the incomplete message began.
     """
 
     __slots__ = ("counted", "since", "timed")
@@ -52,8 +53,8 @@ class Unfinished(FrameReader):
     def __init__(self, max_message_bytes: int, since: float, *, compression: bool) -> None:
         super().__init__(max_message_bytes, compression=compression)
         self.since = since
-        self.timed = False  # the wheel has its deadline
-        self.counted = False  # the intake has its bytes
+        self.timed = False  # its deadline is on the wheel
+        self.counted = False  # the intake counts its bytes
 
 
 class WebSocketConnection(Client):
@@ -65,14 +66,14 @@ class WebSocketConnection(Client):
         self, context: Context, transport: Transport, lane: ClientLane, now: float
     ) -> None:
         super().__init__(context, transport, lane, now)
-        self._reader: Unfinished | None = None  # while there is more to read than whole texts
+        self._reader: Unfinished | None = None  # only while needed
 
     # -- Reading -------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Hand every message in *data*, and in what came before it, to the session."""
+        """Pass every message that *data* contains or completes to the session."""
         if self._state >= State.CLOSING:
-            return  # read so that the socket closes without a reset, no more
+            return  # input is only read so that the socket closes without a reset
         context = self._context
         now = self._last_seen = context.now()
         context.bytes_received += len(data)
@@ -93,9 +94,9 @@ class WebSocketConnection(Client):
 
     def _take_frames(self, data: bytes, now: float) -> None:
         """
-        Take what is more, or less, than one text: with a reader, until that holds nothing.
+        Handle input other than one complete text, with a reader that is kept until it is empty.
 
-        A piece at a time, until the connection's slice of the turn is over.
+        Input is handled in pieces, until the connection's slice of the turn is over.
         """
         if self._state is State.PINGED:
             self._state = State.OPEN
@@ -122,12 +123,12 @@ class WebSocketConnection(Client):
             self._keep_reader(reader)
 
     def _put_off(self, data: bytes) -> None:
-        """Take *data* on a later turn, and read nothing before."""
+        """Handle *data* on a later turn; pause reading until then."""
         self._transport.pause_reading()
         self._context.turns.again(partial(self._go_on, data), self._transport)
 
     def _go_on(self, data: bytes) -> None:
-        """Take what there was no time for; nothing of it once the connection closes."""
+        """Handle the rest of the input, unless the connection is closing."""
         if self._state < State.CLOSING:
             self._transport.resume_reading()
             self._take_frames(data, self._context.now())
@@ -140,16 +141,16 @@ class WebSocketConnection(Client):
                 return
         for opcode, payload in messages:
             if self._state >= State.CLOSING:
-                return  # what came after our Close frame, or the client's, is not looked at
+                return  # input after a Close frame of either side is ignored
             if opcode < Opcode.CLOSE:
-                reader.since = now  # what is not complete is another message
+                reader.since = now  # an incomplete message after it is a new one
             self._take(opcode, payload, now)
         failure = reader.failure
         if failure is not None and self._state < State.CLOSING:
             self._fail(failure.code, failure.reason)
 
     def _keep_reader(self, reader: Unfinished) -> None:
-        """Keep the reader while it holds something, which must be complete in time."""
+        """Keep the reader while a message is incomplete, and set the deadline of that message."""
         if reader.idle:
             self.forget_unfinished()
             return
@@ -167,7 +168,7 @@ class WebSocketConnection(Client):
         if opcode is Opcode.CLOSE:
             self._close_received(payload)
         elif session is None or (context.max_messages_per_second and not self.admits(now)):
-            pass  # it was refused at its handshake, or just now
+            pass  # refused at its handshake, or by the rate limit just now
         elif opcode is Opcode.TEXT:
             context.messages_received += 1
             session.receive(payload, now)
@@ -176,7 +177,7 @@ class WebSocketConnection(Client):
         elif opcode is Opcode.BINARY:
             self._fail(CloseCode.UNSUPPORTED_DATA, "Binary messages are not supported")
 
-    # -- What client.py asks of a framing ------------------------------------------------
+    # -- Framing, for client.py ----------------------------------------------------------
 
     def ping(self) -> None:
         """Send a Ping frame."""
@@ -190,15 +191,15 @@ class WebSocketConnection(Client):
         return self.lane.framing.uncompressed(goodbye.message) + end
 
     def unfinished_since(self) -> float:
-        """Return when the message began that is not complete; 0 without one."""
+        """Return when the incomplete message began; 0 if there is none."""
         return 0.0 if self._reader is None else self._reader.since
 
     def refuse_unfinished(self) -> None:
-        """Close: the message that is not complete has taken too long."""
+        """Close the connection, because the incomplete message has taken too long."""
         self._fail(CloseCode.POLICY_VIOLATION, "A message was not complete in time")
 
     def forget_unfinished(self) -> None:
-        """Drop the reader, with what it holds."""
+        """Drop the reader with its buffered bytes."""
         reader, self._reader = self._reader, None
         if reader is not None and reader.counted:
             self._context.intake.forget(self)
@@ -209,13 +210,13 @@ class WebSocketConnection(Client):
         code, _ = parse_close(payload)
         self._transport.write(close_frame(code) if payload else frame(Opcode.CLOSE))
         self.end()
-        # RFC 6455 7.1.1: it is the server that closes the TCP connection. One that does not
-        # read our answer is not waited for.
+        # RFC 6455 7.1.1: the server closes the TCP connection. The wheel aborts the connection of a
+        # client that does not read the answer.
         self._context.wheel.add(self, LINGER_S)
         self._transport.close()
 
     def _fail(self, code: int, reason: str) -> None:
-        """RFC 6455 7.1.7: say why and be done; what the peer still sends is not understood."""
+        """Fail the connection (RFC 6455 7.1.7): send the reason, and ignore further input."""
         errors = self._context.protocol_errors
         errors[code] = errors.get(code, 0) + 1
         self._transport.write(close_frame(code, reason))
