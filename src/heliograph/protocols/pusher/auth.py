@@ -1,9 +1,8 @@
 """
-The signatures: channel, user sign-in, HTTP request.
+The signatures of Pusher: of a subscription, a sign-in of a user, and an HTTP request.
 
-Everything is signed exactly as received: parsing and re-encoding would change key order
-and whitespace, hence the signature. Comparison takes the same time wherever the
-difference is.
+Text is signed exactly as it is received: parsing and encoding it again would change the order of
+keys and whitespace, and so the signature. Signatures are compared in constant time.
 
 Sources: https://pusher.com/docs/channels/library_auth_reference/auth-signatures/ and
 https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication
@@ -18,7 +17,7 @@ from operator import itemgetter
 
 def sign(secret: bytes, text: str) -> str:
     """Return the lower-case hex HMAC-SHA256 of *text*."""
-    # A lone surrogate cannot be in anything that was signed; it must not be an exception.
+    # No correctly signed text has a lone surrogate; here, it must not raise an exception.
     return _signer(secret).sign(text.encode(errors="surrogatepass"))
 
 
@@ -31,8 +30,8 @@ class Signer:
     """
     HMAC-SHA256 (RFC 2104) with one secret.
 
-    The two hashes that begin with the secret are begun once and copied for each message: that takes
-    a third of the time of hmac.digest, which every publish would wait for.
+    The inner and the outer hash both begin with the secret. They are begun once, and copied for
+    each message: that takes a third of the time of hmac.digest, and each publish needs a signature.
     """
 
     __slots__ = ("_inner", "_outer")
@@ -58,7 +57,7 @@ class Signer:
 _BLOCK_BYTES = 64  # of SHA-256
 
 _MD5 = hashlib.md5(usedforsecurity=False)
-"""Copied: OpenSSL looks for the algorithm whenever one is begun, which takes as long again."""
+"""Copied for each body: a new hash takes twice as long, as OpenSSL searches for the algorithm."""
 
 
 @lru_cache(maxsize=256)
