@@ -116,7 +116,7 @@ class Batch:
         self._facts: list[Fact] = []
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
-        self._offsets: dict[Lane, list[int]] = {}  # where in a lane's whole chunk facts begin
+        self._offsets: dict[Lane, list[int]] = {}  # of each fact in a lane's whole chunk
         self._chunks: dict[tuple[Lane, int], list[Any]] = {}
         self.extend(facts)
 
@@ -336,7 +336,7 @@ class Channel:
         for subscription in subscriptions:
             subscriber = subscription.subscriber
             begin = subscription.since
-            if begin < first:  # noqa: PLR1730 - a call would cost more than all else here
+            if begin < first:  # noqa: PLR1730 - a call costs more than the rest of the loop
                 begin = first
             if begin >= end:
                 continue  # it began after these facts, has received them already, or has ended

@@ -1,8 +1,7 @@
 """
 Facts and notices: the messages of a channel, and those about a user.
 
-Nothing here is in the format of a protocol. Payloads are carried as the publisher wrote them
-and are never parsed.
+They have no protocol's format. Payloads stay as the publisher wrote them, and are never parsed.
 """
 
 from msgspec import Struct
@@ -38,10 +37,10 @@ class Member:
 
 class Keep(Struct, frozen=True, gc=False):
     """
-    How many of a channel's last events are kept for later subscribers, and for how many seconds.
+    A rule: the last *count* events of a channel are kept for *ttl_s* seconds for later subscribers.
 
-    One object for each rule: every event and subscription under it refers to the same one. A
-    *count* above 1 comes with history; engines keep the last event until then.
+    One object for each rule: all its events and subscriptions refer to the same object. Engines
+    keep only the last event as yet, so *count* is 1; larger numbers are for history.
     """
 
     count: int

@@ -252,7 +252,7 @@ class Membership:
                 self.close(Ending.EVENTS_LOST)
             return
         if not isinstance(away, Away):
-            raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - our fault
+            raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - a fault of the caller
         self._move(peer)
         if away.overflowed or (away.chunks and peer.lane is not away.lane):
             self.close(Ending.EVENTS_LOST)

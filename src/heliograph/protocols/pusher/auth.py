@@ -74,9 +74,9 @@ def is_checksum(received: bytes, body: bytes) -> bool:
 
 def channel_string(socket_id: str, channel: str, channel_data: str | None) -> str:
     """
-    Return what a subscription's signature signs.
+    Return the text that the signature of a subscription signs.
 
-    *channel_data* counts whenever the client sent it, empty or on a private channel too.
+    *channel_data* is signed whenever the client sent it, also if empty or for a private channel.
     """
     if channel_data is None:
         return f"{socket_id}:{channel}"
@@ -84,16 +84,16 @@ def channel_string(socket_id: str, channel: str, channel_data: str | None) -> st
 
 
 def user_string(socket_id: str, user_data: str) -> str:
-    """Return what a sign-in's signature signs."""
+    """Return the text that the signature of a sign-in signs."""
     return f"{socket_id}::user::{user_data}"
 
 
 def request_string(method: str, path: str, parameters: Iterable[tuple[str, str]]) -> str:
     """
-    Return what the signature of an HTTP request signs.
+    Return the text that the signature of an HTTP request signs.
 
     *parameters* are all that were received, percent-decoded, `auth_signature` excepted.
-    They are sorted by name; repeated names keep the order in which they came.
+    They are sorted by name; repeated names keep their order in the query.
     """
     pairs = sorted([(name.lower(), value) for name, value in parameters], key=itemgetter(0))
     query = "&".join([f"{name}={value}" for name, value in pairs])
@@ -101,5 +101,5 @@ def request_string(method: str, path: str, parameters: Iterable[tuple[str, str]]
 
 
 def body_md5(body: bytes) -> str:
-    """Return the checksum that a request's `body_md5` must be."""
+    """Return the correct `body_md5` of a request with *body*."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()

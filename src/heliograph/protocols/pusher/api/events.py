@@ -111,7 +111,7 @@ def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
     """
     POST /channels/{channel}/events: the body is the event's data; deprecated by Pusher.
 
-    Name and socket id come in the query. The answer is an empty 202.
+    The query has the name and the socket id. The answer is an empty 202.
     """
     try:
         data = request.body.decode()
