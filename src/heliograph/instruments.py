@@ -1,8 +1,8 @@
 """
 Reads the counters of a server for a scrape of its metrics.
 
-Knows where each counter is. The parts of the server count in attributes of their own, which costs
-them next to nothing; names and texts are made here, at the time of the scrape.
+Knows the location of each counter. The parts of the server count in their own attributes, which
+costs almost nothing; names and texts of metrics are made here, at the time of the scrape.
 """
 
 import asyncio
@@ -159,7 +159,7 @@ class Instruments:
 
 
 def _of_process() -> Iterator[tuple[str, Values]]:
-    """Of the whole process, whose servers share these; other systems than Linux have the first."""
+    """Metrics of the whole process, shared by its servers; without Linux, only the first."""
     yield "heliograph_cpu_seconds_total", time.process_time()
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -171,7 +171,7 @@ def _of_process() -> Iterator[tuple[str, Values]]:
 
 
 def _open_descriptors() -> int:
-    # Since Linux 6.2 the size of the folder is the number. Listing the folder takes a microsecond
-    # per client, in which no client is served.
+    # Since Linux 6.2 the size of the folder is the number of descriptors. Listing the folder takes
+    # a microsecond per client, and during that time the server serves no client.
     size = os.stat(DESCRIPTORS).st_size  # noqa: PTH116 - a path for two functions of os
-    return size or len(os.listdir(DESCRIPTORS)) - 1  # noqa: PTH208 - one of them is the list's
+    return size or len(os.listdir(DESCRIPTORS)) - 1  # noqa: PTH208 - one descriptor is that of the listing

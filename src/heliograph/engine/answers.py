@@ -1,7 +1,7 @@
 """
 Answers of an engine, and the changes that it owes.
 
-Data only: knows no protocol, and not how an engine keeps its state.
+Data only. Knows no protocol, and not how an engine stores its state.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +26,9 @@ from heliograph.hub.facts import (
 
 class Wants(Struct, frozen=True, gc=False):
     """
-    Which changes of an app are owed: configuration, which travels with each command.
+    The kinds of changes of an app that are owed: configuration that each command carries.
 
-    An engine that lost its state has no other source for it.
+    An engine that lost its state has no other source for this configuration.
     """
 
     occupancy: bool = False  # ChannelOccupied, ChannelVacated
@@ -44,10 +44,10 @@ NOTHING_WANTED = Wants()
 
 class Options(Struct, frozen=True, gc=False):
     """
-    What is asked of a channel besides its events. One object for each rule, nothing for each call.
+    The functions of a channel besides its events. One object for each rule, none for each call.
 
-    Of a *counted* channel, the number of subscriptions is a fact. Changes of an *observed* one are
-    owed, as far as they are wanted. With *keep*, `enter` answers with the event that is kept.
+    The number of subscriptions of a *counted* channel is a fact. Changes of an *observed* channel
+    are owed if they are wanted. With *keep*, the answer to `enter` has the event that is kept.
     """
 
     counted: bool = False
@@ -94,15 +94,15 @@ Change = (
     | SubscriptionCount
     | Event
 )
-"""What an engine owes the holder of an app; an Event is one that a client sent."""
+"""A change that an engine owes to the holder of an app; an Event is one that a client sent."""
 
 
 class Mark(Struct, frozen=True, gc=False):
     """
-    The place of a change among all that are owed.
+    The position of a change among all owed changes.
 
-    *scope* is the part of an app's state whose changes are numbered together, *epoch* the life of
-    that state, and *number* grows within both, without gaps from 1 on.
+    *scope* is the part of an app's state whose changes are numbered together. *epoch* is the life
+    of that state. *number* grows within both, from 1 on, without gaps.
     """
 
     scope: str
@@ -121,7 +121,7 @@ class Owed(Struct, frozen=True):
 
 
 class Kept(Struct, frozen=True, gc=False):
-    """The last event of a channel that keeps events, and for how many seconds it is still kept."""
+    """The last event of a channel that keeps events, and the seconds until it expires."""
 
     event: Event
     ttl_s: float
@@ -129,10 +129,11 @@ class Kept(Struct, frozen=True, gc=False):
 
 class Entry(Struct, frozen=True):
     """
-    The answer to `enter`, as of its place in the order of the channel.
+    The answer to `enter`: the state at its position in the order of the channel.
 
-    *count* is the number of the channel's subscriptions on all nodes, *roster* a presence channel's
-    members, both with the newcomer. *kept* is the event that is kept, where it was asked for.
+    *count* is the number of the channel's subscriptions on all nodes. *roster* has the members of a
+    presence channel. Both include the new subscriber. *kept* is the event that is kept, if the
+    options have *keep*.
     """
 
     count: int
@@ -141,7 +142,7 @@ class Entry(Struct, frozen=True):
 
 
 class Refusal(Enum):
-    """Why a channel was not entered; nothing was changed."""
+    """The reason for which a channel was not entered; the state is unchanged."""
 
     FULL = "the presence channel is full"
 
@@ -150,8 +151,8 @@ class SignedIn(Struct, frozen=True):
     """
     The answer to `sign_in`.
 
-    *online* are those of the watched users that have a session signed in on any node. The state of
-    each is followed by exactly its later notices.
+    *online* has the watched users with a session signed in on any node. After the answer, the node
+    receives exactly the later notices of each watched user.
     """
 
     online: frozenset[str]
@@ -165,20 +166,20 @@ class Counts(Struct, frozen=True, gc=False):
 
 
 class Listing(Protocol):
-    """Occupied channels with their counts, read a part at a time, since there may be many."""
+    """Occupied channels with their counts, read in parts, since a listing may be long."""
 
     def __len__(self) -> int:
-        """Return the number of channels among which they are found, now."""
+        """Return the present number of channels that are searched for the listing."""
 
     def __iter__(self) -> Iterator[Mapping[str, Counts]]:
-        """Find a few hundred channels for each part, when it is asked for; parts may be empty."""
+        """Search a few hundred channels for each part, when it is read; parts may be empty."""
 
 
 # -- Losses ------------------------------------------------------------------------------------
 
 
 class Reason(Enum):
-    """Why events, or terminations, may be missing."""
+    """The reason for which events, or terminations, may be missing."""
 
     NEW_STATE = "the shared state began anew"
     TRIMMED = "the node was away for longer than events are kept for it"
@@ -189,8 +190,9 @@ class Lost(Struct, frozen=True):
     """
     Events of *channel*, or terminations of *user_id*, may not have reached this node.
 
-    Exactly one of both is given. *now* is what `enter` would answer now, for a channel. Members,
-    counts and online states are never lost: they were repaired by difference before.
+    Exactly one of both is set. For a channel, *now* is the answer that `enter` would give now.
+    Members, counts and online states are never lost: before this report, the engine has delivered
+    the differences.
     """
 
     reason: Reason

@@ -1,8 +1,8 @@
 """
-The engine of a single process: every reply is a value, and nothing is ever unavailable.
+The engine of a single process: every reply is a value, and the engine is always available.
 
 Knows the number of subscriptions of each channel, the sessions of each member, and the event that a
-channel keeps. Has no task and no timer, and of time only what it is given to read.
+channel keeps. Has no task and no timer, and of time only the clock that it is given.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,13 +40,13 @@ from heliograph.hub.facts import (
 
 MAX_KEPT_EVENTS = 100_000
 MAX_KEPT_BYTES = 64 << 20
-"""The kept events of one app take no more, each with its text and KEPT_OVERHEAD_BYTES."""
+"""Limits of the kept events of one app; each counts with its text and KEPT_OVERHEAD_BYTES."""
 
 KEPT_OVERHEAD_BYTES = 320
-"""Bytes of a kept event besides its text: measured, 312."""
+"""Bytes of a kept event besides its text; 312 were measured."""
 
 NAMES_AT_ONCE = 128
-"""Channels that are looked up for one part of a listing."""
+"""Channels that are searched for one part of a listing."""
 
 SCOPE = ""
 """The whole state of an app is one scope."""
@@ -56,7 +56,7 @@ class _KeptEvents:
     """
     The last event of each channel that keeps one.
 
-    Bounded: where a new event finds no room, those that were kept first are evicted.
+    Bounded: if a new event exceeds a limit, the events that were kept first are evicted.
     """
 
     __slots__ = ("_bytes", "_entries", "_max_bytes", "_max_events")
@@ -71,7 +71,7 @@ class _KeptEvents:
         """Keep *event*; return how many were evicted before they expired."""
         if keep.count != 1:
             raise AssertionError("one event of a channel is kept until there is history")
-        # Removed first: a dict keeps the old place of a key, and the order is that of keeping.
+        # Removed first: a dict keeps the old position of a key, but a new event must be last.
         if event.channel in self._entries:
             self._remove(event.channel)
         self._entries[event.channel] = (event, now + keep.ttl_s)
@@ -119,8 +119,8 @@ class _Listing:
         return len(self._space.subscriptions)
 
     def __iter__(self) -> Iterator[Mapping[str, Counts]]:
-        # A copy of the names is one loop in C, about 1 ms for 100,000. It is made here, so that it
-        # is not held while the listing waits to be read.
+        # Copying the names is one loop in C, about 1 ms for 100,000. The copy is made here, and not
+        # in the constructor, so that it takes no memory while the listing waits to be read.
         names = list(self._space.subscriptions)
         space, prefix = self._space, self._prefix
         for start in range(0, len(names), NAMES_AT_ONCE):
@@ -129,16 +129,16 @@ class _Listing:
                 if not name.startswith(prefix):
                     continue
                 count = space.subscriptions.get(name, 0)
-                if count:  # it was not vacated since
+                if count:  # the channel was not vacated meanwhile
                     part[name] = Counts(count, len(space.presences.get(name) or ()))
             yield part
 
 
 class MemorySpace:
     """
-    One app's state, which is that of its only node; see the contract.
+    The state of one app, which has one node; see the contract.
 
-    The node is the holder of its changes from the beginning. They are kept nowhere here: state and
+    The node is the holder of the app from the beginning. The engine stores no changes: state and
     holder end together.
     """
 
@@ -180,7 +180,7 @@ class MemorySpace:
         return True
 
     def want(self, wants: Wants) -> None:
-        """Owe what is wanted now; see the contract."""
+        """Owe the changes that are wanted now; see the contract."""
         self._wants = wants
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -293,7 +293,7 @@ class MemorySpace:
             self._owe(offline)
 
     def terminate(self, user_id: str) -> None:
-        """Have the user's sessions closed; see the contract."""
+        """Deliver `UserTerminated`, which closes the user's sessions; see the contract."""
         self._local.notice(UserTerminated(user_id))
 
     def counts(self, channels: Sequence[str]) -> Mapping[str, Counts]:
@@ -322,11 +322,11 @@ class MemorySpace:
         """Deliver the number of a large channel; see the contract."""
         options = self._due.pop(channel, None)
         count = self.subscriptions.get(channel, 0)
-        if options is not None and count > LARGE_CHANNEL:  # a smaller one was stated meanwhile
+        if options is not None and count > LARGE_CHANNEL:  # a smaller number was stated already
             self._state_now(channel, count, options)
 
     def settle(self, mark: Mark) -> None:
-        """Keep nothing that could be settled; see the contract."""
+        """Do nothing: this engine stores no changes; see the contract."""
 
     def share(self) -> Share:
         """Return all of the state; see the contract."""
@@ -360,17 +360,17 @@ class MemorySpace:
 
 
 def _ignore(_app_id: str, _count: int) -> None:
-    """Do nothing about evictions."""
+    """Ignore evictions."""
 
 
 class MemoryEngine:
     """
-    The engine of a server that is alone.
+    The engine of a server without other nodes.
 
-    *now* reads a monotonic clock in seconds. *epoch* names this life of the state, as no other life
-    was named. The kept events of an app are bounded by *max_kept_events* and *max_kept_bytes*;
-    beyond that, those that were kept first are evicted, and *evicted* is called with the app's id
-    and their number.
+    *now* reads a monotonic clock in seconds. *epoch* names this life of the state, and must be
+    unique. The kept events of an app are bounded by *max_kept_events* and *max_kept_bytes*; above
+    these limits, the events that were kept first are evicted, and *evicted* is called with the
+    app's id and their number.
     """
 
     available = True
@@ -393,7 +393,7 @@ class MemoryEngine:
         self._spaces: set[str] = set()
 
     async def open(self) -> None:
-        """Serve; there is nothing to wait for."""
+        """Serve from now on: this engine opens nothing."""
 
     def space(self, app_id: str, local: Local, wants: Wants) -> MemorySpace:
         """Return the state of an app, whose only node becomes its holder; see the contract."""

@@ -1,8 +1,9 @@
 """
 The members of one presence channel, with the number of sessions that each has there.
 
-A user is a member from its first session's entry to its last session's departure. Its member is the
-one that the first session stated, so that announcements, replayed in order, give the roster.
+A user is a member from the time its first session enters until its last session leaves. Its
+`Member` is that of the first session, so that the roster follows from `MemberAdded` and
+`MemberRemoved`, replayed in order.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Presence:
         return user_id in self._members
 
     def enter(self, member: Member) -> bool:
-        """Add a session of *member*; return whether it is the user's first here."""
+        """Add a session of *member*; return whether it is the user's first in this channel."""
         user_id = member.user_id
         sessions = self._sessions.get(user_id, 0)
         self._sessions[user_id] = sessions + 1
@@ -36,7 +37,7 @@ class Presence:
         return True
 
     def leave(self, user_id: str) -> bool:
-        """Remove a session of a user; return whether it was the last one here."""
+        """Remove a session of a user; return whether it was its last in this channel."""
         sessions = self._sessions[user_id] - 1
         if sessions:
             self._sessions[user_id] = sessions

@@ -1,9 +1,9 @@
 """
-What one node wants of an app's shared state.
+The part of one node in an app's shared state.
 
 A node asserts numbers: subscriptions of each channel, sessions of each member, sessions of each
-signed-in user, sessions that watch a user. Nothing is kept for each subscription, and to assert a
-number twice is harmless. Knows nothing of how assertions travel.
+signed-in user, sessions that watch a user. Single subscriptions are not stored, and asserting a
+number twice has no further effect. Does not know how assertions are sent.
 """
 
 from collections.abc import Iterable
@@ -14,26 +14,26 @@ from heliograph.hub.facts import Member
 
 
 class Held(Struct):
-    """What a node has of one channel."""
+    """The numbers of a node for one channel."""
 
     subscriptions: int = 0
     sessions: dict[str, int] = {}  # of each member, by user id
-    members: dict[str, Member] = {}  # by user id, as the first session here stated it
+    members: dict[str, Member] = {}  # by user id, from the user's first session on this node
 
 
 class Share:
     """
-    What a node wants of one app, unanswered commands included.
+    The numbers of a node for one app, unanswered commands included.
 
-    *channels*, *users* (signed in) and *watched* have an entry only for what is wanted.
+    *channels*, *users* (signed in) and *watched* have entries only for numbers above 0.
     """
 
     __slots__ = ("channels", "users", "watched")
 
     def __init__(self) -> None:
         self.channels: dict[str, Held] = {}
-        self.users: dict[str, int] = {}  # user id -> sessions signed in here
-        self.watched: dict[str, int] = {}  # user id -> sessions here that watch it
+        self.users: dict[str, int] = {}  # user id -> sessions signed in on this node
+        self.watched: dict[str, int] = {}  # user id -> sessions on this node that watch it
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Share):
@@ -50,7 +50,7 @@ class Share:
         return f"Share({self.channels!r}, {self.users!r}, {self.watched!r})"
 
     def enter(self, channel: str, member: Member | None = None) -> None:
-        """Want one subscription more of *channel*, one session more of *member*."""
+        """Count one more subscription of *channel*, and one more session of *member*."""
         held = self.channels.get(channel)
         if held is None:
             held = self.channels[channel] = Held()
@@ -70,7 +70,7 @@ class Share:
             del self.channels[channel]
 
     def sign_in(self, user_id: str, watchlist: Iterable[str] = ()) -> None:
-        """Want one session more of *user_id*, and one more that watches each of *watchlist*."""
+        """Count one more session of *user_id*, and one more that watches each of *watchlist*."""
         count_more(self.users, user_id)
         for watched in watchlist:
             count_more(self.watched, watched)
@@ -90,7 +90,7 @@ def count_more(numbers: dict[str, int], key: str) -> bool:
 
 
 def count_less(numbers: dict[str, int], key: str) -> bool:
-    """Count one less of *key*; return whether none is left, and nothing is remembered of it."""
+    """Count one less of *key*; return whether the number is 0 now, which removes its entry."""
     left = numbers[key] - 1
     if left:
         numbers[key] = left

@@ -1,1 +1,1 @@
-"""Who is where on this node. Pure: no JSON, no sockets, no time, no other nodes."""
+"""Channels and signed-in users of this node. Pure: no JSON, no sockets, no time, no other nodes."""

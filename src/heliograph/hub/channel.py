@@ -1,10 +1,10 @@
 """
-One channel: its subscriptions, and what was said on it since the last flush.
+One channel: its subscriptions, and the facts that were published on it since the last flush.
 
-A channel numbers its facts, and a subscription remembers from which number on it has yet to
-be told. A flush gives each subscription its suffix of what is pending, which is nearly always
-one shared chunk; so joining and leaving force no flush, and nobody receives what was
-said before they joined.
+A channel numbers its facts. A subscription stores the number of the next fact that it needs. A
+flush writes to each subscriber the pending facts from that number on, which are nearly always one
+shared chunk. So subscribing and unsubscribing force no flush, and a subscriber never receives facts
+that were published before it subscribed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,35 +14,35 @@ from typing import Any, Protocol
 from heliograph.hub.facts import Event, Fact
 
 GONE = 1 << 62
-"""What a subscription that has ended is told from: no fact ever gets such a number."""
+"""The next number of a subscription that has ended: no fact ever gets such a number."""
 
 MAX_CHUNK_BYTES = 256 * 1024
 """A longer write would make a transport call a healthy client slow."""
 
 KEPT_CHUNKS = 16
-"""So many are remembered for the next subscriber, who nearly always needs the last one or two."""
+"""Chunks that a batch keeps for the next subscriber, which nearly always needs the last or two."""
 
 
 class Subscriber(Protocol):
     """
-    Whoever receives what is said on a channel.
+    A receiver of the facts of a channel.
 
-    *write* takes one of the chunks that the subscriber's lane made. It never raises and
-    never changes a membership: a flush is going on around it.
+    *write* takes one of the chunks that the subscriber's lane made. It never raises and never
+    subscribes or unsubscribes anything: a flush calls it.
     """
 
     id: str
 
     def write(self, chunk: Any, /) -> object:
-        """Take a chunk, or lose it silently when closing."""
+        """Take a chunk; a subscriber that is closing drops it without an error."""
 
 
 class Lane(Protocol):
     """
-    How a kind of subscriber wants facts. Opaque to the hub; equal lanes are one object.
+    The encoding of facts for one kind of subscriber. Opaque to the hub; equal lanes are one object.
 
-    What it makes is bytes for sockets, and for others anything that has a length; that of a
-    chunk is what its encodings' are together.
+    Its encodings are bytes for sockets, and for other subscribers any object that has a length. The
+    length of a chunk is the sum of the lengths of its encodings.
     """
 
     def encode(self, fact: Fact, /) -> Any:
@@ -52,11 +52,11 @@ class Lane(Protocol):
         """Make one chunk of several encodings, in order."""
 
     def cut(self, chunk: Any, parts: Sequence[tuple[int, int]], /) -> Sequence[Any]:
-        """Make chunks of *parts* of another, each from an encoding's beginning to one's end."""
+        """Make chunks of *parts* of a chunk: each begins and ends where an encoding does."""
 
 
 class Counters:
-    """What flushing cost: plain numbers, because they are counted on the hot path."""
+    """Counts of the work of flushes: integers, because they are counted on the hot path."""
 
     __slots__ = ("bytes", "deliveries", "encodings", "facts", "joins", "writes")
 
@@ -71,9 +71,10 @@ class Counters:
 
 class Subscription:
     """
-    One subscriber's place in one channel: the handle that `subscribe` returns.
+    A subscription of one subscriber to one channel: the handle that `subscribe` returns.
 
-    All before *since* was said before it began, or written to it in the walk of a flush.
+    *since* is the number of the next fact that it needs. Facts with lower numbers were published
+    before it began, or were written to it already by a flush in several calls.
     """
 
     __slots__ = ("channel", "lane", "since", "subscriber")
@@ -87,9 +88,9 @@ class Subscription:
 
 class Batch:
     """
-    What one flush has to say: a run of facts, encoded at most once a lane.
+    The facts of one flush, consecutive in number, each encoded at most once for each lane.
 
-    Chunks are made when first asked for and shared by all whose part is the same.
+    A chunk is made when the first subscriber needs it, and shared by all that need the same facts.
     """
 
     __slots__ = (
@@ -106,14 +107,16 @@ class Batch:
 
     def __init__(self, first: int, facts: list[Fact], counters: Counters) -> None:
         self.first = first
-        self.excluded: dict[str, list[int]] = {}  # whom some facts leave out, and which
-        # In a walk: whom it has yet to reach, reversed, and up to which number the first were told.
+        # By id of a subscriber: the indices of the facts that exclude it.
+        self.excluded: dict[str, list[int]] = {}
+        # In a walk: the subscriptions that it has not reached yet, reversed, and the number up to
+        # which facts were written to those that it reached first.
         self.ahead: list[Subscription] = []
         self.written_up_to = 0
         self._facts: list[Fact] = []
         self._counters = counters
         self._encoded: dict[Lane, list[Any]] = {}
-        self._offsets: dict[Lane, list[int]] = {}  # where in a lane's whole chunk facts begin
+        self._offsets: dict[Lane, list[int]] = {}  # of each fact in a lane's whole chunk
         self._chunks: dict[tuple[Lane, int], list[Any]] = {}
         self.extend(facts)
 
@@ -123,8 +126,8 @@ class Batch:
         return self.first + len(self._facts)
 
     def extend(self, facts: list[Fact]) -> None:
-        """Take in what was said since, for those who are yet to be reached."""
-        event = Event  # compiled, what is not local costs a look-up for each fact
+        """Add facts published since, for the subscriptions that the walk has not reached yet."""
+        event = Event  # compiled, a name that is not local costs a lookup for each fact
         for index, fact in enumerate(facts, len(self._facts)):
             if type(fact) is event and fact.except_id is not None:
                 self.excluded.setdefault(fact.except_id, []).append(index)
@@ -133,7 +136,11 @@ class Batch:
         self._offsets.clear()
 
     def rest(self) -> "Batch | None":
-        """Return what came after those who were reached first, encoded already; None if nothing."""
+        """
+        Return the facts that the subscriptions reached first have not received; None without any.
+
+        Their encodings are kept.
+        """
         known = self.written_up_to - self.first
         if known == len(self._facts):
             return None
@@ -144,7 +151,7 @@ class Batch:
         return rest
 
     def chunks(self, lane: Lane, since: int) -> list[Any]:
-        """What a subscription of *lane* is to be written from *since* on, a number of ours."""
+        """Return the chunks for a subscription of *lane* whose next fact is number *since*."""
         start = since - self.first
         key = (lane, start)
         chunks = self._chunks.get(key)
@@ -159,7 +166,11 @@ class Batch:
     def chunks_without(
         self, lane: Lane, since: int, subscriber_id: str
     ) -> tuple[Sequence[Any], int]:
-        """The same for a subscriber that some facts leave out, and the number of the others."""
+        """
+        Return the chunks for a subscriber that some facts exclude, and the number of facts in them.
+
+        Otherwise as `chunks`.
+        """
         start = since - self.first
         left_out = [index for index in self.excluded[subscriber_id] if index >= start]
         count = len(self._facts) - start - len(left_out)
@@ -172,12 +183,16 @@ class Batch:
             encoded = self._encodings(lane)
             kept = sorted({*range(start, len(encoded))}.difference(left_out))
             return self._joined(lane, [encoded[index] for index in kept]), count
-        # Subscribers are many events behind where publishers are many: to cut one out of a chunk
-        # is cheap, to join hundreds again is not.
+        # With many publishers, many events are pending for a subscriber. Cutting one event out of a
+        # chunk is cheap, joining hundreds of them again is not.
         return lane.cut(chunks[0], self._parts(lane, start, left_out)), count
 
     def _parts(self, lane: Lane, start: int, left_out: list[int]) -> list[tuple[int, int]]:
-        """Say where in a chunk that begins with fact *start* those are that are not left out."""
+        """
+        Return the parts of a chunk without the facts *left_out*: the begin and end of each.
+
+        The chunk begins with fact *start*.
+        """
         offsets = self._offsets.get(lane)
         if offsets is None:
             offsets = [0, *accumulate(map(len, self._encodings(lane)))]
@@ -209,7 +224,7 @@ class Batch:
 
 
 def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    """Cut *encoded* so that no run is longer than a chunk may be, unless one alone is."""
+    """Split *encoded* into runs no longer than a chunk may be, unless one encoding alone is."""
     start = size = 0
     for index, encoding in enumerate(encoded):
         length = len(encoding)
@@ -230,19 +245,21 @@ class Channel:
         self.kind = ""  # as the owner of the hub calls it
         self.next = 0  # the number that the next fact will get
         self.subscriptions: dict[Subscription, None] = {}
-        self.pending: list[Fact] | None = None  # those numbered last, yet to be written
+        self.pending: list[Fact] | None = None  # the facts numbered last, not written yet
         self._counters = counters
-        self.walk: Batch | None = None  # what is being written, in several calls
+        self.walk: Batch | None = None  # the batch that is being written in several calls
 
     def flush(self, budget: int) -> int:
         """
-        Write what is pending to at most *budget* subscribers; return the writes made.
+        Write the pending facts to at most *budget* subscribers; return the number of writes.
 
-        One encoding a fact and lane, one write a subscriber (a few for who is left out of some, or
-        for what is longer than a chunk may be). A channel with more subscribers than
-        *budget* is walked over in several calls, over a snapshot and past who has left meanwhile.
-        What is said during the walk is written along to those that it has yet to reach, and to
-        the others in a walk of its own.
+        Each fact is encoded once for each lane. Each subscriber gets one write: a few if some facts
+        exclude it, or if the facts are longer than a chunk may be.
+
+        A channel with more subscribers than *budget* is flushed in several calls, a walk. A walk
+        uses a snapshot of the subscriptions and skips those that have ended meanwhile. Facts that
+        are published during the walk are written with it to the subscriptions that it has not
+        reached yet, and to the others in a second walk.
         """
         pending, self.pending = self.pending, None
         batch = self.walk
@@ -263,7 +280,7 @@ class Channel:
         ahead, end = batch.ahead, batch.end
         if (
             not batch.written_up_to
-        ):  # it begins only now: whoever subscribes from here on is too late for it
+        ):  # the walk begins with this call: later subscriptions are not part of it
             ahead += self.subscriptions
             ahead.reverse()
             batch.written_up_to = end
@@ -271,7 +288,7 @@ class Channel:
         del ahead[-budget:]
         try:
             writes = self._write(batch, part)
-        finally:  # a fault of a lane's costs nobody the same fact twice
+        finally:  # if a lane fails, no subscriber receives the same fact twice
             for subscription in part:
                 if subscription.since < end:  # noqa: PLR1730 - as in _write
                     subscription.since = end
@@ -280,7 +297,7 @@ class Channel:
         return writes
 
     def _write_one_fast(self, fact: Fact) -> int:
-        """Write a single fact to everybody: what `_write` would, without a batch to prepare."""
+        """Write a single fact to all subscribers: the same as `_write`, without a batch."""
         number = self.next - 1
         except_id = fact.except_id if type(fact) is Event else None
         encoded: dict[Lane, Any] = {}
@@ -314,15 +331,15 @@ class Channel:
         excluded = batch.excluded
         writes = deliveries = size = count = length = 0
         chunks: Sequence[Any] = []
-        lone: Any = None  # the only one of them, as nearly always
-        since, lane = -1, None  # whose chunks these are
+        lone: Any = None  # the only chunk, if there is one, as nearly always
+        since, lane = -1, None  # the subscriptions that *chunks* are for
         for subscription in subscriptions:
             subscriber = subscription.subscriber
             begin = subscription.since
-            if begin < first:  # noqa: PLR1730 - a call would cost more than all else here
+            if begin < first:  # noqa: PLR1730 - a call costs more than the rest of the loop
                 begin = first
             if begin >= end:
-                continue  # joined after all of it, was told already, or is gone
+                continue  # it began after these facts, has received them already, or has ended
             if excluded and subscriber.id in excluded:
                 lane = lone = None
                 chunks, count = batch.chunks_without(subscription.lane, begin, subscriber.id)

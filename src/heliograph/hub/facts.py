@@ -1,8 +1,7 @@
 """
 Facts and notices: the messages of a channel, and those about a user.
 
-Nothing here is in the format of a protocol. Payloads are carried as the publisher wrote them
-and are never parsed.
+They have no protocol's format. Payloads stay as the publisher wrote them, and are never parsed.
 """
 
 from msgspec import Struct
@@ -10,11 +9,11 @@ from msgspec import Struct
 
 class Member:
     """
-    A user in a presence channel, whatever number of sessions it has there.
+    A user in a presence channel, with any number of sessions there.
 
-    *user_info* is JSON text, or None where the user came without. *encoded* belongs
-    to a protocol, which may keep there what it makes of this member, so that it is
-    made once and not for every newcomer.
+    *user_info* is JSON text, or None if the user has none. *encoded* belongs to a protocol, which
+    may keep its encoding of this member there, so that the encoding is made once and not for each
+    new subscriber.
     """
 
     __slots__ = ("encoded", "user_id", "user_info")
@@ -38,10 +37,10 @@ class Member:
 
 class Keep(Struct, frozen=True, gc=False):
     """
-    How many of a channel's last events are kept for later subscribers, and for how many seconds.
+    A rule: the last *count* events of a channel are kept for *ttl_s* seconds for later subscribers.
 
-    One object for each rule: every event and subscription under it refers to the same one. A
-    *count* above 1 comes with history; engines keep the last event until then.
+    One object for each rule: all its events and subscriptions refer to the same object. Engines
+    keep only the last event as yet, so *count* is 1; larger numbers are for history.
     """
 
     count: int
@@ -50,12 +49,12 @@ class Keep(Struct, frozen=True, gc=False):
 
 class Event(Struct, frozen=True, gc=False):
     """
-    Something published on a channel.
+    An event that was published on a channel.
 
-    *data* is JSON text in UTF-8, as the publisher wrote it. The subscriber with the id
-    *except_id* does not receive it. *user_id* is the member that sent it, where one did.
-    *keep* asks the engine to keep it for those who subscribe later. *owed* events, which are those
-    of clients, are reported to the holder as a change.
+    *data* is JSON text in UTF-8, as the publisher wrote it. The subscriber with the id *except_id*
+    does not receive it. *user_id* is the member that sent it, if a member did. With *keep*, the
+    engine keeps the event for later subscribers. *owed* events, which are those of clients, are
+    reported to the holder as a change.
     """
 
     channel: str

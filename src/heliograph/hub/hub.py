@@ -1,9 +1,8 @@
 """
-Who is subscribed to what, on this node, in one app.
+The hub: the channels of one app on this node, and their subscriptions.
 
-Knows channels, subscribers and lanes. Knows nothing of JSON, sockets, time or other
-nodes: whoever calls us does. Nothing here awaits, so every operation is atomic for the
-event loop.
+Knows channels, subscribers and lanes. Knows nothing of JSON, sockets, time or other nodes: its
+callers do. Nothing here awaits, so every operation is atomic for the event loop.
 """
 
 from collections import deque
@@ -13,17 +12,17 @@ from heliograph.hub.channel import GONE, Channel, Counters, Lane, Subscriber, Su
 from heliograph.hub.facts import Event, Fact
 
 FLUSH_BUDGET = 256
-"""Writes that one flush makes at the most: about 2 ms of a core."""
+"""The most writes that one flush makes: about 2 ms of a core."""
 
 
 class Hub:
     """
     The channels of one app on this node.
 
-    *hurry* is called when there is an event to flush and was not before: the caller then has
-    `flush` run at the end of the event loop's tick, and again while `pending`. *wake* is called
-    when there are only members and counts to flush: `flush` may then run a little later. Without
-    *hurry*, nothing waits.
+    *hurry* is called when the first event is to be flushed: the owner then calls `flush` at the end
+    of the event loop's tick, and again while `pending`. *wake* is called when only members and
+    counts are to be flushed: the owner may then call `flush` a little later. Without *hurry*,
+    *wake* is called in both cases.
     """
 
     __slots__ = ("_channels", "_dirty", "_hurry", "_urgent", "_wake", "_walked", "counters")
@@ -36,7 +35,7 @@ class Hub:
     ) -> None:
         self._wake = wake
         self._hurry = hurry or wake
-        self._urgent = False  # somebody flushes at the end of this tick
+        self._urgent = False  # *hurry* was called since the last flush
         self._channels: dict[str, Channel] = {}
         self._dirty: deque[Channel] = deque()
         self._walked: deque[Channel] = deque()  # large channels in the middle of their flush
@@ -50,10 +49,10 @@ class Hub:
 
     def subscribe(self, subscriber: Subscriber, name: str, lane: Lane) -> Subscription:
         """
-        Have *subscriber* receive all that is said on *name* from now on, through *lane*.
+        Write all facts of channel *name* from now on to *subscriber*, as *lane* encodes them.
 
-        A subscriber may hold several subscriptions to one channel; each is ended by
-        giving its handle to `unsubscribe`.
+        A subscriber may have several subscriptions to one channel; `unsubscribe` ends one, by its
+        handle.
         """
         channel = self._channels.get(name)
         if channel is None:
@@ -63,7 +62,7 @@ class Hub:
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription: nothing is written through it any more, pending facts included."""
+        """End a subscription: nothing more is written for it, pending facts included."""
         if subscription.since == GONE:
             raise AssertionError("a subscription ends once")
         channel = subscription.channel
@@ -78,7 +77,7 @@ class Hub:
             self.unsubscribe(subscription)
 
     def publish(self, fact: Fact) -> None:
-        """Queue *fact* for everybody subscribed to its channel now; others never get it."""
+        """Queue *fact* for the present subscribers of its channel; later ones never receive it."""
         channel = self._channels.get(fact.channel)
         if channel is None:
             return
@@ -98,16 +97,16 @@ class Hub:
 
     @property
     def pending(self) -> bool:
-        """Whether anything waits to be flushed."""
+        """Whether any fact is to be flushed."""
         return bool(self._dirty or self._walked)
 
     def flush(self, budget: int = FLUSH_BUDGET) -> int:
         """
-        Write what is pending, in turns, to about *budget* subscribers; return the writes.
+        Write pending facts to about *budget* subscribers; return the number of writes.
 
-        A channel that is not done goes on after those that have something new to say, so that a
-        large one never keeps a small one waiting for more than a turn; half of the writes
-        are its own all the same.
+        Channels with new facts are flushed before a large channel goes on with its flush, so that a
+        large channel never delays a small one for more than one call. Half of the budget is
+        reserved for large channels.
         """
         self._urgent = False
         writes = 0

@@ -28,16 +28,16 @@ class Users(Generic[S]):
 
     @property
     def watchers(self) -> int:
-        """The number of sessions that watch anybody."""
+        """The number of sessions that watch at least one user."""
         return len(self._watched)
 
     def sign_in(
         self, session: S, user_id: str, watched: Sequence[Subscription] = ()
     ) -> Sequence[Subscription]:
         """
-        Take note that *session* is *user_id*, and watches by the subscriptions *watched*.
+        Record that *session* is signed in as *user_id*; *watched* is its watchlist.
 
-        Returns the subscriptions of its watchlist so far, which are to be ended.
+        Returns the subscriptions of its previous watchlist, which the caller ends.
         """
         self._sessions.setdefault(user_id, {})[session] = None
         before = self._watched.pop(session, ())
@@ -59,5 +59,5 @@ class Users(Generic[S]):
         return self._watched.get(session, ())
 
     def sessions(self, user_id: str) -> list[S]:
-        """Return the sessions signed in as *user_id*, in the order of their signing in."""
+        """Return the sessions signed in as *user_id*, in the order in which they signed in."""
         return list(self._sessions.get(user_id, ()))

@@ -1,1 +1,1 @@
-"""The apps of this server process, and who is connected to them."""
+"""The apps of this server process, and the sessions of their clients."""

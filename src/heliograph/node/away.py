@@ -1,8 +1,8 @@
 """
-The peer of a session whose connection is lost and may come back.
+The peer of a session that lost its connection and waits for the client to reconnect.
 
-Holds what the client would have received, up to a number of bytes. Knows no protocol, and nothing
-of connections.
+Holds the data for the client, up to a number of bytes. Knows no protocol, and nothing of
+connections.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from heliograph.node.dialect import ClientLane, Goodbye
 
 class Away:
     """
-    A Peer that holds instead of sending: chunks of *lane*, *most_bytes* of them together.
+    A Peer that holds chunks of *lane* instead of sending them, *most_bytes* in total.
 
-    More than that are lost, all of them: a client that misses some must know. *end* is called when
-    the session is closed.
+    If there are more bytes, all chunks are dropped: a client that misses some of them must be
+    notified. *end* is called when the session is closed.
     """
 
     __slots__ = ("_end", "_most_bytes", "_size", "chunks", "goodbye", "id", "lane", "overflowed")
@@ -28,13 +28,13 @@ class Away:
         self.lane = lane
         self.chunks: list[bytes | memoryview] = []
         self.overflowed = False
-        self.goodbye: Goodbye | None = None  # what it was closed with
+        self.goodbye: Goodbye | None = None  # the goodbye that it was closed with
         self._size = 0
         self._most_bytes = most_bytes
         self._end = end
 
     def write(self, chunk: Any, /) -> None:
-        """Hold a chunk of the lane's."""
+        """Hold a chunk that the lane made."""
         if self.overflowed or self.goodbye is not None:
             return
         self._size += len(chunk)
@@ -56,7 +56,7 @@ class Away:
         self._end = _nothing  # the session refers to its peer: no cycle is left
 
     def close(self, goodbye: Goodbye) -> None:
-        """End the session; the client receives *goodbye* if it comes back."""
+        """End the session; the client receives *goodbye* if it reconnects."""
         if self.goodbye is None:
             self.goodbye = goodbye
             self.chunks.clear()

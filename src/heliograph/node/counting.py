@@ -1,8 +1,9 @@
 """
-When subscribers receive the number of subscriptions of their channel.
+The times at which subscribers receive the number of subscriptions of their channel.
 
-The engine states the number; this decides only when this node sends it. Knows channels by name,
-numbers, and of time what it is given. Does not know subscribers, nor how a number is sent.
+The engine states the number; this module decides only when this node sends it. Knows names of
+channels, numbers, and the clock and timers that it is given. Knows no subscribers, and not how a
+number is sent.
 """
 
 import heapq
@@ -13,7 +14,7 @@ from typing import Any
 from heliograph.engine.base import LARGE_CHANNEL
 
 INTERVAL_S = 1.0
-"""The number of a channel is sent once in so long, up to LARGE_CHANNEL subscriptions."""
+"""Seconds between two numbers of one channel, up to LARGE_CHANNEL subscriptions."""
 
 SENDS_AT_ONCE = 250
 """Numbers sent before the event loop turns: one client may change thousands of channels at once."""
@@ -24,13 +25,14 @@ class Counting:
     Decides when the number of a channel is sent; the latest number is always sent in the end.
 
     Up to LARGE_CHANNEL subscriptions, the first change is sent at the end of this turn of the event
-    loop, so that the client that caused it receives it too, and further ones at most once in
-    INTERVAL_S per channel: one client that subscribes and unsubscribes in a loop cannot have every
-    subscriber written to each time. Above it the engine states numbers rarely, and each is sent.
+    loop, so that the client that caused it receives it too. Further changes are sent at most once
+    in INTERVAL_S per channel: otherwise a client that subscribes and unsubscribes in a loop would
+    cause a write to every subscriber each time. Above LARGE_CHANNEL the engine states numbers
+    rarely, and each is sent.
 
     *now* reads a monotonic clock in seconds, *soon* calls a function at the end of this turn,
-    *later* after a delay; there is one timer for all channels. *send* is given a channel and its
-    number, *ask* a channel whose number the engine is to state now.
+    *later* after a delay; there is one timer for all channels. *send* takes a channel and its
+    number. *ask* takes a channel whose number the engine is to state now.
     """
 
     __slots__ = (
@@ -59,18 +61,19 @@ class Counting:
         self._send = send
         self._ask = ask
         self._changed: dict[str, int] = {}  # to be sent at the end of the turn
-        # Channels whose number was sent: until when no other is, and the one to send then, if any.
-        # In the order of their times, for the interval is the same for every channel.
+        # Channels whose number was sent: the end of the interval in which no other number is sent,
+        # and the number to send then, if any. In the order of these times, since the interval is
+        # the same for every channel.
         self._recent: OrderedDict[str, tuple[float, int | None]] = OrderedDict()
-        self._due: list[tuple[float, str]] = []  # a heap: when to ask for which channel's number
+        self._due: list[tuple[float, str]] = []  # a heap: time, and the channel to ask for then
         self._timer_at: float | None = None  # older timers do nothing
 
     def __len__(self) -> int:
-        """Return the number of channels that something is remembered of."""
+        """Return the number of channels that have an entry here."""
         return len(self._changed.keys() | self._recent.keys() | {name for _, name in self._due})
 
     def changed(self, channel: str, count: int) -> None:
-        """Take note that *channel* has *count* subscriptions now."""
+        """Record that *channel* has *count* subscriptions now."""
         recent = self._recent.get(channel)
         if recent is not None and count <= LARGE_CHANNEL:
             self._recent[channel] = (recent[0], count)
@@ -113,9 +116,9 @@ class Counting:
 
     def _on_timer(self, set_for: float) -> None:
         if set_for != self._timer_at:
-            return  # an earlier timer was set since, and has done this one's work
+            return  # an earlier timer was set since, and has done the work of this one
         self._timer_at = None
-        now = max(self._now(), set_for)  # a loop's timers may fire a little early
+        now = max(self._now(), set_for)  # timers of an event loop may fire a little early
         left = SENDS_AT_ONCE
         while left and self._due and self._due[0][0] <= now:
             left -= 1

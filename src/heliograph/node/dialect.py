@@ -1,8 +1,8 @@
 """
-The port of protocols: what the node and connections need of one, and what they offer to it.
+The port of protocols: the interfaces between a protocol, the node and connections.
 
 Protocols implement `Dialect` and `Session`, connections implement `Peer`. Knows no protocol, and
-none of the codes and texts that clients read.
+none of the codes and texts that clients receive.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -19,9 +19,9 @@ from heliograph.hub.channel import Lane
 
 class Ending(Enum):
     """
-    Why the node, or the connection, ends a session.
+    The reason for which the node, or the connection, ends a session.
 
-    Each protocol has its own words and code for it.
+    Each protocol has its own text and code for it.
     """
 
     APP_DISABLED = "the app was removed or switched off"
@@ -38,10 +38,10 @@ class Ending(Enum):
 
 
 class NotAdmitted(HeliographError):
-    """The node refuses a client before its session begins; *why* is one of a few."""
+    """The node refuses a client before its session begins; *why* is the reason."""
 
     class Why(Enum):
-        """What was wrong."""
+        """The reason for which the client was refused."""
 
         UNKNOWN_KEY = "no app has this key"
         APP_DISABLED = "the app is switched off"
@@ -55,7 +55,7 @@ class NotAdmitted(HeliographError):
 
 class Goodbye(Struct, frozen=True):
     """
-    The last that a client receives: *message*, if there is one, then the end of its connection.
+    The end of a connection: the last *message* for the client, if there is one, then the close.
 
     *code* and *reason* are those of a Close frame (RFC 6455 7.4), where the connection has frames.
     """
@@ -74,18 +74,18 @@ class Refused(HeliographError):
 
 
 class RequestHead(Protocol):
-    """The head of the request that a client connects with, as `wire.http.Request` has it."""
+    """The head of the request with which a client connects; `wire.http.Request` implements it."""
 
     path: bytes
     query: bytes
     headers: list[tuple[bytes, bytes]]
 
     def lone_header(self, name: bytes, /) -> bytes | None:
-        """Return the value of the header *name* (in lower case), None without it or with two."""
+        """Return the value of header *name* (in lower case); None unless it occurs once."""
 
 
 class Framing(Protocol):
-    """How a message becomes bytes of one kind of connection: of WebSockets, or a stream."""
+    """Encodes messages as bytes for one kind of connection: WebSockets, or a stream."""
 
     @property
     def compression(self) -> bool:
@@ -104,7 +104,7 @@ class Framing(Protocol):
 
 
 class ClientLane(Lane, Protocol):
-    """The lane of clients of one protocol and framing: facts as bytes of their connections."""
+    """The lane of clients of one protocol and framing: encodes facts as bytes to be sent."""
 
     @property
     def framing(self) -> Framing:
@@ -121,7 +121,7 @@ class Peer(Protocol):
         """The encoding of facts for this client."""
 
     def write(self, chunk: Any, /) -> object:
-        """Take a chunk of the lane's."""
+        """Take a chunk that the lane made."""
 
     def send(self, *texts: bytes) -> None:
         """Deliver messages to this client, in one write."""
@@ -131,10 +131,10 @@ class Peer(Protocol):
 
 
 class Host(Protocol):
-    """A Tenant, as connections know it."""
+    """The part of a Tenant that connections use."""
 
     app: App
-    """The app, as it is configured now."""
+    """The app with its present configuration."""
 
 
 class Session(Protocol):
@@ -142,7 +142,7 @@ class Session(Protocol):
 
     id: str
     ended: bool
-    identified: bool  # whether the client ever proved who it is
+    identified: bool  # whether the client has ever proved its identity
     peer: Peer
 
     @property
@@ -151,58 +151,60 @@ class Session(Protocol):
 
     @property
     def channels(self) -> Collection[str]:
-        """What the session has to leave when it ends."""
+        """The channels that the session has to leave when it ends."""
 
     def open(self, peer: Peer) -> bytes:
         """Take the session's peer; return the first message, which the peer sends before others."""
 
     def receive(self, text: bytes, now: float) -> None:
-        """Handle a message, valid UTF-8, that came at *now* (monotonic seconds)."""
+        """Handle a message, valid UTF-8, that was received at *now* (monotonic seconds)."""
 
     def close(self, ending: Ending) -> None:
-        """End the connection, in the words and with the code of the protocol."""
+        """End the connection, with the text and code that the protocol has for *ending*."""
 
     def lost(self, channel: str, now: Entry | None) -> bool:
         """
-        Take note that events of *channel* are missing; return whether the client can handle that.
+        Handle the loss of events of *channel*; return whether the client can handle it.
 
-        *now* is what entering would answer. Where it cannot, the node closes the session.
+        *now* is the answer that `enter` would give now. If the client cannot handle the loss, the
+        node closes the session.
         """
 
     def detach(self, most_bytes: int) -> None:
         """
-        Go on without a connection, which is lost and may come back.
+        Go on without a connection: it is lost, and the client may reconnect.
 
-        What the client is sent from now on is held, up to *most_bytes*. What the lost connection
-        was given and did not deliver is the connection's to repeat. The owner of the session calls
-        `end` if no connection comes back in time. Not for a session that ended, nor for one that is
-        detached.
+        Data for the client is held from now on, up to *most_bytes*. Data that the lost connection
+        took and did not deliver is not held: the connection has to send it again. The owner of the
+        session calls `end` if the client does not reconnect in time. A session that ended, or is
+        detached, must not be detached.
         """
 
     def attach(self, peer: Peer) -> None:
         """
-        Go on with *peer*, which has the id of the session: it is sent what was held.
+        Go on with *peer*, which has the id of the session, and send it the data that was held.
 
-        Where more was to be held than could be, or what was held is in the bytes of another lane,
-        *peer* is closed, for `Ending.EVENTS_LOST`. Where the session ended meanwhile, *peer* is
-        closed with the goodbye of then. Only for a session that is detached, or ended.
+        If there was more data than can be held, or the data was encoded by another lane, *peer* is
+        closed for `Ending.EVENTS_LOST`. If the session ended meanwhile, *peer* is closed with the
+        goodbye of that end. Only a session that is detached, or ended, can be attached.
         """
 
     def end(self) -> None:
         """
-        Leave everything: the client disconnected or is being closed.
+        Leave all channels and sign out: the client disconnected or is being closed.
 
-        Nothing happens where the session ended before: it may end while it is detached.
+        Does nothing if the session has ended already: it may end while it is detached.
         """
 
 
 class Opening(Struct, frozen=True, eq=False, kw_only=True):
     """
-    What a client asks for when it connects: the same for all whose requests are the same.
+    The content of a client's connect request; clients with equal requests have equal openings.
 
-    *key* names the app, *origin* the page, if the client is one. *subprotocol* is the offered one
-    (RFC 6455 1.9) that is accepted, if any. With a *refusal*, no session begins. A protocol may
-    derive a class of its own, for whatever else it reads from the request.
+    *key* is the key of the app. *origin* is the origin of the page, if the client is in one.
+    *subprotocol* is the offered subprotocol (RFC 6455 1.9) that is accepted, if any. With a
+    *refusal*, no session begins. A protocol may derive a class of its own, with further fields from
+    the request.
     """
 
     dialect: "Dialect"
@@ -213,21 +215,21 @@ class Opening(Struct, frozen=True, eq=False, kw_only=True):
 
 
 class Dialect(Protocol):
-    """A protocol: which requests are for it, its sessions, its lanes and its last words."""
+    """A protocol: recognises its requests, and makes its sessions, lanes and goodbyes."""
 
     name: str
 
     def opening(self, request: RequestHead) -> Opening | None:
         """
-        Return what a client asks for that connects with *request*; None if by another protocol.
+        Return the opening of a client's *request*; None if the request is for another protocol.
 
-        The answer may be kept, and used again for other clients with an equal request: it follows
-        from the request and the settings alone. Never raises.
+        The caller may keep it, and use it for other clients with an equal request: it depends on
+        the request and the settings alone. Never raises.
         """
 
     def connect(self, opening: Opening, address: Callable[[], str]) -> Session:
         """
-        Begin the session that *opening* asks for.
+        Begin the session that *opening* requests.
 
         *address* returns the client's address for the log. Raises Refused, with the protocol's
         code and text.
@@ -240,17 +242,17 @@ class Dialect(Protocol):
         """Return what a client of this protocol receives when it is closed for *ending*."""
 
     def redact(self, text: bytes) -> str:
-        """Return what the log may show of a message: without secrets, not too long."""
+        """Return a message for the log: without secrets, and not too long."""
 
     def redact_reason(self, reason: str) -> str:
-        """Return the same of the reason in a Close frame."""
+        """Return the reason in a Close frame for the log: without secrets, and not too long."""
 
 
 def opening_of(dialects: Sequence[Dialect], request: RequestHead) -> Opening | None:
     """
-    Return what a client asks for that connects with *request*; None if no protocol knows its path.
+    Return the opening of a client's *request*, from the first of *dialects* that has one.
 
-    The *dialects* are asked in their order.
+    None if no protocol knows its path.
     """
     for dialect in dialects:
         opening = dialect.opening(request)

@@ -1,7 +1,7 @@
 """
-Observers: of what occurs on this node, and, on the holder of an app, of the changes that are owed.
+Observers of occurrences on this node, and, on the holder of an app, of owed changes.
 
-Knows no observer by name. A list without observers costs its caller one truth test.
+Knows no observer by name. An empty list of observers costs its caller one truth test.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Subscribed(Struct, frozen=True, gc=False):
 
 
 class SubscriptionRefused(Struct, frozen=True, gc=False):
-    """A subscription was refused; *reason* is a text for people."""
+    """A subscription was refused; *reason* is a text that people read."""
 
     session_id: str
     channel: str
@@ -59,50 +59,49 @@ class ClientEventSent(Struct, frozen=True, gc=False):
 Occurrence = (
     Connected | Disconnected | Subscribed | SubscriptionRefused | Published | ClientEventSent
 )
-"""What occurs on one node, and concerns this node only: it is not owed."""
+"""An occurrence on one node, which concerns this node only: it is not owed."""
 
 Observer: TypeAlias = Callable[[str, Occurrence], object]
-"""Takes an app's id and what occurred there."""
+"""Takes the id of an app and an occurrence there."""
 
 Settle: TypeAlias = Callable[[Mark], object]
-"""Takes the mark up to which all changes of its scope are kept elsewhere."""
+"""Takes a mark: all changes of its scope up to it are stored by the observer."""
 
 
 class OwedObserver(Protocol):
     """
-    Takes the changes of the apps that this node is the holder of, and keeps what it makes of them.
+    Takes the changes of the apps whose holder this node is, and stores its result of them.
 
-    The calls are those of `engine.base.Local`, each with the app that is meant.
+    The calls are those of `engine.base.Local`, each with the app as an argument.
     """
 
     def wants(self, app: App) -> Wants:
-        """Return which changes of *app* are wanted, as it is configured now."""
+        """Return the changes of *app* that are wanted with its present configuration."""
 
     def hold(self, app_id: str, term: str, settle: Settle) -> None:
-        """Begin to take the changes of an app. What is kept already is reported by *settle*."""
+        """Begin to take the changes of an app. *settle* gets the marks that are stored already."""
 
     def owe(self, app_id: str, changes: Sequence[Owed]) -> None:
         """
-        Take changes; those that are marked already are skipped. Never raises.
+        Take changes, and skip those up to a stored mark. Never raises.
 
-        The mark of the last one is kept in the same write as what is made of them; after that
-        write it is settled.
+        The result of the changes and the mark of the last one are stored in the same write; after
+        that write, the mark is settled.
         """
 
     def restart(self, app_id: str, scope: str, epoch: str) -> None:
         """
-        Take note that the state of *scope* begins from nothing, as after a crash.
+        Handle that the state of *scope* begins from nothing, as after a crash.
 
-        What is made of it is kept in one write with *epoch*: nothing follows from a restart that
-        is kept.
+        The result and *epoch* are stored in one write: a restart with a stored epoch has no effect.
         """
 
     def release(self, app_id: str) -> None:
-        """Take no more changes of an app, at once, and write nothing more of it."""
+        """Stop, at once, to take changes of an app, and write nothing more for it."""
 
 
 class Journal:
-    """The observers of a node: *observers* of its occurrences, *owed* of changes that are owed."""
+    """The observers of a node: *observers* of its occurrences, and *owed* of owed changes."""
 
     __slots__ = ("observers", "owed")
 
@@ -127,9 +126,9 @@ class Journal:
 
 class Holding:
     """
-    The owed changes of one app, on their way to each of *observers*.
+    Passes the owed changes of one app to each of *observers*.
 
-    A mark is settled, by *settle*, once all observers have settled it.
+    *settle* is called with a mark when all observers have settled it.
     """
 
     __slots__ = ("_app_id", "_marks", "_observers", "_settle")
@@ -141,7 +140,7 @@ class Holding:
         self._marks: dict[str, list[Mark | None]] = {}  # by scope: the last one of each observer
 
     def hold(self, term: str) -> None:
-        """Be the holder."""
+        """Become the holder."""
         self._marks.clear()
         for index, observer in enumerate(self._observers):
             observer.hold(self._app_id, term, partial(self._settled, index))
@@ -155,12 +154,12 @@ class Holding:
                 self._settle(mark)
 
     def restart(self, scope: str, epoch: str) -> None:
-        """Take note that the state of *scope* begins from nothing."""
+        """Notify the observers that the state of *scope* begins from nothing."""
         for observer in self._observers:
             observer.restart(self._app_id, scope, epoch)
 
     def release(self) -> None:
-        """Be the holder no more."""
+        """Stop being the holder."""
         for observer in self._observers:
             observer.release(self._app_id)
 

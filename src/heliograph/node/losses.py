@@ -1,9 +1,10 @@
 """
-What the node does where the engine reports that events, or terminations, may be missing.
+The node's handling of losses: the engine reports that events, or terminations, may be missing.
 
-A session that can tell its client of a gap is notified at once and stays. Each other one is closed,
-so that its client reconnects and fetches what it shows; the closes are spread over time, for all
-clients of a node may be concerned. Knows no protocol, and of time only how to be called later.
+A session that can notify its client of a gap is notified at once and stays open. Each other session
+is closed, so that its client reconnects and fetches its data again. The closes are spread over
+time, since all clients of a node may be affected. Knows no protocol, and of time only how to be
+called later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,17 +16,17 @@ from heliograph.node.dialect import Ending, Session
 from heliograph.slices import Each
 
 SPREAD_S = 10.0
-"""How long closing the sessions of one report takes."""
+"""Seconds over which the sessions of one report are closed."""
 
 STEPS = 100
-"""Steps in which they are closed."""
+"""Steps in which the sessions are closed."""
 
 
 class Losses:
     """
-    Closes sessions that lost something, a few at a time.
+    Closes sessions that may have lost events or terminations, a few at a time.
 
-    *start* has a job done in slices, for a report may be of all channels of an app. *concerned*
+    *start* runs a job in slices, since a report may be about all channels of an app. *concerned*
     returns the sessions of a loss; *close* closes some of them. *shuffle* brings a list into a
     random order, so that no client is always the last. *later* calls a function after a delay in
     seconds.
@@ -46,15 +47,15 @@ class Losses:
         self._close = close
         self._shuffle = shuffle
         self._later = later
-        self._waiting: dict[str, Session] = {}  # that are to be closed, by id
+        self._waiting: dict[str, Session] = {}  # the sessions that are to be closed, by id
         self._in_a_step = 0
 
     def __len__(self) -> int:
-        """Return the number of sessions that are yet to be closed."""
+        """Return the number of sessions that are still to be closed."""
         return len(self._waiting)
 
     def take(self, losses: Sequence[Lost]) -> None:
-        """Notify, or close in time, the sessions of *losses*."""
+        """Notify the sessions of *losses*, or close them within SPREAD_S."""
         found: dict[str, Session] = {}
         self._start(Each(losses, partial(self._find, found), partial(self._begin, found)))
 
@@ -62,7 +63,7 @@ class Losses:
         for session in self._concerned(loss):
             if session.id in self._waiting or session.ended:
                 continue
-            # Nothing makes good for a termination that was missed: the session must end.
+            # A missed termination cannot be repaired: the session must end.
             if loss.channel is None or not session.lost(loss.channel, loss.now):
                 found[session.id] = session
 
@@ -71,7 +72,7 @@ class Losses:
         self._shuffle(sessions)
         idle = not self._waiting
         self._waiting.update((session.id, session) for session in sessions)
-        # All that wait now are closed within SPREAD_S from now.
+        # All sessions that wait now are closed within SPREAD_S from now.
         self._in_a_step = -(-len(self._waiting) // STEPS)
         if self._waiting and idle:
             self._step()

@@ -1,17 +1,18 @@
 """
-How a session enters and leaves channels, whatever its protocol.
+The channels of a session: it enters and leaves them in the same way in every protocol.
 
-A subscription is, in `channels`:
+The states of a subscription, in `channels`:
 
     missing ──subscribe──▶ Asked ──allowed──▶ Attempt ──entered──▶ Subscription
        ▲                     │                   │                     │
        └──────────────────leave, refused─────────┴─────────────────────┘
 
-Asked is the policy, where there is one; without it, an attempt begins at once. An engine never
-answers an attempt that was left meanwhile; the answer of a policy is ignored then.
+In the state Asked, the subscription waits for the policy; without a policy, an attempt begins at
+once. If a session leaves the channel meanwhile, an engine does not answer the attempt, and the
+answer of a policy is ignored.
 
-Knows no messages: what the client reads is the business of the protocol, whose session is a
-`Membership`, for the sake of one object for each connection.
+Knows no messages: the protocol makes them. The protocol's session derives from `Membership`, so
+that a connection has one object and not two.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,10 +36,10 @@ from heliograph.reply import Later, proceed
 from heliograph.slices import Each
 
 LEFT_AT_ONCE = 32
-"""A session with more channels than this leaves them in slices: each takes some 10 µs."""
+"""A session with more channels than this leaves them in slices: each channel takes some 10 µs."""
 
 LEFT_IN_A_PIECE = 16
-"""Channels that are left together in one piece of that work."""
+"""Channels that a session leaves together in one piece of that work."""
 
 
 class Asked(Struct, frozen=True, eq=False):
@@ -50,21 +51,21 @@ class Asked(Struct, frozen=True, eq=False):
 
 
 class Attempt(Asked, frozen=True, eq=False):
-    """The same, which the policy allowed, and which waits for the engine's answer."""
+    """A subscription that the policy allowed, and that waits for the engine's answer."""
 
 
 SubscriptionState = Subscription | Attempt | Asked
-"""What a session has of a channel."""
+"""The state of a session's subscription to a channel."""
 
 
 class Membership:
     """
     The channels of one session of a tenant: the base of each protocol's session.
 
-    The tenant counts it from now on, until it ends. *session_id* must be neither in
+    The tenant counts the session from now on, until it ends. *session_id* must be neither in
     `tenant.sessions` nor in `tenant.leaving`.
 
-    *identified* says whether the client ever proved who it is. A protocol overrides `on_entered`,
+    *identified* is True once the client has proved its identity. A protocol overrides `on_entered`,
     `on_refused`, `on_forbidden`, `on_end` and `close`.
     """
 
@@ -87,8 +88,8 @@ class Membership:
         self.identified = False
         self.ended = False
         self.channels: dict[str, SubscriptionState] = {}
-        self.members: dict[str, Member] | None = None  # who the session is, by presence channel
-        # A full bucket is None, so that idle clients share it; see take_token.
+        self.members: dict[str, Member] | None = None  # the session's member, by presence channel
+        # None is a full bucket, so that idle clients share it; see take_token.
         self._tokens: float | None = None
         self._refilled = 0.0
         session: Any = self  # each protocol's class is a Session
@@ -96,26 +97,26 @@ class Membership:
         if tenant.observers:
             tenant.record(Connected(session_id))
 
-    # -- What a protocol overrides -------------------------------------------------------
+    # -- Overridden by protocols ---------------------------------------------------------
 
     def on_entered(self, channel: str, rule: Rule, member: Member | None, entry: Entry) -> None:
-        """Acknowledge a subscription. Facts of the channel follow after this call."""
+        """Acknowledge a subscription. Facts of the channel are sent after this call."""
         raise NotImplementedError
 
     def on_refused(self, channel: str, refusal: Refusal) -> None:
-        """Tell the client that the engine refused a subscription."""
+        """Notify the client that the engine refused a subscription."""
         raise NotImplementedError
 
     def on_forbidden(self, channel: str, reason: str) -> None:
-        """Tell the client that the policy refused a subscription."""
+        """Notify the client that the policy refused a subscription."""
         raise NotImplementedError
 
     def on_end(self) -> None:
-        """Leave all that is no channel: called once the channels are left."""
+        """Leave all state other than channels: called once the channels are left."""
         raise NotImplementedError
 
     def close(self, ending: Ending) -> None:
-        """End the connection, in the words and with the code of the protocol."""
+        """End the connection, with the text and code that the protocol has for *ending*."""
         raise NotImplementedError
 
     # -- Entering ------------------------------------------------------------------------
@@ -124,9 +125,9 @@ class Membership:
         self, channel: str, rule: Rule, member: Member | None, *, allowed: bool = False
     ) -> None:
         """
-        Begin to subscribe to *channel*, which the session has not got yet.
+        Begin to subscribe to *channel*, to which the session is not subscribed yet.
 
-        The policy, if there is one, is asked first, unless it *allowed* this before.
+        The policy, if there is one, is asked first, unless it has *allowed* this already.
         """
         tenant = self.tenant
         if tenant.policy is not None and not allowed:
@@ -149,7 +150,7 @@ class Membership:
         self.channels[asked.channel] = asked
         try:
             reply = policy.authorize(self.tenant.app.id, self.id, asked.channel, asked.member)
-        except Exception as error:  # noqa: BLE001 - a policy is an application's code: as if it had failed
+        except Exception as error:  # noqa: BLE001 - application code that raises has failed
             self._not_allowed(asked, error)
             return
         proceed(reply, partial(self._allowed, asked), partial(self._not_allowed, asked))
@@ -179,13 +180,13 @@ class Membership:
                 self.on_refused(channel, entry)
             return
         if self.ended:
-            return  # it is left when its turn comes
+            return  # the session leaves this channel in a later slice
         if rule.identifies:
             self.identified = True
         self.on_entered(channel, rule, member, entry)
         tenant = self.tenant
         subscription = tenant.subscribe(self.peer, self.peer.lane, channel, rule, entry)
-        # The channel's own string for all its subscribers, not one from each client's message.
+        # All subscribers share the channel's string, instead of one from each client's message.
         del self.channels[channel]
         channel = subscription.channel.name
         self.channels[channel] = subscription
@@ -206,23 +207,23 @@ class Membership:
 
     def close_unanswered(self, error: Exception) -> None:
         """
-        Close, so that the client reconnects, since the engine, or the policy, did not answer.
+        Close the session, since the engine, or the policy, did not answer; the client reconnects.
 
-        Never a refused subscription: client libraries forget such a channel for good.
+        The subscription is not refused instead: client libraries never retry a refused channel.
         """
         self.tenant.unavailable(error)
         self.close(Ending.ENGINE_UNAVAILABLE)
 
     def note_refused(self, channel: str, reason: str) -> None:
-        """Have the observers notified of a refused subscription, whatever refused it."""
+        """Notify the observers of a subscription that engine, policy or protocol refused."""
         if self.tenant.observers:
             self.tenant.record(SubscriptionRefused(self.id, channel, reason))
 
     def take_token(self, per_second: int, now: float) -> bool:
         """
-        Return whether the client may send one more event at *now*: *per_second* of them, evenly.
+        Return whether the client may send one more event at *now*, at a rate of *per_second*.
 
-        A client that sent none for a second may send as many at once.
+        A client that sent no event for a second may send *per_second* events at once.
         """
         if self._tokens is None:
             tokens = float(per_second)
@@ -235,23 +236,23 @@ class Membership:
     # -- Without a connection ------------------------------------------------------------
 
     def detach(self, most_bytes: int) -> None:
-        """Go on without a connection, as `Session.detach` has it."""
+        """Go on without a connection; see `Session.detach`."""
         if self.ended or isinstance(self.peer, Away):
             raise AssertionError("only a session with a connection can lose it")
         self._move(Away(self.id, self.peer.lane, most_bytes, self.end))
 
     def attach(self, peer: Peer) -> None:
-        """Go on with a connection, as `Session.attach` has it."""
+        """Go on with a connection; see `Session.attach`."""
         away = self.peer
         if self.ended:
-            self.peer = peer  # its subscriptions are being left: nothing more is written by them
+            self.peer = peer  # its subscriptions are ending: nothing more is written for them
             if isinstance(away, Away) and away.goodbye is not None:
                 peer.close(away.goodbye)
             else:
                 self.close(Ending.EVENTS_LOST)
             return
         if not isinstance(away, Away):
-            raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - our fault
+            raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - a fault of the caller
         self._move(peer)
         if away.overflowed or (away.chunks and peer.lane is not away.lane):
             self.close(Ending.EVENTS_LOST)
@@ -260,7 +261,7 @@ class Membership:
             peer.write(chunk)
 
     def _move(self, peer: Peer) -> None:
-        """Have what the client receives from now on written to *peer*."""
+        """Write all data for the client to *peer* from now on."""
         self.peer = peer
         lane = peer.lane
         for state in self.channels.values():
@@ -272,7 +273,7 @@ class Membership:
     # -- Leaving -------------------------------------------------------------------------
 
     def unsubscribe(self, channel: str) -> bool:
-        """Leave *channel*; return whether the session had it, or tried to."""
+        """Leave *channel*; return whether the session was subscribed, or was subscribing, to it."""
         state = self.channels.pop(channel, None)
         if state is None:
             return False
@@ -281,11 +282,11 @@ class Membership:
 
     def end(self) -> None:
         """
-        Leave everything, as `Session.end` has it.
+        Leave all channels, then sign out; see `Session.end`.
 
         From now on the session is not counted, and nothing is sent to its client. If it has many
-        channels, it leaves them in slices; an answer that comes before its attempt's turn changes
-        what there is to leave, no more.
+        channels, it leaves them in slices. If the engine answers an attempt before the slice that
+        leaves its channel, the answer changes only what that slice has to leave.
         """
         if self.ended:
             return
@@ -306,13 +307,13 @@ class Membership:
         tenant.ended(self.id)
 
     def _parts(self) -> Iterator[list[str]]:
-        """Yield the channels to leave, listed at their turn: many sessions may wait for it."""
+        """Yield the channels to leave; listed in the first slice: many sessions may wait for it."""
         names = iter(list(self.channels))
         while part := list(islice(names, LEFT_IN_A_PIECE)):
             yield part
 
     def _leave_part(self, names: list[str]) -> None:
-        # Without the attempts that were refused, or failed, since the end.
+        # Attempts that were refused, or failed, since the session ended are in *channels* no more.
         channels = self.channels
         self._leave([(name, channels.pop(name)) for name in names if name in channels])
 

@@ -26,18 +26,18 @@ from heliograph.slices import Slices
 logger = logging.getLogger(__name__)
 
 LOGGED_OF_KEY = 8
-"""Characters that the log shows of a key, which may be a secret."""
+"""Characters of a key that are logged; a client may send a secret as its key."""
 
 
 CACHE = Keep(1, 1800)
-"""Of a channel that keeps an event, unless it is configured: half an hour."""
+"""The default for channels that keep an event: one event, for half an hour."""
 
 
 class VerboseTenant(Tenant):
     """A Tenant that logs the events that have no subscriber on this node."""
 
     def deliver(self, fact: Fact, /) -> None:
-        """Take a fact of a channel, and log it where nobody here receives it."""
+        """Take a fact of a channel, and log an event that has no subscriber on this node."""
         if isinstance(fact, Event) and fact.channel not in self.hub:
             logger.debug(
                 "app %s: channel %s has no subscribers; event %s was not delivered",
@@ -52,11 +52,11 @@ class Node:
     """
     This server's apps, each a Tenant.
 
-    *random_bits* returns that many random bits as an integer; the ids of sessions are made of
-    them, and signatures bind to these ids, so they must not be guessable. *keep* holds for the
+    *random_bits* returns the given number of random bits as an integer. Ids of sessions are made of
+    them, and signatures contain these ids, so the bits must not be guessable. *keep* applies to
     channels that keep an event. *journal* has the observers. *policy* is asked before each
-    subscription; without one, signatures decide alone. *shuffle* brings a list into a random order.
-    With *verbose*, the log names the events that have no subscriber on this node.
+    subscription; without one, signatures alone decide. *shuffle* brings a list into a random order.
+    With *verbose*, the node logs the events that have no subscriber on this node.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Node:
     ) -> None:
         self.counters = Counters()
         self.tally = Tally()
-        # Log lines that are summed: clients can cause them as often as they like.
-        # Each kind has its own, so that one does not hide the first line of another.
+        # Log lines that are summed, because clients can cause any number of them.
+        # Each kind has its own Summary, so that one does not hide the first line of another.
         self._failures = Summary(logger, logging.INFO, timing.later)
         self._refused_clients = Summary(logger, logging.INFO, timing.later)
         self.refusals = Summary(logger, logging.INFO, timing.later)
@@ -99,10 +99,10 @@ class Node:
             shuffle=shuffle,
         )
         self._tenants: dict[str, Tenant] = {}
-        # Removed apps: they may have sessions to close for a while, and an app has its space once.
+        # Removed apps: their sessions may still be closing, and an app gets its space only once.
         self._retired: dict[str, Tenant] = {}
         self._by_key: dict[str, Tenant] = {}
-        self.generation = 0  # how often apps were configured: changes with each key and secret
+        self.generation = 0  # the number of calls of configure: changes with each key and secret
         self._engine = engine
         self.configure(apps)
 
@@ -110,11 +110,12 @@ class Node:
         """
         Serve *apps* from now on.
 
-        What changed of an app holds at once for what its clients do next. The clients of an app
-        that was removed or switched off are disconnected, many of them in slices; newcomers are
-        refused at once. Clients of a removed app receive nothing more. If the app comes back before
-        all of them are disconnected, its Tenant goes on: the rest receive events until they are
-        disconnected, too.
+        A changed setting of an app applies at once to later requests and messages of its clients.
+
+        The clients of an app that was removed or switched off are disconnected, many of them in
+        slices; new clients are refused at once. Clients of a removed app receive nothing more. If
+        the app is configured again before all of them are disconnected, its Tenant is used again:
+        the remaining clients receive events until they are disconnected, too.
         """
         before, self._tenants = self._tenants, {}
         for app in apps:
@@ -149,10 +150,10 @@ class Node:
 
     def request_failed(self, app_id: str | None, key: str | None, reason: str) -> None:
         """
-        Take note that a request of the HTTP API was not signed as it must be.
+        Log that a request of the HTTP API had no valid signature.
 
-        It is the operator who can mend that, and so must find it in the log. What strangers
-        write in *app_id* and *key* is not repeated there; *reason* is of a few.
+        The operator can correct that, so it must be in the log. *app_id* and *key* come from an
+        unknown client and are not logged unless they are known; *reason* is one of a fixed set.
         """
         owner = None if key is None else self._by_key.get(key)
         tenant = owner or (None if app_id is None else self._tenants.get(app_id))
@@ -164,13 +165,13 @@ class Node:
         self._failures.note(subject, f"an API request was refused: {reason}")
 
     def cached_events_evicted(self, app_id: str, count: int) -> None:
-        """Take note that an app has more cached events than are kept; *count* of them are not."""
+        """Count and log that *count* cached events of an app were dropped: it has too many."""
         self.tally.cached_events_evicted += count
         self.outages.note(f"app {app_id}", "the cache has too many events; the oldest are dropped")
 
     @property
     def engine_available(self) -> bool:
-        """Whether what nodes share can be reached."""
+        """Whether the engine is available."""
         return self._engine.available
 
     @property
@@ -182,9 +183,9 @@ class Node:
         """
         Return the app that owns *key*, for a client of *origin*. Raises NotAdmitted.
 
-        What an operator can mend, a wrong key in a page or a page of another site, is counted and
-        logged. Any client can cause this as often as it likes: only the first line of a minute has
-        the client's *address*, which is asked for then.
+        A wrong key in a page, and a page of another site, are counted and logged, since an operator
+        can correct them. A client can cause any number of these log lines: only the first line of a
+        minute has the client's *address*, which is called only for that line.
         """
         tenant = self._by_key.get(key)
         if tenant is None:
@@ -228,5 +229,5 @@ class Node:
         self.close_each(self.sessions(), ending, then)
 
     def finish(self) -> None:
-        """Do at once what was to be done in slices. For a server that stops."""
+        """Do all remaining work in slices at once. For a server that stops."""
         self._slices.finish()

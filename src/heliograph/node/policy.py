@@ -1,7 +1,8 @@
 """
-Who may subscribe to what, beyond the signatures that a protocol checks.
+The port of an application's own rules for subscriptions.
 
-The port of an application's own rules. Without a policy, which is the default, signatures decide.
+A protocol checks signatures; a policy is asked in addition. Without a policy, which is the default,
+signatures alone decide.
 """
 
 from typing import Protocol
@@ -11,7 +12,7 @@ from heliograph.reply import Reply
 
 
 class Forbidden(Exception):
-    """A policy refuses; *reason* is a text for the client."""
+    """A policy refuses a subscription; *reason* is a text for the client."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -19,14 +20,15 @@ class Forbidden(Exception):
 
 
 class Policy(Protocol):
-    """An application's own rules."""
+    """The rules of an application."""
 
     def authorize(
         self, app_id: str, session_id: str, channel: str, member: Member | None
     ) -> Reply[None]:
         """
-        Allow a subscription, whose signature is valid where it needs one.
+        Allow a subscription. If it needs a signature, the signature is valid.
 
-        Fails with `Forbidden` where the client may not subscribe, and with `EngineError` where that
-        cannot be decided now: the client is closed then, so that it reconnects. Raises neither.
+        The reply fails with `Forbidden` if the client may not subscribe, and with `EngineError` if
+        that cannot be decided now: the client is closed then, so that it reconnects. The call
+        itself raises neither.
         """

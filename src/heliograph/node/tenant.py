@@ -1,8 +1,8 @@
 """
 A Tenant: one app on this node, with its hub, its sessions and its signed-in users.
 
-The only place that uses hub, engine and sessions together. Knows no protocol, nothing of bytes,
-sockets or HTTP, and of time only what it is given to read and how to be called later.
+The only module that uses hub, engine and sessions together. Knows no protocol, nothing of bytes,
+sockets or HTTP, and of time only the clock and the timers of `Timing`.
 """
 
 import logging
@@ -51,23 +51,23 @@ from heliograph.slices import Each, LargeAnswers, Slices
 logger = logging.getLogger(__name__)
 
 CLOSED_AT_ONCE = 64
-"""More sessions than this, with their channels, are closed in slices: some 10 µs for each."""
+"""Above this number of sessions and their channels, they are closed in slices: some 10 µs each."""
 
 ENGINE_UNAVAILABLE = "engine unavailable"
-"""The subject of its log lines."""
+"""The subject of log lines about an engine, or a policy, that did not answer."""
 
 
-# Compiled, what is not Final is looked up for each event.
+# Compiled, a name that is not Final costs a lookup for each event.
 _COUNT: Final = SubscriptionCount
 
 
 class Rule(Struct, frozen=True, gc=False):
     """
-    What the node has to know of a kind of channel. One object for each kind and configuration.
+    The node's properties of a kind of channel. One object for each kind and configuration.
 
-    *kind* is its name in metrics. Channels that *count* send their subscribers the number of
-    subscriptions where the app wants it. A client that subscribes to a channel that *identifies*
-    proved who it is.
+    *kind* is its name in metrics. With *counts*, the channels send their subscribers the number of
+    subscriptions if the app is configured so. With *identifies*, a client that subscribes has
+    proved its identity.
     """
 
     kind: str
@@ -77,29 +77,30 @@ class Rule(Struct, frozen=True, gc=False):
 
 
 class Timing(Protocol):
-    """What a node needs of an event loop."""
+    """The functions of an event loop that a node needs."""
 
     def soon(self, callback: Callable[[], object]) -> object:
-        """Have *callback* called at the end of this tick."""
+        """Call *callback* at the end of this tick."""
 
     def when_read(self, callback: Callable[[], object]) -> object:
         """
-        Have *callback* called at the end of this tick or, while clients have sent more than it has
-        time for, of one of the next.
+        Call *callback* at the end of this tick, or of one of the next ticks under load.
+
+        Under load: clients have sent more than this tick has time for.
         """
 
     def now(self) -> float:
         """Return the time, in monotonic seconds."""
 
     def later(self, delay_s: float, callback: Callable[..., object], *arguments: Any) -> object:
-        """Have *callback* called with *arguments* in *delay_s* seconds."""
+        """Call *callback* with *arguments* in *delay_s* seconds."""
 
 
 class Tenant:
     """
     One app on this node: its settings, its hub, its sessions; the `Local` of its space.
 
-    *rules* has the kinds of channels, by the names that the protocol gives them.
+    *rules* has the rule of each kind of channel, by the name that the protocol gives the kind.
     """
 
     def __init__(
@@ -121,12 +122,12 @@ class Tenant:
     ) -> None:
         self.app = app
         self.retired = False  # the app was removed: its clients are closed, and receive no more
-        self.keep = keep  # of the channels that keep an event
+        self.keep = keep  # for channels that keep an event
         self.policy = policy
         self.rules: dict[str, Rule] = {}
         self._slices = slices
-        # Each kind of large work of an app has an owner of its own: leaving many channels takes
-        # long, and delays neither a list nor a termination.
+        # Each kind of large work of an app has its own owner in the slices, so that leaving many
+        # channels, which takes long, delays neither a list nor a termination.
         self.large_answers: LargeAnswers[Any] = LargeAnswers(slices, (app.id, "answers"))
         self._closings = (app.id, "closings")
         self._departures = (app.id, "departures")
@@ -140,7 +141,7 @@ class Tenant:
         self._publish_arrival = 0.0
         self._timing = timing
         self.hub = Hub(self._wake, counters, self._hurry)
-        self._flushing = False  # or about to
+        self._flushing = False  # a flush is scheduled for the end of this tick
         self.watching = Hub(self._flush_watching_soon, counters)  # its channels are watched users
         self.sessions: dict[str, Session] = {}
         self.leaving: set[str] = set()  # ids of sessions that ended, with channels yet to leave
@@ -157,7 +158,7 @@ class Tenant:
         self.space: Space = engine.space(app.id, self, journal.wants(app))
 
     def configure(self, app: App) -> None:
-        """Take on the settings of *app* for what its clients and publishers do next."""
+        """Apply the settings of *app* to later requests of its clients and publishers."""
         self.app = app
         self.retired = False
         for kind, rule in self.rules.items():
@@ -165,7 +166,7 @@ class Tenant:
             self.rules[kind] = replace(rule, options=options)
         self.space.want(self._journal.wants(app))
 
-    # -- What sessions need --------------------------------------------------------------
+    # -- For sessions --------------------------------------------------------------------
 
     def new_rule(
         self, kind: str, *, counts: bool, observed: bool, keeps: bool, identifies: bool
@@ -182,7 +183,7 @@ class Tenant:
     def subscribe(
         self, subscriber: Subscriber, lane: Lane, channel: str, rule: Rule, entry: Entry
     ) -> Subscription:
-        """Have the facts of *channel* from now on written to *subscriber*."""
+        """Write the facts of *channel* to *subscriber* from now on."""
         subscription = self.hub.subscribe(subscriber, channel, lane)
         found, kind = subscription.channel, rule.kind
         self.subscriptions += 1
@@ -204,14 +205,18 @@ class Tenant:
         return self.rules[kind].options
 
     def client_event(self, session_id: str, event: Event) -> Reply[None]:
-        """Have a client's event delivered to the others on its channel."""
+        """Deliver a client's event to the other subscribers of its channel."""
         reply = self.space.publish((event,))
         if not self.observers:
             return reply
         return after(reply, lambda _nothing: self.record(ClientEventSent(session_id, event)))
 
     def watch(self, session: Session, user_id: str, watchlist: Sequence[str]) -> None:
-        """Have the session closed with its user, and notified of the users of *watchlist* alone."""
+        """
+        Record that *session* is signed in as *user_id*, and watches the users of *watchlist*.
+
+        It is closed when the user is terminated. *watchlist* replaces its previous one.
+        """
         peer = session.peer
         lane = peer.lane
         watched = [self.watching.subscribe(peer, other, lane) for other in watchlist]
@@ -222,15 +227,15 @@ class Tenant:
         self.watching.drop(self.users.sign_out(session, user_id))
 
     def move(self, session: Session, peer: Peer) -> None:
-        """Have notices of the users that *session* watches written to another *peer*."""
+        """Write notices of the users that *session* watches to *peer* from now on."""
         for subscription in self.users.watched_by(session):
             subscription.subscriber, subscription.lane = peer, peer.lane
 
     def signature_failed(self, reason: str, channel: str | None) -> None:
         """
-        Take note that a client showed an invalid signature; *reason* is of a few.
+        Count and log that a client sent an invalid signature; *reason* is one of a fixed set.
 
-        The first line of a minute has the *channel* that it is for.
+        The first log line of a minute has the *channel* that the signature is for.
         """
         self.tally.auth_failures += 1
         subject, reason = f"app {self.app.id}", f"a client was refused: {reason}"
@@ -239,7 +244,7 @@ class Tenant:
             logger.info("%s: %s%s", subject, reason, where)
 
     def unavailable(self, error: Exception) -> None:
-        """Take note that a client is closed since the engine, or the policy, did not answer."""
+        """Log that a client is closed since the engine, or the policy, did not answer."""
         reason = str(error) if isinstance(error, EngineError) else "the policy failed"
         self._outages.note(ENGINE_UNAVAILABLE, f"a client was closed ({reason})")
 
@@ -248,13 +253,13 @@ class Tenant:
         self._faults.fault(f"app {self.app.id}: the policy failed", error)
 
     def ended(self, session_id: str) -> None:
-        """Count the session no more."""
+        """Remove a session that ended from the tenant's sessions."""
         del self.sessions[session_id]
         if self.observers:
             self.record(Disconnected(session_id))
 
     def leave_in_slices(self, session_id: str, job: Iterator[None]) -> None:
-        """Have *job* done, by which an ended session leaves, between the loop's other work."""
+        """Run *job*, with which an ended session leaves its channels, in slices."""
         self.leaving.add(session_id)
         self._slices.start(self._departures, chain(job, self._departed(session_id)))
 
@@ -262,10 +267,10 @@ class Tenant:
         self.leaving.discard(session_id)
         yield
 
-    # -- What publishers need ------------------------------------------------------------
+    # -- For publishers ------------------------------------------------------------------
 
     def publish(self, events: Sequence[Event]) -> Reply[None]:
-        """Have *events* delivered to all nodes; see `engine.base.Space.publish`."""
+        """Deliver *events* to all nodes; see `engine.base.Space.publish`."""
         self.tally.publishes += len(events)
         reply = self.space.publish(events)
         if not self.observers:
@@ -273,7 +278,11 @@ class Tenant:
         return after(reply, lambda _nothing: self.record(Published(events)))
 
     def admit_publishes(self, count: int) -> float:
-        """Count *count* events from outside; return in how many seconds if they come too fast."""
+        """
+        Count *count* events of the HTTP API against the rate limit of the app.
+
+        Returns 0 if they are admitted, else the seconds after which the publisher may retry.
+        """
         limit, now = self.app.max_publishes_per_second, self._timing.now()
         if not limit:
             return 0.0
@@ -302,10 +311,10 @@ class Tenant:
         return self.space.kept(channel)
 
     def terminate(self, user_id: str) -> Reply[None]:
-        """Have every session signed in as *user_id* closed, on all nodes."""
+        """Close every session signed in as *user_id*, on all nodes."""
         return self.space.terminate(user_id)
 
-    # -- What the engine calls: see engine.base.Local ------------------------------------
+    # -- Called by the engine: see engine.base.Local -------------------------------------
 
     def deliver(self, fact: Fact, /) -> None:
         """Take a fact of a channel that was entered here."""
@@ -322,18 +331,18 @@ class Tenant:
             self.watching.publish(UserStatus(notice.user_id, isinstance(notice, UserOnline)))
 
     def count_due(self, channel: str, in_s: float, /) -> None:
-        """Ask for the number of a large channel in *in_s* seconds."""
+        """Ask the engine for the number of a large channel in *in_s* seconds."""
         self._counting.due(channel, in_s)
 
     def lost(self, losses: Sequence[Lost], /) -> None:
-        """Notify the sessions that are concerned, or close them in time."""
+        """Count and log losses; notify the sessions that they concern, or close them over time."""
         self.tally.losses += len(losses)
         reason = losses[0].reason.value
         self._outages.note(f"app {self.app.id}", f"events may have been lost: {reason}")
         self._losses.take(losses)
 
     def hold(self, term: str, /) -> None:
-        """Be the holder of the app."""
+        """Become the holder of the app."""
         self._holding.hold(term)
 
     def owe(self, changes: Sequence[Owed], /) -> None:
@@ -341,11 +350,11 @@ class Tenant:
         self._holding.owe(changes)
 
     def restart(self, scope: str, epoch: str, /) -> None:
-        """Take note that the state of *scope* begins from nothing."""
+        """Notify the observers that the state of *scope* begins from nothing."""
         self._holding.restart(scope, epoch)
 
     def release(self) -> None:
-        """Be the holder no more."""
+        """Stop being the holder of the app."""
         self._holding.release()
 
     # -- The rest ------------------------------------------------------------------------
@@ -404,7 +413,7 @@ class Tenant:
             self._timing.soon(self._flush)
 
     def _flush_all(self) -> None:
-        """Begin to flush what could wait, unless that goes on already."""
+        """Flush members and counts, unless a flush is scheduled already."""
         if not self._flushing:
             self._flush()
 
@@ -414,8 +423,8 @@ class Tenant:
             self.hub.flush()
         finally:
             if self.hub.pending:
-                # The rest of a large fan-out, or of one that met a fault of ours: the loop turns
-                # once, for everybody else.
+                # The rest of a large fan-out, or of one in which a fault was raised, is written in
+                # the next tick, so that the loop serves other clients before.
                 self._hurry()
 
 
@@ -444,9 +453,9 @@ def close_sessions(
 
 
 MAX_LOGGED = 100
-"""Characters that the log shows of a stranger's text."""
+"""Characters of a text from a client that are logged."""
 
 
 def short(text: str, size: int = MAX_LOGGED) -> str:
-    """Return the beginning of *text*, which a stranger sent, as the log can show it."""
+    """Return the beginning of *text*, which a client sent, in ASCII for the log."""
     return ascii(echoed(text, size))

@@ -1,9 +1,10 @@
 r"""
-JSON in and out, for text that comes from strangers.
+Decodes and encodes JSON, for text from clients that are not trusted.
 
-Everything that can be wrong with a text ends in one error, `InvalidJson`. Lone surrogate
-escapes (`"\ud800"`) are legal JSON that msgspec refuses and UTF-8 cannot hold: they are
-veiled from it, and leave as the escapes they came as. The cost is a few times that of other text.
+Each fault of a text raises the same error, `InvalidJson`. Lone surrogate escapes (`"\ud800"`) are
+legal JSON, but msgspec refuses them, and UTF-8 cannot contain them. So they are replaced by other
+escapes, veils, before msgspec decodes the text, and are written as the same escapes as in the
+input. This costs a few times as much as other text.
 """
 
 import json
@@ -19,11 +20,11 @@ from heliograph.errors import HeliographError
 T = TypeVar("T")
 
 ENCODER = msgspec.json.Encoder()
-"""Writes nearly everything; what it raises UnicodeEncodeError for, `encode` writes."""
+"""Encodes nearly every value; if it raises UnicodeEncodeError, use `encode`."""
 
 
 class InvalidJson(HeliographError):
-    """The text is not JSON, or not of the shape asked for; *well_formed* tells which."""
+    """The text is not JSON, or, if *well_formed*, is JSON of another shape than the requested."""
 
     def __init__(self, message: str, *, well_formed: bool) -> None:
         super().__init__(message)
@@ -32,9 +33,9 @@ class InvalidJson(HeliographError):
 
 def decode(text: bytes, shape: type[T]) -> T:
     """
-    Read *text*, which is valid UTF-8, as a *shape*: a Struct, or a type of JSON.
+    Decode *text*, which is valid UTF-8, as a *shape*: a Struct, or a type of JSON.
 
-    Fields of type `Raw` receive their part of the text unread. Raises `InvalidJson`.
+    Fields of type `Raw` receive their part of the text without decoding. Raises `InvalidJson`.
     """
     try:
         value: T = _decoder(shape).decode(text)  # type: ignore[arg-type]  # classes are hashable
@@ -50,11 +51,15 @@ def decode(text: bytes, shape: type[T]) -> T:
 
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What a decoder of `decoder_of` raises; `decode` says what of it is whose fault."""
+"""
+The errors that a decoder of `decoder_of` raises.
+
+The text may still be valid: then `decode` decodes it, else it raises `InvalidJson`.
+"""
 
 
 def decoder_of(shape: type[T]) -> msgspec.json.Decoder[T]:
-    """Return what reads a *shape*, for where that happens very often; see UNREADABLE."""
+    """Return a decoder of a *shape*, for callers on the hot path; see UNREADABLE."""
     decoder: msgspec.json.Decoder[T] = _decoder(shape)  # type: ignore[arg-type]  # as above
     return decoder
 
@@ -83,7 +88,7 @@ def _has_unread(shape: Any) -> bool:
 
 
 def _loaded(text: bytes, shape: Any) -> Any:
-    """Return what `msgspec.convert` makes a *shape* of, of which nothing is passed on unread."""
+    """Return the input with which `msgspec.convert` makes a *shape* without `Raw` fields."""
     value = json.loads(text.decode(), parse_constant=_refuse_constant)
     if isinstance(value, dict) and isinstance(shape, type) and issubclass(shape, Struct):
         names = [field.encode_name for field in msgspec.structs.fields(shape)]
@@ -103,20 +108,25 @@ _VEILS = (
     (b"E", rb"\uE", rb"~|2\uD"),
     (b"D", rb"\uD", rb"\uE"),
 )
-"""Bytes without which there is nothing to veil, what is veiled, and its veil; in this order."""
+"""
+The steps of veiling, in order: a byte, the bytes that are veiled, and their veil.
+
+A text without the byte needs no such step.
+"""
 
 
 class _Veiled:
     r"""
-    JSON whose surrogates are veiled as other escapes, so that msgspec reads around them.
+    JSON whose surrogates are veiled as other escapes, so that msgspec can decode it.
 
-    For shapes with parts that are passed on as they were written; others are read by the standard
-    library, which takes longer only where there are many parts.
+    For shapes with `Raw` parts, which are passed on as they were written. The standard library
+    decodes other shapes; it takes longer only if there are many parts.
 
-    `\ud…` becomes `\ue…`: msgspec goes on to check the digits. A veil can be lifted from any part
-    of the text, exactly, because what looks like one, or like the beginning of one, is veiled
-    before. So are escaped backslashes: after that, every backslash begins an escape. Each step is
-    one call, however much there is to veil: a call for each surrogate would take ten times as long.
+    `\ud…` becomes `\ue…`: msgspec still checks the digits. The original of any part of the text can
+    be restored exactly, because text that equals a veil, or the beginning of one, is veiled in an
+    earlier step. Escaped backslashes are veiled too: after that, every backslash begins an escape.
+    Each step is one call for the whole text: a call for each surrogate would take ten times as
+    long.
     """
 
     __slots__ = ("_text", "_veils")
@@ -132,7 +142,11 @@ class _Veiled:
         self._text = text
 
     def read(self, shape: Any) -> Any:
-        """Return what `msgspec.convert` makes a *shape* of. Raises ValueError, RecursionError."""
+        """
+        Return the input with which `msgspec.convert` makes a *shape*.
+
+        Raises ValueError, RecursionError.
+        """
         return self._read(self._text, shape)
 
     def _read(self, veiled: bytes, shape: Any) -> Any:
@@ -162,14 +176,14 @@ class _Veiled:
 
 @cache
 def _unread(shape: type[Struct]) -> tuple[msgspec.json.Decoder[Any], list[tuple[str, Any]]]:
-    """Return a reader of *shape* that leaves all fields unread, and their kinds by name."""
+    """Return a decoder of *shape* that leaves all fields `Raw`, and the fields' types by name."""
     kinds = [(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
     unread = defstruct(shape.__name__, [(name, Raw, Raw()) for name, _ in kinds], gc=False)
     return msgspec.json.Decoder(unread), kinds
 
 
 def encode(value: Any) -> bytes:
-    """Write *value* as JSON in UTF-8, each string that holds a lone surrogate in ASCII."""
+    """Encode *value* as JSON in UTF-8; strings with lone surrogates are written in ASCII."""
     try:
         return ENCODER.encode(value)
     except UnicodeEncodeError:
@@ -195,22 +209,22 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> bytes:
 
 
 def string_literal(text: str) -> bytes:
-    """Write *text* as a JSON string, quotes included."""
+    """Encode *text* as a JSON string, quotes included."""
     return encode(text)
 
 
 def as_string_literal(raw: bytes) -> bytes:
-    """Return *raw* if it is a JSON string, else a JSON string that holds its text."""
+    """Return *raw* if it is a JSON string, else a JSON string that contains its text."""
     return raw if raw.startswith(b'"') else encode(raw.decode())
 
 
 def string_value(literal: bytes) -> str:
-    """Return what a valid JSON string says."""
+    """Return the text of a valid JSON string."""
     return decode(literal, str)
 
 
 def string_size(literal: bytes) -> int:
-    """Return the bytes of UTF-8 that a valid JSON string decodes to."""
+    """Return the size, in bytes of UTF-8, of the text of a valid JSON string."""
     if b"\\" not in literal:
         return len(literal) - 2
     return len(string_value(literal).encode(errors="surrogatepass"))

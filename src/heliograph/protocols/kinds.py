@@ -1,8 +1,9 @@
 """
 The kind of a channel, by its name: the same for every protocol.
 
-Clients of different protocols share channels. A channel that counts members for one of them, or
-keeps events, does so for all, so the name decides, and not the protocol. The prefixes are Pusher's.
+Clients of different protocols share channels. A channel that counts members, or keeps events, does
+so for the clients of all protocols, so its name decides, and not the protocol. The prefixes are
+Pusher's.
 """
 
 from typing import Final
@@ -13,7 +14,7 @@ USER_CHANNEL_PREFIX = "#server-to-user-"
 
 
 class Kind:
-    """What a channel does. Encrypted channels need nothing from a server but privacy."""
+    """The properties of a channel. For a server, an encrypted channel is a private one."""
 
     __slots__ = ("cached", "encrypted", "name", "presence", "private", "user")
 
@@ -27,7 +28,7 @@ class Kind:
         cached: bool = False,
         user: bool = False,
     ) -> None:
-        self.name: Final = name  # for people
+        self.name: Final = name  # in metrics
         self.private: Final = private  # subscriptions are signed; presence channels included
         self.presence: Final = presence
         self.encrypted: Final = encrypted
@@ -36,12 +37,12 @@ class Kind:
 
     @property
     def counted(self) -> bool:
-        """Whether subscribers may be told how many they are."""
+        """Whether subscribers may receive the number of subscriptions."""
         return not self.presence and not self.user
 
 
 _PUBLIC = Kind()
-# Longest first: the first that fits is the kind.
+# Longer prefixes first: the first prefix that matches decides.
 _KINDS = (
     (
         "private-encrypted-cache-",
@@ -57,11 +58,11 @@ _KINDS = (
 )
 _SPECIAL = tuple(prefix for prefix, _ in _KINDS)
 TAKES_CLIENT_EVENTS = ("private-", "presence-")
-"""Prefixes of channels on which clients may talk to each other, for whom their kind is private."""
+"""Prefixes of channels that accept client events: those of the private kinds."""
 
 
 def kind_of(channel: str) -> Kind:
-    """Return the kind that the name's prefix decides, case-sensitively; public is the rest."""
+    """Return the kind by the prefix of the name, case-sensitive; public without such a prefix."""
     if channel.startswith(_SPECIAL):
         for prefix, kind in _KINDS:
             if channel.startswith(prefix):
@@ -70,7 +71,7 @@ def kind_of(channel: str) -> Kind:
 
 
 def new_rule(tenant: Tenant, kind: Kind) -> Rule:
-    """Make the rule of *kind*, which `tenant.rules` has from now on."""
+    """Make the rule of *kind*, and add it to `tenant.rules`."""
     return tenant.new_rule(
         kind.name,
         counts=kind.counted,

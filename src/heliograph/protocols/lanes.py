@@ -1,8 +1,8 @@
 """
-Lanes whose chunks are bytes: what a lane of any protocol has in common with others.
+Lanes whose chunks are bytes: the base of the lane of each protocol.
 
-Knows how encodings are joined and cut. How a fact is written is for the lane of each protocol, how
-a message is framed for the framing.
+Joins and cuts encodings. The lane of each protocol encodes a fact as a message, and the framing
+frames the message.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from heliograph.hub.facts import Fact
 from heliograph.node.dialect import Framing
 
 MOST_PIECES = 4
-"""A chunk that some are left out of is written in so many pieces at the most."""
+"""The most pieces in which a chunk is written that some frames are cut out of."""
 
 WORTH_A_VIEW = 8 * 1024
-"""Less than this is copied sooner than written in pieces. Measured: it is even at 10 KB."""
+"""Bytes below which copying is faster than writing pieces; both were equal at 10 KB, measured."""
 
 
 class FramedLane(Lane):
-    """Facts as messages, framed by *framing*: one message each, so that they can be cut."""
+    """Encodes each fact as one message, framed by *framing*, so that a chunk can be cut."""
 
     def __init__(self, framing: Framing) -> None:
         self.framing = framing
@@ -29,17 +29,17 @@ class FramedLane(Lane):
         raise NotImplementedError
 
     def join(self, encoded: Sequence[bytes], /) -> bytes:
-        """Put frames, which stand for themselves, in a row."""
+        """Concatenate frames, which are independent of each other."""
         return b"".join(encoded)
 
     def cut(
         self, chunk: bytes, parts: Sequence[tuple[int, int]], /
     ) -> Sequence[bytes | memoryview]:
         """
-        Return some frames of a row: where that is large as parts of it, which are no copies.
+        Return *parts* of a chunk: if they are large, as views of it, which are not copies.
 
-        A client that reads slowly keeps with a part the whole. So where the parts are less than
-        half of it, or many, they are put in a row of their own.
+        A view keeps the whole chunk in memory until a slow client has read it. So the parts are
+        copied into one new chunk if they are less than half of the chunk, or many.
         """
         view = memoryview(chunk)
         pieces = [view[begin:end] for begin, end in parts]

@@ -1,5 +1,5 @@
 """
-What a server needs of a protocol: its dialect, and its HTTP API if it has one.
+The registration of a protocol with a server: its dialect, and its HTTP API if it has one.
 
 The list of a server's protocols is in assembly.py. Knows no protocol.
 """
@@ -13,10 +13,10 @@ from heliograph.node.node import Node
 
 
 class Registration:
-    """A protocol, for servers. Each protocol derives a class of its own."""
+    """The registration of one protocol. Each protocol derives its own class."""
 
     paths: tuple[str, ...] = ()
-    """What the paths of its HTTP API begin with; with CORS, pages may use these."""
+    """Prefixes of the paths of its HTTP API; with CORS, pages may use these paths."""
 
     def dialect(self, node: Node, config: Config) -> Dialect:
         """Make the dialect of a server."""
@@ -33,18 +33,18 @@ class Registration:
         websockets: bool,
     ) -> Handler:
         """
-        Make what answers the requests of a port; *otherwise* answers those that it has no path for.
+        Make the handler of the requests of a port; *otherwise* handles requests for other paths.
 
-        *api* and *websockets* say what the port is for. *now_s* reads the wall clock.
+        *api* and *websockets* are True if the port serves them. *now_s* reads the wall clock.
         """
         del node, config, now_s, api, websockets
         return otherwise
 
     def route_of(self, path: bytes) -> str | None:
         """
-        Return the name of *path*, without the prefix, in metrics: what varies is left out.
+        Return the name of *path*, without the prefix, in metrics: variable segments are left out.
 
-        None where it is no path of this protocol's.
+        None if the path does not belong to this protocol.
         """
         del path
         return None

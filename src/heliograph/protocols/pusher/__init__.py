@@ -1,1 +1,1 @@
-"""What we speak: Pusher Channels. Pure: messages and time in, messages and requests out."""
+"""The protocol of Pusher Channels. Pure: messages and time in, messages and commands out."""

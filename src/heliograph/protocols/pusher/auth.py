@@ -1,9 +1,8 @@
 """
-The signatures: channel, user sign-in, HTTP request.
+The signatures of Pusher: of a subscription, a sign-in of a user, and an HTTP request.
 
-Everything is signed exactly as received: parsing and re-encoding would change key order
-and whitespace, hence the signature. Comparison takes the same time wherever the
-difference is.
+Text is signed exactly as it is received: parsing and encoding it again would change the order of
+keys and whitespace, and so the signature. Signatures are compared in constant time.
 
 Sources: https://pusher.com/docs/channels/library_auth_reference/auth-signatures/ and
 https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication
@@ -18,7 +17,7 @@ from operator import itemgetter
 
 def sign(secret: bytes, text: str) -> str:
     """Return the lower-case hex HMAC-SHA256 of *text*."""
-    # A lone surrogate cannot be in anything that was signed; it must not be an exception.
+    # No correctly signed text has a lone surrogate; here, it must not raise an exception.
     return _signer(secret).sign(text.encode(errors="surrogatepass"))
 
 
@@ -31,8 +30,8 @@ class Signer:
     """
     HMAC-SHA256 (RFC 2104) with one secret.
 
-    The two hashes that begin with the secret are begun once and copied for each message: that takes
-    a third of the time of hmac.digest, which every publish would wait for.
+    The inner and the outer hash both begin with the secret. They are begun once, and copied for
+    each message: that takes a third of the time of hmac.digest, and each publish needs a signature.
     """
 
     __slots__ = ("_inner", "_outer")
@@ -58,7 +57,7 @@ class Signer:
 _BLOCK_BYTES = 64  # of SHA-256
 
 _MD5 = hashlib.md5(usedforsecurity=False)
-"""Copied: OpenSSL looks for the algorithm whenever one is begun, which takes as long again."""
+"""Copied for each body: a new hash takes twice as long, as OpenSSL searches for the algorithm."""
 
 
 @lru_cache(maxsize=256)
@@ -75,9 +74,9 @@ def is_checksum(received: bytes, body: bytes) -> bool:
 
 def channel_string(socket_id: str, channel: str, channel_data: str | None) -> str:
     """
-    Return what a subscription's signature signs.
+    Return the text that the signature of a subscription signs.
 
-    *channel_data* counts whenever the client sent it, empty or on a private channel too.
+    *channel_data* is signed whenever the client sent it, also if empty or for a private channel.
     """
     if channel_data is None:
         return f"{socket_id}:{channel}"
@@ -85,16 +84,16 @@ def channel_string(socket_id: str, channel: str, channel_data: str | None) -> st
 
 
 def user_string(socket_id: str, user_data: str) -> str:
-    """Return what a sign-in's signature signs."""
+    """Return the text that the signature of a sign-in signs."""
     return f"{socket_id}::user::{user_data}"
 
 
 def request_string(method: str, path: str, parameters: Iterable[tuple[str, str]]) -> str:
     """
-    Return what the signature of an HTTP request signs.
+    Return the text that the signature of an HTTP request signs.
 
     *parameters* are all that were received, percent-decoded, `auth_signature` excepted.
-    They are sorted by name; repeated names keep the order in which they came.
+    They are sorted by name; repeated names keep their order in the query.
     """
     pairs = sorted([(name.lower(), value) for name, value in parameters], key=itemgetter(0))
     query = "&".join([f"{name}={value}" for name, value in pairs])
@@ -102,5 +101,5 @@ def request_string(method: str, path: str, parameters: Iterable[tuple[str, str]]
 
 
 def body_md5(body: bytes) -> str:
-    """Return the checksum that a request's `body_md5` must be."""
+    """Return the correct `body_md5` of a request with *body*."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()

@@ -1,8 +1,8 @@
 """
-Pusher's protocol as the node and connections know it.
+The dialect of Pusher's protocol, which the node and connections use.
 
-Knows which requests are for it, the form of a socket id, and Pusher's code for each reason not to
-admit a client, and for each ending.
+Knows the requests of the protocol, the form of a socket id, and Pusher's code for each reason for
+which a client is not admitted or a session ends.
 """
 
 from collections.abc import Callable
@@ -33,11 +33,11 @@ class PusherDialect:
     """
     The Dialect of Pusher's clients, for the apps of *node*.
 
-    *prefix* stands before the paths that clients connect to. A *lenient* one accepts clients that
-    name no version of the protocol. *activity_timeout_s* is how long a client is silent before it
-    sends a ping. The other settings are those of `DialectSettings`.
+    *prefix* precedes the paths that clients connect to. A *lenient* dialect accepts clients that
+    send no protocol version. *activity_timeout_s* is the number of seconds without a message after
+    which a client sends a ping. The other settings are those of `DialectSettings`.
 
-    It has an opening for every request: a wrong path is refused with a code of Pusher's.
+    It has an opening for every request: a wrong path is refused with one of Pusher's codes.
     """
 
     name = "pusher"
@@ -61,7 +61,7 @@ class PusherDialect:
         self._lanes: dict[Framing, PusherLane] = {}
 
     def opening(self, request: RequestHead) -> Opening:
-        """Return what a client asks for, or Pusher's refusal of it, as `Dialect.opening` has it."""
+        """Return the opening of a request, possibly with a refusal; see `Dialect.opening`."""
         refusal: Goodbye | None = None
         key = ""
         try:
@@ -82,7 +82,7 @@ class PusherDialect:
     def connect(
         self, opening: Opening, address: Callable[[], str] = _unknown_address
     ) -> PusherSession:
-        """Begin a session, as `Dialect.connect` has it."""
+        """Begin a session; see `Dialect.connect`."""
         node, key = self._node, opening.key
         try:
             tenant = node.admit(key, opening.origin, address)
@@ -105,13 +105,13 @@ class PusherDialect:
         return lane
 
     def goodbye(self, ending: Ending) -> Goodbye:
-        """Return the code and the text that Pusher has for *ending*."""
+        """Return Pusher's code and text for *ending*."""
         return messages.goodbye(refusals.ended(ending, self._settings.terminate_code))
 
     def redact(self, text: bytes) -> str:
-        """Return what the log may show of a message."""
+        """Return a message for the log, without secrets."""
         return redact_message(text)
 
     def redact_reason(self, reason: str) -> str:
-        """Return what the log may show of the reason in a Close frame."""
+        """Return the reason in a Close frame for the log, without secrets."""
         return redact_text(reason)

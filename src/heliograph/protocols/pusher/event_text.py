@@ -1,7 +1,7 @@
 """
-An event as its subscribers read it: the message that is sent most, so compiled.
+The message with which subscribers receive an event: sent more often than all others, so compiled.
 
-Knows how such a message is written. Knows nothing of frames, sockets and subscribers.
+Knows the form of this message. Knows nothing of frames, sockets and subscribers.
 """
 
 from typing import Final
@@ -9,14 +9,14 @@ from typing import Final
 from heliograph.hub.facts import Event
 from heliograph.protocols.json import ENCODER, string_literal
 
-_literal: Final = ENCODER.encode  # `string_literal`, for what holds no lone surrogate
+_literal: Final = ENCODER.encode  # `string_literal`, for text without lone surrogates
 
 
 def event_message(event: Event) -> bytes:
     """
-    Return the message, JSON in UTF-8. The data is carried as the publisher wrote it.
+    Return the message, JSON in UTF-8. It contains the data as the publisher wrote it.
 
-    As text, it takes half the time that a Struct would.
+    Joining text takes half the time of encoding a Struct.
     """
     try:
         name = _literal(event.name)

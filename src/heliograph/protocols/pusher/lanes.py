@@ -1,4 +1,4 @@
-"""The lanes of Pusher's clients: facts as messages of the protocol, one for each framing."""
+"""The lanes of Pusher's clients, one for each framing: they encode facts as Pusher's messages."""
 
 from heliograph.hub.facts import Event, Fact
 from heliograph.protocols.lanes import FramedLane
@@ -7,10 +7,10 @@ from heliograph.protocols.pusher.event_text import event_message
 
 
 class PusherLane(FramedLane):
-    """Facts as Pusher's messages."""
+    """Encodes facts as Pusher's messages."""
 
     def encode(self, fact: Fact, /) -> bytes:
         """Make one frame of a fact."""
-        if type(fact) is Event:  # nine in ten
+        if type(fact) is Event:  # nine of ten facts
             return self.framing.frame(event_message(fact))
         return self.framing.frame(messages.fact_message(fact))

@@ -1,8 +1,8 @@
 """
-Messages of the Pusher protocol, in and out, with its codes and texts.
+Messages of the Pusher protocol: those that clients send, and those that the server sends.
 
-Each event name, code and text is written here once. What we send is JSON in UTF-8; `data` is
-a string holding JSON, except in `pusher:error`, where it is an object.
+The server sends JSON in UTF-8; `data` is a string that contains JSON, except in `pusher:error`,
+where it is an object. The codes of errors, and most of their texts, are in refusals.py.
 
 Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/
 """
@@ -35,7 +35,7 @@ T = TypeVar("T")
 MIN_PROTOCOL = 4
 MAX_PROTOCOL = 7
 
-# -- What clients send ---------------------------------------------------------------------
+# -- Sent by clients -----------------------------------------------------------------------
 
 SUBSCRIBE = "pusher:subscribe"
 UNSUBSCRIBE = "pusher:unsubscribe"
@@ -46,14 +46,18 @@ SIGN_IN = "pusher:signin"
 MAX_WATCHLIST = 100
 
 LONE_SURROGATES = "backslashreplace"
-"""How text within text becomes UTF-8, which cannot hold them: as escapes, the same in JSON."""
+"""
+The error handler for JSON within a JSON string: UTF-8 cannot contain lone surrogates.
+
+It writes them as escapes, which mean the same in JSON.
+"""
 
 
 class Incoming(Struct, gc=False):
     """
-    Any message of a client. *data* is unread, and empty where the client sent none.
+    Any message of a client. *data* is not decoded, and is empty if the client sent none.
 
-    *channel* is None where the client sent no string.
+    *channel* is None if the client sent no string.
     """
 
     event: str
@@ -62,7 +66,7 @@ class Incoming(Struct, gc=False):
 
 
 class _AnyChannel(Struct, gc=False):
-    """The same, whatever the client sent for a channel, which stays unread if it is no string."""
+    """Any message of a client, with a *channel* of any type, which is not decoded."""
 
     event: str
     channel: Raw = Raw()
@@ -84,21 +88,21 @@ class Unsubscribe(Struct, gc=False):
 
 
 class ChannelData(Struct, gc=False):
-    """Who a client says that it is in a presence channel; signed by the application."""
+    """The user of a client in a presence channel; signed by the application."""
 
     user_id: str | int
     user_info: Raw = Raw()
 
 
 class SignIn(Struct, gc=False):
-    """The data of `pusher:signin`; *user_data* is None where the client sent none."""
+    """The data of `pusher:signin`; *user_data* is None if the client sent none."""
 
     auth: str = ""
     user_data: str | None = None
 
 
 class UserData(Struct, gc=False):
-    """Who a client signs in as; signed by the application. The id is a string, never a number."""
+    """The user that a client signs in as; signed by the application. The id is always a string."""
 
     id: str
     user_info: Raw = Raw()
@@ -106,16 +110,16 @@ class UserData(Struct, gc=False):
 
 
 class User(Struct, frozen=True):
-    """A signed-in user, as one of its sessions presented it."""
+    """A signed-in user, with the data that one of its sessions sent."""
 
     id: str
-    member: Member  # who it is in presence channels, where it does not say otherwise
-    watchlist: tuple[str, ...] = ()  # those accepted
-    truncated: bool = False  # more were asked for
+    member: Member  # the member in presence channels, for subscriptions without channel_data
+    watchlist: tuple[str, ...] = ()  # the accepted part
+    truncated: bool = False  # the client sent more users than are accepted
 
 
 INCOMING = decoder_of(Incoming)
-"""Reads most messages; of one that it cannot, `read_message` says why."""
+"""Decodes most messages; if it fails, `read_message` decodes the message or raises the error."""
 
 _subscribe = decoder_of(Subscribe)
 
@@ -152,7 +156,7 @@ def read_unsubscribe(data: Raw) -> Unsubscribe:
 def _read_data(data: Raw, shape: type[T], event: str, expected: str) -> T:
     text = bytes(data)
     try:
-        # Data should be an object; some clients send it as a string holding one.
+        # Data should be an object; some clients send a string that contains one.
         if text.startswith(b'"'):
             text = string_value(text).encode(errors=LONE_SURROGATES)
         return decode(text, shape)
@@ -164,7 +168,7 @@ def read_member(channel_data: str, max_user_id_length: int, max_bytes: int) -> M
     """
     Read the `channel_data` of a presence subscription; 0 is no limit. Raises ClientError.
 
-    A number for an id becomes its decimal string at once, and is only that from then on.
+    A user id that is a number is converted to its decimal string here.
     """
     text = channel_data.encode(errors=LONE_SURROGATES)
     if max_bytes and len(text) > max_bytes:
@@ -194,14 +198,14 @@ def read_sign_in(data: Raw) -> SignIn:
 
 
 def read_user(user_data: str, max_id_length: int) -> User:
-    """Read who a client signs in as; 0 is no limit. Raises ClientError."""
+    """Read the `user_data` of a sign-in; 0 is no limit. Raises ClientError."""
     try:
         found = decode(user_data.encode(errors=LONE_SURROGATES), UserData)
     except InvalidJson:
         raise ClientError(
             "Invalid user_data: expected a JSON object whose id is a string"
         ) from None
-    # As long as a channel's name may be: the user has a channel of its own.
+    # The id must be legal in the name of a channel: each user has a channel.
     if not is_channel_name(USER_CHANNEL_PREFIX + found.id, 0):
         raise ClientError(
             "Invalid user_data: id contains characters that are not allowed in channel names"
@@ -221,11 +225,11 @@ def read_user(user_data: str, max_id_length: int) -> User:
     )
 
 
-# -- What we send --------------------------------------------------------------------------
+# -- Sent by the server --------------------------------------------------------------------
 
 
 class ServerMessage(Struct, frozen=True, gc=False):
-    """Any message of ours but events and errors. *data* is a JSON string, as literal text."""
+    """Any message of the server except events and errors. *data* is the literal of a string."""
 
     event: str
     channel: str | UnsetType = UNSET
@@ -251,7 +255,7 @@ PONG_MESSAGE = encode(ServerMessage(PONG, data=_EMPTY))
 
 
 def _nested(value: Any) -> Raw:
-    """JSON in a JSON string: what `data` is."""
+    """Return *value* as JSON in a JSON string: the form of `data`."""
     return Raw(as_string_literal(encode(value)))
 
 
@@ -261,18 +265,22 @@ def error_message(error: ClientError) -> bytes:
 
 
 def goodbye(error: ClientError) -> Goodbye:
-    """Return what a client receives that is closed for *error*: `pusher:error`, then its code."""
+    """Return the goodbye of a client that is closed for *error*: `pusher:error`, then its code."""
     return Goodbye(error.code or CloseCode.NORMAL, error.message, error_message(error))
 
 
 def subscription_error(channel: str, error: ClientError) -> bytes:
-    """`pusher_internal:subscription_error`: an extension that only .NET's client listens for."""
+    """`pusher_internal:subscription_error`: an extension that only the .NET client handles."""
     data = {"type": "AuthError", "error": error.message, "status": 401}
     return encode(ServerMessage("pusher_internal:subscription_error", channel, _nested(data)))
 
 
 def connection_established(activity_timeout_s: int) -> bytes:
-    """The first message of a connection, with %b for its socket id, which needs no escaping."""
+    """
+    The first message of a connection, with %b in place of its socket id.
+
+    A socket id needs no escaping.
+    """
     return (
         b'{"event":"pusher:connection_established","data":"{\\"socket_id\\":\\"%%b\\",'
         b'\\"activity_timeout\\":%d}"}' % activity_timeout_s
@@ -286,10 +294,10 @@ def subscription_succeeded(channel: str) -> bytes:
 
 def presence_succeeded(channel: str, roster: Sequence[Member]) -> bytes:
     """
-    The acknowledgement of a subscription to a presence channel, with everybody present.
+    The acknowledgement of a subscription to a presence channel, with all of its members.
 
-    Put together from parts that are made once a member: a roster of a thousand is sent to
-    each of a thousand newcomers.
+    It is joined from parts that are encoded once for each member: in a channel of a thousand
+    members, each of a thousand new subscribers receives the roster.
     """
     parts = [_encoded(member) for member in roster]
     return b"".join(
@@ -306,7 +314,7 @@ def presence_succeeded(channel: str, roster: Sequence[Member]) -> bytes:
 
 
 class _MemberParts(Struct, frozen=True, gc=False):
-    """A member's two places in a roster, escaped for the inside of a JSON string."""
+    """The two parts of a member in a roster, escaped for the inside of a JSON string."""
 
     user_id: bytes
     entry: bytes
@@ -327,12 +335,12 @@ def _inside_string(text: bytes) -> bytes:
 
 
 def signin_success(user_data: str) -> bytes:
-    """The acknowledgement of a sign-in, which says *user_data* exactly as it was sent."""
+    """The acknowledgement of a sign-in; it contains *user_data* exactly as the client sent it."""
     return encode(ServerMessage("pusher:signin_success", data=_nested({"user_data": user_data})))
 
 
 def watchlist_events(online: Sequence[str], offline: Sequence[str]) -> bytes | None:
-    """Who of the watched came or went, or is there at first; None where there is nobody to name."""
+    """The watched users that are online and offline; None if both lists are empty."""
     events = [
         {"name": name, "user_ids": list(user_ids)}
         for name, user_ids in (("online", online), ("offline", offline))
@@ -345,12 +353,12 @@ def watchlist_events(online: Sequence[str], offline: Sequence[str]) -> bytes | N
 
 
 def cache_miss(channel: str) -> bytes:
-    """The channel keeps no event for newcomers."""
+    """The channel keeps no event for a new subscriber."""
     return encode(ServerMessage("pusher:cache_miss", channel, _EMPTY))
 
 
 def fact_message(fact: Fact) -> bytes:
-    """What a channel's subscribers are told."""
+    """Return the message with which the subscribers of a channel receive *fact*."""
     if isinstance(fact, Event):
         return event_message(fact)
     if isinstance(fact, MemberAdded):

@@ -1,7 +1,7 @@
 """
-Which names of channels and events are legal, and the form of a socket id.
+The rules for names of channels and events, and the form of a socket id.
 
-What a channel's name says about the channel is in protocols/kinds.py.
+The kind of a channel by its name is in protocols/kinds.py.
 """
 
 import re
@@ -9,9 +9,9 @@ from functools import lru_cache
 
 from heliograph.protocols.kinds import USER_CHANNEL_PREFIX, Kind, kind_of
 
-# The two kinds of names whose spaces are reserved: Pusher refuses "pusher-notification" too.
+# Pusher reserves two namespaces, and also refuses names such as "pusher-notification".
 RESERVED_EVENT_PREFIXES = ("pusher:", "pusher_internal:", "pusher-")
-"""Of events that only servers send."""
+"""Prefixes of the names of events that only servers send."""
 
 CLIENT_EVENT_PREFIX = "client-"
 
@@ -21,10 +21,10 @@ _SOCKET_ID = re.compile(r"[0-9]+\.[0-9]+")
 
 def is_channel_name(name: str, max_length: int) -> bool:
     """
-    Whether *name* may name a channel; 0 for *max_length* is no limit.
+    Whether *name* is legal for a channel; 0 for *max_length* is no limit.
 
-    A leading # is reserved: only the channel of a user begins with one. A user's id may be
-    of any characters that a channel's name may be of.
+    A leading # is reserved for the channels of users. The id of a user may have any character that
+    the name of a channel may have.
     """
     if max_length and len(name) > max_length:
         return False
@@ -32,20 +32,20 @@ def is_channel_name(name: str, max_length: int) -> bool:
 
 
 MAX_REMEMBERED_NAME = 200
-"""Characters; of a longer name, nothing is remembered."""
+"""Characters above which a name is not cached."""
 
 
 @lru_cache(maxsize=4096)
 def kind_if_legal(channel: str) -> Kind | None:
     """
-    Return the kind of a channel, or None where it may not have that name, whatever its length.
+    Return the kind of a channel, or None if its name is not legal; the length is not checked.
 
-    Remembered, as publishers name the same channels again and again. For names that somebody
-    signed, of at most MAX_REMEMBERED_NAME characters; for others there is `__wrapped__`.
+    Cached, since publishers use the same channels again and again. Call it only with names from
+    signed requests, of at most MAX_REMEMBERED_NAME characters, and `__wrapped__` with others.
     """
     return None if _LEGAL.fullmatch(channel) is None else kind_of(channel)
 
 
 def is_socket_id(text: str) -> bool:
-    """Whether *text* has the form of a socket id, which every server SDK insists on."""
+    """Whether *text* has the form of a socket id, which every server SDK checks."""
     return _SOCKET_ID.fullmatch(text) is not None

@@ -1,8 +1,8 @@
 """
-A message as a log may show it: what proves or tells who somebody is, is left out.
+Redaction of messages for the log: credentials and personal data are left out.
 
-Signatures, what applications say of their users, and whatever is named as a secret is. What
-cannot be read as JSON is not shown at all: nobody knows what is in it.
+These are signatures, the data of applications about their users, and fields whose names are those
+of secrets. A message that is not valid JSON is not logged at all: its content is unknown.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 HIDDEN = "(hidden)"
 
 MAX_LOGGED = 1000
-"""Characters of a message that are shown."""
+"""Characters of a message that are logged."""
 
 MAX_SEARCHED = 2 * MAX_LOGGED
-"""Characters of a text in which secrets are searched for, which takes their square of time."""
+"""Characters of a text that are searched for secrets, in a time that grows with their square."""
 
 _OF_USERS = frozenset(("user_info", "hash"))
 _SIGNED = frozenset(("channel_data", "user_data"))
@@ -27,11 +27,11 @@ _SECRET = re.compile(
 )
 _DIGEST = re.compile(r"\b[0-9A-Fa-f]{32,}\b")
 _ECHO = re.compile(r"(digest of [^:]*:[^:,]*|Invalid key in subscription auth data: ).*", re.DOTALL)
-"""What of ours repeats what a client sent as its signature."""
+"""The texts of this server that contain a signature, or a key, that a client sent."""
 
 
 def redact_message(text: bytes) -> str:
-    """Return what a log may show of a message, or of any other JSON. Never raises."""
+    """Return a message, or any other JSON, for the log. Never raises."""
     try:
         value = json.loads(text)
         result = json.dumps(_cut(value), ensure_ascii=False, separators=(",", ":"))
@@ -60,7 +60,7 @@ def _cut_text(text: str, name: str) -> str:
         return f"{redact_text(key)}:{HIDDEN}" if colon else HIDDEN
     inner = _nested(text)
     if name in _SIGNED:
-        # Who it is helps; the rest is what the application says of them.
+        # The id of the user helps the operator; the rest is the application's data about the user.
         who = inner if isinstance(inner, dict) else {}
         return json.dumps(
             {key: who[key] for key in ("user_id", "id") if key in who} | {"...": HIDDEN}
@@ -71,7 +71,7 @@ def _cut_text(text: str, name: str) -> str:
 
 
 def _nested(text: str) -> Any:
-    """Return the JSON that is in *text*, as `data` often has it; None where there is none."""
+    """Return the JSON in *text*, as `data` often has it; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -79,8 +79,8 @@ def _nested(text: str) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """Return what a log may show of a text that is no JSON: of a long one, the beginning."""
+    """Return a text that is not JSON for the log: only the beginning of a long one."""
     if len(text) > MAX_SEARCHED:
-        # What is left of a digest at the cut would be too short to be found.
+        # A digest that is cut may be too short to be found, so its rest is removed.
         text = text[:MAX_SEARCHED].rstrip(hexdigits) + "..."
     return _DIGEST.sub(HIDDEN, _ECHO.sub(rf"\1... {HIDDEN}", text))

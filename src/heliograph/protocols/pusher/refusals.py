@@ -1,8 +1,8 @@
 """
-What a client is refused, and why: Pusher's codes, and its texts where they are known.
+The errors that clients receive: Pusher's codes, and Pusher's texts where they are known.
 
-People search for these texts, so they are Pusher's to the letter. A code of None is sent as
-`null`, and the socket stays open. What a client sent is in them only as `echoed`.
+People search for these texts, so they are exactly Pusher's. A code of None is sent as `null`, and
+the socket stays open. Text from a client is in them only as returned by `echoed`.
 
 Source: https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/
 """
@@ -15,7 +15,7 @@ from heliograph.node.dialect import Ending, NotAdmitted
 
 
 class Code:
-    """The codes that a socket is told and closed with; others than these confuse clients."""
+    """The codes that are sent in errors and Close frames; other codes confuse clients."""
 
     NO_SUCH_APP = 4001
     APP_DISABLED = 4003
@@ -32,7 +32,7 @@ class Code:
 
 
 def not_admitted(why: NotAdmitted.Why, key: str) -> ClientError:
-    """The node does not admit a client that asked for the app of *key*."""
+    """The node does not admit a client that connects with *key*."""
     match why:
         case NotAdmitted.Why.UNKNOWN_KEY:
             return no_such_app(key)
@@ -76,62 +76,62 @@ def path_not_found() -> ClientError:
 
 
 def unsupported_protocol() -> ClientError:
-    """The protocol version is not one of those we speak."""
+    """The server does not support the protocol version."""
     return ClientError("Unsupported protocol version", Code.UNSUPPORTED_PROTOCOL, closes=True)
 
 
 def no_protocol() -> ClientError:
-    """The client did not say which protocol version it speaks."""
+    """The client did not send a protocol version."""
     return ClientError("No protocol version supplied", Code.NO_PROTOCOL, closes=True)
 
 
 def origin_not_allowed() -> ClientError:
-    """A page of another site; our extension, under Pusher's code for unauthorised."""
+    """The page is of another site; an extension, with Pusher's code for unauthorised."""
     return ClientError("Connection is unauthorized", Code.UNAUTHORIZED, closes=True)
 
 
 def over_capacity() -> ClientError:
-    """The server holds as many connections as it can; clients try again after a second."""
+    """The server has as many connections as it can have; clients retry after a second."""
     return ClientError("Over capacity", Code.OVER_CAPACITY, closes=True)
 
 
 def too_many_from_address() -> ClientError:
-    """The client's address has as many as it may have. Not 4004, after which clients give up."""
+    """The client's address has too many connections. Not 4004, after which clients never retry."""
     text = "Over capacity: too many connections from your address"
     return ClientError(text, Code.OVER_CAPACITY, closes=True)
 
 
 def too_many_messages() -> ClientError:
-    """The client sends faster than the server allows; it may come back, and be slower."""
+    """The client sends faster than the server allows; it may reconnect and send more slowly."""
     return ClientError(
         "Over capacity: too many messages per second", Code.OVER_CAPACITY, closes=True
     )
 
 
 def too_much_unfinished() -> ClientError:
-    """The server holds too much of messages that are not complete, and most of them is this one."""
+    """The server holds too many bytes of incomplete messages, and this client's are the most."""
     text = "Over capacity: too many incomplete messages"
     return ClientError(text, Code.OVER_CAPACITY, closes=True)
 
 
 def engine_unavailable() -> ClientError:
-    """The engine is unavailable; clients connect again after a second, and subscribe anew."""
+    """The engine is unavailable; clients reconnect after a second, and subscribe again."""
     text = "Over capacity: the server is temporarily unavailable"
     return ClientError(text, Code.OVER_CAPACITY, closes=True)
 
 
 def reconnect() -> ClientError:
-    """The server goes away in an orderly manner."""
+    """The server stops in an orderly manner."""
     return ClientError("Please reconnect immediately", Code.RECONNECT, closes=True)
 
 
 def pong_not_received() -> ClientError:
-    """The client did not answer our ping."""
+    """The client did not answer a ping of the server."""
     return ClientError("Pong reply not received", Code.PONG_NOT_RECEIVED, closes=True)
 
 
 def invalid_signature(signed: str, received: str) -> ClientError:
-    """The signature is not the one of *signed*, which holds no secret."""
+    """The signature is not that of *signed*, a text without secrets."""
     signed, received = echoed(signed), echoed(received)
     text = f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {received}"
     return ClientError(text)
@@ -143,17 +143,17 @@ def invalid_key(key: str) -> ClientError:
 
 
 def user_data_required() -> ClientError:
-    """A sign-in says who signs in."""
+    """A sign-in must have user_data."""
     return ClientError("Missing parameter: data.user_data")
 
 
 def already_signed_in(user_id: str) -> ClientError:
-    """A session is one user for as long as it lasts."""
+    """A session is signed in as one user until it ends."""
     return ClientError(f"Connection already signed in as user {echoed(user_id)}")
 
 
 def not_signed_in_as(channel: str) -> ClientError:
-    """A user's channel is for that user's sessions."""
+    """Only sessions of a user may subscribe to the channel of that user."""
     return ClientError(f"Subscription to {echoed(channel)} requires signing in as that user")
 
 
@@ -167,7 +167,7 @@ def watchlist_limit(accepted: Sequence[str]) -> ClientError:
 
 
 def not_authorized_in_time() -> ClientError:
-    """The app wants its clients to identify themselves, and this one did not."""
+    """The app requires its clients to prove their identity, and this client did not in time."""
     return ClientError("Connection not authorized within timeout", Code.UNAUTHORIZED, closes=True)
 
 
@@ -187,13 +187,13 @@ def too_many_subscriptions(limit: int) -> ClientError:
 
 
 def not_subscribed(channel: str) -> ClientError:
-    """There is nothing to unsubscribe from."""
+    """The socket is not subscribed to the channel."""
     text = f"No current subscription to channel {echoed(channel)}, or subscription in progress"
     return ClientError(text)
 
 
 def invalid_channel_name(channel: str) -> ClientError:
-    """The name has characters, or a length, that no channel has."""
+    """The name has characters, or a length, that are not legal for a channel."""
     return ClientError(f"Invalid channel name: {echoed(channel)}")
 
 
@@ -203,7 +203,7 @@ def presence_channel_full(channel: str, limit: int) -> ClientError:
 
 
 def channel_data_required() -> ClientError:
-    """A presence subscription says who it is, or the socket must be signed in."""
+    """A presence subscription must have channel_data, or the socket must be signed in."""
     return ClientError(
         "Missing parameter: data.channel_data (a presence subscription needs it,"
         " or a signed-in user)"
@@ -211,7 +211,7 @@ def channel_data_required() -> ClientError:
 
 
 def client_events_disabled() -> ClientError:
-    """The app's switch is off; Pusher's text, which people search for."""
+    """The app does not allow client events; Pusher's text, which people search for."""
     return ClientError(
         "To send client events, you must enable this feature in the Settings page of your"
         " dashboard."
@@ -219,7 +219,7 @@ def client_events_disabled() -> ClientError:
 
 
 def client_event_not_subscribed(channel: str) -> ClientError:
-    """Only subscribers talk on a channel."""
+    """Only subscribers of a channel may send client events to it."""
     return ClientError(
         f"Cannot broadcast client event (connection not subscribed to channel {echoed(channel)})"
     )
@@ -231,7 +231,7 @@ def client_event_incomplete() -> ClientError:
 
 
 def client_event_wrong_channel() -> ClientError:
-    """Everybody may subscribe to a public channel, so nobody may talk there."""
+    """A client event needs a private or presence channel: any client may subscribe to others."""
     return ClientError("Client event rejected - only supported on private and presence channels")
 
 
@@ -254,12 +254,12 @@ def client_event_rate() -> ClientError:
 
 
 def unsupported_event(event: str) -> ClientError:
-    """No such event in the protocol."""
+    """The protocol has no such event."""
     return ClientError(f"Unsupported event received on socket: {echoed(event)}")
 
 
 def forbidden(channel: str, reason: str) -> ClientError:
-    """The application's own rules do not allow the subscription, for a *reason* that it gives."""
+    """The application's rules do not allow the subscription; the *reason* is the application's."""
     return ClientError(f"Subscription to channel {echoed(channel)} is forbidden: {echoed(reason)}")
 
 

@@ -1,4 +1,4 @@
-"""Pusher's protocol, with its HTTP API, as a server needs it."""
+"""The registration of Pusher's protocol, with its HTTP API."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from heliograph.protocols.registration import Registration
 
 
 class Pusher(Registration):
-    """Pusher's protocol. The last of a server's protocols: it has an answer to every client."""
+    """Pusher's protocol. The last of a server's protocols: it has an opening for every request."""
 
     paths = ("/apps/", "/users/")
 
@@ -37,7 +37,7 @@ class Pusher(Registration):
         api: bool,
         websockets: bool,
     ) -> Routes:
-        """Make what answers requests of the HTTP API."""
+        """Make the handler of the HTTP API."""
         return Routes(
             node,
             prefix=config.http_requests.path_prefix,

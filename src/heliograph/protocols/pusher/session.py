@@ -1,8 +1,8 @@
 """
-One client's protocol state: its messages and the time in; answers and requests out.
+The protocol state of one client: it takes messages and the time, and makes answers and commands.
 
-Knows what Pusher's client sends and receives. Knows nothing of sockets, frames or other nodes: it
-answers through its `Peer`. How it enters and leaves channels is `node.membership`'s.
+Knows the messages of Pusher's clients. Knows nothing of sockets, frames or other nodes: it answers
+through its `Peer`. `node.membership` enters and leaves channels for it.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ from heliograph.reply import proceed
 
 
 class SigningIn(Struct):
-    """A sign-in that waits for the engine's answer, and the last one that came meanwhile."""
+    """A sign-in that waits for the engine's answer, and the last sign-in received meanwhile."""
 
     user: User
     user_data: str
@@ -40,11 +40,12 @@ class SigningIn(Struct):
 
 class DialectSettings(Struct, frozen=True):
     """
-    What all sessions of a dialect share.
+    The settings that all sessions of a dialect share.
 
-    *greeting* is the first message, with a place for the socket id. *subscription_errors* adds
-    `pusher_internal:subscription_error` to a refused subscription. *terminate_code* closes the
-    sessions of a user whose connections are terminated.
+    *greeting* is the first message, with a placeholder for the socket id. With
+    *subscription_errors*, a refused subscription is also answered with
+    `pusher_internal:subscription_error`. The sessions of a user whose connections are terminated
+    are closed with *terminate_code*.
     """
 
     greeting: bytes
@@ -69,7 +70,7 @@ class PusherSession(Membership):
         return self._settings.greeting % self.id.encode()
 
     def receive(self, text: bytes, now: float) -> None:
-        """Handle a message, valid UTF-8, that came at *now* (monotonic seconds)."""
+        """Handle a message, valid UTF-8, that was received at *now* (monotonic seconds)."""
         try:
             try:
                 message = messages.INCOMING.decode(text)
@@ -85,7 +86,7 @@ class PusherSession(Membership):
             self.refuse(error)
 
     def refuse(self, error: ClientError) -> None:
-        """Tell the client of *error*, and close where the error says so."""
+        """Send *error* to the client, and close the connection if the error requires it."""
         if error.closes:
             self.peer.close(messages.goodbye(error))
         else:
@@ -93,7 +94,7 @@ class PusherSession(Membership):
             self.peer.send(messages.error_message(error))
 
     def close(self, ending: Ending) -> None:
-        """End the connection, with the code and text that Pusher has for *ending*."""
+        """End the connection, with Pusher's code and text for *ending*."""
         self.peer.close(messages.goodbye(refusals.ended(ending, self._settings.terminate_code)))
 
     def lost(self, _channel: str, _now: Entry | None) -> bool:
@@ -119,7 +120,7 @@ class PusherSession(Membership):
             case messages.SIGN_IN:
                 self._sign_in(message)
             case messages.PONG:
-                pass  # a sign of life like any other, which the peer has noticed
+                pass  # the peer has noted that the client is alive, as with any message
             case event:
                 raise refusals.unsupported_event(event)
 
@@ -177,8 +178,8 @@ class PusherSession(Membership):
     def _subscription_refused(self, name: str, error: ClientError) -> None:
         self.refuse(error)
         self.note_refused(name, error.message)
-        # Java's client tries to decrypt whatever names an encrypted channel, and throws.
-        # It finds the channel by its whole name, so one that is not legal is not repeated cut.
+        # The Java client tries to decrypt each message of an encrypted channel, and throws here.
+        # A client finds the channel by its whole name, so a name that would be cut is not sent.
         whole = len(name) <= MAX_ECHO or is_channel_name(
             name, self.tenant.app.max_channel_name_length
         )
@@ -193,11 +194,11 @@ class PusherSession(Membership):
         self._subscription_refused(channel, full)
 
     def on_forbidden(self, channel: str, reason: str) -> None:
-        """Refuse a subscription that the application's own rules forbid."""
+        """Refuse a subscription that the application's rules forbid."""
         self._subscription_refused(channel, refusals.forbidden(channel, reason))
 
     def on_entered(self, channel: str, rule: Rule, member: Member | None, entry: Entry) -> None:
-        """Acknowledge a subscription, with what the channel keeps."""
+        """Acknowledge a subscription, and send the event that the channel keeps, if any."""
         if member is None:
             acknowledgement = messages.subscription_succeeded(channel)
         else:
@@ -233,7 +234,7 @@ class PusherSession(Membership):
         if pending is None:
             self._ask_to_sign_in(signing_in)
         else:
-            # One after the other: the user never goes offline between them.
+            # The sign-ins are sent one after the other, so that the user is never offline between.
             pending.following = signing_in
 
     def _ask_to_sign_in(self, signing_in: SigningIn) -> None:
@@ -300,7 +301,7 @@ class PusherSession(Membership):
             raise refusals.client_event_name_too_long(app.max_event_name_length)
         if not data.startswith(b'"'):
             data = as_string_literal(data)
-        # Escapes only make a literal longer, so a short one needs no closer look.
+        # Escapes only make a literal longer, so the size of a short one is not computed.
         limit = app.max_event_bytes
         if limit and len(data) - 2 > limit and string_size(data) > limit:
             raise refusals.client_event_too_large(limit)
@@ -322,4 +323,4 @@ class PusherSession(Membership):
 
 
 def _done(_nothing: None) -> None:
-    """Nothing is left to do."""
+    """Do nothing."""

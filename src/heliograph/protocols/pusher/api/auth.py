@@ -1,5 +1,5 @@
 """
-Who may use the HTTP API: requests are signed with a secret of the app.
+The authentication of the HTTP API: requests are signed with a secret of the app.
 
 Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication
 """
@@ -28,9 +28,9 @@ _FAST_QUERY = re.compile(
     re.DOTALL,
 )
 """
-A query with a signature and nothing else, in the order in which it is signed.
+A query with the parameters of authentication alone, in the order in which they are signed.
 
-What the two hashes are made of is not looked at: they are compared with the right ones.
+The characters of the two hashes are not checked: the hashes are compared with the correct ones.
 """
 
 _SIGNATURE_BYTES = len(b"&auth_signature=") + 64
@@ -38,10 +38,10 @@ _SIGNATURE_BYTES = len(b"&auth_signature=") + 64
 
 class Signers:
     """
-    The apps of a node by their keys, each with a signer that has its secret.
+    The apps of a node by their keys, each with the signer of the key's secret.
 
-    *generation* is that of the node's configuration: a caller compares it with the node's, which
-    takes no call, and calls `renew` if they differ.
+    *generation* is the node's `generation` at the last `renew`. A caller compares both, which takes
+    no call, and calls `renew` if they differ.
     """
 
     __slots__ = ("by_key", "generation", "node")
@@ -67,9 +67,9 @@ def authenticate_fast(  # noqa: PLR0917 - one caller, on the hot path, where key
     signers: Signers, app_id: str | None, path: bytes, query: bytes, body: bytes, now_s: float
 ) -> Tenant | None:
     """
-    Return the app that signed a POST as most SDKs do, whose *query* is what was signed.
+    Return the app that signed a POST in the form of most SDKs, in which *query* itself is signed.
 
-    None says only that `authenticate` must look, which alone knows what is wrong.
+    None if `authenticate` must be used: it accepts other forms, and raises the correct error.
     """
     usual = _FAST_QUERY.fullmatch(query)
     if usual is None:
@@ -101,12 +101,12 @@ def authenticate(
     now_s: float,
 ) -> Tenant:
     """
-    Return the app that signed the request; *app_id* is the path's, None where it has none.
+    Return the app that signed the request. Raises ApiError with Pusher's statuses and texts.
 
-    *path* is as on the request line, *parameters* are percent-decoded, *now_s* is the wall
-    clock. *body* is None while there is one on its way: then all else is checked.
-    There is no nonce: a request can be repeated for ten minutes, by design.
-    Raises ApiError with Pusher's statuses and texts.
+    *app_id* is that of the path, None if the path has none. *path* is as in the request line,
+    *parameters* are percent-decoded, *now_s* is the wall clock. *body* is None if it has not been
+    received yet: then everything else is checked. The protocol has no nonce, so a request can be
+    repeated for ten minutes, by design.
     """
     given = dict(parameters)
     tenant = _signer(node, app_id, given)
@@ -142,7 +142,7 @@ def _check_freshness(given: dict[str, str], now_s: float) -> None:
     stated = given.get("auth_timestamp")
     if not stated:
         raise ApiError(401, "Timestamp required")
-    # Ten digits reach the year 2286, and longer ones no calendar.
+    # Ten digits are enough until the year 2286; much longer numbers exceed the range of datetime.
     if not (stated.isascii() and stated.isdigit() and len(stated) <= 10):  # noqa: PLR2004
         raise ApiError(401, "Timestamp must be a number of seconds since 1970")
     timestamp = int(stated)
@@ -169,7 +169,7 @@ def _check_signature(
     expected = auth.request_string(method, path, signed)
     if auth.matches(auth.sign(secret, expected), received):
         return
-    # SDKs sign the path that they were given, and HTTP libraries may escape it on the way.
+    # An SDK signs the path that the caller gave, and its HTTP library may escape it afterwards.
     unescaped = auth.request_string(method, unquote(path), signed)
     if unescaped != expected and auth.matches(auth.sign(secret, unescaped), received):
         return

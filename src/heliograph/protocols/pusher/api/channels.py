@@ -1,5 +1,5 @@
 """
-Looking: GET /apps/{app_id}/channels, …/channels/{channel} and …/channels/{channel}/users.
+Reads: GET /apps/{app_id}/channels, …/channels/{channel} and …/channels/{channel}/users.
 
 Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#channels
 """
@@ -22,22 +22,22 @@ from heliograph.reply import Reply, after
 from heliograph.wire.responses import Response
 
 ANSWERED_AT_ONCE = 500
-"""Channels or users of which a list is made in one piece."""
+"""Channels or users up to which a list is made in one piece."""
 
 USERS_AT_ONCE = 500
-"""Users that one piece of a longer list is made of."""
+"""Users in one piece of a longer list."""
 
 LIST_INFO = frozenset(("subscription_count", "user_count"))
 CHANNEL_INFO = LIST_INFO | {"cache"}
 
 
 def channels(request: ApiRequest) -> Reply[Response]:
-    """GET /channels: the occupied channels, with attributes where asked for."""
+    """GET /channels: the occupied channels, with the requested attributes."""
     request.allow_only("filter_by_prefix", "info")
     info = attributes(request.parameter("info"), LIST_INFO)
     prefix = request.parameter("filter_by_prefix") or ""
     if "user_count" in info and not prefix.startswith("presence-"):
-        # Misspelt where SDKs' tests expect it so.
+        # The misspelt word is Pusher's: tests of SDKs expect it.
         raise ApiError(
             400,
             "user_count may only be requested for presence channels -"
@@ -64,7 +64,7 @@ def _list_channels(listing: Listing, info: frozenset[str]) -> Generator[None, No
 
 
 def channel(request: ApiRequest, name: str) -> Reply[Response]:
-    """GET /channels/{channel}: whether it is occupied, with attributes where asked for."""
+    """GET /channels/{channel}: whether it is occupied, with the requested attributes."""
     request.allow_only("info")
     _check_name(request, name)
     info = attributes(request.parameter("info"), CHANNEL_INFO)
@@ -115,7 +115,11 @@ def _answer(
     key: Hashable,
     make: Callable[[], Generator[None, None, Response]],
 ) -> Reply[Response]:
-    """Return what *make* makes: at once where it is small, else made in slices. Raises ApiError."""
+    """
+    Return the response that *make* makes: at once if *size* is small, else in slices.
+
+    Raises ApiError.
+    """
     if size <= ANSWERED_AT_ONCE:
         making = make()
         while True:
@@ -135,7 +139,7 @@ def _answer(
 
 
 def stats(request: ApiRequest, name: str) -> Reply[Response]:
-    """GET /channels/{channel}/stats: what was there before `info`; deprecated by Pusher."""
+    """GET /channels/{channel}/stats: the predecessor of `info`; deprecated by Pusher."""
     request.allow_only()
     _check_name(request, name)
 

@@ -1,8 +1,8 @@
 """
 Publishing: POST /apps/{app_id}/events and /apps/{app_id}/batch_events.
 
-What was sent as `data` is not decoded and encoded again: subscribers receive it as the
-publisher wrote it. Everything of a request is checked before anything is published.
+`data` is not decoded and encoded again: subscribers receive it as the publisher wrote it. The whole
+of a request is checked before any of its events is published.
 
 Source: https://pusher.com/docs/channels/library_auth_reference/rest-api/#events
 """
@@ -58,7 +58,7 @@ def publish(request: ApiRequest) -> Reply[Response]:
         _admit(request.tenant, publication.events)
     reply = request.tenant.publish(publication.events)
     if reply is None and publication.info is NO_INFO:
-        return EMPTY  # nine in ten
+        return EMPTY  # nine of ten requests
     return after(reply, partial(_published, request.tenant, publication))
 
 
@@ -111,7 +111,7 @@ def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
     """
     POST /channels/{channel}/events: the body is the event's data; deprecated by Pusher.
 
-    Name and socket id come in the query. The answer is an empty 202.
+    The query has the name and the socket id. The answer is an empty 202.
     """
     try:
         data = request.body.decode()
@@ -132,7 +132,11 @@ def publish_raw(request: ApiRequest, channel: str) -> Reply[Response]:
 def _attributes_of(
     channel: str, counts: Mapping[str, Counts], info: frozenset[str]
 ) -> dict[str, int]:
-    """Attributes that do not apply to a kind of channel are left out here, not refused."""
+    """
+    Return the attributes *info* of a channel.
+
+    An attribute that does not apply to the kind of channel is left out, not refused.
+    """
     found = {}
     if "user_count" in info and kind_of(channel).presence:
         found["user_count"] = counts[channel].users
@@ -142,7 +146,7 @@ def _attributes_of(
 
 
 def _admit(tenant: Tenant, events: Sequence[Event]) -> None:
-    """Count *events* against what the app may publish, all or none. Raises ApiError."""
+    """Count *events* against the rate limit of the app, all or none. Raises ApiError."""
     wait_s = tenant.admit_publishes(len(events))
     if wait_s:
         raise ApiError(
@@ -164,14 +168,15 @@ def _read_event(body: bytes) -> EventBody:
         if body.isascii():
             return _event_body.decode(body)
     except UNREADABLE:
-        pass  # and said below, by whose fault
+        pass  # `_read` decodes the body again, or raises the error
     event: EventBody = _read(body, EventBody)
     return event
 
 
 def _read(body: bytes, shape: Any) -> Any:
     try:
-        # msgspec does not look into what it passes on unread, and browsers close on bad UTF-8.
+        # msgspec does not check UTF-8 in fields that it does not decode, and browsers close the
+        # connection on invalid UTF-8.
         body.decode()
         return decode(body, shape)
     except UnicodeDecodeError:
@@ -186,7 +191,7 @@ def _read(body: bytes, shape: Any) -> Any:
 
 
 def _event_of_query(request: ApiRequest) -> EventBody:
-    """A POST without a body may carry the event in its query."""
+    """Read an event from the query: a POST without a body may have it there."""
     data = request.parameter("data")
     channels = [value for name, value in request.parameters if name == "channels[]"]
     return EventBody(
@@ -210,7 +215,7 @@ def _checked(tenant: Tenant, body: EventBody, channels: Sequence[str]) -> Public
         raise ApiError(400, f"The event name exceeds {app.max_event_name_length} characters")
     kinds = _kinds(channels, app.max_channel_name_length)
     data = _checked_data(app, body.data)
-    # A malformed or unknown socket id excludes nobody, on the real service too.
+    # A malformed or unknown socket id excludes no subscriber, as on the real service.
     except_id = body.socket_id if isinstance(body.socket_id, str) else None
     event = Event
     events = [
@@ -223,7 +228,7 @@ def _checked(tenant: Tenant, body: EventBody, channels: Sequence[str]) -> Public
 def _kinds(channels: Sequence[str], max_length: int) -> list[Kind]:
     """Return the kind of each channel. Raises ApiError for a name that no channel may have."""
     kinds = []
-    # A publish may name a hundred channels, and compiled, what is not local costs a look-up.
+    # A request may have a hundred channels; compiled, a name that is not local costs a lookup.
     judge, most = kind_if_legal, MAX_REMEMBERED_NAME
     for channel in channels:
         kind = None
@@ -242,7 +247,7 @@ def _checked_data(app: App, raw: Raw) -> bytes:
         if data in (b"", b"null"):
             raise ApiError(400, "Missing required parameter: data")
         data = as_string_literal(data)
-    # Escapes only make a literal longer, so a short one needs no closer look.
+    # Escapes only make a literal longer, so the size of a short one is not computed.
     limit = app.max_event_bytes
     if limit and len(data) - 2 > limit and string_size(data) > limit:
         raise ApiError(
@@ -255,7 +260,7 @@ def _checked_data(app: App, raw: Raw) -> bytes:
 
 
 def _channels(app: App, body: EventBody) -> Sequence[str]:
-    """Return the channels to publish to, each once."""
+    """Return the channels of an event, without duplicates."""
     if body.channels is None:
         return _only_channel(body)
     strings = isinstance(body.channels, list)

@@ -1,4 +1,4 @@
-"""A request of the HTTP API whose signature was found right, and what publishers write in it."""
+"""A request of the HTTP API with a valid signature, and the bodies that publishers send."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from heliograph.protocols.pusher.api.auth import AUTH_PARAMETERS
 
 
 class ApiRequest(Struct, frozen=True):
-    """Who asks, and what for."""
+    """The app that signed a request, and the content of the request."""
 
     tenant: Tenant
     parameters: Sequence[tuple[str, str]]
@@ -35,7 +35,7 @@ class ApiRequest(Struct, frozen=True):
 
 
 class EventBody(Struct, gc=False):
-    """An event as it is published; whatever has a wrong type gets a text of its own."""
+    """An event in a request. Fields have any type, so that each wrong type has its own text."""
 
     name: Any = None
     data: Raw = Raw()
@@ -52,7 +52,7 @@ class BatchBody(Struct, gc=False):
 
 
 class Publication(Struct, frozen=True):
-    """A checked event: one for each of its channels, and what is to be told about them."""
+    """A checked event: one Event for each channel, and the attributes that the answer has."""
 
     events: Sequence[Event]
     info: frozenset[str]

@@ -1,10 +1,10 @@
-"""The names of the HTTP API's paths in metrics: what varies in a path is left out."""
+"""The names of the HTTP API's paths in metrics: variable segments of a path are left out."""
 
 _ENDPOINTS = frozenset(("events", "batch_events", "channels", "users"))
 
 
 def route_of(path: bytes) -> str | None:
-    """Return the name of *path*, without its prefix; None where it is none of Pusher's."""
+    """Return the name of *path*, without its prefix; None if it is no path of Pusher's API."""
     match path.split(b"/"):
         case [b"", b"apps", _, endpoint] if endpoint.decode("latin-1") in _ENDPOINTS:
             return f"/apps/{{app}}/{endpoint.decode('latin-1')}"

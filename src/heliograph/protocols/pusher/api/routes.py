@@ -1,8 +1,8 @@
 """
-Which path of Pusher's HTTP API is answered by what.
+The routes of Pusher's HTTP API: the endpoint of each path and method.
 
-Knows paths, methods and how errors become answers; knows nothing of the endpoints' meaning. What
-is no path of Pusher's goes to the next handler.
+Knows paths, methods and the answers to errors; knows nothing of the endpoints' meaning. Requests
+for other paths are passed to the next handler.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ MAX_REMEMBERED_PATH = 256
 MAX_REMEMBERED_PATHS = 256
 
 MAX_LOGGED = 120
-"""Characters of a refusal that the log shows."""
+"""Characters of a refusal that are logged."""
 
 _UPGRADE_REQUIRED = text(
     426,
@@ -41,10 +41,10 @@ _UPGRADE_REQUIRED = text(
 
 class Routes:
     """
-    Answers the requests of the HTTP API, and has all others answered by *otherwise*.
+    Answers the requests of the HTTP API, and passes all other requests to *otherwise*.
 
-    *prefix* stands before every path of the API and is no part of what is signed. *now_s*
-    reads the wall clock. *api* and *websockets* say what is served on this port.
+    *prefix* precedes every path of the API, and is not part of the signed text. *now_s* reads the
+    wall clock. *api* and *websockets* are True if this port serves them.
     """
 
     def __init__(
@@ -79,7 +79,11 @@ class Routes:
         return answer
 
     def _answer_fast(self, request: Request) -> Reply[Response] | None:
-        """Answer a POST to where one came before, signed as most are; None where it is not so."""
+        """
+        Answer a POST to a known path, signed in the form of most SDKs.
+
+        None if `_route` must be used.
+        """
         known = self._posts.get(request.path)
         if known is None or request.method != "POST":
             return None
@@ -102,7 +106,7 @@ class Routes:
 
     def refuse_early(self, request: Request) -> Response | None:
         """
-        Answer *request*, whose body has yet to arrive, where its head decides the answer.
+        Answer *request* before its body is received; None if the answer depends on the body.
 
         Only the body of a signed request is received: the signature is in the query.
         """
@@ -132,7 +136,7 @@ class Routes:
         return self._answer_api(request, path.removeprefix(self._prefix), found)
 
     def _is_for_websockets(self, request: Request, path: str) -> bool:
-        """Whether *path* is one that clients connect to, and *request* does not ask what it can."""
+        """Whether clients connect to *path* on this port, and *request* is not OPTIONS."""
         return (
             self._websockets
             and request.method != "OPTIONS"
@@ -143,14 +147,14 @@ class Routes:
         if not self._api or not path.startswith(self._prefix):
             return None
         below = path.removeprefix(self._prefix)
-        # Strangers can ask for anything: what is remembered is short as well as few.
+        # The request is not authenticated yet, so only short paths are cached, and only a few.
         find = _endpoint if len(below) <= MAX_REMEMBERED_PATH else _endpoint.__wrapped__
         return find(below)
 
     def _answer_api(self, request: Request, path: str, found: "_Found") -> Reply[Response]:
         answer, tenant, parameters = self._authenticated(request, found, path, request.body)
         if request.method == "POST":
-            # Only what somebody signed is remembered, not what strangers ask for.
+            # Only paths of signed requests are cached.
             self._remember(request.path, answer, found.app_id)
         try:
             return answer(ApiRequest(tenant, parameters, request.body))
@@ -161,7 +165,11 @@ class Routes:
     def _authenticated(
         self, request: Request, found: "_Found", path: str, body: bytes | None
     ) -> tuple[Endpoint, Tenant, Sequence[tuple[str, str]]]:
-        """Return the endpoint, the app that signed, and the query; *body* is None if on its way."""
+        """
+        Return the endpoint, the app that signed the request, and the query's parameters.
+
+        *body* is None if it has not been received yet.
+        """
         answer = found.methods.get(request.method) or _pick(found.methods, request.method)
         if request.query.count(b"&") >= endpoint.MAX_PARAMETERS:
             raise ApiError(400, f"More than {endpoint.MAX_PARAMETERS} query parameters")
@@ -177,15 +185,15 @@ class Routes:
                 now_s=self._now_s(),
             )
         except ApiError as error:
-            if error.status != 403:  # noqa: PLR2004 - that one is signed, but its app switched off
-                # The head of a text is one of a few; what follows may be a stranger's.
+            if error.status != 403:  # noqa: PLR2004 - the request is signed, its app is switched off
+                # The text before the colon is one of a fixed set; the rest may come from a client.
                 reason = error.message.partition(":")[0]
                 self._node.request_failed(found.app_id, dict(parameters).get("auth_key"), reason)
             raise
         return answer, tenant, parameters
 
     def _note_refused(self, tenant: Tenant, error: ApiError) -> None:
-        """Tell the operator what a publisher of ours does wrong."""
+        """Log the error in a signed request, so that the operator can correct the publisher."""
         reason = error.message[:MAX_LOGGED]
         self._node.refusals.note(
             f"app {tenant.app.id}", f"a signed request was refused: {error.status} {reason}"
@@ -202,13 +210,13 @@ class Routes:
 
 
 def _options(found: "_Found") -> Response:
-    """Say which methods a path has."""
+    """Answer OPTIONS with the methods of a path."""
     methods = _allowed([*found.methods, "OPTIONS"])
     return Response(204, b"", headers=((b"Allow", methods.encode()),))
 
 
 class _Found(Struct, frozen=True):
-    """What answers a path, and the app that the path names."""
+    """The endpoints of a path by method, and the id of the app in the path."""
 
     app_id: str | None
     methods: "Mapping[str, Endpoint]"
@@ -216,20 +224,20 @@ class _Found(Struct, frozen=True):
 
 @lru_cache(maxsize=1024)
 def _endpoint(path: str) -> _Found | None:
-    """Return what answers *path*, without its prefix. Remembered: publishers use a few."""
+    """Return the endpoints of *path*, without its prefix. Cached: publishers use few paths."""
     match path.split("/"):
         case ["", "apps", app_id, *segments]:
             found = _endpoints([unquote(segment) for segment in segments])
             return None if found is None else _Found(unquote(app_id), found)
         case ["", "users", user_id, "terminate_connections"]:
-            # The Python SDK leaves /apps/{app_id} out; the key says which app it is.
+            # The Python SDK leaves /apps/{app_id} out; the app is found by its key.
             found = _endpoints(["users", unquote(user_id), "terminate_connections"])
             return None if found is None else _Found(None, found)
     return None
 
 
 def _endpoints(segments: list[str]) -> Mapping[str, Endpoint] | None:
-    """Return what answers which method under /apps/{app_id}/, None where nothing does."""
+    """Return the endpoints under /apps/{app_id}/ by method, None if there is no such path."""
     match segments:
         case ["events"]:
             return {"POST": events.publish}
@@ -258,13 +266,13 @@ def _pick(methods: Mapping[str, Callable[..., Reply[Response]]], method: str) ->
 
 
 def _allowed(methods: Iterable[str]) -> str:
-    """Return *methods* as a header lists them; where GET is answered, so is HEAD."""
+    """Return *methods* in the form of a header, with HEAD if GET is one of them."""
     listed = list(methods)
     return ", ".join([*listed, *(("HEAD",) if "GET" in listed else ())])
 
 
 def _method_not_allowed(allowed: str) -> ApiError:
-    """The path exists, but for other methods."""
+    """The path exists, but not for this method."""
     return ApiError(
         405,
         f"Method not allowed. Allowed: {allowed}",

@@ -11,5 +11,5 @@ from heliograph.wire.responses import Response
 
 
 def terminate_connections(request: ApiRequest, user_id: str) -> Reply[Response]:
-    """Close every connection signed in as *user_id*; one that has none is no error."""
+    """Close every connection signed in as *user_id*; a user without connections is no error."""
     return after(request.tenant.terminate(user_id), lambda _nothing: EMPTY)
