@@ -1,7 +1,7 @@
 """
 The sources of the configuration: flags, environment variables, the file.
 
-A source yields values, each with its name and with a text that says where it comes from. `resolve`
+A source yields values, each with its name and a text that names the source. `resolve`
 reads the sources in the order of SOURCES. A further source is a function and an entry there.
 """
 
@@ -34,7 +34,7 @@ class Sourced(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What sources read: *flags* by the names of their options, variables, and files."""
+    """The inputs of sources: *flags* by the names of their options, variables, and files."""
 
     flags: Mapping[str, object]
     environ: Mapping[str, str]
