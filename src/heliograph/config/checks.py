@@ -2,8 +2,8 @@
 The rules that a configuration must obey beyond the types and ranges of its values.
 
 Each check takes a resolved configuration and raises ConfigError, which names the option or the
-place in the file, the source where there are several, and no secret. What depends on the machine
-(certificate, event loop) is checked in `heliograph.prerequisites`.
+place in the file, the source where there are several, and no secret. `heliograph.prerequisites`
+checks the prerequisites on the machine (certificate, event loop).
 """
 
 import ipaddress

@@ -92,7 +92,7 @@ def from_environment(inputs: Inputs, _stronger: Values) -> Iterator[Sourced]:
     """Yield the options in environment variables; of an option's variables, the strongest first."""
     for one in OPTIONS.values():
         for variable in one.variables:
-            # Compose files set variables to nothing where there is no value.
+            # Compose files set a variable without a value to an empty text.
             if inputs.environ.get(variable):
                 value = inputs.environ[variable]
                 yield Sourced(one.name, value, f"the environment variable {variable}")

@@ -307,7 +307,7 @@ class Webhooks:
             elif receiver is None:  # it was removed meanwhile
                 gone.append(one.number)
             else:
-                stream = payload.stream_of(change)  # the stored one, for the order, may be damaged
+                stream = payload.stream_of(change)  # decides order; the stored one may be damaged
                 event = _queued(one.number, change, stream, one.text, now)
                 if (one.delivery, one.receiver) in formed:
                     formed[one.delivery, one.receiver].append(event)
@@ -785,7 +785,7 @@ def _queued(number: int, change: Reportable, stream: str, text: bytes, now: floa
 
 
 def _http_sender(timeout_s: float) -> Sender:
-    # aiohttp costs a tenth of a second and 15 MB: only where there is a webhook.
+    # aiohttp costs a tenth of a second and 15 MB, so it is imported only if there is a webhook.
     from heliograph.webhooks.sender import HttpSender  # noqa: PLC0415 - see above
 
     return HttpSender(timeout_s)

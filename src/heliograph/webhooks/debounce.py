@@ -146,7 +146,7 @@ class Reported:
         return Outcome.HELD
 
     def filled(self, channel: str) -> None:
-        """Note that a cache channel has an event again."""
+        """Handle that a cache channel has an event again."""
         self._missed.pop(channel, None)
 
     def elapse(self, now: float, limit: int) -> list[Removal]:

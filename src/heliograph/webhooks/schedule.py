@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 EVENT_OVERHEAD_BYTES = 600
-"""Bytes of memory of an event without its text: 570 were measured for the only one of a stream."""
+"""Memory of an event in bytes, without its text; 570 were measured for one with its own stream."""
 
 T = TypeVar("T", bound=Hashable)
 

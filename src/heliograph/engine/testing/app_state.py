@@ -800,7 +800,7 @@ class AppState:
         self._send(channel.due_node, messages.CountDue(name, left))
 
     def probe(self, node: str) -> None:
-        """Send *node* a numbered message: it notices then if others are missing; check its part."""
+        """Check the part of *node*; send it a numbered message, so that it detects missing ones."""
         for name in self._nodes[node].channels:
             self._check_members(self._channels.get(name))
         self._send(node, messages.Probed())
@@ -808,7 +808,7 @@ class AppState:
     # -- Reads -------------------------------------------------------------------------------
 
     def read(self, question: messages.Body) -> object:
-        """Answer a question about the state."""
+        """Return the value of a read of the state."""
         match question:
             case messages.CountsOf(channels):
                 return {name: self._counts(name) for name in channels}
@@ -858,7 +858,7 @@ class AppState:
         )
 
     def settle(self, node: str, mark: Mark) -> None:
-        """Forget what the holder has kept."""
+        """Remove the changes that the holder has kept."""
         if self.holder == node:
             self._owing.settle(mark)
 
@@ -877,9 +877,9 @@ class AppState:
 
     def finish(self) -> None:
         """
-        After each command: begin from nothing, if there were too many changes.
+        Restart the owed changes after a command, if there were too many.
 
-        Not before: what is true is not clear in the middle of a command.
+        This must follow the command: in the middle of a command, the state is incomplete.
         """
         if not self._owing.overflowed or self.holder is None:
             return
@@ -907,7 +907,7 @@ class AppState:
     # -- Losses of a part, as in a store with several keys -----------------------------------
 
     def lose_share(self, node: str) -> None:
-        """Lose what *node* has asserted, but not the totals."""
+        """Lose the numbers that *node* has asserted, but not the totals."""
         registration = self._nodes.get(node)
         if registration is not None:
             registration.channels.clear()
@@ -986,7 +986,7 @@ def _sessions(
 def _set_sessions(
     name: str, channel: _Channel, part: _Part, user_id: str, stated: _Sessions
 ) -> MemberAdded | MemberRemoved | None:
-    """Set how many sessions a user has on a node; return what changed for the channel."""
+    """Set the number of a user's sessions on a node; return the change for the channel."""
     before = part.sessions.get(user_id, 0)
     number = max(0, stated.numbers[user_id])
     if number == before:

@@ -114,7 +114,7 @@ class Recorder:
 
 
 class Node:
-    """One node: its engine, the space of its only app, and what was called on it."""
+    """One node: its engine, the space of its only app, and the recorded calls."""
 
     def __init__(self, engine: Engine, space: Space, local: Recorder) -> None:
         self.engine = engine
@@ -183,7 +183,7 @@ class FaultyLink(Protocol):
     """
     The link between a node and the state, with faults that a test begins and ends.
 
-    Messages move in `Cluster.settle`, or when the test says so; see `link.Link`.
+    Messages move in `Cluster.settle`, or when the test moves them; see `link.Link`.
     """
 
     reachable: bool
