@@ -1,8 +1,8 @@
 """
 The command: `heliograph`, and `python -m heliograph`.
 
-A SIGHUP has a running server read its apps again, and ends a process that does not expect it. So
-none is lost on the way there, it is ignored before anything else is imported, which takes a while.
+A running server reloads its apps on SIGHUP. A process without a handler is ended by the signal.
+The imports take a while, so SIGHUP is ignored before them: it does not end a server that starts.
 """
 
 import signal
@@ -14,12 +14,12 @@ from heliograph.cli import main as cli  # noqa: E402 - see above
 
 
 def main() -> None:
-    """Run the command, and exit with its status. Those that are no server can be hung up."""
+    """Run the command, and exit with its status. SIGHUP ends every command except the server."""
     cli.main(not_a_server=_expect_hangup)
 
 
 def _expect_hangup() -> None:
-    if HANGUP is not None and inherited is not None:  # None was set by no Python
+    if HANGUP is not None and inherited is not None:  # None: a handler that Python did not set
         signal.signal(HANGUP, inherited)
 
 

@@ -1,32 +1,32 @@
 """
-Every exception that crosses a module boundary, and whose fault it is.
+All exceptions that cross a module boundary, and their cause.
 
     HeliographError
-    ├── ConfigError      the operator's: an option, a file, an address
-    ├── ClientError      a client's, which receives it in the words of its protocol
-    ├── ApiError         a publisher's, which receives an HTTP status and a text
+    ├── ConfigError      an operator's mistake: an option, a file, an address
+    ├── ClientError      a client's mistake; the client receives it in the form of its protocol
+    ├── ApiError         a publisher's mistake; the publisher receives an HTTP status and a text
     └── EngineError      the engine is unavailable; the publisher is answered 503
         ├── Unavailable     nothing of the command was executed
         └── OutcomeUnknown  it may have been executed, but will not be from now on
 
-A broken invariant is an `AssertionError`: it is our fault and nobody else's.
+A broken invariant is an `AssertionError`: a fault of the server itself.
 """
 
 
 class HeliographError(Exception):
-    """Something went wrong that somebody outside this module must hear of."""
+    """The base class of all errors that leave the module in which they occur."""
 
 
 class ConfigError(HeliographError):
-    """The server cannot start as asked; the text names the option and where it was set."""
+    """The configuration is invalid; the text names the option and its source."""
 
 
 class ClientError(HeliographError):
     """
-    A client asked for what it may not have.
+    A client's request is refused.
 
-    *message* is what the client reads. *code* is one of its protocol's, None where it has none for
-    this; the connection stays open unless *closes*.
+    The client receives *message*. *code* is an error code of its protocol, None if the protocol has
+    none for this error. The connection stays open unless *closes*.
     """
 
     def __init__(self, message: str, code: int | None = None, *, closes: bool = False) -> None:
@@ -56,7 +56,7 @@ class EngineError(HeliographError):
     """
     The engine did not answer in time; it will not execute the command later, either.
 
-    *failed* are the channels concerned, where the command named several; empty: all of them.
+    *failed* has the channels that failed, if the command named several; empty means all of them.
     """
 
     def __init__(self, message: str, *, failed: tuple[str, ...] = ()) -> None:
@@ -69,13 +69,13 @@ class Unavailable(EngineError):
 
 
 class OutcomeUnknown(EngineError):
-    """The command may have been executed, as a whole or in part; of `publish` and `terminate`."""
+    """The command, a `publish` or a `terminate`, may have been executed, completely or partly."""
 
 
 MAX_ECHO = 500
-"""Characters that a text repeats of what was sent to us: more than any name, key or signature."""
+"""Characters of received text that an error text repeats: more than a name, key or signature."""
 
 
 def echoed(text: str, most: int = MAX_ECHO) -> str:
-    """Return *text*, which a client sent, as far as it is repeated: *most* characters of it."""
+    """Return the part of *text*, which a client sent, that is repeated: *most* characters."""
     return text if len(text) <= most else text[:most] + "..."

@@ -1,5 +1,5 @@
 """
-Origins: as operators write them, made comparable with what browsers send, and the comparison.
+Origins: the form that operators write, its conversion to the form that browsers send, and matching.
 
 A browser sends a scheme, a host and a port that is not the scheme's default, in lower case:
 https://shop.example.com. Source: https://datatracker.ietf.org/doc/html/rfc6454#section-6.2
@@ -40,7 +40,7 @@ def entry(text: str) -> str:
         if int(port) > LAST_PORT:
             raise ValueError(f"{text!r} has a port that does not exist")
     if scheme is None and port in _SCHEMES:
-        scheme = _SCHEMES[port]  # a browser leaves the port out, so that it says only this
+        scheme = _SCHEMES[port]  # a browser leaves this port out and sends only the scheme
     if scheme is not None and DEFAULT_PORTS.get(scheme) == port:
         port = None
     return f"{scheme}://" * (scheme is not None) + host + f":{port}" * (port is not None)
@@ -63,7 +63,7 @@ def _canonical(host: str, text: str) -> str:
 
 def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
     """
-    Whether a page from *origin* may connect; an empty *allowed* allows all.
+    Return whether a page from *origin* may connect; an empty *allowed* allows all.
 
     An entry is an origin (`https://example.com`) or a host (`example.com`), either with `*` for
     anything (`https://*.example.com`). A client without an Origin header is not a browser; if
@@ -84,6 +84,6 @@ def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _pattern(entry: str) -> re.Pattern[str]:
-    """Return what matches *entry*, where `*` alone has a meaning: IPv6 has [::1]."""
+    """Return a pattern for *entry*, in which only `*` is special: IPv6 addresses have brackets."""
     literal = entry.lower().replace("[", "[[]").replace("?", "[?]")
     return re.compile(translate(literal))

@@ -1,12 +1,12 @@
 """
-Answers that may still be on their way.
+Replies that are available now or later.
 
-An engine in this process knows everything at once; a shared one asks elsewhere. Both
-answer with a `Reply`, and whoever asked goes on in the same call when it is a value.
+An engine in this process has the result at once; a shared engine sends a request to another
+process. Both return a `Reply`. If it is a value, the caller continues in the same call.
 
-`Later` is not an asyncio.Future, whose callbacks run a tick after the result: in between,
-events of the channel in question could pass. Here the continuation runs inside
-`resolve`, at the very place in the order of things where the engine answered.
+`Later` is not an asyncio.Future, whose callbacks run one tick after the result: between the two,
+events of the same channel could be delivered. Here the continuation runs inside `resolve`, so its
+place in the order of events is the place of the engine's reply.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ U = TypeVar("U")
 
 
 class Later(Generic[T]):
-    """A value of *T*, or an exception, that is not known yet. One continuation waits for it."""
+    """A value of *T*, or an exception, that is not available yet. It has one continuation."""
 
     __slots__ = ("_done", "_failed", "_outcome")
 
@@ -27,15 +27,15 @@ class Later(Generic[T]):
         self._outcome: tuple[T] | Exception | None = None
 
     def resolve(self, value: T) -> None:
-        """Give the value; the continuation runs before this returns."""
+        """Set the value; the continuation runs before this returns."""
         self._settle((value,))
 
     def fail(self, error: Exception) -> None:
-        """Give up; the continuation for failure runs before this returns."""
+        """Set the exception; the continuation for failure runs before this returns."""
         self._settle(error)
 
     def then(self, done: Callable[[T], object], failed: Callable[[Exception], object]) -> None:
-        """Have *done* called with the value, or *failed* with the exception, once."""
+        """Register the continuation: *done* receives the value, or *failed* the exception, once."""
         if self._done is not None:
             raise AssertionError("one continuation waits for an answer")
         self._done, self._failed = done, failed
@@ -63,7 +63,7 @@ Reply: TypeAlias = T | Later[T]
 def proceed(
     reply: Reply[T], done: Callable[[T], object], failed: Callable[[Exception], object]
 ) -> None:
-    """Go on with *done* in this very call when *reply* is a value, else when it comes."""
+    """Call *done* with the value of *reply*: in this call if it is available, otherwise later."""
     if isinstance(reply, Later):
         reply.then(done, failed)
     else:
@@ -72,7 +72,7 @@ def proceed(
 
 def after(reply: Reply[T], transform: Callable[[T], Reply[U]]) -> Reply[U]:
     """
-    Return what *transform* makes of the reply's value: at once when it is there.
+    Return the result of *transform* for the value of *reply*; at once if it is available.
 
     A failure of the reply, or an exception that *transform* raises later, fails the result.
     """
@@ -83,7 +83,7 @@ def after(reply: Reply[T], transform: Callable[[T], Reply[U]]) -> Reply[U]:
     def transformed(value: T) -> None:
         try:
             following = transform(value)
-        except Exception as error:  # noqa: BLE001 - it is handed on, not swallowed
+        except Exception as error:  # noqa: BLE001 - it is passed on, not swallowed
             result.fail(error)
         else:
             proceed(following, result.resolve, result.fail)

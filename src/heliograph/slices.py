@@ -1,8 +1,8 @@
 """
-Large work, done in slices between the other work of the event loop.
+Large jobs, run in slices between the other work of the event loop.
 
-Knows jobs, which do a small piece each time they are asked for the next one, and whose they are.
-Knows nothing of what the pieces do, and of time only what it is given to read.
+Knows jobs and their owners; a job does one small piece of work for each `next`. Knows nothing of
+the work in a piece. The clock is an argument.
 """
 
 from collections import deque
@@ -14,18 +14,19 @@ from heliograph.reply import Later
 T = TypeVar("T")
 
 SLICE_S = 0.0015
-"""How long the jobs of all owners together may run before the event loop turns once."""
+"""Seconds that the jobs of all owners together may run before the event loop turns once."""
 
 SHARE_S = 0.0005
-"""How much of a slice one owner has before the next one's jobs go on."""
+"""Seconds of a slice that one owner has before the next owner's jobs continue."""
 
 OVERDUE_S = 1.0
-"""How long there may be work without a pause before slices become longer."""
+"""Seconds of work without a pause after which slices become longer."""
 
 OVERDUE_SLICE_S = 0.005
 """
-A slice then. Clients make work by subscribing to many channels and disconnecting: they must not be
-able to make it faster than it is done, or what is left to do would grow without a bound.
+Seconds of a slice after OVERDUE_S. Clients cause work when they subscribe to many channels and
+disconnect. If they could cause it faster than it is done, the remaining work would grow without a
+bound.
 """
 
 MOST_WAITING = 32
@@ -38,12 +39,13 @@ class Slices:
 
     A job is an iterator: each `next` does one piece, which should take a few hundred microseconds
     at the most, and it ends as iterators do. The jobs of one owner are done one after the other,
-    those of several owners in turns. A piece that fails is reported, and its job goes on with the
-    next one; a generator has none then.
+    those of several owners in turns. If a piece fails, the error is reported, and the job continues
+    with the next piece; a generator has none then.
 
-    *soon* has its argument called at the end of this turn of the event loop. Called at the end of a
-    turn, it must wait for the next one, so that sockets are read between two slices. *now* reads a
-    monotonic clock in seconds. *fault* is given each fault of a piece, with what it was met in.
+    *soon* schedules a call for the end of this turn of the event loop. If *soon* is called at the
+    end of a turn, the call must run in the next turn, so that sockets are read between two slices.
+    *now* reads a monotonic clock in seconds. *fault* receives a description of the work and the
+    exception for each piece that fails.
     """
 
     __slots__ = ("_busy_since", "_jobs", "_now", "_owners", "_soon", "fault")
@@ -66,7 +68,7 @@ class Slices:
         return sum(map(len, self._jobs.values()))
 
     def start(self, owner: Hashable, job: Iterator[object]) -> None:
-        """Have *job* done after all that *owner* started before; not inside this call."""
+        """Queue *job* behind the earlier jobs of *owner*; no piece runs inside this call."""
         jobs = self._jobs.get(owner)
         if jobs is not None:
             jobs.append(job)
@@ -79,11 +81,11 @@ class Slices:
             self._soon(self._run)
 
     def busy(self, owner: Hashable) -> bool:
-        """Whether a job of *owner* is not done."""
+        """Return whether *owner* has a job that is not done."""
         return owner in self._jobs
 
     def finish(self) -> None:
-        """Do all that is left in this call. For a server that stops, with no clients to delay."""
+        """Finish all jobs in this call. For a server that stops and has no clients to delay."""
         while self._owners:
             self._work(self._owners.popleft(), float("inf"))
 
@@ -99,7 +101,7 @@ class Slices:
                 self._soon(self._run)
 
     def _work(self, owner: Hashable, end: float) -> float:
-        """Do pieces of an owner's jobs until *end*; return the time then."""
+        """Do pieces of an owner's jobs until *end*; return the time at which this stopped."""
         jobs = self._jobs[owner]
         moment = 0.0
         try:
@@ -123,7 +125,7 @@ class Each(Generic[T]):
     """
     A job that calls *act* with each of *items*, one a piece, and *then* at the end.
 
-    Where *act* fails for one item, the others have their turn all the same.
+    If *act* fails for one item, the job continues with the next item.
     """
 
     __slots__ = ("_act", "_items", "_then")
@@ -155,10 +157,10 @@ class Each(Generic[T]):
 
 class LargeAnswers(Generic[T]):
     """
-    Answers to one owner's requests that take long to make: made one at a time, in slices.
+    Large answers to the requests of one owner, built one at a time, in slices.
 
-    Requests with equal keys that wait together have one answer, made once. So what an owner's
-    answers hold while they are made is bounded, and so is what pipelined requests cost.
+    Pending requests with equal keys share one answer, which is built once. So the memory of an
+    owner's unfinished answers is bounded, and so is the cost of pipelined requests.
     """
 
     __slots__ = ("_owner", "_requests", "_slices", "_waiting")
@@ -169,14 +171,14 @@ class LargeAnswers(Generic[T]):
         self._waiting: dict[
             Hashable, tuple[Callable[[], Generator[object, None, T]], list[Later[T]]]
         ] = {}
-        self._requests = 0  # that were not answered yet
+        self._requests = 0  # that have no answer yet
 
     def ask(self, key: Hashable, make: Callable[[], Generator[object, None, T]]) -> Later[T] | None:
         """
         Return the answer to a request, which the generator of *make* returns after some pieces.
 
-        *make* is called after this request came, but may be that of a later request with the same
-        *key*. None where MOST_WAITING requests wait already.
+        *make* is called after this request was received; the answer may come from the *make* of
+        another request with the same *key*. Returns None if MOST_WAITING requests wait already.
         """
         if self._requests >= MOST_WAITING:
             return None

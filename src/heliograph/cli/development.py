@@ -50,7 +50,7 @@ _SNIPPETS = """\
 
 
 def snippets(config: Config, port: int, api_port: int) -> str:
-    """Return what to paste into a page and into a program, for a server on these ports."""
+    """Return code to paste into a page and into a program, for a server on these ports."""
     (app,) = config.apps
     (key,) = app.keys
     prefix = config.http_requests.path_prefix

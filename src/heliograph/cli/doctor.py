@@ -1,8 +1,8 @@
 """
-What may be wrong around a server, before or after it is started: looked at, and said.
+Checks of a server's environment, before or after its start, and the report of the results.
 
-Knows the system's limits, the files of the configuration, and the way through a proxy to a running
-server's public address. Changes nothing, but that a webhook folder is made where one is missing.
+Checks the system's limits, the files of the configuration, and the way through a proxy to a running
+server's public address. Changes nothing, except that a missing webhook folder is created.
 """
 
 import asyncio
@@ -37,14 +37,17 @@ from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 
 TIMEOUT_S = 10.0
-"""Seconds for an answer, from the beginning of the connection to its end."""
+"""Time-out of a request in seconds, from the beginning of the connection to its end."""
 
 GREETING_S = 5.0
 """Seconds for the first message, which the server sends together with the handshake."""
 
 FEW_DESCRIPTORS = 10_000
 SKEW_HINT_S = 30.0
-"""A clock that is off by more may be off by ten minutes some day: then nobody can publish."""
+"""
+Clock difference in seconds above which there is a hint: it may grow to ten minutes, and then every
+publish request is refused.
+"""
 
 EXPIRES_SOON = timedelta(days=21)
 MAX_ANSWER_BYTES = 65536
@@ -55,7 +58,7 @@ FINE, HINT, FAULT = "ok", "hint", "fault"
 
 
 class Finding(Struct, frozen=True):
-    """What was looked at, how it is (FINE, HINT or FAULT), and what to do where it is not fine."""
+    """The subject of a check, its result (FINE, HINT or FAULT), and a remedy if it is not fine."""
 
     state: str
     subject: str
@@ -66,10 +69,10 @@ def examine(
     config: Config, url: str | None, *, wait_s: float = 0.0, origin: str | None = None
 ) -> Iterator[Finding]:
     """
-    Look at everything there is to look at; at *url*, too, where the server is said to answer.
+    Run all checks. *url*, if given, is the public address of a running server.
 
-    There, a client stays for *wait_s* seconds, to see whether somebody in between cuts it off, and
-    comes from a page of *origin*. Without it, its page is the first of the app's allowed_origins.
+    At *url*, a client stays connected for *wait_s* seconds, to find out whether a proxy disconnects
+    it. The client sends *origin* as its Origin, by default the first of the app's allowed_origins.
     """
     yield _descriptors()
     yield from _certificate(config)
@@ -85,10 +88,10 @@ def examine(
 
 
 def report(findings: Iterator[Finding], write: Callable[[str], object]) -> int:
-    """Say each finding on a line; return the exit status, which is 1 where there is a fault."""
+    """Write each finding on a line; return the exit status, which is 1 if there is a fault."""
     status = 0
     for finding in findings:
-        # Whoever answered may have written some of it.
+        # A finding may contain text that the remote server sent.
         text = "".join(one if one.isprintable() else " " for one in finding.text)
         write(f"{finding.state:5}  {finding.subject}: {' '.join(text.split())}")
         if finding.state == FAULT:
@@ -294,7 +297,7 @@ def _refused(refused: Refused, way: _Way) -> Finding:
 
 
 async def _wait(way: _Way, wait_s: float) -> Finding:
-    """Have a client stay connected, and find out which side ends that."""
+    """Keep a client connected, and find out which side closes the connection."""
     now = asyncio.get_running_loop().time
     longest_s = 0.0
     async with await _listener(way) as client:
@@ -305,7 +308,7 @@ async def _wait(way: _Way, wait_s: float) -> Finding:
                 async with asyncio.timeout(min(left_s, 0.25)):
                     await client.receive()
             except TimeoutError:
-                pass  # the time of the last frame says whether one came
+                pass  # the time of the last frame shows whether one arrived
             except Disconnected as ended:
                 return _cut(ended, silent_s=now() - client.last_frame_at, after_s=now() - began)
             longest_s = max(longest_s, client.last_frame_at - before)

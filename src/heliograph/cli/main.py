@@ -1,7 +1,7 @@
 """
-The command: options in, a running server or one line that says what is wrong.
+The command: reads options, then runs the server or prints one line with the error.
 
-Exit status 0 after an orderly end, 2 for anything that the operator can mend.
+The exit status is 0 after an orderly end, and 2 for every error that the operator can fix.
 """
 
 import difflib
@@ -26,14 +26,14 @@ from heliograph.observe import metrics
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Whoever reports a fault should know: what is compiled has no file that ends in .py.
+# For reports of faults: the file of a compiled module does not end in .py.
 _COMPILED = "" if (reply.__file__ or "").endswith(".py") else " (compiled)"
 
 FLAGS = {name: one for one in OPTIONS.values() for name in (one.name, *one.aliases)}
 """Options by the names of their flags, with underscores."""
 
 START = "serve"
-"""What happens without a command."""
+"""The default command."""
 
 EPILOG = (
     "Each option can also be set by the environment variables after its description, and in the"
@@ -84,15 +84,15 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
     """
     Return the command among *args*, and the rest with --no_x written as --x=false.
 
-    The command is the first word that is no option's value: an app may be called serve.
+    The command is the first word that is not the value of an option: an app may be named serve.
     """
     name: str | None = None
     rest: list[str] = []
-    waiting: Option | None = None  # what the next word may be the value of
+    waiting: Option | None = None  # the option whose value the next word may be
     for arg in args:
         taken = waiting is not None and _is_value(waiting, arg)
         if waiting is not None and not taken:
-            rest[-1] += "=true"  # or the word behind it would be taken for its value
+            rest[-1] += "=true"  # otherwise the next word would be read as its value
         waiting = None
         if not taken and arg.startswith("-"):
             flag = arg.removeprefix("--").replace("-", "_")
@@ -111,13 +111,13 @@ def _arranged(args: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _option_of(flag: str) -> Option | None:
-    """Return the option that *flag*, without its dashes, sets: one of ours, or of AnyCable's."""
+    """Return the option that *flag*, without its dashes, sets: this server's or AnyCable's."""
     own = FLAGS.get(flag)
     return own if own is not None or flag not in ANYCABLE_OPTIONS else ANYCABLE_OPTIONS[flag].option
 
 
 def _refuse_unknown_flag(args: list[str], ctx: click.Context) -> None:
-    """Raise NoSuchOption for a flag that nobody knows: the word behind it is its value then."""
+    """Raise NoSuchOption for an unknown flag: the word that is no command is then its value."""
     for arg in args:
         flag = arg.removeprefix("--").partition("=")[0].replace("-", "_")
         if arg.startswith("--") and flag not in ("help", "version") and _option_of(flag) is None:
@@ -127,7 +127,7 @@ def _refuse_unknown_flag(args: list[str], ctx: click.Context) -> None:
 
 
 def _is_value(one: Option, word: str) -> bool:
-    """Tell whether *word* belongs to an option; a switch takes a value, but needs none."""
+    """Return whether *word* is the value of the option; a switch accepts one, but needs none."""
     if one.kind is not bool:
         return True
     try:
@@ -179,7 +179,7 @@ def _with_options(command: F) -> F:
 
 
 def _loader(values: dict[str, Any]) -> Callable[[], Config]:
-    """Return what loads the configuration, any number of times; an app is generated only once."""
+    """Return a function that loads the configuration; all calls use the same generated app."""
     flags = {name: value for name, value in values.items() if value is not None}
     generate_app = cache(partial(development.generate_app, secrets.randbits))
     return partial(load, flags, os.environ, generate_app=generate_app)
@@ -274,7 +274,7 @@ def main(
     except click.Abort:
         status = 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain once more at exit.
+        # The reader of the output closed the pipe; Python would print an error at exit, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     sys.exit(status)

@@ -34,7 +34,7 @@ class AnyCableOption(Struct, frozen=True):
     silent: frozenset[str] = frozenset()
 
     def warns_of(self, value: str) -> bool:
-        """Whether *value* asks for something that the server does not do."""
+        """Return whether *value* asks for something that the server does not do."""
         return value.strip().lower() not in self.silent
 
 
@@ -54,7 +54,7 @@ def _options(
 _ON, _OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 ANYCABLE_OPTIONS: Mapping[str, AnyCableOption] = {
-    # What the server does anyway, or never does.
+    # Options for something that the server does anyway, or never does.
     **_options("norpc", NO_RPC, silent=_ON, kind=bool),
     **_options("broadcast_adapter", NO_SHARED_STATE, silent=("http", "")),
     **_options("disable_disconnect", NO_RPC, silent=(*_ON, *_OFF), kind=bool),
@@ -83,7 +83,7 @@ ANYCABLE_OPTIONS: Mapping[str, AnyCableOption] = {
         silent=("",),
     ),
     **_options("metrics_log netpoll_enabled", NO_SETTING, silent=_OFF, kind=bool),
-    # What an engine that processes share will bring.
+    # Options that an engine that processes share will support.
     **_options(
         "redis_url redis_channel redis_sentinels redis_tls_verify nats_servers nats_channel"
         " enats_addr enats_cluster enats_cluster_name enats_cluster_routes enats_gateway"
@@ -93,7 +93,7 @@ ANYCABLE_OPTIONS: Mapping[str, AnyCableOption] = {
     ),
     **_options("pubsub", NO_SHARED_STATE, silent=("", "none")),
     **_options("enats embed_nats", NO_SHARED_STATE, silent=_OFF, kind=bool),
-    # What history and the AnyCable protocol will bring.
+    # Options that history and the AnyCable protocol will support.
     **_options(
         "noauth public public_streams streams_whisper streams_presence turbo_streams cable_ready"
         " enforce_jwt sse ds signed_streams",

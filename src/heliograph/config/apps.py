@@ -2,8 +2,8 @@
 An app: its id and keys, its limits, and its webhooks.
 
 Each key of an app is declared here once, and is an option of the command line too, for the
-single app that can be configured there. 0 for a number is no limit. What is not possible together
-is refused in `checks`.
+single app that can be configured there. 0 for a number is no limit. `checks` refuses values that
+are not possible together.
 """
 
 from collections.abc import Iterable, Iterator

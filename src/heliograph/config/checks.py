@@ -2,8 +2,8 @@
 The rules that a configuration must obey beyond the types and ranges of its values.
 
 Each check takes a resolved configuration and raises ConfigError, which names the option or the
-place in the file, the source where there are several, and no secret. What depends on the machine
-(certificate, event loop) is checked in `heliograph.prerequisites`.
+place in the file, the source where there are several, and no secret. `heliograph.prerequisites`
+checks the prerequisites on the machine (certificate, event loop).
 """
 
 import ipaddress
@@ -31,7 +31,7 @@ def check_reload(config: Config, running: Config) -> None:
 
 
 def warnings(config: Config) -> list[str]:
-    """Return a line for each thing in *config* that is possible, and most likely a mistake."""
+    """Return a line for each thing in *config* that is valid, but probably a mistake."""
     return [line for one in WARNINGS for line in one(config)]
 
 
@@ -92,7 +92,7 @@ def check_metrics_port(config: Config) -> None:
 
 
 def check_hosts(config: Config) -> None:
-    """No address is listened on twice: by itself, and as one of all addresses."""
+    """The server does not listen on an address twice: once by itself, once as one of all."""
     hosts = config.listening.host
     for everything, version in (("0.0.0.0", 4), ("::", 6)):  # noqa: S104 - not listened on here
         for host in hosts:
@@ -110,7 +110,7 @@ def check_hosts(config: Config) -> None:
 
 
 def check_host_names(config: Config) -> None:
-    """Names of hosts can be asked of the resolver: no label of them is empty or too long."""
+    """Names of hosts are valid for the resolver: no label of them is empty or too long."""
     for host in config.listening.host:
         try:
             host.encode("idna")
@@ -245,7 +245,7 @@ _OWN_HEADERS = frozenset(
         *("te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-"""Headers that the server sets: of a webhook's content, and of its way."""
+"""Headers that the server sets: those of a webhook's content, and those of its connection."""
 
 
 def check_webhooks(config: Config) -> None:

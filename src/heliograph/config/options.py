@@ -24,7 +24,7 @@ class Option:
 
     *kind* is bool, int, float, str or tuple (of strings). *environment* are the variables that
     set it besides HELIOGRAPH_<NAME>, which goes first. *aliases* are other names of its flag.
-    *each* parses each text of a list, and raises ValueError with what is wrong in it. *secret*
+    *each* parses each text of a list, and raises ValueError with the mistake in it. *secret*
     values are never printed. *follows* names the option before this one in tables and help, where
     that is not the one declared before it.
     """
@@ -58,7 +58,7 @@ class Option:
         """
         Return *value*, from a file or a text of the environment or a flag, as this option's kind.
 
-        Raises ValueError with what is wrong in it.
+        Raises ValueError with the mistake in it.
         """
         if isinstance(value, str) and not _is_unicode(value):
             raise ValueError(f"{value!r} is not UTF-8")
@@ -78,7 +78,7 @@ class Option:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether *text* has no surrogates, which Python has for bytes that are not UTF-8."""
+    """Return whether *text* has no surrogates, which replace bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

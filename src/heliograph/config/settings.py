@@ -1,8 +1,8 @@
 """
 The settings of a server, by part, and `Config`, which has all of them.
 
-A part has what one package reads. Knows no source of a value, and checks nothing: see `sources`,
-`checks` and `load`.
+A part has the settings that one package reads. Knows no source of a value, and checks nothing: see
+`sources`, `checks` and `load`.
 """
 
 from collections.abc import Iterator, Mapping

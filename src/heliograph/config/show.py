@@ -31,7 +31,7 @@ HEADINGS = {
     LIMITS: "Limits",
     WEBHOOKS: "Webhooks",
 }
-"""Of the tables in docs/options.md, by group."""
+"""The headings of the tables in docs/options.md, by group."""
 
 
 def _table(title: str, options: list[Option]) -> list[str]:
@@ -46,7 +46,7 @@ def _table(title: str, options: list[Option]) -> list[str]:
 
 
 def _description(one: Option) -> str:
-    """Return the sentence of an option, and the names that it has besides its own."""
+    """Return the sentence of an option, and its other names."""
     parts = [one.sentence]
     if one.choices:
         parts.append(f"One of {', '.join(f'`{choice}`' for choice in one.choices)}.")

@@ -1,7 +1,7 @@
 """
 The sources of the configuration: flags, environment variables, the file.
 
-A source yields values, each with its name and with a text that says where it comes from. `resolve`
+A source yields values, each with its name and a text that names the source. `resolve`
 reads the sources in the order of SOURCES. A further source is a function and an entry there.
 """
 
@@ -34,7 +34,7 @@ class Sourced(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What sources read: *flags* by the names of their options, variables, and files."""
+    """The inputs of sources: *flags* by the names of their options, variables, and files."""
 
     flags: Mapping[str, object]
     environ: Mapping[str, str]
@@ -92,7 +92,7 @@ def from_environment(inputs: Inputs, _stronger: Values) -> Iterator[Sourced]:
     """Yield the options in environment variables; of an option's variables, the strongest first."""
     for one in OPTIONS.values():
         for variable in one.variables:
-            # Compose files set variables to nothing where there is no value.
+            # Compose files set a variable without a value to an empty text.
             if inputs.environ.get(variable):
                 value = inputs.environ[variable]
                 yield Sourced(one.name, value, f"the environment variable {variable}")

@@ -1,5 +1,5 @@
 """
-Warnings about environment variables that look like options of this server and set nothing.
+Warnings about environment variables with names like options of this server that set nothing.
 
 Knows the names that Kubernetes gives to variables of a Service, and finds misspelled names. Values
 are read in `sources`.
@@ -28,7 +28,7 @@ _SERVICE_PORT = re.compile(r"(tcp|udp|sctp)://.*")
 
 def is_of_service(name: str, value: str) -> bool:
     """
-    Whether Kubernetes sets the variable for a Service, in each container of its namespace.
+    Return whether Kubernetes sets the variable for a Service, in each container of its namespace.
 
     A Service named heliograph sets HELIOGRAPH_PORT=tcp://10.0.0.1:8080. Source:
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables

@@ -1,1 +1,1 @@
-"""What operators see of a server: its metrics and its log."""
+"""The metrics and the log of a server."""

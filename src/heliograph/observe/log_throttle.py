@@ -1,8 +1,8 @@
 """
-What may happen often, in a log where one fact is one line.
+Limits how often the same fact is logged.
 
-The first time is said at once, and after that, once a minute, how often it happened. What strangers
-can cause any number of times fills no disk, and still an operator finds it.
+The first occurrence is logged at once; after that, one line a minute has the number of occurrences.
+So clients that cause a fact any number of times cannot fill the disk, and operators still find it.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 WINDOW_S = 60.0
 
 MAX_REASONS = 16
-"""Reasons of one subject that are told apart in one window."""
+"""Reasons of one subject that are counted separately in one window."""
 
 OTHERS = "other reasons"
 
@@ -22,8 +22,8 @@ class Summary:
     """
     Counts for the log of *logger*, at *level*.
 
-    *later* calls a function after a delay. Subjects must be few; they are forgotten when a
-    window goes by in which nothing happened.
+    *later* calls a function after a delay. There must be few subjects; a subject is forgotten at
+    the end of a window in which it did not occur.
     """
 
     __slots__ = ("_counts", "_later", "_level", "_logger")
@@ -35,17 +35,17 @@ class Summary:
         self._counts: dict[str, dict[str, int]] = {}
 
     def note(self, subject: str, reason: str) -> None:
-        """Say that *reason* happened to *subject*, now or in a sum."""
+        """Log *reason* for *subject*: now, or in the sum of the window."""
         if self.first(subject, reason):
             self._logger.log(self._level, "%s: %s", subject, reason)
 
     def fault(self, subject: str, error: BaseException) -> None:
-        """Log *error*, a fault of ours: with its traceback, or in a sum."""
+        """Log *error*, a fault of the server: with its traceback, or in the sum of the window."""
         if self.first(f"{subject} ({location_of(error)})", "the same error"):
             self._logger.log(self._level, "%s", subject, exc_info=error)
 
     def first(self, subject: str, reason: str) -> bool:
-        """Return whether the caller is to log at once what happened; otherwise it is in a sum."""
+        """Return whether the caller must log this occurrence now; otherwise it is counted."""
         counts = self._counts.get(subject)
         if counts is None:
             self._begin(subject)
@@ -76,7 +76,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def location_of(error: BaseException) -> str:
-    """Return what is the same of all errors that are one fault, whatever a client sent."""
+    """Return the type and the code line of *error*: equal for the same fault, whatever its text."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,7 +1,7 @@
 """
-One set-up of logging, for the whole process. One line for one fact.
+The set-up of logging for the whole process. One fact is one line.
 
-What strangers can put into a message cannot begin a line of its own, nor speak to a terminal.
+Text from clients in a message cannot begin a new line, and cannot send control codes to a terminal.
 """
 
 import json
@@ -15,12 +15,12 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 MAX_EXCEPTION = 10_000
-"""Characters of an exception with its traceback: its text may be of what a client sent."""
+"""Characters of an exception with its traceback: its text may contain data of a client."""
 
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """Return an exception with its traceback: of a long one, the beginning and the end."""
+        """Return an exception with its traceback; a long text is cut in the middle."""
         text = super().formatException(ei)
         if len(text) <= MAX_EXCEPTION:
             return text
@@ -29,13 +29,13 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """A line of time, level and message; the exception below it, where there is one."""
+    """A line of time, level and message; an exception follows below it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line, with what is no printable character as an escape."""
+        """Return the line; a character that is not printable is escaped."""
         return _UNPRINTABLE.sub(_escape, super().formatMessage(record))
 
 
@@ -44,7 +44,7 @@ def _escape(character: re.Match[str]) -> str:
 
 
 class JsonFormatter(_Formatter):
-    """One object a line: time (UTC), level, logger, message; the exception where there is one."""
+    """One object a line: time (UTC), level, logger, message, and the exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return *record* as JSON."""
@@ -64,8 +64,8 @@ def set_up(level: str, style: str = "text") -> None:
     """
     Send the process's log to standard error; *style* is text or json.
 
-    What the server says, from *level* on; what Python and the libraries have to say, from
-    warnings on, and in the same style: a machine that reads the log reads all of it.
+    Messages of the server are logged from *level* on, those of Python and the libraries from
+    WARNING on. All have the same style, so that a program can parse the whole log.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())

@@ -1,7 +1,7 @@
 """
-What can be measured of the server: names, types, meanings, and Prometheus' text format.
+The metrics of the server: names, types, meanings, and Prometheus' text format.
 
-Knows nothing of the server itself. No label has values that strangers choose.
+Knows nothing of the server itself. No label has values that clients choose.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4)
 """
@@ -125,7 +125,7 @@ class Histogram:
 
 
 class Tally:
-    """What all apps of a node are counted in together, where it happens."""
+    """Counters for all apps of a node together; the code that causes an event increments them."""
 
     __slots__ = (
         "auth_failures",
@@ -141,15 +141,15 @@ class Tally:
     def __init__(self) -> None:
         self.publishes = 0  # events, one for each of their channels
         self.rate_limited_publishes = 0  # events that an app published too fast
-        self.cached_events_evicted = 0  # for there were too many, before they expired
+        self.cached_events_evicted = 0  # before they expired, because there were too many
         self.losses = 0  # channels and users of which the engine reported a loss
         self.auth_failures = 0  # signatures of clients that were wrong
         self.unknown_keys = 0  # WebSocket clients with a key of no app
-        self.refused_origins = 0  # WebSocket clients from pages that their app does not allow
-        self.errors: dict[int | None, int] = {}  # told to clients, by code
+        self.refused_origins = 0  # WebSocket clients from pages that the app does not allow
+        self.errors: dict[int | None, int] = {}  # sent to clients, by code
 
     def refused(self, code: int | None) -> None:
-        """Count an error told to a client."""
+        """Count an error that is sent to a client."""
         self.errors[code] = self.errors.get(code, 0) + 1
 
 
@@ -159,10 +159,10 @@ Values = Mapping[Labels, float] | float | Histogram
 
 def render(found: Iterable[tuple[str, Values]]) -> bytes:
     """
-    Write what was found, by name, as text.
+    Return the values in *found*, by name of the metric, as text.
 
     A value is a number, a number for each combination of labels, or a Histogram. Raises KeyError
-    for a name that is none of FAMILIES.
+    for a name that is not in FAMILIES.
     """
     lines: list[str] = []
     for name, values in found:

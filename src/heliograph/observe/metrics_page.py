@@ -1,7 +1,7 @@
 """
-HTTP answers, counted and timed; and the page that shows all that is measured.
+Counts and times HTTP responses, and serves the page with all metrics.
 
-Only where somebody asked for metrics: otherwise requests go straight to their routes.
+Used only if metrics are configured: otherwise requests go directly to their routes.
 """
 
 import hmac
@@ -23,9 +23,9 @@ _NOT_FOUND = text(404, "Not found")
 
 class Requests:
     """
-    What was counted of requests, for all ports together.
+    The counters of requests, for all ports together.
 
-    *route_of* returns the name of a path in metrics: one of few, whatever strangers ask for.
+    *route_of* returns the name of a path in metrics; it is one of few, whatever path is requested.
     """
 
     def __init__(self, route_of: Callable[[bytes], str]) -> None:
@@ -39,7 +39,7 @@ class Requests:
         return sum(count for labels, count in self.answered.items() if labels[1] == "401")
 
     def count(self, path: bytes, status: int, seconds: float) -> None:
-        """Count an answer."""
+        """Count a response."""
         short = path if len(path) <= _LONGEST else path[:_LONGEST]
         key = (self._route_of(short), str(status))
         self.answered[key] = self.answered.get(key, 0) + 1
@@ -50,7 +50,7 @@ _LONGEST = 256
 
 
 class Metered:
-    """Answers as *handler* does, and counts and times it. *now* reads a monotonic clock."""
+    """Passes requests to *handler*; counts and times responses. *now* reads a monotonic clock."""
 
     def __init__(self, handler: Handler, requests: Requests, now: Callable[[], float]) -> None:
         self._handler = handler
@@ -88,9 +88,9 @@ class Metered:
 
 class MetricsPage:
     """
-    Answers GET /metrics with what *scrape* returns, and leaves all else to *handler*.
+    Answers GET /metrics with the result of *scrape*, and passes all other requests to *handler*.
 
-    With a *token*, only to who has it: `Authorization: Bearer TOKEN`.
+    With a *token*, a request for the page needs `Authorization: Bearer TOKEN`.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class MetricsPage:
         """Answer *request* before its body has arrived, where its head decides the answer."""
         if request.path != PATH:
             return self._handler.refuse_early(request) if self._handler else _NOT_FOUND
-        return self._page(request)  # its body is of no use
+        return self._page(request)  # its body is ignored
 
     def _page(self, request: Request) -> Response:
         if request.method == "OPTIONS":
@@ -124,8 +124,8 @@ class MetricsPage:
 
 
 def _given(request: Request) -> bytes:
-    """Return the credentials of *request*, with the name of their scheme in our spelling."""
+    """Return the credentials of *request*; a Bearer scheme in any case is spelled `Bearer`."""
     given = request.lone_header(b"authorization") or b""
     scheme, _, token = given.partition(b" ")
-    # RFC 9110 11.1: the scheme is the same in any case, and 11.4: spaces may follow it.
+    # RFC 9110 11.1: the scheme is case-insensitive; 11.4: spaces may follow it.
     return b"Bearer " + token.lstrip(b" ") if scheme.lower() == b"bearer" else given

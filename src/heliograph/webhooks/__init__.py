@@ -1,11 +1,11 @@
 """
-Webhooks: an app's own server is sent what changes in the app.
+Webhooks: requests to an app's own server about changes in the app.
 
     owed changes → reported state (is it news, and now?) → outbox of each receiver (batch, order)
         → store (kept before it is sent, with the marks) → sender (POST) → outbox (done, or retried)
                          └→ settled
 
-`payload`, `reported`, `counts`, `progress` and `schedule` are pure; `hooks` connects all parts.
+`payload`, `debounce`, `counts`, `progress` and `schedule` do no I/O; `courier` connects all parts.
 """
 
 from heliograph.webhooks.courier import DeliveryCounters, Webhooks

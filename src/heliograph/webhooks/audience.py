@@ -1,7 +1,7 @@
 """
-The receivers of one app, what each is to be sent, and what was reported to them.
+The receivers of one app, their queues, and the state that was reported to them.
 
-Knows nothing of when anything is taken, kept or sent.
+Does not decide when changes are taken, or when events are stored or sent.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from heliograph.webhooks.schedule import Limits, Outbox
 
 
 class WebhookReceiver:
-    """One webhook of an app, and what is to be sent to it."""
+    """One webhook of an app, and the queue of its events."""
 
     __slots__ = ("app", "failing", "id", "label", "lost", "outbox", "webhook")
 
@@ -32,18 +32,18 @@ class WebhookReceiver:
 
     @property
     def name(self) -> str:
-        """What a log calls it."""
+        """The name in log messages."""
         return f"app {self.app.id}: webhook {self.label}"
 
     def configure(self, app: App, webhook: Webhook) -> None:
-        """Take new settings; the queue stays."""
+        """Apply new settings; the queue stays."""
         self.app = app
         self.webhook = webhook
         self.outbox.batching = app.webhook_batching
         self.outbox.reserve(payload.reserved_for(webhook))
 
     def wants(self, kind: str, channel: str | None) -> bool:
-        """Return whether it is sent events of *kind* on *channel*, None for those of users."""
+        """Return whether it receives events of *kind* on *channel*; None for events of users."""
         webhook = self.webhook
         if kind not in webhook.events:
             return False
@@ -53,7 +53,7 @@ class WebhookReceiver:
 
 
 class Audience:
-    """The receivers of one app, and what was reported to them."""
+    """The receivers of one app, and the state that was reported to them."""
 
     __slots__ = ("app", "counts", "receivers", "reported")
 
@@ -65,26 +65,26 @@ class Audience:
 
     @property
     def selection(self) -> set[tuple[frozenset[str], str]]:
-        """The kinds of events, and the beginnings of channels, that its receivers ask for."""
+        """The kinds of events, and the prefixes of channels, that its receivers select."""
         hooks = [receiver.webhook for receiver in self.receivers]
         return {(frozenset(hook.events), hook.channel_prefix) for hook in hooks}
 
     def wanting(self, change: Reportable) -> list[WebhookReceiver]:
-        """Return the receivers that are sent *change*."""
+        """Return the receivers of *change*."""
         kind, channel = payload.KINDS[type(change)], payload.channel_of(change)
         return [receiver for receiver in self.receivers if receiver.wants(kind, channel)]
 
     def not_reported(self, state: ReportedState) -> bool:
-        """Return whether no receiver is sent the end of *state*."""
+        """Return whether no receiver is notified of the end of *state*."""
         return not self.wanting(state.removal())
 
     def due(self) -> float | None:
-        """Return when a removal or a number is to be reported, if any is held."""
+        """Return the time of the next report of a removal or a number; None if none is held."""
         times = (self.reported.due(), self.counts.due())
         return min((time for time in times if time is not None), default=None)
 
 
 def receiver_id(app: App, webhook: Webhook, number: int) -> str:
-    """Return the name of a webhook in a store; its URL may be a secret, and is not in it."""
+    """Return the name of a webhook in a store; it does not show the URL, which may be a secret."""
     known_by = f"{app.id}\n{webhook.url}\n{number}"
     return hashlib.sha256(known_by.encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
 """
-How often receivers are sent the number of subscriptions of a channel.
+The rate limit of reports of a channel's number of subscriptions.
 
-Knows channels by name, numbers, and of time only what it is given.
+Knows names of channels and numbers. The time is an argument.
 """
 
 from collections import OrderedDict
@@ -10,20 +10,20 @@ from collections.abc import Iterable
 
 class LatestCounts:
     """
-    Decides when a number is reported: once in *interval_s* for each channel, the latest in the end.
+    Decides when a number is reported: at most once in *interval_s* for each channel.
 
-    The first number is reported at once. Of those that follow within the interval, the latest is
-    *pending*, and reported at its end.
+    The first number is reported at once. Of the numbers that follow within the interval, the latest
+    is *pending*, and is reported at the end of the interval.
     """
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        # In the order of their times: channel -> end of its interval, and the pending number.
+        # In the order of the ends: channel -> end of its interval, and the pending number.
         self._channels: OrderedDict[str, tuple[float, int | None]] = OrderedDict()
         self._pending = 0
 
     def __len__(self) -> int:
-        """Return the number of channels that something is remembered of."""
+        """Return the number of channels whose interval is stored."""
         return len(self._channels)
 
     @property
@@ -34,7 +34,7 @@ class LatestCounts:
         }
 
     def take(self, channel: str, count: int, now: float) -> bool:
-        """Take a number; return whether it is reported at once. Otherwise it is pending."""
+        """Take a number; return whether it must be reported now. Otherwise it is pending."""
         known = self._channels.get(channel)
         if known is None:
             self._channels[channel] = (now + self._interval_s, None)
@@ -57,20 +57,20 @@ class LatestCounts:
         return reported
 
     def due(self) -> float | None:
-        """Return when a number is due or, where none is pending, when all can be forgotten."""
+        """Return when a number is due or, if none is pending, when all channels can be removed."""
         if not self._channels:
             return None
         channel = next(iter(self._channels)) if self._pending else next(reversed(self._channels))
         return self._channels[channel][0]
 
     def load(self, pending: Iterable[tuple[str, int]], now: float) -> None:
-        """Take over numbers that another life of the server, or another node, had pending."""
+        """Load pending numbers of an earlier process of this server, or of another node."""
         for channel, count in pending:
             self._channels[channel] = (now + self._interval_s, None)
             self._put(channel, now + self._interval_s, count)
 
     def end_intervals(self, now: float) -> None:
-        """Let no number be pending any longer: `elapse` now returns all."""
+        """End all intervals: `elapse` now returns all pending numbers."""
         for channel, (_, count) in self._channels.items():
             self._channels[channel] = (now, count)
 

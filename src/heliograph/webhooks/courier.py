@@ -1,9 +1,9 @@
 """
-The shell: takes the changes that are owed to this node, keeps what it makes of them, and sends it.
+Takes the changes that are owed to this node, stores the resulting events, and sends them.
 
 The only module here that knows the event loop, and the only one that uses reported state, outboxes,
-store and sender together. Everything but loading and the tries themselves happens on the loop,
-without awaiting.
+store and sender together. Everything except loading and the tries runs on the event loop without
+awaiting.
 """
 
 import asyncio
@@ -32,45 +32,45 @@ logger = logging.getLogger(__name__)
 
 REMOVALS_AT_ONCE = 200
 """
-Removals and numbers sent before the loop turns, some 15 µs each: one client may leave thousands of
-channels, and a whole data centre may lose its connections at once.
+Removals and numbers that are reported in one turn of the event loop, about 15 µs each: one client
+may leave thousands of channels, and all clients of a data centre may disconnect at once.
 """
 
 MAX_WAITING_BYTES = 64 << 20
-"""Changes that wait until what is kept of their apps is loaded; beyond, the store has failed."""
+"""Bytes of changes that wait until their apps are loaded; above, the store counts as failed."""
 
 
 class Sender(Protocol):
-    """What webhooks ask of a network."""
+    """The interface of `Webhooks` to the network."""
 
     async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> str | None:
-        """Return None when the receiver has taken it, else why not, in words for a log."""
+        """Return None if the receiver has accepted the request, otherwise a reason for the log."""
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
 
 
 @dataclass(slots=True)
 class DeliveryCounters:
-    """What became of it all. An event counts once for each receiver, a delivery once."""
+    """Counters of results. An event counts once for each receiver, a delivery counts once."""
 
     queued: int = 0  # events
-    sent: int = 0  # deliveries that arrived
+    sent: int = 0  # deliveries that receivers accepted
     retried: int = 0  # tries after the first
     failed: int = 0  # deliveries given up
-    dropped: int = 0  # events that found no room, or whose webhook was removed
+    dropped: int = 0  # events for which a queue was full, or whose webhook was removed
 
 
 class Webhooks:
     """
-    Sends apps what changes in them: `configure`, `start`, `stop`, and between them the methods of
-    `node.journal.OwedObserver`.
+    Sends the changes in apps to their webhooks.
 
-    Of an app that this node does not hold, nothing is in memory, written or sent.
+    Call `configure`, `start` and `stop`; between them, the methods of `node.journal.OwedObserver`.
+    If this node does not hold an app, it keeps, writes and sends nothing of the app.
 
-    *now_s* reads the wall clock, which bodies carry; *monotonic* the clock that everything is
-    timed by; *random* is a chance from 0 to 1. What is not confirmed *settle_s* after a restart is
-    reported as gone. *sender* is made when there is a receiver.
+    *now_s* reads the wall clock, for the time in bodies; *monotonic* reads the clock of all timers.
+    *random* returns a number from 0 to 1. After a restart, a state that is not confirmed within
+    *settle_s* is reported as ended. *sender* is called once there is a receiver.
     """
 
     def __init__(
@@ -113,22 +113,22 @@ class Webhooks:
 
     @property
     def pending(self) -> int:
-        """The events that are still to be sent."""
+        """The number of events that are not delivered yet."""
         return sum(receiver.outbox.events for receiver in self._receivers.values())
 
     @property
     def store_failures(self) -> int:
-        """How often something could not be kept."""
+        """The number of failures of the store."""
         return self._store.failures
 
     # -- Configuration -------------------------------------------------------------------
 
     def configure(self, apps: Iterable[App]) -> None:
         """
-        Serve the webhooks of *apps*, and no others; before `start`, and whenever they change.
+        Serve the webhooks of *apps*, and no others. Call it before `start` and after each change.
 
-        A webhook is the same as before while its app and URL are: it keeps its queue. The queue of
-        a webhook that was removed or disabled is dropped.
+        A webhook with the same app and the same URL keeps its queue. The queue of a webhook that
+        was removed or disabled is dropped.
         """
         before, self._receivers = self._receivers, {}
         selected = {name: audience.selection for name, audience in self._audiences.items()}
@@ -144,8 +144,8 @@ class Webhooks:
                 self._in_pieces(self._forget_not_reported(audience))
         for audience in gone_apps:
             if self._started and audience.app.id in self._progress:
-                # At once, for the app may be back before its state is out of memory. With the
-                # receivers, for their queues may not be loaded yet.
+                # At once, because the app may be added again before its state is out of memory.
+                # With the receivers, because their queues may not be loaded yet.
                 receivers = [receiver.id for receiver in audience.receivers]
                 self._store.clear(audience.app.id, receivers)
             self._in_pieces(audience.reported.forget(lambda _: True))
@@ -155,7 +155,7 @@ class Webhooks:
         self._wake()
 
     def _audience(self, app: App, before: dict[str, WebhookReceiver]) -> Audience | None:
-        """Return the receivers of *app*, None where it has none."""
+        """Return the receivers of *app*, None if it has none."""
         webhooks = [webhook for webhook in app.webhooks if webhook.enabled]
         if not webhooks or not app.keys:
             return None
@@ -186,7 +186,7 @@ class Webhooks:
         self._store.drop(app_id, _numbers(outbox.waiting))
 
     def _forget_not_reported(self, audience: Audience) -> Iterator[object]:
-        """Forget, a piece at a time, what *audience* wants no more, while it is the app's own."""
+        """Remove states without a receiver, in pieces, until the app has another audience."""
         for forgotten in audience.reported.forget(audience.not_reported):
             for state in forgotten:
                 self._store.retract(audience.app.id, state)
@@ -195,17 +195,17 @@ class Webhooks:
                 return
 
     def _in_pieces(self, job: Iterator[object]) -> None:
-        """Do a piece of *job* now, and another one in each turn of the event loop from now on."""
+        """Do one piece of *job* now, and one in each following turn of the event loop."""
         for _ in job:
             self._loop.call_soon(self._in_pieces, job)
             return
 
-    # -- A life --------------------------------------------------------------------------
+    # -- Start and stop ------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the store, take over what it has of the apps that are held. Raises ConfigError."""
+        """Open the store, and load the data of the apps that are held. Raises ConfigError."""
         self._loop = asyncio.get_running_loop()
-        # Clients can cause any number of events, and each may find a receiver that fails.
+        # Clients can cause any number of events, and each of them may fail to be delivered.
         self._faults = Summary(logger, logging.ERROR, self._loop.call_later)
         self._losses = Summary(logger, logging.ERROR, self._loop.call_later)
         self._failures = Summary(logger, logging.WARNING, self._loop.call_later)
@@ -226,7 +226,7 @@ class Webhooks:
         return self._sender
 
     def _by_app(self, stored: Stored) -> dict[str, Stored]:
-        """Sort *stored* by app, and drop what belongs to no app or webhook any longer."""
+        """Group *stored* by app, and drop the data of removed apps and webhooks."""
         apps: defaultdict[str, Stored] = defaultdict(Stored)
         for state in stored.states:
             apps[state.app_id].states.append(state)
@@ -258,7 +258,7 @@ class Webhooks:
         return apps
 
     async def _load(self, app_id: str, progress: Progress) -> None:
-        """Take over what the store has of an app, unless the app is released meanwhile."""
+        """Load the data of an app from the store, unless the app is released meanwhile."""
         receivers = [one.id for one in self._receivers.values() if one.app.id == app_id]
         stored = await self._store.load(app_id, receivers)
         if self._working and self._progress.get(app_id) is progress:
@@ -298,7 +298,7 @@ class Webhooks:
         }
         waiting: list[tuple[WebhookReceiver, QueuedEvent]] = []
         for one in stored.events:
-            # Those of another node: without this, an event of ours would take the place of one.
+            # Numbers of another node: a new event must not replace one of its events.
             self._next_number = max(self._next_number, one.number + 1)
             receiver = self._receivers.get(one.receiver)
             change = payload.read(one.text)
@@ -307,7 +307,7 @@ class Webhooks:
             elif receiver is None:  # it was removed meanwhile
                 gone.append(one.number)
             else:
-                stream = payload.stream_of(change)  # what order is kept in must not be damaged
+                stream = payload.stream_of(change)  # decides order; the stored one may be damaged
                 event = _queued(one.number, change, stream, one.text, now)
                 if (one.delivery, one.receiver) in formed:
                     formed[one.delivery, one.receiver].append(event)
@@ -321,7 +321,7 @@ class Webhooks:
             else:
                 receiver.outbox.restore(Delivery(old.id, old.key, old.time_ms, events), now)
                 self._dirty[receiver] = None
-        # Only now: an event that waits behind a delivery must find it there.
+        # After the deliveries: an event of the same stream waits behind its delivery.
         for receiver, event in waiting:
             self._queue(receiver, event)
         self.counters.dropped += len(unreadable) + len(gone)
@@ -334,10 +334,10 @@ class Webhooks:
 
     async def stop(self, timeout_s: float) -> None:
         """
-        End, within about *timeout_s*; no change is taken any longer.
+        Stop within about *timeout_s*; later changes are ignored.
 
-        Where the store is lasting, tries under way may end, and everything else stays in the
-        store. Where it is not, held removals and everything pending is sent, as far as it can be.
+        If the store is lasting, current tries may finish, and everything else stays in the store.
+        Otherwise, held removals and all pending events are sent, as far as the time allows.
         """
         if not self._started or self._stopped:
             return
@@ -361,7 +361,7 @@ class Webhooks:
         await self._store.close()
 
     async def _hurry(self, deadline: float) -> None:
-        """Send everything now, held removals too."""
+        """Send everything now, including held removals."""
         now = self._monotonic()
         for audience in self._audiences.values():
             audience.reported.end_holds(now)
@@ -395,7 +395,7 @@ class Webhooks:
     # -- Changes -------------------------------------------------------------------------
 
     def wants(self, app: App) -> Wants:
-        """Return which changes the enabled webhooks of *app* ask for."""
+        """Return the kinds of changes that the enabled webhooks of *app* select."""
         if not app.keys:
             return NOTHING_WANTED
         kinds = {kind for webhook in app.webhooks if webhook.enabled for kind in webhook.events}
@@ -409,7 +409,7 @@ class Webhooks:
         )
 
     def hold(self, app_id: str, term: str, settle: Settle) -> None:  # noqa: ARG002 - what was taken in one term stays taken in the next
-        """Begin to take the changes of an app; before or after `start`."""
+        """Begin to take the changes of an app; may be called before or after `start`."""
         progress = self._progress.get(app_id)
         if progress is not None:
             progress.settle = settle
@@ -424,7 +424,7 @@ class Webhooks:
             load.add_done_callback(self._loads.discard)
 
     def owe(self, app_id: str, changes: Sequence[Owed]) -> None:
-        """Take changes of an app that is held; those that were taken before are skipped."""
+        """Take changes of an app that is held; changes that were taken before are skipped."""
         progress = self._progress.get(app_id)
         if progress is None or self._stopped:
             return
@@ -437,7 +437,7 @@ class Webhooks:
                 self._store.give_up()
 
     def restart(self, app_id: str, scope: str, epoch: str) -> None:
-        """Take note that nothing that was reported of *scope* is confirmed, once for an epoch."""
+        """Mark all reported states of *scope* as unconfirmed, once for each epoch."""
         progress = self._progress.get(app_id)
         if progress is None or self._stopped:
             return
@@ -448,11 +448,11 @@ class Webhooks:
             progress.waiting.append(mark)
 
     def release(self, app_id: str) -> None:
-        """Forget an app, at once: write nothing more of it, and send nothing."""
+        """Drop an app from memory at once; nothing more of it is written or sent."""
         if self._progress.pop(app_id, None) is None:
             return
         self._unsettled.pop(app_id, None)
-        if app_id in self._audiences:  # else all that is to be written is that nothing stays
+        if app_id in self._audiences:  # otherwise only its removal is to be written
             self._store.abandon(app_id)
         for attempt, receiver in self._tries.items():
             if receiver.app.id == app_id:
@@ -466,7 +466,7 @@ class Webhooks:
         self._in_pieces(audience.reported.forget(lambda _: True))
 
     def _restart(self, app_id: str, progress: Progress, mark: Mark) -> None:
-        """Take a restart, and keep its mark in the same group as what follows from it."""
+        """Take a restart, and store its mark in the same group as its results."""
         if not progress.restart(mark):
             return
         audience = self._audiences.get(app_id)
@@ -477,7 +477,7 @@ class Webhooks:
             self._schedule(audience)
 
     def _take_all(self, app_id: str, progress: Progress, changes: Sequence[Owed]) -> None:
-        """Take *changes*, and keep the last mark of each scope in the same group."""
+        """Take *changes*, and store the last mark of each scope in the same group."""
         audience = self._audiences.get(app_id)
         marks = {}
         for owed in progress.take(changes):
@@ -494,7 +494,7 @@ class Webhooks:
                 self._store.mark(app_id, mark)
         progress.give(marks.values(), 0 if audience is None else self._store.group)
         self._unsettled[app_id] = progress
-        self._wake()  # to settle: not now, for this is called by the engine
+        self._wake()  # settles later, because the engine is the caller here
 
     def _take(self, audience: Audience, change: Change, scope: str) -> None:
         if isinstance(change, CacheFilled):
@@ -526,7 +526,7 @@ class Webhooks:
             self._schedule(audience)
 
     def _keep_state(self, app_id: str, change: Reportable, scope: str) -> None:
-        """Keep, in the group of the event, what receivers will know by it."""
+        """Store the state that *change* reports, in the same group as the event."""
         concerned = state_of(change)
         if concerned is not None:
             self._store.report(app_id, concerned[0], scope, Standing.CONFIRMED)
@@ -562,7 +562,7 @@ class Webhooks:
                 )
             receiver.lost += len(dropped)
 
-    # -- What is due ---------------------------------------------------------------------
+    # -- Timers and due work -------------------------------------------------------------
 
     def _schedule(self, audience: Audience) -> None:
         due = audience.due()
@@ -576,7 +576,7 @@ class Webhooks:
             self._loop.call_soon(self._work)
 
     def _work(self) -> None:
-        """Do everything that is due, and see to it that we are called when the next thing is."""
+        """Do all work that is due, and set the timer for the next."""
         self._woken = False
         if not self._working:
             return
@@ -595,7 +595,7 @@ class Webhooks:
         self._idle.set()
 
     def _elapse(self, audience: Audience, now: float) -> bool:
-        """Report removals and numbers whose time has come; return whether there are more."""
+        """Report the removals and numbers that are due; return whether there may be more."""
         app_id = audience.app.id
         removals = audience.reported.elapse(now, REMOVALS_AT_ONCE)
         for removal in removals:
@@ -614,7 +614,7 @@ class Webhooks:
         return len(removals) + len(numbers) == REMOVALS_AT_ONCE
 
     def _serve(self, receiver: WebhookReceiver, now: float) -> None:
-        """Make up deliveries, and begin tries, until neither makes room for the other."""
+        """Form deliveries and begin tries, until neither is possible."""
         while self._form(receiver, now) or self._begin(receiver, now):
             pass
         due = receiver.outbox.due()
@@ -661,7 +661,7 @@ class Webhooks:
     async def _try(self, receiver: WebhookReceiver, delivery: Delivery) -> None:
         app, webhook = receiver.app, receiver.webhook
         secret = app.secret(delivery.key)
-        if secret is None:  # the key was removed since
+        if secret is None:  # the key was removed meanwhile
             delivery.key = app.keys[0].key
             secret = app.keys[0].secret.encode()
         delivery.renew(int(self._now_s() * 1000), self._limits.max_body_age_s)
@@ -669,7 +669,7 @@ class Webhooks:
         headers = payload.headers(delivery.key, secret, body, delivery.id, webhook.headers)
         try:
             failure = await self._ready_sender().post(webhook.url, headers, body)
-        except Exception as error:  # noqa: BLE001 - our fault; the others must not wait for it
+        except Exception as error:  # noqa: BLE001 - a fault of the server; must not delay the others
             self._faults.fault(f"{receiver.name}: a request failed", error)
             failure = "internal error"
         if self._receivers.get(receiver.id) is receiver:
@@ -724,7 +724,7 @@ class Webhooks:
             )
             receiver.lost = 0
 
-    # -- What the store asks -------------------------------------------------------------
+    # -- Callbacks of the store ----------------------------------------------------------
 
     def _on_kept(self) -> None:
         self._settle()
@@ -735,14 +735,14 @@ class Webhooks:
             self._wake()
 
     def _settle(self) -> None:
-        """Settle the changes of which all that was made is kept."""
+        """Settle the changes whose results are all stored."""
         for app_id, progress in list(self._unsettled.items()):
             progress.keep(self._store.kept)
             if not progress.unsettled and self._unsettled.get(app_id) is progress:
                 del self._unsettled[app_id]
 
     def _write_all(self) -> None:
-        """Give the store all that there is of the apps that are held."""
+        """Pass all data of the apps that are held to the store."""
         for app_id, progress in self._progress.items():
             audience = self._audiences.get(app_id)
             if audience is None or not progress.loaded:
@@ -785,7 +785,7 @@ def _queued(number: int, change: Reportable, stream: str, text: bytes, now: floa
 
 
 def _http_sender(timeout_s: float) -> Sender:
-    # aiohttp costs a tenth of a second and 15 MB: only where there is a webhook.
+    # aiohttp costs a tenth of a second and 15 MB, so it is imported only if there is a webhook.
     from heliograph.webhooks.sender import HttpSender  # noqa: PLC0415 - see above
 
     return HttpSender(timeout_s)

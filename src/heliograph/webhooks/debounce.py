@@ -1,9 +1,9 @@
 """
 The state that was reported to receivers, and its debounce.
 
-One `Reported` is about one app: its occupied channels, the members of its presence channels, its
-users online. Nothing is reported twice, and what returns in time was never gone. Knows of time only
-what it is given, and nothing of how receivers are notified.
+One `Reported` has the state of one app: its occupied channels, the members of its presence
+channels, its users online. No state is reported twice. If a state ends and begins again within the
+grace period, neither is reported. The time is an argument. Does not notify receivers itself.
 """
 
 import heapq
@@ -18,33 +18,33 @@ from heliograph.hub.facts import MemberAdded, MemberRemoved, UserOffline, UserOn
 Removal = ChannelVacated | MemberRemoved | UserOffline
 
 FORGOTTEN_AT_ONCE = 200
-"""States that are checked in one piece, some microseconds each."""
+"""States that are checked in one piece, a few microseconds each."""
 
 MAX_HELD = 100_000
 """
-Removals held at a time; beyond, the oldest are reported before their time.
+Removals held at a time; above this, the oldest are reported before their time.
 
-Clients that subscribe and unsubscribe in a loop leave one behind for each channel name that
-they invent, 450 bytes each.
+A client that subscribes and unsubscribes in a loop causes one removal for each channel name that it
+invents, 450 bytes each.
 """
 
 MAX_MISSES = 10_000
-"""Cache misses that are remembered; an older one may be reported again."""
+"""Cache misses that are stored; an older one may be reported again."""
 
 
-# What a state is about.
+# The kinds of states.
 CHANNEL, MEMBER, USER = range(3)
 
 
 class ReportedState(NamedTuple):
-    """That a channel is occupied, a user in it, or a user (without a channel) online."""
+    """A channel is occupied, a user is a member of a channel, or a user (no channel) is online."""
 
     about: int
     channel: str
     user_id: str
 
     def removal(self) -> Removal:
-        """Return what is reported when it ends."""
+        """Return the change that is reported when it ends."""
         if self.about == CHANNEL:
             return ChannelVacated(self.channel)
         if self.about == MEMBER:
@@ -53,7 +53,7 @@ class ReportedState(NamedTuple):
 
 
 def state_of(change: Change) -> tuple[ReportedState, bool] | None:
-    """Return the state that *change* is about, and whether it begins, if it is about one."""
+    """Return the state that *change* begins or ends, and whether it begins; None if it has none."""
     match change:
         case ChannelOccupied(channel):
             return ReportedState(CHANNEL, channel, ""), True
@@ -79,7 +79,7 @@ class Standing(Enum):
 
 
 class Outcome(Enum):
-    """What follows from a change."""
+    """The result of a change."""
 
     NOTHING = "the reported state stays as it is"
     REPORT = "the change is reported at once"
@@ -88,7 +88,7 @@ class Outcome(Enum):
 
 
 class _Hold(NamedTuple):
-    """A removal that is held. The *number* keeps the order of those of the same time."""
+    """A removal that is held. The *number* keeps the order of removals with the same time."""
 
     until: float
     number: int
@@ -99,24 +99,24 @@ class _Hold(NamedTuple):
 
 class Reported:
     """
-    What the receivers of one app know.
+    The state that was reported to the receivers of one app.
 
-    A removal is held for *grace_s*, unless MAX_HELD are: where the channel or user returns
-    meanwhile, neither is reported. A cache miss is reported once for a channel until it is
-    `filled`, or for *cache_miss_s*, unless MAX_MISSES are remembered. Each state has the scope of
-    the change that was the last to confirm it.
+    A removal is held for *grace_s*, unless MAX_HELD are held: if the channel or user returns
+    meanwhile, neither is reported. A cache miss of a channel is reported once until the channel is
+    `filled`, or for *cache_miss_s*, unless MAX_MISSES are stored. Each state has the scope of the
+    last change that confirmed it.
     """
 
     def __init__(self, grace_s: float, cache_miss_s: float) -> None:
         self._grace_s = grace_s
         self._cache_miss_s = cache_miss_s
-        # The scope of what is confirmed, the hold of what is not: nothing more for each state.
+        # The scope of a confirmed state, the hold of any other: no further object for a state.
         self._states: dict[ReportedState, str | _Hold] = {}
         self._members: dict[str, set[str]] = {}  # channel -> users reported to be in it
-        self._heap: list[_Hold] = []  # those that _states does not have are stale
+        self._heap: list[_Hold] = []  # a hold that is not in _states is stale
         self._holds = 0
         self._scopes: dict[str, str] = {}  # one object for each scope
-        self._missed: OrderedDict[str, float] = OrderedDict()  # channel -> until when
+        self._missed: OrderedDict[str, float] = OrderedDict()  # channel -> end of *cache_miss_s*
         self._max_held = MAX_HELD
 
     def __iter__(self) -> Iterator[ReportedState]:
@@ -126,12 +126,12 @@ class Reported:
         return len(self._states)
 
     def standing(self, state: ReportedState) -> tuple[str, Standing]:
-        """Return the scope of a state that was reported, and how certain it is."""
+        """Return the scope and the standing of a reported state."""
         known = self._states[state]
         return (known, Standing.CONFIRMED) if isinstance(known, str) else known[3:]
 
     def take(self, change: Change, now: float, scope: str = "") -> Outcome:
-        """Take a change of *scope*; return what follows from it."""
+        """Take a change of *scope*; return its outcome."""
         if isinstance(change, CacheMiss):
             return self._miss(change.channel, now)
         concerned = state_of(change)
@@ -146,14 +146,14 @@ class Reported:
         return Outcome.HELD
 
     def filled(self, channel: str) -> None:
-        """Note that a cache channel has an event again."""
+        """Handle that a cache channel has an event again."""
         self._missed.pop(channel, None)
 
     def elapse(self, now: float, limit: int) -> list[Removal]:
         """
         Return the removals that are to be reported now, *limit* at most.
 
-        A channel's members go before the channel does.
+        The removals of a channel's members come before that of the channel.
         """
         removals: list[Removal] = []
         while self._heap and len(removals) < limit:
@@ -171,7 +171,7 @@ class Reported:
         return removals
 
     def due(self) -> float | None:
-        """Return when the next removal is to be reported, if one is held."""
+        """Return the time at which the next removal is to be reported, None if none is held."""
         while self._heap:
             hold = self._heap[0]
             if self._states.get(hold.state) is hold:
@@ -186,9 +186,9 @@ class Reported:
         settle_s: float,
     ) -> None:
         """
-        Take over what another life of the server, or another node, has reported.
+        Load the state that an earlier process of this server, or another node, has reported.
 
-        Removals that were held are held anew.
+        For removals that were held, the time begins again.
         """
         ending = []
         for state, scope, standing in states:
@@ -201,19 +201,19 @@ class Reported:
             self._hold(state, now + pause, scope, standing)
 
     def restart(self, scope: str, until: float) -> None:
-        """Report as gone what is of *scope* and is not confirmed *until* then."""
+        """Hold the removals of all states of *scope*; unless confirmed, they are due at *until*."""
         states = [
             state
             for state, known in self._states.items()
             if (known if isinstance(known, str) else known.scope) == scope
         ]
         self._make_room(len(states))
-        # Members first: of two removals due at once, the first one held is reported first.
+        # Members first: of two removals with the same time, the one held first is reported first.
         for state in sorted(states, key=lambda state: state.about == CHANNEL):
             self._hold(state, until, scope, Standing.UNCONFIRMED)
 
     def end_holds(self, now: float) -> None:
-        """Hold nothing any longer: `elapse` now returns every removal."""
+        """End all holds: `elapse` now returns every removal."""
         held, self._heap = sorted(self._heap), []
         for hold in held:
             if self._states.get(hold.state) is hold:
@@ -223,10 +223,10 @@ class Reported:
         self, not_reported: Callable[[ReportedState], bool]
     ) -> Iterator[list[ReportedState]]:
         """
-        Forget the states that no receiver wants any longer, and yield them: a piece at a time.
+        Remove the states that no receiver selects any longer, and yield them, one piece at a time.
 
-        A piece has FORGOTTEN_AT_ONCE states, which *not_reported* decides on then. States that are
-        reported between two pieces are not checked.
+        A piece has FORGOTTEN_AT_ONCE states; *not_reported* is called for each of them when its
+        piece begins. States that are reported between two pieces are not checked.
         """
         left = list(self._states)
         while left:
@@ -235,7 +235,8 @@ class Reported:
             for state in forgotten:
                 self._retract(state)
             yield forgotten
-        # What is left of the heap is stale, and may be as large: until something is reported again.
+        # If no state is left, the rest of the heap is stale, and may be as large as the states
+        # were. It is removed in pieces until a state is reported again.
         while self._heap and not self._states:
             del self._heap[-FORGOTTEN_AT_ONCE:]
             yield []
@@ -270,14 +271,14 @@ class Reported:
         heapq.heappush(self._heap, hold)
 
     def _make_room(self, more: int) -> None:
-        """Let *more* removals be held until their time, whatever their number."""
+        """Raise the limit so that *more* removals can be held until their time."""
         self._max_held = max(MAX_HELD, 2 * (more + len(self._heap)))
 
     def _same(self, scope: str) -> str:
         return self._scopes.setdefault(scope, scope)
 
     def _last_member_goes(self, state: ReportedState) -> tuple[float, int] | None:
-        """Return the last hold of those reported to be members of this channel, if any is."""
+        """Return the latest hold of the members of this channel, None if no member is held."""
         if state.about != CHANNEL:
             return None
         users = self._members.get(state.channel, ())

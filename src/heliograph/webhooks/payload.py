@@ -1,8 +1,9 @@
 """
-What a receiver is sent: Pusher's webhook JSON, signed, in headers spelled as Pusher spells them.
+The requests to receivers: Pusher's webhook JSON, signed, with headers in Pusher's spelling.
 
-Knows the wire and nothing of when or how often. Every value of an event is a scalar, and a
-client event's data is a string: Go and .NET read events as tables of strings.
+Knows the format, and does not decide when a request is sent. Every value of an event is a scalar,
+and the data of a client event is a string: the SDKs for Go and .NET read events as tables of
+strings.
 
 Source: https://pusher.com/docs/channels/server_api/webhooks/
 """
@@ -39,7 +40,7 @@ Reportable = (
     | UserOnline
     | UserOffline
 )
-"""A change that receivers are sent; an Event is one that a client sent."""
+"""A change that is reported to receivers; an Event is a client event."""
 
 # The kind of `apps.WEBHOOK_KINDS` of each change.
 KINDS: dict[type[Reportable], str] = {
@@ -55,7 +56,7 @@ KINDS: dict[type[Reportable], str] = {
 }
 
 INTERNAL_PREFIX = "#"
-"""Of the channels that the server made for itself: they are not reported."""
+"""The prefix of internal channels, which are not reported."""
 
 KEY_HEADER = "X-Pusher-Key"
 SIGNATURE_HEADER = "X-Pusher-Signature"
@@ -71,7 +72,7 @@ def channel_of(change: Reportable) -> str | None:
 
 
 def stream_of(change: Reportable) -> str:
-    """Return what its order is kept in: its channel, or its user, as no channel can be named."""
+    """Return the stream that keeps its order: its channel, or its user in no channel's spelling."""
     if isinstance(change, UserOnline | UserOffline):
         return INTERNAL_PREFIX + change.user_id
     return change.channel
@@ -79,10 +80,10 @@ def stream_of(change: Reportable) -> str:
 
 def share_of(change: Reportable) -> str:
     """
-    Return what share of a receiver's queue it counts against: its kind, or OPEN.
+    Return the share of a receiver's queue that it counts against: its kind, or OPEN.
 
-    OPEN has all changes of public channels, for anybody may subscribe to any number of them.
-    Private and presence channels, client events, which only those have, and users take a signature.
+    OPEN has all changes of public channels, because every client may subscribe to any number of
+    them. Private and presence channels, their client events, and users need a signature.
     """
     channel = channel_of(change)
     if channel is not None and not kind_of(channel).private:
@@ -116,8 +117,8 @@ def _fields(change: Reportable) -> dict[str, Any]:
             return {"name": "cache_miss", "channel": channel}
         case Event():
             return _client_event(change)
-        # No SDK knows these two, but PHP's hands every event's channel to a typed function:
-        # without one, it would refuse the whole webhook.
+        # No SDK knows these two events, but PHP's SDK passes the channel of every event to a typed
+        # function: without a channel, it would refuse the whole webhook.
         case UserOnline(user_id):
             return {"name": "user_online", "channel": "", "user_id": user_id}
         case UserOffline(user_id):
@@ -149,9 +150,9 @@ class _Fields(Struct):
 
 
 def read(text: bytes) -> Reportable | None:  # noqa: C901 - a return for each kind
-    """Return the change of *text*, as `event` wrote it; None where it is no such text."""
+    """Return the change that `event` wrote as *text*; None if *text* is invalid."""
     try:
-        text.decode()  # fields that are not looked at are sent, too
+        text.decode()  # the check includes unread fields, which are sent, too
         fields = json.decode(text, _Fields)
     except (UnicodeDecodeError, json.InvalidJson):
         return None
@@ -180,7 +181,7 @@ def read(text: bytes) -> Reportable | None:  # noqa: C901 - a return for each ki
 
 
 def body(time_ms: int, events: Iterable[bytes]) -> bytes:
-    """Return the body that tells *events*; the same bytes whenever it is asked the same."""
+    """Return the body with *events*; equal arguments give equal bytes."""
     return b'{"time_ms":%d,"events":[%b]}' % (time_ms, b",".join(events))
 
 
@@ -188,10 +189,10 @@ def headers(
     key: str, secret: bytes, body: bytes, delivery_id: str, extra: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str]]:
     """
-    Return what *body* is sent with, signed.
+    Return the headers for *body*, with its signature.
 
-    Ours come first. PHP's SDK looks them up by this spelling, Node's compares the content
-    type as a whole. *extra* is what the operator wants besides, already checked.
+    The server's own headers come first. PHP's SDK finds them by this spelling, and Node's SDK
+    compares the whole content type. *extra* has the operator's headers, which are checked already.
     """
     sent = [
         ("Content-Type", "application/json"),
@@ -206,7 +207,7 @@ def headers(
 
 
 def label(webhook: Webhook) -> str:
-    """Return its URL as logs may show it: without user, password and query."""
+    """Return its URL for logs: without user, password and query."""
     scheme, _, rest = webhook.url.partition("://")
     authority, slash, path = rest.partition("/")
     host = authority.partition("?")[0].partition("#")[0].rpartition("@")[2]

@@ -1,9 +1,9 @@
 """
-The rows of a store's file, read and checked.
+Reads and checks the rows of a store's file.
 
-The file outlives crashes, disks and hands that edit it, so nothing in it is trusted: a row is
-what it should be, or it is left out and counted. Knows the tables, those of earlier versions too,
-and how SQLite fails; does not know when rows are written, nor what an event means.
+The file may be damaged by crashes, disks and manual edits, so it is not trusted: an invalid row is
+left out and counted. Knows the tables, including those of earlier versions, and the failures of
+SQLite; does not know when rows are written, or the meaning of an event.
 """
 
 import re
@@ -16,22 +16,22 @@ from heliograph.engine.answers import Mark
 from heliograph.webhooks.debounce import CHANNEL, MEMBER, USER, ReportedState, Standing
 
 MAX_NAME_BYTES = 1 << 20
-"""Of a channel, a user, a key: far above what any limit of an app would be set to."""
+"""Bytes of the name of a channel, user or key: far above any useful limit of an app."""
 
 MAX_TEXT_BYTES = 64 << 20
-"""What a whole queue may hold."""
+"""Bytes of an event's text: as many as a whole queue may have."""
 
 MAX_NUMBER = 1 << 62
-"""So that there are numbers left for new events."""
+"""The largest number of a stored event, so that numbers are left for new events."""
 
 MAX_FAILURES = 20_000
-"""Failures in the middle of the table of events after which the rest of it is given up."""
+"""Failures in the middle of the table of events after which the rest of it is not read."""
 
 SINGLE_STEPS = 1000
-"""Failures in a row after which the next number to be tried is further away each time."""
+"""Successive failures after which the distance to the next number to be tried doubles each time."""
 
 UNREADABLE = (sqlite3.Error, MemoryError, OverflowError, UnicodeError)
-"""What reading a damaged file may raise; the last, where SQLite's message repeats what is in it."""
+"""Exceptions of reading a damaged file; the last, if SQLite's message repeats text of the file."""
 
 _STANDINGS = {standing.value: standing for standing in Standing}
 
@@ -43,7 +43,7 @@ Row = Sequence[Any]
 
 @dataclass(slots=True)
 class StoredEvent:
-    """An event that *receiver* is owed, perhaps as part of *delivery*."""
+    """An event that is not delivered to *receiver* yet, possibly as part of *delivery*."""
 
     number: int
     receiver: str
@@ -54,7 +54,7 @@ class StoredEvent:
 
 @dataclass(slots=True)
 class StoredDelivery:
-    """A delivery that was made up and not done with."""
+    """A delivery that was formed and is not finished."""
 
     id: str
     receiver: str
@@ -72,7 +72,7 @@ class StoredState(NamedTuple):
 
 
 class StoredCount(NamedTuple):
-    """The latest number of subscriptions of a channel, which is still to be reported."""
+    """The latest number of subscriptions of a channel, which is not reported yet."""
 
     app_id: str
     channel: str
@@ -88,7 +88,7 @@ class StoredMark(NamedTuple):
 
 @dataclass(slots=True)
 class Stored:
-    """What a store holds, of all apps or of one; events in order."""
+    """The contents of a store, of all apps or of one; events are in order."""
 
     states: list[StoredState] = field(default_factory=list)
     counts: list[StoredCount] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Stored:
 
 
 _STATES = "SELECT app, about, channel, user, scope, standing FROM reported"
-# Of schema 1, which had no scopes: all is unconfirmed (2).
+# Schema 1 had no scopes: all states are unconfirmed (2).
 _OLD_STATES = "SELECT app, about, channel, user, '', 2 FROM beliefs"
 _COUNTS = "SELECT app, channel, count FROM counts"
 _MARKS = "SELECT app, scope, epoch, number FROM marks"
@@ -107,12 +107,12 @@ _EVENTS = "SELECT number, receiver, stream, text, delivery FROM events"
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Have text read that is no UTF-8; `read` and `read_damaged` leave such rows out."""
+    """Accept text that is not UTF-8; `read` and `read_damaged` leave such rows out."""
     connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
 
 
 def read(connection: sqlite3.Connection) -> tuple[Stored, int]:
-    """Return what a sound file keeps, and how many rows are left out. Raises UNREADABLE."""
+    """Return the contents of an intact file, and the number of invalid rows. Raises UNREADABLE."""
     return _checked(
         connection.execute(_STATES),
         connection.execute(_COUNTS),
@@ -125,7 +125,7 @@ def read(connection: sqlite3.Connection) -> tuple[Stored, int]:
 def read_app(
     connection: sqlite3.Connection, app_id: str, receivers: Iterable[str]
 ) -> tuple[Stored, int]:
-    """Do the same for an app and its *receivers*."""
+    """Return the same for an app and its *receivers*."""
     receivers = list(receivers)
 
     def of_receivers(select: str) -> Iterator[Row]:
@@ -143,9 +143,9 @@ def read_app(
 
 def read_damaged(connection: sqlite3.Connection) -> tuple[Stored, int]:
     """
-    Return what can still be read of a damaged file, and how many rows are left out. Never raises.
+    Return the readable rows of a damaged file, and the number of invalid rows. Never raises.
 
-    Each table is read from both ends up to the damage; between, events are looked for by number.
+    Each table is read from both ends up to the damage; between them, events are read by number.
     """
     states, _ = _from_both_ends(connection, _STATES, "app", "about", "channel", "user")
     if not states:
@@ -169,7 +169,7 @@ def read_damaged(connection: sqlite3.Connection) -> tuple[Stored, int]:
 def _from_both_ends(
     connection: sqlite3.Connection, select: str, *key: str
 ) -> tuple[dict[Hashable, Row], bool]:
-    """Return the rows by their *key*, and whether they are all."""
+    """Return the rows by their *key*, and whether the table was read completely."""
     rows: dict[Hashable, Row] = {}
     columns, marks = ", ".join(key), ", ".join("?" * len(key))
     for direction, beyond in (("ASC", ">"), ("DESC", "<")):
@@ -180,13 +180,13 @@ def _from_both_ends(
             for row in connection.execute(f"{select} {order}"):
                 last = row[: len(key)]
                 if last in seen:
-                    break  # pages that lead back to themselves
+                    break  # the pages form a loop
                 seen.add(last)
                 rows.setdefault(last, row)
             else:
                 return rows, True
         except UNREADABLE:
-            # Python asks for the next row before it hands one over: the last one is lost so far.
+            # Python reads the next row before it returns one: the last row is missing so far.
             where = f"WHERE ({columns}) {beyond} ({marks})" if last else ""
             row = _one(connection, f"{select} {where} {order} LIMIT 1", *last)
             if row is not None:
@@ -195,7 +195,7 @@ def _from_both_ends(
 
 
 def _between(connection: sqlite3.Connection, events: dict[Hashable, Row]) -> None:
-    """Look for events by number: their table leads to those on whole pages behind a damaged one."""
+    """Read events by number, which finds those on intact pages behind a damaged page."""
     position = failures = in_a_row = 0
     select = f"{_EVENTS} WHERE number >= ? ORDER BY number"
     while failures < MAX_FAILURES and position < MAX_NUMBER:
@@ -243,7 +243,7 @@ def _checked(
 
 
 def _sort_out(rows: Iterable[Row], check: Callable[[Row], T | None], right: list[T]) -> int:
-    """Put the *rows* that are right into *right*; return how many are not."""
+    """Add the valid *rows* to *right*; return the number of invalid rows."""
     wrong = 0
     for row in rows:
         one = check(row)
@@ -289,7 +289,7 @@ def _event(row: Row) -> StoredEvent | None:
         return None
     if not _is_name(receiver) or text is None:
         return None
-    # Without these two the event can be sent all the same.
+    # The event can be sent even if these two are invalid.
     return StoredEvent(
         number, receiver, _text(row[2]) or "", text, delivery if _is_name(delivery) else None
     )
@@ -319,14 +319,14 @@ def _is_text(value: Any) -> bool:
 
 
 def _bytes(value: Any, most: int) -> bytes | None:
-    """Return a blob; what was put in as text by hand is one, too."""
+    """Return a blob; text from a manual edit is accepted, too."""
     if isinstance(value, str):
         value = value.encode(errors="surrogateescape")
     return value if isinstance(value, bytes) and len(value) <= most else None
 
 
 def _text(value: Any) -> str | None:
-    """Return a name that is kept as a blob, for it may hold lone surrogates."""
+    """Return a name that is stored as a blob, because it may contain lone surrogates."""
     blob = _bytes(value, MAX_NAME_BYTES)
     try:
         return None if blob is None else blob.decode(errors="surrogatepass")

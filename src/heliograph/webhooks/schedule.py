@@ -1,8 +1,8 @@
 """
-When events are sent to one receiver: batches, order, retries, bounds.
+The schedule of events to one receiver: batches, order, retries, limits.
 
-Knows events as texts and streams (what order is kept in: a channel, or a user). Knows of time and
-chance only what it is given, and nothing of how anything is sent or kept.
+Knows events as texts and streams (a stream keeps its order; it is a channel or a user). The time
+and the random number are arguments. Knows nothing of the network or the store.
 """
 
 import heapq
@@ -12,32 +12,33 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 EVENT_OVERHEAD_BYTES = 600
-"""What an event in memory costs besides its text: measured, 570 where its stream is its own."""
+"""Memory of an event in bytes, without its text; 570 were measured for one with its own stream."""
 
 T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How patient we are, and how much may wait."""
+    """Intervals, time-outs and sizes of the schedule."""
 
     grace_s: float = 3.0  # how long a removal is held
-    cache_miss_s: float = 10.0  # for how long one cache miss stands for all
+    cache_miss_s: float = 10.0  # in which further cache misses of a channel are not reported
     count_s: float = 1.0  # between two numbers of subscriptions of a channel
     batch_s: float = 1.0
     batch_events: int = 100
-    batch_bytes: int = 256 << 10  # many a web server takes no body over 1 MB
+    batch_bytes: int = 256 << 10  # many web servers refuse a body over 1 MB
     timeout_s: float = 4.0  # of one try
     backoff_s: float = 1.0  # after the first failed try, doubled after each
     max_backoff_s: float = 60.0
     retry_for_s: float = 300.0  # from the first try to the last
-    # SDKs refuse bodies that are five minutes old, by a clock that need not agree with ours.
+    # SDKs refuse bodies that are five minutes old; their clock may differ from the server's.
     max_body_age_s: float = 240.0
     max_tries_at_once: int = 8
-    max_fresh: int = 32  # deliveries made up ahead of their first try
+    max_fresh: int = 32  # deliveries that are formed before their first try
     max_queued_events: int = 100_000
     max_queued_bytes: int = 64 << 20
-    # Of a queue, in equal parts, for the kinds of events that only authenticated users can cause.
+    # Part of a queue for the kinds of events that only authenticated users can cause, in equal
+    # shares.
     reserved: float = 0.5
 
 
@@ -49,10 +50,9 @@ class QueuedEvent:
     """
     An event that is to be sent to one receiver.
 
-    *number* is unique, and grows; *at* is when it was put here. *share* is the part of the queue
-    that it counts against: OPEN, or a kind of event that only authenticated users can cause. Of an
-    event by which receivers know that something exists (*appears*), or does no longer, *subject*
-    is that thing.
+    *number* is unique, and grows; *at* is the time at which it was queued. *share* is the part of
+    the queue that it counts against: OPEN, or a kind of event that only authenticated users can
+    cause. If the event reports that something begins (*appears*) or ends, *subject* is that thing.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class QueuedEvent:
         self.share = share
         self.subject = subject
         self.appears = appears
-        # Its neighbours while it waits: of its stream, and of its subject.
+        # Its neighbours while it waits: in its stream, and of its subject.
         self.previous: QueuedEvent | None = None
         self.next: QueuedEvent | None = None
         self.sooner: QueuedEvent | None = None
@@ -95,15 +95,15 @@ class QueuedEvent:
 
     @property
     def size(self) -> int:
-        """What it counts against the bound."""
+        """Bytes that it counts against the limit."""
         return len(self.text) + EVENT_OVERHEAD_BYTES
 
 
 class _Stream:
     """
-    The events of one stream that wait, in order.
+    The waiting events of one stream, in order.
 
-    Linked, for a deque takes 600 bytes, and when a thousand channels end, each has one event.
+    A linked list, because a deque needs 600 bytes: if a thousand channels end, each has one event.
     """
 
     __slots__ = ("_last", "first", "length")
@@ -119,7 +119,7 @@ class _Stream:
         self.length += 1
 
     def remove(self, event: QueuedEvent) -> bool:
-        """Take *event* out; return whether there is another."""
+        """Remove *event*; return whether there is another."""
         previous, following = event.previous, event.next
         event.previous = event.next = None
         self.length -= 1
@@ -136,9 +136,9 @@ class _Stream:
 
 class _Share:
     """
-    A part of the queue: how much of it is used, and which of its events wait.
+    A part of the queue: its used size, and its waiting events.
 
-    *reserved_events* and *reserved_bytes* are kept free for it, however much the others queue.
+    *reserved_events* and *reserved_bytes* are reserved for it; other shares cannot use them.
     """
 
     __slots__ = ("_gone", "_others", "bytes", "events", "reserved_bytes", "reserved_events")
@@ -148,7 +148,7 @@ class _Share:
         self.bytes = 0
         self.reserved_events = 0
         self.reserved_bytes = 0
-        # Both the oldest first: events that report the end of something, and all others.
+        # Events that report the end of something, and all others; in both, the oldest is first.
         self._gone: OrderedDict[int, QueuedEvent] = OrderedDict()
         self._others: OrderedDict[int, QueuedEvent] = OrderedDict()
 
@@ -167,7 +167,7 @@ class _Share:
         del self._queue_of(event)[event.number]
 
     def first_to_drop(self) -> QueuedEvent:
-        """Return the oldest; what reports the end of something comes last."""
+        """Return the oldest event; events that report the end of something come last."""
         return next(iter((self._others or self._gone).values()))
 
     def count(self, event: QueuedEvent, times: int) -> None:
@@ -183,8 +183,8 @@ class Delivery:
     """
     Events that are sent together, and again with the same body until they arrive.
 
-    *key* is the public key of the app that signs it. It may be tried once the store has kept
-    *group*.
+    *key* is the public key of the app that signs it. The first try must wait until the store has
+    kept *group*.
     """
 
     __slots__ = ("events", "give_up_at", "group", "id", "key", "time_ms", "tries")
@@ -199,25 +199,25 @@ class Delivery:
         self.give_up_at = 0.0
 
     def renew(self, now_ms: int, max_age_s: float) -> None:
-        """Take a new time, hence another body, if this one is so old that SDKs may refuse it."""
+        """Set a new time, and so another body, if SDKs may refuse the present one as too old."""
         if abs(now_ms - self.time_ms) > max_age_s * 1000:
             self.time_ms = now_ms
 
 
 class Outbox:
     """
-    What one receiver is still to be sent.
+    The queue of events and deliveries for one receiver.
 
-    A stream's later events wait until its earlier ones have arrived or been given up; other
-    streams pass.
+    The later events of a stream wait until the earlier ones are delivered or given up; other
+    streams do not wait.
 
-    Bounded in events and bytes. A kind of event that only authenticated users can cause always has
-    the space that `reserve` gave it, so no other kind, and no client without a signature, can crowd
-    it out. What is over the bounds costs events that no delivery holds: those of the share OPEN
-    first, then those of the share that is furthest over its reserve. Within a share the oldest go,
-    for what receivers get last is what they act upon; and so that they are left with a true
-    picture, an event goes together with the one that it cancels, and events that report the end of
-    something go after all others.
+    The queue is limited in events and bytes. A kind of event that only authenticated users can
+    cause always has the space that `reserve` gave it: other kinds, and clients without a signature,
+    cannot use it up. Above the limits, events that are in no delivery are dropped: those of the
+    share OPEN first, then those of the share that exceeds its reserve most. Within a share, the
+    oldest events are dropped, because receivers act upon the latest. So that the state of receivers
+    stays correct, an event is dropped together with the one that it cancels, and events that report
+    the end of something are dropped after all others.
     """
 
     def __init__(
@@ -225,12 +225,12 @@ class Outbox:
     ) -> None:
         self.batching = batching
         self.hurried = False
-        """Batches go at once, without waiting for more."""
+        """Batches are sent at once, without waiting for more events."""
         self.events = 0
         self.bytes = 0
         self._limits = limits
         self._shares: dict[str, _Share] = {OPEN: _Share()}  # of waiting events and deliveries
-        self._streams: dict[str, _Stream] = {}  # of events in no delivery, as are the next two
+        self._streams: dict[str, _Stream] = {}  # of events in no delivery, like the next two
         self._subjects: dict[Hashable, QueuedEvent] = {}  # the last event about each
         self._ready: OrderedDict[str, None] = OrderedDict()  # streams with a next event to send
         self._ready_events = 0
@@ -253,22 +253,22 @@ class Outbox:
 
     @property
     def deliveries(self) -> Iterable[Delivery]:
-        """The deliveries that are not done with."""
+        """The deliveries that are not finished."""
         return self._deliveries.values()
 
     @property
     def over_capacity(self) -> bool:
-        """Whether there is next to no room left for what nothing is reserved for."""
+        """Whether more than 90% of the queue is used or reserved."""
         limits, (events, bytes_) = self._limits, self._claimed()
         return events > limits.max_queued_events * 0.9 or bytes_ > limits.max_queued_bytes * 0.9
 
     @property
     def gated(self) -> bool:
-        """Whether a delivery waits for being kept."""
+        """Whether a delivery waits until the store has kept it."""
         return bool(self._fresh)
 
     def reserve(self, shares: Collection[str]) -> None:
-        """Reserve space for *shares*, equal parts, and for no others."""
+        """Reserve equal parts of the space for *shares*, and none for others."""
         for share in self._shares.values():
             share.reserved_events = share.reserved_bytes = 0
         limits = self._limits
@@ -278,7 +278,7 @@ class Outbox:
             share.reserved_bytes = int(limits.max_queued_bytes * limits.reserved / len(shares))
 
     def put(self, event: QueuedEvent) -> list[QueuedEvent]:
-        """Queue an event; return those that had to go for it."""
+        """Queue an event; return the events that are dropped for it."""
         self._count(event, 1)
         self._share(event.share).wait(event)
         self._link(event)
@@ -294,7 +294,7 @@ class Outbox:
         return self._overflow()
 
     def restore(self, delivery: Delivery, now: float) -> None:
-        """Take up a delivery of a former life of the server, to be tried at once."""
+        """Add a delivery that an earlier process or another node stored; it is due at once."""
         for event in delivery.events:
             self._count(event, 1)
             self._busy[event.stream] = delivery
@@ -303,7 +303,7 @@ class Outbox:
         self._agenda.put(delivery, now)
 
     def form(self, now: float, now_ms: int, key: str, new_id: Callable[[], str]) -> Delivery | None:
-        """Return a new delivery if it is time for one. To be kept, and given its group."""
+        """Return a new delivery if one is due. The caller must store it, and set its group."""
         if not self._ready or self._untried >= self._limits.max_fresh:
             return None
         if not self.batching:
@@ -321,7 +321,7 @@ class Outbox:
         return delivery
 
     def kept(self, group: int, now: float) -> None:
-        """Note that the store has kept *group*, and whatever was before it."""
+        """Handle that the store has kept *group*, and all groups before it."""
         while self._fresh and self._fresh[0].group <= group:
             self._agenda.put(self._fresh.popleft(), now)
 
@@ -340,15 +340,15 @@ class Outbox:
         return delivery
 
     def delivered(self, delivery: Delivery, now: float) -> None:
-        """Note that a try succeeded: the delivery is done with."""
+        """Handle a try that succeeded: the delivery is finished."""
         self._tries -= 1
         self._finish(delivery, now)
 
     def failed(self, delivery: Delivery, now: float, chance: float) -> bool:
         """
-        Note that a try failed; return whether there will be another, else it is done with.
+        Handle a try that failed; return whether it is retried, otherwise the delivery is finished.
 
-        *chance*, from 0 to 1, spreads the tries of those that failed together.
+        *chance*, from 0 to 1, spreads the retries of deliveries that failed at the same time.
         """
         self._tries -= 1
         limits = self._limits
@@ -361,7 +361,7 @@ class Outbox:
         return True
 
     def due(self) -> float | None:
-        """Return when `form` or `begin` may have something new, if nothing else happens."""
+        """Return when to call `form` and `begin` again, unless another method is called before."""
         times = []
         if self._tries < self._limits.max_tries_at_once:
             times.append(self._agenda.due())
@@ -379,7 +379,7 @@ class Outbox:
         return self._flush_at is not None and self._flush_at <= now
 
     def _take(self, count: int) -> list[QueuedEvent]:
-        """Take up to *count* events of ready streams, whose others then have to wait."""
+        """Take up to *count* events of ready streams; the other events of these streams wait."""
         events: list[QueuedEvent] = []
         room = self._limits.batch_bytes
         while self._ready and len(events) < count:
@@ -428,7 +428,7 @@ class Outbox:
         return dropped
 
     def _over(self) -> _Share | None:
-        """Return the share that an event is to be dropped of, None if there is room."""
+        """Return the share of which an event must be dropped; None if nothing must be dropped."""
         limits = self._limits
         events, bytes_ = self._claimed()
         if events > limits.max_queued_events:
@@ -443,7 +443,7 @@ class Outbox:
         return max(over, key=excess.__getitem__, default=None)
 
     def _claimed(self) -> tuple[int, int]:
-        """Return how many events and bytes are used, or reserved."""
+        """Return the numbers of events and bytes that are used or reserved."""
         events = bytes_ = 0
         for share in self._shares.values():
             events += max(share.events, share.reserved_events)
@@ -498,22 +498,22 @@ def _number(event: QueuedEvent) -> int:
 
 
 class Agenda(Generic[T]):
-    """When to look at what; each thing is on it once, at the earliest time that it was put."""
+    """Things that are due at a time; each thing is on it once, at the earliest of its times."""
 
     def __init__(self) -> None:
         self._at: dict[T, float] = {}
-        self._heap: list[tuple[float, int, T]] = []  # events that _at does not agree with: stale
+        self._heap: list[tuple[float, int, T]] = []  # entries that differ from _at are stale
         self._puts = 0
 
     def put(self, thing: T, at: float) -> None:
-        """Have *thing* looked at no later than *at*."""
+        """Make *thing* due no later than *at*."""
         if at < self._at.get(thing, float("inf")):
             self._at[thing] = at
             self._puts += 1
             heapq.heappush(self._heap, (at, self._puts, thing))
 
     def take_one(self, now: float) -> T | None:
-        """Take what is due the longest, if anything is due."""
+        """Remove and return the thing with the earliest time; None if no thing is due."""
         at = self.due()
         if at is None or at > now:
             return None
@@ -522,7 +522,7 @@ class Agenda(Generic[T]):
         return thing
 
     def due(self) -> float | None:
-        """Return when something will be due, if anything ever is."""
+        """Return the earliest time of a thing; None if there is no thing."""
         while self._heap:
             at, _, thing = self._heap[0]
             if self._at.get(thing) == at:

@@ -1,8 +1,8 @@
 """
-The POSTs. Each is one try: what a failure means is for others to say.
+Sends POST requests. Each request is one try; the caller decides what follows from a failure.
 
-Knows nothing of apps, events and secrets. What a receiver answers beyond its status is thrown
-away, and is never logged.
+Knows nothing of apps, events and secrets. Only the status of a response is used; the rest is
+discarded, and is never logged.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from http import HTTPStatus
 import aiohttp
 
 MAX_ANSWER_BYTES = 64 << 10
-"""What we read of an answer to be able to use the connection again."""
+"""Bytes of a response that are read so that the connection can be used again."""
 
 READ_TIMEOUT_S = 1.0
-"""How long an answer may go on after its status."""
+"""Time-out in seconds for the rest of a response after its status."""
 
-# Shorter than what usual servers keep an idle connection for (gunicorn 2 s, excepted): one that
-# is closed just as we use it costs a retry.
+# Shorter than the idle time-out of usual servers (except gunicorn with 2 s): if a server closes a
+# connection while a request is sent on it, a retry is needed.
 KEEPALIVE_S = 4.0
 
 
@@ -26,14 +26,14 @@ class HttpSender:
     """
     Sends through a pool of connections, within an event loop.
 
-    Redirects are not followed, and nothing is remembered of a receiver but its connection.
+    Redirects are not followed, and the only state of a receiver is its connection.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._session = aiohttp.ClientSession(
-            # Callers bound what is in flight, for each receiver: a common bound would let
-            # one that is slow delay the others.
+            # The caller limits the concurrent requests of each receiver. With a common limit, a
+            # slow receiver would delay the others.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),  # `post` has its own
@@ -42,7 +42,7 @@ class HttpSender:
         )
 
     async def post(self, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> str | None:
-        """Make one try; see the port."""
+        """Make one try; see `courier.Sender`."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._session.post(
@@ -58,12 +58,12 @@ class HttpSender:
         return None if accepted else f"HTTP {response.status}"
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
         await self._session.close()
 
 
 def _reason(error: Exception) -> str:
-    """Say what went wrong, and never more: an error's text may hold the URL and a password."""
+    """Return a reason for the log, without the error's text: it may have the URL and a password."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"certificate not accepted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -73,9 +73,9 @@ def _reason(error: Exception) -> str:
 
 async def _read(response: aiohttp.ClientResponse) -> None:
     """
-    Read a short answer to its end, so that the connection can be used again.
+    Read a short response to its end, so that the connection can be used again.
 
-    Its status has been received, and that is what counts: the rest may be as late as it likes.
+    The status has been received and is the result: a late or failed rest is no failure of the try.
     """
     left = MAX_ANSWER_BYTES
     try:

@@ -1,10 +1,10 @@
 """
-What outlives the server: the state that was reported to receivers, the events that are still to
-be sent to them, and the marks up to which changes were taken.
+Stores data that outlives the process: the state that was reported to receivers, the events that are
+not delivered yet, and the marks up to which changes were taken.
 
-Knows rows, not what they mean. What was given to a store is *kept* once `kept` has reached the
-`group` that was current then: a group is kept as a whole or not at all, and nothing may be sent
-before. The file never holds a secret of an app, but it does hold events, so only its owner may
+Knows rows, not their meaning. Data is *kept* once `kept` has reached the `group` that was current
+when the data was given: a group is kept as a whole or not at all, and its events must not be sent
+before. The file never contains a secret of an app, but it contains events, so only its owner may
 read it.
 """
 
@@ -32,11 +32,11 @@ FILE_NAME = "webhooks.sqlite3"
 
 SCHEMA_VERSION = 2
 
-# A grouped write must be over within 50 ms: this is how long it waits for company.
+# Seconds in which operations are collected for one group; its write must end within 50 ms.
 LINGER_S = 0.02
 
 RECOVERED = ".recovered"
-"""What is added to the name of the file that takes the place of a damaged one."""
+"""The suffix of the file that replaces a damaged one."""
 
 NOT_THE_FILE = {
     sqlite3.SQLITE_AUTH,
@@ -50,29 +50,29 @@ NOT_THE_FILE = {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_READONLY,
 }
-"""Errors for which a file is not to blame: the disk, its rights, another server."""
+"""Errors that do not come from a damaged file: the disk, permissions, another server."""
 
 RETRY_S = 5.0
-"""How long to leave a disk alone that failed us."""
+"""Seconds until the next write after a failure of the disk."""
 
 MAX_OPERATIONS = 400_000
 MAX_OPERATIONS_BYTES = 64 << 20
-"""Operations that may wait for a disk that hangs before it counts as failed, and their texts."""
+"""Limits of waiting operations, and of their texts; above, the disk counts as failed."""
 
 
 class Store(Protocol):
-    """What webhooks ask of a place that keeps things."""
+    """The interface of `Webhooks` to its storage."""
 
     failures: int
-    """How often something could not be kept."""
+    """The number of failures."""
 
     @property
     def lasting(self) -> bool:
-        """Whether what is given to it now outlives the process."""
+        """Whether data that is given now outlives the process."""
 
     @property
     def group(self) -> int:
-        """The group that what is given now belongs to."""
+        """The group of the data that is given now."""
 
     @property
     def kept(self) -> int:
@@ -80,72 +80,72 @@ class Store(Protocol):
 
     async def open(self, on_kept: Callable[[], object], write_all: Callable[[], object]) -> Stored:
         """
-        Return what was kept; from now on call *on_kept* whenever `kept` has grown.
+        Return the stored data; from now on, call *on_kept* whenever `kept` has grown.
 
-        *write_all* is asked to give everything of the apps that this node holds anew, to a store
-        that lost track and begins from nothing. Raises ConfigError, which says what to do.
+        A store whose file is out of date begins with an empty one, and calls *write_all*, which
+        gives it all data of the apps that this node holds. Raises ConfigError with advice.
         """
 
     async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:
         """
-        Return what is kept of an app with these receivers, nothing while it cannot be read.
+        Return the data of an app and of these receivers; empty while the store cannot be read.
 
-        What was given before is part of it. Returns at once when the store begins to fail.
+        The result includes all data that was given before. Returns at once if the store fails.
         """
 
     def give_up(self) -> None:
-        """Count as failed: more waits for `load` than memory should hold."""
+        """Count the store as failed: too much data in memory waits for `load`."""
 
     def abandon(self, app_id: str) -> None:
-        """Keep nothing of what was given of an app since the last group began to be written."""
+        """Drop the data of an app that was given since the last group began to be written."""
 
     def mark(self, app_id: str, mark: Mark) -> None:
         """
-        Changes up to *mark* were taken; kept with what was made of them, once for a group.
+        Changes up to *mark* were taken. It is kept together with their results, once for a group.
 
-        With the number 0, a restart was taken and no change after it.
+        The number 0 means that a restart was taken, and no change after it.
         """
 
     def report(self, app_id: str, state: ReportedState, scope: str, standing: Standing) -> None:
         """
-        Receivers of the app are about to be sent this, or its standing has changed.
+        The state is about to be reported to receivers of the app, or its standing has changed.
 
-        Cheap to repeat: of one state, or one count, a group has the last row only.
+        Repeated calls are cheap: for one state, or one count, a group has only the last row.
         """
 
     def retract(self, app_id: str, state: ReportedState) -> None:
-        """Receivers of the app are about to be sent the end of this, or want it no longer."""
+        """The end of the state is about to be reported, or no receiver selects it any longer."""
 
     def unconfirm(self, app_id: str, scope: str) -> None:
-        """All that was reported of a scope is unconfirmed."""
+        """All reported states of a scope are unconfirmed."""
 
     def keep_count(self, app_id: str, channel: str, count: int) -> None:
         """A number of subscriptions is to be reported later."""
 
     def drop_count(self, app_id: str, channel: str) -> None:
-        """The number of a channel is to be reported later no longer."""
+        """The number of a channel need not be reported later any more."""
 
     def clear(self, app_id: str, receivers: Iterable[str]) -> None:
-        """Nothing of an app is true any longer, nor are events of these receivers to be sent."""
+        """Remove all data of an app, and all events of these receivers."""
 
     def queue(self, app_id: str, number: int, receiver: str, stream: str, text: bytes) -> None:
         """An event is to be sent to a receiver."""
 
     def deliver(self, app_id: str, delivery: StoredDelivery, numbers: Sequence[int]) -> None:
-        """The events of these numbers make up a delivery."""
+        """The events with these numbers form a delivery."""
 
     def finish(self, app_id: str, delivery: str, numbers: Sequence[int]) -> None:
-        """A delivery, of the events of these numbers, is done with."""
+        """A delivery, which has the events with these numbers, is finished."""
 
     def drop(self, app_id: str, numbers: Sequence[int]) -> None:
-        """The events of these numbers are not to be sent any longer."""
+        """The events with these numbers are dropped."""
 
     async def close(self) -> None:
-        """Keep what was given, and close the file."""
+        """Keep all data that was given, and close the file."""
 
 
 class MemoryStore:
-    """Keeps nothing; everything counts as kept at once."""
+    """Stores nothing; all data counts as kept at once."""
 
     lasting = False
     group = 0
@@ -163,7 +163,7 @@ class MemoryStore:
         return Stored()
 
     def give_up(self) -> None:
-        """Load nothing, as before."""
+        """Do nothing: `load` never returns data."""
 
     def abandon(self, app_id: str) -> None:
         """Keep nothing."""
@@ -205,7 +205,7 @@ class MemoryStore:
         """Close nothing."""
 
 
-# Names and ids are blobs: a user's id may hold what SQLite's text cannot.
+# Names and ids are blobs: SQLite's text cannot have every character of a user's id.
 _COUNTS_AND_MARKS = """\
 CREATE TABLE counts (
     app TEXT NOT NULL, channel BLOB NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (app, channel)
@@ -234,7 +234,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-# Of schema 1 nothing is lost. It had no scopes, and all that it has is of a former life.
+# All data of schema 1 is used. It had no scopes, and its states are of an earlier process.
 _FROM_SCHEMA_1 = f"""
 BEGIN;
 ALTER TABLE beliefs RENAME TO reported;
@@ -274,16 +274,15 @@ _CLEAR_ALL = (
 )
 
 _Operation = tuple[str, str, tuple[Any, ...]]
-"""The app concerned, a statement and its values."""
+"""The app, a statement and its values."""
 
 
 class SqliteStore:
     """
-    A SQLite file under *directory*, which is made where it does not exist.
+    A SQLite file under *directory*, which is created if it does not exist.
 
-    One thread does all of the writing, in groups. A disk that fails does not stop anything: what
-    is given meanwhile counts as kept, as in memory, and the whole is written anew once the disk
-    is well again.
+    One thread does all writes, in groups. If the disk fails, webhooks are still sent: data counts
+    as kept, as in a MemoryStore, and all data is written again once the disk works.
     """
 
     def __init__(
@@ -295,10 +294,10 @@ class SqliteStore:
         self._kept = 0
         self._linger_s = linger_s
         self._retry_s = retry_s
-        # By number or, where the last one of a group is enough, by what it is about.
+        # By number or, if a group needs only the last operation of a row, by the row.
         self._operations: dict[Hashable, _Operation] = {}
         self._given = 0
-        self._text_bytes = 0  # of those
+        self._text_bytes = 0  # of these operations
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failing: asyncio.Future[None]  # done while the disk fails
@@ -309,16 +308,16 @@ class SqliteStore:
 
     @property
     def lasting(self) -> bool:
-        """Whether the disk does what a disk should."""
+        """Whether the disk works."""
         return not self._failed
 
     @property
     def kept(self) -> int:
-        """The last group that is on disk, or any while the disk fails."""
+        """The last group that is on disk; while the disk fails, every group counts."""
         return self.group if self._failed else self._kept
 
     async def open(self, on_kept: Callable[[], object], write_all: Callable[[], object]) -> Stored:
-        """Open or make the file; see the port."""
+        """Open or create the file; see `Store`."""
         self._loop = asyncio.get_running_loop()
         self._on_kept = on_kept
         self._write_all = write_all
@@ -327,15 +326,15 @@ class SqliteStore:
         try:
             return await self._loop.run_in_executor(self._executor, self._open)
         except BaseException:
-            # The thread may still be at work if the caller cancels this: it closes the file then.
+            # If the caller cancels this, the thread may still open the file; it closes it then.
             self._executor.submit(self._disconnect)
             self._executor.shutdown(wait=False)
             raise
 
     async def load(self, app_id: str, receivers: Iterable[str]) -> Stored:
-        """Return what is kept of an app; see the port."""
+        """Return the data of an app; see `Store`."""
         if self._failed:
-            return Stored()  # the file is of another time, and will be written anew
+            return Stored()  # the file is out of date, and will be written again
         failing = self._failing
         await self._write_given(failing)
         reading = self._loop.run_in_executor(
@@ -344,7 +343,7 @@ class SqliteStore:
         reading.add_done_callback(_retrieve)
         either: set[asyncio.Future[Any]] = {reading, failing}
         try:
-            # Not only for the reading: the thread may be in a write that hangs.
+            # Wait for the failure, too: the thread may be in a write that hangs.
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
                 return Stored()
@@ -361,14 +360,14 @@ class SqliteStore:
         return stored
 
     def give_up(self) -> None:
-        """Count the disk as failed; see the port."""
+        """Count the disk as failed; see `Store`."""
         if not self._failed:
             self._fail("the disk does not respond")
             self._retry()
             self._loop.call_soon(self._on_kept)
 
     def abandon(self, app_id: str) -> None:
-        """Keep nothing of an app that is not being written; see the port."""
+        """Drop the data of an app that is not being written; see `Store`."""
         self._operations = {
             about: one for about, one in self._operations.items() if one[0] != app_id
         }
@@ -386,11 +385,11 @@ class SqliteStore:
         self._add(app_id, _REPORT, values, (app_id, state))
 
     def retract(self, app_id: str, state: ReportedState) -> None:
-        """Keep a reported state no longer."""
+        """Remove a reported state."""
         self._add(app_id, _RETRACT, (app_id, *_columns(state)), (app_id, state))
 
     def unconfirm(self, app_id: str, scope: str) -> None:
-        """Keep that nothing of a scope is confirmed."""
+        """Keep all states of a scope as unconfirmed."""
         self._add(app_id, _UNCONFIRM, (Standing.UNCONFIRMED.value, app_id, scope))
 
     def keep_count(self, app_id: str, channel: str, count: int) -> None:
@@ -398,11 +397,11 @@ class SqliteStore:
         self._add(app_id, _KEEP_COUNT, (app_id, _blob(channel), count), ("count", app_id, channel))
 
     def drop_count(self, app_id: str, channel: str) -> None:
-        """Keep the number of a channel no longer."""
+        """Remove the number of a channel."""
         self._add(app_id, _DROP_COUNT, (app_id, _blob(channel)), ("count", app_id, channel))
 
     def clear(self, app_id: str, receivers: Iterable[str]) -> None:
-        """Keep nothing of the app, nor of its receivers."""
+        """Remove the data of the app and of its receivers."""
         for statement in _CLEAR_APP:
             self._add(app_id, statement, (app_id,))
         for receiver in receivers:
@@ -415,31 +414,31 @@ class SqliteStore:
         self._add(app_id, _QUEUE, (number, receiver, _blob(stream), text))
 
     def deliver(self, app_id: str, delivery: StoredDelivery, numbers: Sequence[int]) -> None:
-        """Keep a delivery, and which events it is made of."""
+        """Keep a delivery, and the numbers of its events."""
         values = delivery.id, delivery.receiver, delivery.key, delivery.time_ms
         self._add(app_id, _DELIVER, values)
         for number in numbers:
             self._add(app_id, _ASSIGN, (delivery.id, number))
 
     def finish(self, app_id: str, delivery: str, numbers: Sequence[int]) -> None:
-        """Keep a delivery and its events no longer."""
+        """Remove a delivery and its events."""
         self._add(app_id, _FINISH, (delivery,))
         self.drop(app_id, numbers)
 
     def drop(self, app_id: str, numbers: Sequence[int]) -> None:
-        """Keep events no longer."""
+        """Remove events."""
         for number in numbers:
             self._add(app_id, _DROP, (number,))
 
     async def close(self) -> None:
-        """Write what is to be written, and let go of the file."""
+        """Write all data, and close the file."""
         self._closed = True
         if self._failed and self._writing is None:
-            self._renew()  # the last chance to take out what is not true any longer
+            self._renew()  # the last chance to remove data that is out of date
         while self._writing is not None or self._operations:
             self._write()
             if self._writing is not None:
-                with contextlib.suppress(sqlite3.Error):  # _written says so
+                with contextlib.suppress(sqlite3.Error):  # _written logs it
                     await asyncio.shield(self._writing)
                 await asyncio.sleep(0)  # _written is called
         if self._timer is not None:
@@ -457,10 +456,10 @@ class SqliteStore:
         about: Hashable | None = None,
     ) -> None:
         """
-        Have *statement* executed with the group.
+        Execute *statement* with the current group.
 
-        It takes the place of an earlier one *about* the same row, but at the end: others of the
-        group may concern that row among many.
+        It replaces an earlier one *about* the same row, but is executed last: other statements of
+        the group may change that row, too.
         """
         if self._failed and not self._renewing:
             return
@@ -492,7 +491,7 @@ class SqliteStore:
         self._writing.add_done_callback(partial(self._written, group))
 
     async def _write_given(self, failing: asyncio.Future[None]) -> None:
-        """Return when all that was given is on disk, or the disk fails."""
+        """Return when all data that was given is on disk, or the disk fails."""
         group = self.group
         self._write()
         while self._writing is not None and self._kept < group and not failing.done():
@@ -514,11 +513,11 @@ class SqliteStore:
             self._retry()
         else:
             self._kept = group
-            self._write()  # what came meanwhile has waited long enough
+            self._write()  # operations given meanwhile need not wait longer
         self._on_kept()
 
     def _retry(self) -> None:
-        if not self._closed and self._writing is None:  # else it is called when that has ended
+        if not self._closed and self._writing is None:  # else called at its end
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(self._retry_s, self._renew)
@@ -543,10 +542,10 @@ class SqliteStore:
 
     def _renew(self) -> None:
         """
-        Have everything written anew: what the file holds is of another time.
+        Write all data again, because the file is out of date.
 
-        Nothing of that stays, for of what was removed meanwhile there is no trace in memory. The
-        file belongs to this process alone.
+        All old rows are removed, because memory has no record of the data that was removed
+        meanwhile. No other process uses the file.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -564,7 +563,7 @@ class SqliteStore:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if recovered.exists() and not self.path.exists():
-                recovered.rename(self.path)  # it was ready when we were killed
+                recovered.rename(self.path)  # it was complete when the process was killed
             recovered.unlink(missing_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             stored, damage = self._connect()
@@ -575,7 +574,7 @@ class SqliteStore:
             raise ConfigError(f"--data_dir: {self.path}: {_advice(error)}") from None
 
     def _connect(self) -> tuple[Stored, str | None]:
-        """Return what the file keeps and, if not all of it can be used, what is wrong with it."""
+        """Return the data of the file and, if not all of it is valid, the reason."""
         self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         try:
             self._prepare()
@@ -597,11 +596,11 @@ class SqliteStore:
     def _prepare(self) -> None:
         connection = self._connection
         rows.prepare(connection)
-        # Held until we end: two servers on one file would send everything twice.
+        # Locked until the process ends: two servers on one file would send everything twice.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
-        # FULL, for a group of writes costs one fsync and there are few groups a second: with
-        # NORMAL, a power cut would forget what receivers have been told.
+        # FULL, because a group of writes costs one fsync, and there are few groups a second. With
+        # NORMAL, the state that was reported to receivers could be lost by a power failure.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE").execute("COMMIT")  # takes the lock
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -623,9 +622,9 @@ class SqliteStore:
 
     def _recover(self, damage: str, recovered: Path) -> Stored:
         """
-        Go on with a new file that keeps what can be read of this one, which is put aside.
+        Continue with a new file that has the readable rows of this one, which is renamed.
 
-        Killed at any moment, the next start finds one of the two.
+        If the process is killed at any moment, the next start finds one of the two files.
         """
         stored, wrong = self._read_damaged()
         try:
@@ -656,7 +655,7 @@ class SqliteStore:
         try:
             rows.prepare(connection)
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # Without this, nothing is read of a file that is shorter than it once was.
+            # Without this, SQLite reads nothing of a truncated file.
             connection.execute("PRAGMA writable_schema = ON")
             return rows.read_damaged(connection)
         finally:
@@ -666,7 +665,7 @@ class SqliteStore:
         names = (self.path.with_name(f"{FILE_NAME}.damaged-{number}") for number in count(1))
         aside = next(name for name in names if not name.exists())
         self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):  # they are of that file, and would spoil the new one
+        for suffix in ("-wal", "-shm"):  # they belong to that file, and would damage the new one
             beside = self.path.with_name(FILE_NAME + suffix)
             if beside.exists():
                 beside.rename(aside.with_name(aside.name + suffix))
@@ -687,12 +686,12 @@ class SqliteStore:
     def _disconnect(self) -> None:
         if not self._connected:
             return
-        with contextlib.suppress(sqlite3.Error):  # what could not be written was said before
+        with contextlib.suppress(sqlite3.Error):  # a failed write was logged before
             self._connection.close()
 
 
 def _write_anew(path: Path, stored: Stored) -> None:
-    """Make a file that keeps *stored*; it is whole, and on disk, when this returns."""
+    """Create a file with *stored*; it is complete, and on disk, when this returns."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -718,13 +717,13 @@ def _write_anew(path: Path, stored: Stored) -> None:
 
 
 def _retrieve(reading: asyncio.Future[Any]) -> None:
-    """Take an error that nobody waits for any longer: the failure of the disk is logged already."""
+    """Retrieve an error without a waiting task: the failure of the disk is logged already."""
     if not reading.cancelled():
         reading.exception()
 
 
 def _advice(error: Exception) -> str:
-    """Say what an operator can do about a file that cannot be opened."""
+    """Return advice for the operator about a file that cannot be opened."""
     if "locked" in str(error):
         return "another server uses this file; give each server its own directory"
     return _on_one_line(error)

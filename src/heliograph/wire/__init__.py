@@ -1,1 +1,1 @@
-"""Bytes of the RFCs. Pure, and ignorant of what is said with them."""
+"""The formats of the RFCs, from bytes and to bytes, without I/O and without higher protocols."""

@@ -1,7 +1,7 @@
 """
-Responses whose length nobody knows when they begin: chunked (RFC 9112 7.1), for streams.
+Responses with an unknown length at their beginning: chunked (RFC 9112 7.1), for streams.
 
-Knows the format; what is sent, and when, is for the owner of the connection.
+Knows the format. The owner of the connection decides on the data and the time of sending.
 """
 
 from collections.abc import Iterable
@@ -25,10 +25,10 @@ def chunked_head(
     date: bytes | None = None,
 ) -> bytes:
     """
-    Return the head of a response 200 of which chunks follow; for a request of HTTP/1.1.
+    Return the head of a response 200 whose body follows in chunks, for a request of HTTP/1.1.
 
-    A client of HTTP/1.0 knows no chunks. Raises ValueError for a header that would break the
-    message: never a client's fault.
+    A client of HTTP/1.0 cannot read chunks. Raises ValueError for a header that would break the
+    message; a client cannot cause this.
     """
     return stream_head(
         content_type,
@@ -39,7 +39,7 @@ def chunked_head(
 
 
 class ChunkedFraming:
-    """The framing of streams: each message, with *end* behind it, is a chunk."""
+    """The framing of streams: each message, followed by *end*, is one chunk."""
 
     compression = False
 
@@ -47,7 +47,7 @@ class ChunkedFraming:
         self._end = end
 
     def frame(self, text: bytes) -> bytes:
-        """Make a chunk of a message."""
+        """Return a message as a chunk."""
         return chunk(text + self._end)
 
     def uncompressed(self, text: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """
 permessage-deflate without context takeover (RFC 7692), server side.
 
-No state is kept between messages, on either side: a broadcast is compressed once for all who
-negotiated it, and an idle connection costs nothing more.
+Neither side keeps state between messages: a broadcast is compressed once for all clients that
+negotiated compression, and an idle connection needs no additional memory.
 """
 
 import zlib
@@ -10,27 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ACCEPTED = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-"""What we answer to an offer that we can take; the window follows where one was asked for."""
+"""The response to an offer that is accepted; the window follows if the offer requests one."""
 
 MAX_OFFERS = 16
 """Offers of one handshake that are read. Browsers make one, and the first that fits is taken."""
 
 MAX_PARAMETERS = 8
-"""Of one offer; RFC 7692 knows four. What is more is read as one, which does not fit."""
+"""Parameters of one offer; RFC 7692 has four. The rest is read as one, which is not accepted."""
 
 LEVEL = 6
 WINDOW_BITS = 15
 SMALLEST_WINDOW_BITS = 9
-"""RFC 7692 knows windows of 8 bits too, which zlib cannot make for raw deflate."""
+"""RFC 7692 has windows of 8 bits too, but zlib does not support them for raw deflate."""
 
 TAIL = b"\x00\x00\xff\xff"
-"""Ends a message's last block, and is left out of it on the wire (RFC 7692 7.2.1)."""
+"""The end of a message's last block, which is left out on the wire (RFC 7692 7.2.1)."""
 
 _NO_VALUE = ("server_no_context_takeover", "client_no_context_takeover")
 
 
 class TooLarge(Exception):
-    """A message would inflate to more than is allowed."""
+    """A message would inflate to more than the limit."""
 
 
 class Malformed(Exception):
@@ -39,7 +39,7 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What was agreed upon: the value of our Sec-WebSocket-Extensions, and our largest window."""
+    """The result of a negotiation: Sec-WebSocket-Extensions and the largest window to send with."""
 
     answer: bytes
     window_bits: int = WINDOW_BITS
@@ -47,11 +47,11 @@ class Agreement:
 
 def negotiate(headers: Sequence[tuple[bytes, bytes]]) -> Agreement | None:
     """
-    Accept the first of a client's offers that fits, None where none does.
+    Accept the first of a client's offers that is acceptable; return None if none is.
 
-    The names of *headers* are in lower case. An offer that asks us for a window is answered with
-    it (RFC 7692 7.1.2.1), and declined where we cannot make one so small. Of more than MAX_OFFERS,
-    the rest is left unread.
+    The names of *headers* are in lower case. If an offer requests a window from the server, the
+    response repeats it (RFC 7692 7.1.2.1); the offer is declined if the window is too small for
+    zlib. After MAX_OFFERS, further offers are not read.
     """
     offers = b",".join(value for name, value in headers if name == b"sec-websocket-extensions")
     for offer in offers.decode("latin-1").split(",", MAX_OFFERS)[:MAX_OFFERS]:
@@ -76,7 +76,7 @@ def _agreement(offer: str) -> Agreement | None:
         if key in _NO_VALUE:
             acceptable = not value
         elif key == "client_max_window_bits":
-            # It may use less than we can inflate, whatever it says.
+            # The client limits its own window; the server can inflate every size.
             acceptable = not value or value in _WINDOWS
         else:
             acceptable = key == "server_max_window_bits" and value in _OUR_WINDOWS
@@ -100,7 +100,7 @@ def deflate(payload: bytes, window_bits: int = WINDOW_BITS) -> bytes:
 
 def inflate(payload: bytes, max_bytes: int) -> bytes:
     """
-    Decompress a message, no further than *max_bytes*.
+    Decompress a message, up to *max_bytes*.
 
     Raises TooLarge or Malformed.
     """

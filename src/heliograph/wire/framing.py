@@ -1,7 +1,7 @@
 """
-How the text of a message becomes bytes of a WebSocket: as it is, or compressed.
+Frames the text of a message for a WebSocket: uncompressed, or compressed.
 
-Knows RFC 6455 and RFC 7692. One object serves all connections that agreed on the same.
+Knows RFC 6455 and RFC 7692. All connections that negotiated the same share one object.
 """
 
 from heliograph.wire.deflate import SMALLEST_WINDOW_BITS, WINDOW_BITS
@@ -27,9 +27,9 @@ class DeflateFraming(TextFraming):
     """
     Text frames; messages of *threshold* bytes and more are compressed.
 
-    Clients whose window is smaller than usual have a framing of their own, with the smallest
-    window: it serves them all, so that a client can have each message compressed twice, and not for
-    each size of a window.
+    All clients whose window is smaller than usual share one other framing, with the smallest
+    window. So clients can cause a message to be compressed twice, but not once for each window
+    size.
     """
 
     compression = True
@@ -37,7 +37,7 @@ class DeflateFraming(TextFraming):
     def __init__(self, threshold: int, window_bits: int = WINDOW_BITS) -> None:
         self._threshold = threshold
         self._window_bits = window_bits
-        self._small: DeflateFraming | None = None  # until a client asks for it
+        self._small: DeflateFraming | None = None  # until a client needs it
 
     def within(self, window_bits: int) -> "DeflateFraming":
         """Return the framing for a client with a window of *window_bits*, 9 to 15."""

@@ -2,9 +2,9 @@
 HTTP/1.1 requests, as a server reads them.
 
 Knows RFC 9110 and 9112, and llhttp (through httptools), which judges the syntax. Knows
-nothing of sockets or time, nor of what a request asks for. Whoever owns the connection
-feeds bytes in, answers the events in their order, and closes after a `RefusedRequest` and after
-a request that does not keep the connection alive.
+nothing of sockets, time or the meaning of requests. The owner of the connection feeds bytes
+in, answers the events in their order, and closes after a `RefusedRequest` and after a request
+that does not keep the connection alive.
 """
 
 import re
@@ -20,21 +20,21 @@ from httptools import (
 )
 
 END_OF_HEAD = b"\r\n\r\n"
-"""Ends a head and a chunked body alike: llhttp takes no shorter line ends."""
+"""The end of a head, and of a chunked body: llhttp accepts no shorter line ends."""
 
 METHODS = {
     name.encode(): name
     for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 }
-"""llhttp knows many more, those of RTSP and WebDAV among them. CONNECT is for proxies."""
+"""llhttp knows many more methods, including those of RTSP and WebDAV. CONNECT is for proxies."""
 
 FRAMING_ALLOWANCE = 4
-"""How many heads' worth of bytes a chunked body may spend on what is not data."""
+"""The bytes of a chunked body that are not data, as a multiple of the largest head."""
 
 SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
 
 _FAST_LINE = re.compile(rb"POST (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
-"""A request line that leaves nothing to judge: origin form, and no character in doubt."""
+"""A request line that needs no further check: origin form, and only unambiguous characters."""
 
 _FAST_UPGRADE_LINE = re.compile(rb"GET (/[!$-;=@-~]*)(?:\?([!$-;=?-~]*))? HTTP/1\.1")
 
@@ -48,7 +48,7 @@ MAX_REMEMBERED_BYTES = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """How much of a request is taken in before it is refused."""
+    """The limits of a request; a request over a limit is refused."""
 
     max_head_bytes: int = 16384  # request line, headers and the empty line
     max_headers: int = 100
@@ -57,11 +57,11 @@ class HttpLimits:
 
 class Request:
     """
-    One request, whole.
+    One complete request.
 
-    *target* is what the request line said; *path* and *query* are its parts around the
-    first `?`, raw, because signatures cover what was sent. Header names are in lower case.
-    *keep_alive* says whether another request may follow on this connection.
+    *target* is that of the request line; *path* and *query* are its parts around the first `?`,
+    raw, because signatures cover the bytes that were sent. Header names are in lower case.
+    *keep_alive* is true if another request may follow on this connection.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Request:
         self.body = body
 
     def __repr__(self) -> str:
-        # Without the query: it may hold a key and a signature, and this ends up in logs.
+        # Without the query: it may contain a key and a signature, and this text may be logged.
         return f"<Request {self.method} {self.path!r}>"
 
     def header(self, name: bytes) -> bytes | None:
@@ -108,9 +108,9 @@ class Request:
 
     def lone_header(self, name: bytes) -> bytes | None:
         """
-        Return the value of a header that may come once; None without one, and with several.
+        Return the value of a header that may occur once; None if it is missing or repeated.
 
-        Of several lines, a proxy before us may have read another than we would.
+        If it is repeated, a proxy may have used another value than this server would.
         """
         values = [value for key, value in self.headers if key == name]
         return values[0] if len(values) == 1 else None
@@ -118,48 +118,48 @@ class Request:
 
 class HeaderMemory:
     """
-    Header blocks that were read before, by their bytes, for all connections of a server.
+    Parsed header blocks, by their bytes, for all connections of a server.
 
-    A publisher sends the same headers again and again, and only the request line and the body
-    are new. Remembered are those that leave nothing to be judged: of requests of HTTP/1.1 that
-    keep their connection, have a Content-Length, and ask for nothing else.
+    A publisher repeats the same headers, and only the request line and the body are new. A block
+    is remembered if it needs no further check: its request has HTTP/1.1, keeps the connection, has
+    a Content-Length, and no header that requests anything else.
     """
 
     __slots__ = ("blocks",)
 
     def __init__(self) -> None:
         self.blocks: dict[bytes, tuple[list[tuple[bytes, bytes]], int]] = {}
-        """Headers, and the length that they announce."""
+        """Headers, and their Content-Length."""
 
     def remember(self, block: bytes, request: Request) -> None:
-        """Keep the headers of *request*, which came as *block*, if there is nothing to them."""
+        """Keep the headers of *request*, received as *block*, if they need no further check."""
         if len(block) > MAX_REMEMBERED_BYTES or not request.keep_alive:
             return
         if request.version != "1.1":
-            return  # a block without Host is good there, and nowhere else
+            return  # a block without Host is valid only in HTTP/1.0
         fields = dict(request.headers)
         if b"content-length" not in fields or not _EVENTFUL.isdisjoint(fields):
             return
         if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
             return
         if len(self.blocks) >= MAX_REMEMBERED_HEADERS:
-            self.blocks.clear()  # cheaper than an order of use, and those in use are soon back
+            self.blocks.clear()  # cheaper than an LRU order, and blocks in use are soon back
         self.blocks[block] = (request.headers, len(request.body))
 
 
 _EVENTFUL = frozenset((b"transfer-encoding", b"upgrade", b"expect"))
-"""Headers that make a request more than its line and its body."""
+"""Headers for which a request needs the full parser."""
 
 
 _UPGRADING = frozenset((b"upgrade", b"keep-alive, upgrade"))  # the latter is Firefox's
 
 _BODILY = frozenset((b"transfer-encoding", b"content-length", b"expect"))
-"""Headers that come with a body."""
+"""Headers of requests with a body."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedRequest:
-    """What arrived cannot be served: answer *status* with *text*, then close."""
+    """The request cannot be served: respond with *status* and *text*, then close."""
 
     status: int
     text: str
@@ -172,7 +172,7 @@ class Continue(Enum):
 
 
 CONTINUE: Final = Continue.WANTED
-"""The client holds its body back until it has read `CONTINUE_RESPONSE`."""
+"""The client sends its body only after it has received `CONTINUE_RESPONSE`."""
 
 CONTINUE_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -180,20 +180,20 @@ Event: TypeAlias = Request | RefusedRequest | Continue
 
 
 class _RefusedError(Exception):
-    """Stops the parser from inside one of its callbacks; the refusal is already noted."""
+    """Stops the parser from inside one of its callbacks; the refusal is already stored."""
 
 
 class RequestReader:
     """
-    One connection's bytes in, its requests out: the same however the bytes were cut.
+    Reads the bytes of one connection into requests; the boundaries of the reads do not matter.
 
-    Data is handed to the parser a part at a time: one head, one body, or one stretch of a
-    chunked body. So every head is measured to the byte, and nothing of the next request
-    is parsed before the present one is judged.
+    The parser is fed one part at a time: a head, a body, or a section of a chunked body. So the
+    size of every head is known to the byte, and nothing of the next request is parsed before the
+    current request is checked.
 
-    The parser holds the reader and the reader the parser. The reader lets go of it by
-    itself after a refusal, an upgrade or the last request; call `close` when a connection
-    ends before that, and memory is free at once instead of at the next garbage collection.
+    The parser and the reader refer to each other. The reader drops the parser after a refusal, an
+    upgrade or the last request. If a connection ends before that, call `close`: it frees the memory
+    at once instead of at the next garbage collection.
     """
 
     __slots__ = (
@@ -220,9 +220,9 @@ class RequestReader:
         self, limits: HttpLimits, memory: HeaderMemory | None = None, *, websockets: bool = True
     ) -> None:
         """
-        Without *websockets*, a request for one is a request like any other.
+        Without *websockets*, a request for a WebSocket is an ordinary request.
 
-        Readers that share a *memory* have the same limits.
+        Readers that share a *memory* must have the same limits.
         """
         self.upgraded = False
         self.rest = b""
@@ -234,7 +234,7 @@ class RequestReader:
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0  # of a head that has begun and not ended
-        self._request: Request | None = None  # whose head is complete and body is not
+        self._request: Request | None = None  # its head is complete, its body is not
         self._body: bytes | bytearray = b""
         self._left = 0  # bytes still to come of a body with a Content-Length
         self._raw_bytes = 0  # of a chunked body, its framing included
@@ -244,31 +244,31 @@ class RequestReader:
 
     @property
     def receiving(self) -> bool:
-        """A request has begun and is not complete. Empty lines between requests begin none."""
+        """Whether a request has begun and is not complete; empty lines before it do not count."""
         return self._request is not None or self._head_bytes > 0
 
     @property
     def receiving_body(self) -> bool:
-        """The head of the request being received is complete, its body is not."""
+        """Whether the head of a request is complete and its body is not."""
         return self._request is not None
 
     @property
     def unfinished(self) -> Request | None:
-        """The request whose body is being received, its body left out; None if there is none."""
+        """The request whose body is being received, without its body; None if there is none."""
         return self._request
 
     @property
     def missing(self) -> int:
-        """The bytes that a body with a Content-Length still lacks."""
+        """The number of missing bytes of a body with a Content-Length."""
         return self._left
 
     @property
     def held(self) -> int:
-        """The number of bytes that are held of a request that is not complete."""
+        """The number of buffered bytes of an incomplete request."""
         return self._head_bytes + len(self._body)
 
     def close(self) -> None:
-        """Let go of the parser and of what is half received. Further bytes are discarded."""
+        """Drop the parser and an incomplete request. Further bytes are discarded."""
         self._parser = None
         self._request = None
         self._headers = []
@@ -278,13 +278,13 @@ class RequestReader:
 
     def feed(self, data: bytes, *, more: bool = False) -> list[Event]:
         """
-        Return what *data* completes, in the order of its arrival. No input makes it raise.
+        Return the events that *data* completes, in their order. Never raises, whatever the input.
 
-        *more* says that more has arrived, and is fed next.
+        *more* is true if more data has arrived, which is fed next.
 
-        Nothing comes after a `RefusedRequest`, nor after a request that is the last of its
-        connection. After a request for a WebSocket, `upgraded` is True, and the bytes
-        behind its head, of this and of later calls, are collected in `rest`.
+        No event follows a `RefusedRequest` or the last request of a connection. After a request
+        for a WebSocket, `upgraded` is True, and `rest` collects the bytes behind its head, of this
+        call and of later calls.
         """
         idle = not self.receiving
         whole = data
@@ -300,14 +300,14 @@ class RequestReader:
                 self._ignore_upgrade()
             except HttpParserCallbackError:
                 if self._parser is not None:
-                    raise  # not a refusal: our callback has a fault
+                    raise  # not a refusal: a fault in a callback
             except HttpParserError as error:
                 self._refuse_syntax(error)
             if self._head_bytes or self._raw_bytes or self._expecting:
                 self._take_stock(position == len(data) and not more)
         if self.upgraded:
             self.rest += data[position:]
-        # The list is not kept: an idle connection shall not hold its last request.
+        # The list is not kept: an idle connection must not keep its last request in memory.
         events, self._events = self._events, []
         if idle and len(events) == 1 and whole.startswith(b"POST ") and self._memory is not None:
             self._remember(whole, events[0])
@@ -315,14 +315,13 @@ class RequestReader:
 
     def request_fast(self, data: bytes) -> Request | None:
         """
-        Return the request that *data* is, if that is plain to see; it costs a fifth of `feed`.
+        Return the request in *data*, or None if `feed` must be used; costs a fifth of `feed`.
 
-        Plain are one whole request with remembered headers, as publishers send nine times in
-        ten, and one for a WebSocket with nothing unusual in it. None says only that `feed`
-        must look.
+        The fast path reads one complete request with remembered headers, as nine in ten requests
+        of publishers are, and one for a WebSocket with only usual headers.
         """
         if self._parser is None or self._request is not None or self._head_bytes:
-            return None  # it goes on, or there will be no more
+            return None  # a request is incomplete, or there will be no more
         if data.startswith(b"GET "):
             return self._upgrade_fast(data)
         if self._memory is None:
@@ -372,7 +371,7 @@ class RequestReader:
         return Request("GET", data[4 : end_of_line - 9], path, query, "1.1", headers, True)
 
     def _remember(self, data: bytes, event: Event) -> None:
-        """Keep the headers of *event* if it is a request that *data* is from end to end."""
+        """Keep the headers of *event* if it is a request that fills *data* completely."""
         if self._memory is not None and isinstance(event, Request):
             start = data.find(b"\r\n")
             end = data.find(END_OF_HEAD, start) + len(END_OF_HEAD)
@@ -391,13 +390,13 @@ class RequestReader:
         if self._request is not None:
             self._raw_bytes += end - start
             return end
-        # No further than the limit: what llhttp says of the bytes before it comes first.
+        # Not beyond the limit: an error of llhttp in the bytes before it is reported first.
         room = self._limits.max_head_bytes - self._head_bytes
         self._head_bytes += end - start
         return min(end, start + room)
 
     def _after_empty_line(self, data: bytes, start: int) -> int:
-        """Return where *data*, from *start*, completes an END_OF_HEAD; its end if nowhere."""
+        """Return the position behind the first END_OF_HEAD after *start*, or the end of *data*."""
         tail = self._tail
         if tail:
             found = (tail + data[start : start + 3]).find(END_OF_HEAD)
@@ -412,34 +411,33 @@ class RequestReader:
         return len(data)
 
     def _take_stock(self, at_end: bool) -> None:
-        """See to what shows only between two parts; *at_end* says that no more has arrived."""
+        """Check limits between two parts; *at_end* is true if no more data has arrived."""
         if self._head_bytes > self._limits.max_head_bytes:
             self._refuse_head()
         elif self._raw_bytes and self._wasteful():
             self._refuse(413, "Request body too large")
         elif self._expecting:
             self._expecting = False
-            if at_end:  # otherwise the body comes without being asked for
+            if at_end:  # otherwise the client sends the body without CONTINUE
                 self._events.append(CONTINUE)
 
     def _wasteful(self) -> bool:
-        # Chunk sizes, extensions and trailers. A mebibyte in chunks of a hundred bytes passes;
-        # a trailer that never ends does not, and httptools copies what it has of a trailer
-        # for every piece. Of a body that is malformed as well, either fault may be told.
+        # Chunk sizes, extensions and trailers count. A mebibyte in chunks of a hundred bytes is
+        # accepted. A trailer without an end is not: httptools copies all of it for every piece.
+        # If the body is malformed, too, either fault may be reported.
         allowance = FRAMING_ALLOWANCE * self._limits.max_head_bytes
         return self._raw_bytes - len(self._body) > allowance
 
     def _ignore_upgrade(self) -> None:
         """
-        Go on after the head of a request whose upgrade is not for us.
+        Continue after the head of a request whose upgrade the server ignores.
 
-        llhttp believes that the connection has left HTTP, and that the request has no
-        body. A fresh parser has no beliefs; if a body is to come, it is first given a
-        head that announces the same.
+        For llhttp, the connection has left HTTP, and the request has no body. So a new parser
+        takes over; if a body follows, the new parser is first fed a head with the same framing.
         """
         request = self._request
         if self._parser is None:
-            return  # it was the last request anyway, or it is for us
+            return  # it was the last request, or the upgrade is to a WebSocket
         self._parser = HttpRequestParser(self)
         if request is None:
             return
@@ -460,7 +458,7 @@ class RequestReader:
             self._refuse(431, "Request header fields too large")
 
     def _refuse_syntax(self, error: HttpParserError) -> None:
-        # llhttp's own words are not passed on: they may change, and help no client.
+        # llhttp's own texts are not sent: they may change, and do not help a client.
         if str(error) == "Invalid HTTP version":
             self._refuse(505, "HTTP version not supported")
         else:
@@ -471,20 +469,20 @@ class RequestReader:
         self._refuse(status, text)
         raise _RefusedError
 
-    # -- What the parser says ------------------------------------------------------------
+    # -- Callbacks of the parser ---------------------------------------------------------
 
     def on_url(self, piece: bytes) -> None:
-        """Take the target, or a piece of it."""
+        """Receive the target, or a piece of it."""
         self._target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, whole. Trailers are dropped."""
-        # One more than there may be says that there were too many.
+        """Receive a complete header. Trailers are dropped."""
+        # One header above the limit is kept, to show that there were too many.
         if self._request is None and len(self._headers) <= self._limits.max_headers:
             self._headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
-        """Judge the head, and make the request that its body will join."""
+        """Check the head, and make the request; its body is added later."""
         parser = self._parser
         if parser is None:
             raise AssertionError("a closed reader parses nothing")
@@ -516,9 +514,9 @@ class RequestReader:
             self._take_upgrade(headers, version, has_body)
 
     def on_body(self, piece: bytes) -> None:
-        """Take the body, or a piece of it."""
+        """Receive the body, or a piece of it."""
         if not self._body:
-            self._body = piece  # most bodies come in one piece
+            self._body = piece  # most bodies arrive in one piece
         elif isinstance(self._body, bytes):
             self._body = bytearray(self._body + piece)
         else:
@@ -527,9 +525,9 @@ class RequestReader:
             self._stop(413, "Request body too large")
 
     def on_message_complete(self) -> None:
-        """Hand out the request."""
+        """Add the complete request to the events."""
         if self._skipped:
-            self._skipped = False  # _ignore_upgrade sees to the body
+            self._skipped = False  # _ignore_upgrade handles the body
             return
         request = self._request
         if request is None:
@@ -546,7 +544,7 @@ class RequestReader:
         if self.upgraded or not request.keep_alive:
             self.close()
 
-    # -- Parts of judging a head ---------------------------------------------------------
+    # -- Checks of a head ----------------------------------------------------------------
 
     def _origin(self, target: bytes) -> bytes:
         """Return the path and query of *target* in origin or absolute form (RFC 9112 3.2)."""
@@ -563,13 +561,13 @@ class RequestReader:
     def _take_framing(
         self, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes], version: str
     ) -> bool:
-        """Note how the body is delimited; return whether there is one."""
+        """Store how the body is delimited; return whether there is one."""
         if b"transfer-encoding" in fields:
             if version == "1.0":
                 # RFC 9112 6.1: the framing of such a message is to be treated as faulty.
                 self._stop(400, "Transfer-Encoding needs HTTP/1.1")
-            # llhttp judges only where chunked stands: twice, or not as the last, it is 400, since
-            # nobody knows where the body ends.
+            # llhttp checks only the position of chunked: if it occurs twice, or not as the last,
+            # the end of the body is unknown, and the status is 400.
             if _tokens(headers, b"transfer-encoding") != [b"chunked"]:
                 self._stop(501, "Transfer coding not supported")
             return True
@@ -602,7 +600,7 @@ def _tokens(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def _origin_form(target: bytes) -> bytes | None:
-    """Reduce a target in absolute form to its path and query; None if it is in no such form."""
+    """Return the path and query of a target in absolute form; None if it has another form."""
     scheme, _, rest = target.partition(b"://")
     end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
     if scheme.lower() not in SCHEMES or end == 0:

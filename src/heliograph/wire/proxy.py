@@ -1,5 +1,5 @@
 """
-The PROXY protocol, version 2: for whom a proxy connects, said before anything else.
+The PROXY protocol, version 2: a header with the client's address, sent first by a proxy.
 
 Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2
 """
@@ -9,24 +9,24 @@ from ipaddress import IPv4Address, IPv6Address
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 HEAD_BYTES = 16
-"""What every header begins with: the signature, what it is, how much follows."""
+"""The size of the fixed part of a header: the signature, the kind, the length of the rest."""
 
 MAX_REST_BYTES = 4096
-"""More than any proxy says of a client; the format would allow sixteen times as much."""
+"""More than any proxy sends about a client; the format would allow sixteen times as much."""
 
 _LOCAL, _PROXY = 0x20, 0x21
 
-# Of what a proxy says for whom it comes: the address's size, both ends, each with its port.
+# The size of the addresses, by family: those of both ends, with their ports.
 _ADDRESS_BYTES = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}
 _UNSPECIFIED, _IPV4, _IPV6 = 0x00, 0x11, 0x21
 
 
 class HeaderError(ValueError):
-    """What came is no such header."""
+    """The data is not a valid header."""
 
 
 def rest_bytes(head: bytes) -> int:
-    """Return how many bytes belong to the header after its *head*. Raises HeaderError."""
+    """Return the number of bytes of the header after its *head*. Raises HeaderError."""
     if len(head) != HEAD_BYTES or not head.startswith(SIGNATURE):
         raise HeaderError("it does not begin with a PROXY header of version 2")
     command, family = head[12], head[13]
@@ -42,14 +42,14 @@ def rest_bytes(head: bytes) -> int:
 
 def source(head: bytes, rest: bytes) -> str | None:
     """
-    Return the address of the client; None where the proxy comes for itself, or does not know.
+    Return the address of the client; None if the connection is the proxy's own, or it is unknown.
 
-    *rest* are the bytes that `rest_bytes` wants. Raises HeaderError.
+    *rest* has as many bytes as `rest_bytes` returned. Raises HeaderError.
     """
     if len(rest) != rest_bytes(head):
         raise HeaderError("its PROXY header is cut short")
     if head[12] == _LOCAL:
-        return None  # a health check of the proxy: what else is said is to be ignored
+        return None  # a health check of the proxy: the rest of the header must be ignored
     family = head[13]
     size = _ADDRESS_BYTES[family]
     if len(rest) < size:
@@ -64,7 +64,7 @@ def source(head: bytes, rest: bytes) -> str | None:
 
 
 def _check_additions(rest: bytes) -> None:
-    """Insist that *rest* is a row of types, lengths and values; what they say is not asked."""
+    """Check that *rest* is a list of types, lengths and values (TLVs); the values are ignored."""
     while rest:
         end = 3 + int.from_bytes(rest[1:3])
         if len(rest) < end or len(rest) < 3:  # noqa: PLR2004 - a type and a length

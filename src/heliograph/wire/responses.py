@@ -1,7 +1,7 @@
 """
 HTTP/1.1 responses, as a server writes them.
 
-Knows RFC 9110 and 9112. Knows nothing of sockets or time, nor of what was asked for.
+Knows RFC 9110 and 9112. Knows nothing of sockets, time or the meaning of requests.
 """
 
 import re
@@ -17,7 +17,7 @@ TEXT = "text/plain"
 
 
 class Response(Struct, frozen=True, gc=False):
-    """What a request is answered with; `response` makes bytes of it."""
+    """The response to a request; `response` returns it as bytes."""
 
     status: int
     body: bytes
@@ -26,12 +26,12 @@ class Response(Struct, frozen=True, gc=False):
 
 
 def text(status: int, line: str, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> Response:
-    """Answer with one line of text, whose line feed SDKs' tests expect."""
+    """Return a response with one line of text; tests of SDKs expect its line feed."""
     return Response(status, line.encode(errors="replace") + b"\n", TEXT, headers)
 
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
-    # As RFC 9110 has them; http.HTTPStatus changed its mind in Python 3.13.
+    # The phrases of RFC 9110; those of http.HTTPStatus changed in Python 3.13.
     413: "Content Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
@@ -55,14 +55,13 @@ def response(
     version: str = "1.1",
 ) -> bytes:
     """
-    Return a response, complete.
+    Return a complete response.
 
-    *version* is the request's: a client of HTTP/1.0 is told that its connection stays
-    open, one of 1.1 that it does not. *head_only* answers a HEAD request: the length is
-    that of *body*, which is left out. A status that has no body (1xx, 204, 304) has no
-    length and no type either.
+    *version* is that of the request: for HTTP/1.0, a header is sent if the connection stays open,
+    for HTTP/1.1, if it does not. *head_only* answers a HEAD request: the length is that of *body*,
+    which is left out. A status that has no body (1xx, 204, 304) has no length and no type either.
 
-    Raises ValueError where a header would break the message: never a client's fault.
+    Raises ValueError for a header that would break the message; a client cannot cause this.
     """
     if status in _BODILESS and body:
         raise ValueError(f"a response {status} has no body")
@@ -83,7 +82,7 @@ def stream_head(
     """
     Return the head of a response 200 whose body follows in parts.
 
-    Without a header that says where the body ends, it ends with the connection. Raises ValueError
+    If no header defines the end of the body, the body ends with the connection. Raises ValueError
     for a header that would break the message.
     """
     head = _head(200, content_type, keep_alive, "1.1")
@@ -93,7 +92,7 @@ def stream_head(
 
 @lru_cache(maxsize=256)
 def _head(status: int, content_type: str, keep_alive: bool, version: str) -> bytes:
-    """Return what most responses share: their first lines."""
+    """Return the first lines, which most responses share."""
     head = b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode())
     if status not in _BODILESS:
         head += _field(b"Content-Type", content_type.encode())

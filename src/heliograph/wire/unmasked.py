@@ -1,7 +1,7 @@
 """
-A server's frames, read again: for who watches what is sent, and for who asks another server.
+Reads the frames of a server: for traces of sent messages, and for clients of another server.
 
-They are what `wire.websocket` writes, so nothing is checked. A client's frames are its business.
+`wire.websocket` wrote them, so nothing is checked. It also reads the frames of clients.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _LENGTH_OF_2_BYTES, _LENGTH_OF_8_BYTES = 126, 127
 
 
 def read_server_frames(chunk: bytes) -> Iterator[tuple[Opcode, bytes]]:
-    """Return the frames of *chunk*, which are whole; the answer to a handshake may precede them."""
+    """Return the frames of *chunk*, which are complete; a handshake response may precede them."""
     at = chunk.find(_HEAD_END) + len(_HEAD_END) if chunk.startswith(b"HTTP/") else 0
     while at < len(chunk):
         first, length = chunk[at], chunk[at + 1]
@@ -25,5 +25,5 @@ def read_server_frames(chunk: bytes) -> Iterator[tuple[Opcode, bytes]]:
             at += size
         payload = chunk[at : at + length]
         at += length
-        # We made it, so it is as large as it may be.
+        # This server sent it, so its size needs no limit.
         yield Opcode(first & 0x0F), inflate(payload, 1 << 30) if first & COMPRESSED else payload

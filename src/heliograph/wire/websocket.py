@@ -1,8 +1,8 @@
 """
-WebSockets from the server's side: frames in and out, and the opening handshake.
+WebSockets on the server's side: reads and writes frames, and the opening handshake.
 
-Knows RFC 6455 and nothing else: no sockets, no time, no protocol above it. Whoever owns the
-connection feeds bytes in, acts on the messages in their order, and closes after a `Failure`.
+Knows RFC 6455 and nothing else: no sockets, no time, no protocol above it. The owner of the
+connection feeds bytes in, handles the messages in their order, and closes after a `Failure`.
 """
 
 import binascii
@@ -18,7 +18,7 @@ from heliograph.wire.deflate import Malformed, TooLarge, deflate, inflate
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # it has no wheel for this platform, or none of this any more
+except ImportError:  # no wheel for this platform, or a version without this function
     from heliograph.wire.mask import apply_mask
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -27,7 +27,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Opcode(IntEnum):
-    """What a frame holds (RFC 6455 5.2)."""
+    """The kind of a frame (RFC 6455 5.2)."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -38,7 +38,7 @@ class Opcode(IntEnum):
 
 
 class CloseCode(IntEnum):
-    """Why a connection ends (RFC 6455 7.4.1). NO_STATUS and ABNORMAL are never on the wire."""
+    """Why a connection is closed (RFC 6455 7.4.1). NO_STATUS and ABNORMAL are never sent."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
@@ -71,7 +71,7 @@ _MEDIUM_TEXT_HEAD = bytes((FIN | Opcode.TEXT, _LENGTH_OF_2_BYTES))
 
 
 def text_frame(payload: bytes) -> bytes:
-    """Return one unmasked frame that is a whole text message; *payload* is valid UTF-8."""
+    """Return one unmasked frame with a complete text message; *payload* is valid UTF-8."""
     length = len(payload)
     if length <= MAX_CONTROL_PAYLOAD:
         return _SHORT_TEXT_HEADS[length] + payload
@@ -81,13 +81,13 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def compressed_text_frame(payload: bytes, window_bits: int) -> bytes:
-    """Return the same, compressed: for peers whose window is no smaller."""
+    """Return the same, compressed with *window_bits*; the peer's window must not be smaller."""
     return _frame(FIN | COMPRESSED | Opcode.TEXT, deflate(payload, window_bits))
 
 
 def frame(opcode: Opcode, payload: bytes = b"") -> bytes:
     """
-    Return one unmasked frame that is a whole message.
+    Return one unmasked frame with a complete message.
 
     Raises ValueError for a control frame with more than 125 bytes (RFC 6455 5.5).
     """
@@ -116,14 +116,14 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
-    """Return code and reason of a Close frame's payload, as `FrameReader` let it pass."""
+    """Return code and reason of a Close frame's payload, which `FrameReader` has checked."""
     if not payload:
         return CloseCode.NO_STATUS, ""
     return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
 
 def _is_legal_close(payload: bytes) -> bool:
-    """Whether a peer may say this (RFC 6455 7.4 and IANA's registry)."""
+    """Return whether a peer may send this payload (RFC 6455 7.4 and IANA's registry)."""
     if not payload:
         return True
     code = int.from_bytes(payload[:2], "big")
@@ -133,14 +133,14 @@ def _is_legal_close(payload: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the peer broke: close with *code*, and say *reason*."""
+    """The peer violated the protocol: close with *code* and *reason*."""
 
     code: int
     reason: str
 
 
 class _Broken(Exception):
-    """The peer broke the protocol. Never leaves this module."""
+    """The peer violated the protocol. Never leaves this module."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(reason)
@@ -148,7 +148,7 @@ class _Broken(Exception):
 
 
 class _Fragments:
-    """A message of which not all fragments have come. Exists only while there is one."""
+    """An incomplete message in fragments. Exists only while there is one."""
 
     __slots__ = ("compressed", "count", "decoder", "opcode", "payload")
 
@@ -157,17 +157,17 @@ class _Fragments:
         self.compressed = compressed
         self.payload = bytearray()
         self.count = 0
-        # So that bad text fails at its fragment and not at the end of the message.
+        # So that invalid text fails at its fragment and not at the end of the message.
         uncompressed_text = opcode is Opcode.TEXT and not compressed
         self.decoder = codecs.getincrementaldecoder("utf-8")() if uncompressed_text else None
 
 
 def text_fast(data: bytes, max_message_bytes: int) -> bytes | None:
     """
-    Return the text of *data* that is one whole frame and no more, as nine in ten are.
+    Return the text of *data* if it is exactly one complete text frame, as nine in ten are.
 
-    None means only that a `FrameReader` must look, which alone says what is wrong. Where one holds
-    the beginning of a message, *data* goes on with that and is nobody else's to read.
+    None means only that a `FrameReader` must read *data*; only the reader reports errors. If the
+    reader has the beginning of a frame or a message, it must read *data*, not this function.
     """
     size = len(data)
     if size < _SHORTEST_FRAME or data[0] != _WHOLE_TEXT:
@@ -189,11 +189,11 @@ def text_fast(data: bytes, max_message_bytes: int) -> bytes | None:
 
 class FrameReader:
     """
-    One connection's bytes in, its messages out: the same however the bytes were cut.
+    Reads the bytes of one connection into messages; the boundaries of the reads do not matter.
 
     *max_message_bytes* limits a message over all its fragments, compressed or not, and
     *max_fragments* their number. With *compression*, messages may be compressed.
-    Nothing is buffered that is already known to be too long, and an idle reader holds nothing.
+    A message that is known to be too long is not buffered, and an idle reader buffers nothing.
     """
 
     __slots__ = (
@@ -212,14 +212,14 @@ class FrameReader:
         self, max_message_bytes: int, max_fragments: int = 1024, *, compression: bool = False
     ) -> None:
         self.failure: Failure | None = None
-        """Set once the peer broke the protocol; what it sends afterwards is discarded."""
+        """Set when the peer violates the protocol; all later data of the peer is discarded."""
         self.inflated = 0
-        """Bytes that compressed messages became, until the owner sets it back to 0."""
+        """Bytes of decompressed messages, since the owner last set it to 0."""
         self._max_message_bytes = max_message_bytes
         self._max_fragments = max_fragments
         self._allowed = COMPRESSED if compression else 0  # of the reserved bits
         self._buffer: bytearray | None = None  # the beginning of a frame
-        self._wanted = 0  # how long it must get before it is worth another look
+        self._wanted = 0  # the size of the buffer from which it is read again
         self._fragments: _Fragments | None = None
         self._closed = False
 
@@ -227,8 +227,8 @@ class FrameReader:
         """
         Return the messages and control frames that *data* completes, in order. Never raises.
 
-        Text is valid UTF-8, and a Close frame's payload is what a peer may say. Nothing
-        comes after a Close frame, and nothing once `failure` is set.
+        Text is valid UTF-8, and the payload of a Close frame is valid. No message follows a Close
+        frame, and none is returned once `failure` is set.
         """
         if self._closed:
             return []
@@ -247,12 +247,12 @@ class FrameReader:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held, and nothing is wrong: a new reader would do as well."""
+        """Whether nothing is buffered and the reader is not closed: equivalent to a new reader."""
         return self._buffer is None and self._fragments is None and not self._closed
 
     @property
     def held(self) -> int:
-        """The number of bytes that are held of a message that is not complete."""
+        """The number of buffered bytes of an incomplete message."""
         held = 0
         if self._buffer is not None:
             held += len(self._buffer)
@@ -262,7 +262,7 @@ class FrameReader:
 
     @property
     def missing(self) -> int:
-        """The number of bytes that the frame that has begun still lacks, as far as is known."""
+        """The number of missing bytes of an incomplete frame, as far as it is known."""
         return 0 if self._buffer is None else max(0, self._wanted - len(self._buffer))
 
     def _close(self) -> None:
@@ -306,7 +306,7 @@ class FrameReader:
     def _checked(self, first: int, second: int, length: int) -> Opcode:
         """Return the opcode of a head whose first two bytes are allowed."""
         opcode = _OPCODES.get(first & 0x0F)
-        # RFC 7692 6: only the first frame of a data message says that it is compressed.
+        # RFC 7692 6: only the first frame of a data message has the bit for compression.
         allowed = self._allowed if opcode in (Opcode.TEXT, Opcode.BINARY) else 0
         if first & RESERVED_BITS & ~allowed:
             raise _Broken(CloseCode.PROTOCOL_ERROR, "Reserved bits are set")
@@ -418,7 +418,7 @@ KEY_CHARACTERS = 24
 
 
 class HandshakeRefused(Exception):
-    """The request asks for no WebSocket that we can give; answer it with this, and close."""
+    """The handshake is invalid or not supported; send this as the response, and close."""
 
     def __init__(self, status: int, text: str, headers: Headers = ()) -> None:
         super().__init__(text)
@@ -462,10 +462,10 @@ def check_handshake(method: str, version: str, headers: Headers) -> bytes:
 
 def cut_at_key(head: bytes) -> tuple[bytes, bytes, bytes] | None:
     """
-    Return what comes before a handshake's key, the key, and what follows; None without one.
+    Return the bytes before a handshake's key, the key, and the bytes after it; None without a key.
 
-    Two requests with equal outer parts, and keys that `is_key` finds valid, say the same. Only
-    the way in which libraries write the header's name is looked for.
+    Two requests with equal outer parts and valid keys (`is_key`) are equivalent. Only the usual
+    spelling of the header's name in client libraries is found.
     """
     start = head.find(_KEY_FIELD) + len(_KEY_FIELD)
     if start < len(_KEY_FIELD):
@@ -477,7 +477,7 @@ def cut_at_key(head: bytes) -> tuple[bytes, bytes, bytes] | None:
 
 
 def is_key(key: bytes) -> bool:
-    """Whether *key* may be a Sec-WebSocket-Key: sixteen bytes in base64 (RFC 6455 4.1)."""
+    """Return whether *key* is a valid Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 4.1)."""
     try:
         return len(binascii.a2b_base64(key, strict_mode=True)) == _KEY_BYTES
     except binascii.Error:
@@ -495,9 +495,9 @@ MAX_SUBPROTOCOLS = 32
 
 def offered_subprotocols(headers: Headers) -> list[bytes]:
     """
-    Return the subprotocols that a client offers, in its order; what is no token is left out.
+    Return the subprotocols that a client offers, in its order; only tokens (RFC 9110 5.6.2).
 
-    Of more than MAX_SUBPROTOCOLS, the rest is left unread.
+    After MAX_SUBPROTOCOLS, further subprotocols are not read.
     """
     lists = b",".join([value for name, value in headers if name == b"sec-websocket-protocol"])
     if not lists:
@@ -510,7 +510,7 @@ HANDSHAKE_BEGINNING = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: "
 )
-"""Of every answer that accepts a handshake; the accepted key follows."""
+"""The beginning of every response that accepts a handshake; the accepted key follows."""
 
 
 def handshake_response(
@@ -519,7 +519,7 @@ def handshake_response(
     subprotocol: bytes | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Return the whole answer that accepts a handshake. Raises ValueError: see `handshake_end`."""
+    """Return the response that accepts a handshake. Raises ValueError: see `handshake_end`."""
     end = handshake_end(subprotocol=subprotocol, headers=headers)
     return b"%b%b%b" % (HANDSHAKE_BEGINNING, accept_key(key), end)
 
@@ -528,10 +528,10 @@ def handshake_end(
     *, subprotocol: bytes | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> bytes:
     """
-    Return what follows the accepted key in the answer to a handshake.
+    Return the part of a handshake response that follows the accepted key.
 
-    Raises ValueError for a *subprotocol* that is no token, and for a header of several lines:
-    nothing that a client sent can become a header of its own.
+    Raises ValueError for a *subprotocol* that is no token, and for a header of several lines: data
+    of a client cannot become a header.
     """
     lines = []
     if subprotocol is not None:

@@ -8,6 +8,6 @@ engine over one shared state, with links that fail on request; they need neither
 import sys
 
 if "pytest" in sys.modules:
-    # So that a failed assert of the suite shows what differed, as one of the author's own does.
+    # So that a failed assert of the suite shows the difference, as pytest does for other tests.
     # This must precede the import of the suite.
     sys.modules["pytest"].register_assert_rewrite("heliograph.engine.testing.suite")

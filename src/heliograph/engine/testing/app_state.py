@@ -1,8 +1,8 @@
 """
-The state that all nodes share of one app, in one epoch.
+The state of one app that all nodes share, in one epoch.
 
-Executes what nodes assert, publish and ask, and makes facts and owed changes of it. Knows no links:
-it is given functions that send a message to a node, and read the clock.
+Executes the commands of nodes (assertions, publishes, reads), and creates facts and owed changes.
+Knows no links: the functions that send a message to a node, and read the clock, are arguments.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ class Damaged(Exception):
 
 
 class Tools:
-    """The functions that an app's state is given; they are no part of a copy of it."""
+    """The functions that an app's state uses; they are not part of a copy of it."""
 
     def __init__(self, send: SendTo, now: Callable[[], float], new_text: Callable[[], str]) -> None:
         self.send = send
@@ -64,7 +64,7 @@ class Tools:
 
 
 class Bounds:
-    """What an app's state may keep for nodes that are interrupted, and for later subscribers."""
+    """Limits of the data that a state keeps for interrupted nodes, and for later subscribers."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Bounds:
 
 
 class _Channel:
-    """A channel that has subscriptions. *users* is the number of members, to notice a loss."""
+    """A channel with subscriptions. *users* is the number of members, to detect a loss."""
 
     __slots__ = (
         "born",
@@ -126,7 +126,7 @@ class _User:
 
 
 class _Part:
-    """What one node has of one channel."""
+    """The part of one node in one channel."""
 
     __slots__ = ("sessions", "subscriptions")
 
@@ -137,7 +137,7 @@ class _Part:
 
 class _Uncounted:
     """
-    A command that was refused, until its node knows: it is in the numbers that the node asserts.
+    A refused command, until its node has received the refusal: the node's numbers include it.
 
     *number* is that of the inbox message with the refusal. It is None where the deadline had
     passed: no message is sent then, and the node withdraws the command.
@@ -159,10 +159,10 @@ class _Uncounted:
 
 class _Registration:
     """
-    A node that takes part. *fields* counts what it has, to notice a loss.
+    A registered node. *fields* counts its parts, to detect a loss.
 
-    *missed* are the tickets of entries that found no event kept, with the inbox number of the
-    answer, until the node knows: the same `enter`, asserted again, owes no second `CacheMiss`.
+    *missed* has the tickets of entries without a kept event, with the inbox number of the answer,
+    until the node has received it: the same `enter`, asserted again, owes no second `CacheMiss`.
     """
 
     __slots__ = ("channels", "fields", "missed", "number", "seq", "uncounted", "users", "watched")
@@ -188,7 +188,7 @@ class _Turn:
     """
     An assertion that is being executed.
 
-    *skip* is the node itself, where it receives the whole picture afterwards.
+    *skip* is the node itself if it receives the complete state afterwards.
     """
 
     __slots__ = ("fresh", "node", "registration", "seq", "skip")
@@ -204,7 +204,7 @@ class _Turn:
 
 
 class _Sessions:
-    """How many sessions members have on a node, with the members as they were stated."""
+    """The numbers of sessions of members on a node, with the members as they were stated."""
 
     __slots__ = ("members", "numbers")
 
@@ -217,9 +217,10 @@ class AppState:
     """
     One app's shared state; it lives for one epoch.
 
-    *life* names the life of the process, or of the store, that it was made in. *holder* holds from
-    the epoch before, and until *grants_from* there is no new one: a node that is cut off may still
-    hold from a life that this one knows nothing of, and releases when its lease ends.
+    *life* names the run of the process, or of the store, in which it was created. *holder* is the
+    holder of the epoch before. Until *grants_from*, no new holder is granted: a disconnected node
+    may still be the holder from a life that this state does not know; it releases when its lease
+    ends.
     """
 
     def __init__(
@@ -253,11 +254,11 @@ class AppState:
     # -- Registration ------------------------------------------------------------------------
 
     def registered(self, node: str) -> bool:
-        """Whether *node* takes part."""
+        """Return whether *node* is registered."""
         return node in self._nodes
 
     def fence(self, node: str, seq: int) -> bool:
-        """Whether the command with the number *seq* is the node's latest; note it."""
+        """Return whether the command with the number *seq* is the node's latest; store *seq*."""
         registration = self._nodes.get(node)
         if registration is None:
             return True
@@ -275,7 +276,7 @@ class AppState:
             raise Damaged
 
     def received(self, node: str, number: int) -> None:
-        """Take note that *node* has handled the inbox messages up to *number*."""
+        """Handle that *node* has handled its inbox messages up to *number*."""
         registration = self._nodes.get(node)
         if registration is None:
             return
@@ -287,7 +288,7 @@ class AppState:
                 del registration.missed[ticket]
 
     def hello(self, node: str, seq: int, hello: messages.Hello) -> messages.Why | None:
-        """Have *node* take part from now on; return why it cannot with this hello."""
+        """Register *node* from now on; return the reason if this hello is not sufficient."""
         same = hello.epoch == self.epoch
         registration = self._nodes.get(node)
         if not hello.complete:
@@ -300,7 +301,7 @@ class AppState:
             registration.seq = seq
         registration.uncounted.clear()
         if self.holder == node and hello.holding is None:
-            self.holder = None  # its lease ended, as it saw it
+            self.holder = None  # its lease ended, by its own clock
         self._greeting = node
         self._send(node, messages.Began(), log=hello.seen if same else self._log.last)
         losses: dict[str, Reason] = {}
@@ -329,7 +330,7 @@ class AppState:
 
     def _missed(self, hello: messages.Hello) -> Iterator[Fact | Notice]:
         if not self._log.reaches(hello.seen):
-            return  # what has something that is missing is lost as a whole
+            return  # a channel or user with a missing part is lost as a whole
         channels = {one.channel for one in hello.asserted.channels}
         users = {one.user_id for one in hello.asserted.users if one.sessions}
         for logged in self._log.after(hello.seen):
@@ -415,7 +416,7 @@ class AppState:
                 self._send(node, messages.OwedChanges(tuple(changes)))
 
     def _remind(self, node: str) -> None:
-        """Tell *node* again which counts it is to ask for: the connection may have lost it."""
+        """Send *node* again which counts it must request: the connection may have lost that."""
         for name in self._nodes[node].channels:
             channel = self._channels[name]
             if channel.due_at is not None and channel.due_node == node:
@@ -424,7 +425,7 @@ class AppState:
                 )
 
     def unregister(self, node: str) -> None:
-        """Remove *node* with all that it has: it said goodbye, or is dead."""
+        """Remove *node* with all its data: it sent a goodbye, or is dead."""
         if self.holder == node:
             self.holder = None
         registration = self._nodes.get(node)
@@ -437,14 +438,14 @@ class AppState:
         ]
         users = [messages.UserAssertion(user_id, 0, 0) for user_id in _users_of(registration)]
         registration.uncounted.clear()
-        # Facts are not sent to it: it has no part in them any more.
+        # Facts are not sent to it: it is no longer registered.
         self._assert(
             node, 0, messages.Assert(tuple(channels), tuple(users)), complete=False, fresh=True
         )
         del self._nodes[node]
 
     def execute(self, node: str, seq: int, body: messages.Body) -> object:
-        """Execute a command of a node that is registered; return the value that was asked for."""
+        """Execute a command of a registered node; return the value of a read."""
         match body:
             case messages.Assert():
                 self._answer(node, self._assert(node, seq, body, complete=False, fresh=body.fresh))
@@ -511,7 +512,7 @@ class AppState:
     def _forget_refusals(
         registration: _Registration, channels: Iterable[messages.ChannelAssertion]
     ) -> None:
-        """Forget what was refused of *channels*: what is unanswered is decided again."""
+        """Remove the refusals of *channels*: unanswered commands are decided again."""
         names = {one.channel for one in channels}
         for ticket, refused in list(registration.uncounted.items()):
             if refused.channel in names:
@@ -528,13 +529,13 @@ class AppState:
         before = part.subscriptions if part is not None else 0
         sessions = _sessions(turn, asserted, part)
         accepted, refusals = self._admit(turn, asserted, channel, sessions)
-        # Below 0 only if a command before this one was not executed: it will be made again.
+        # Below 0 only if an earlier command was not executed: the node will repeat it.
         uncounted = sum(one.channel == name for one in turn.registration.uncounted.values())
         wanted = max(0, asserted.subscriptions - uncounted)
         if not wanted:
             if part is None:
                 return refusals
-            # Members that are not named may be left of a command that was not executed.
+            # Members without a name here may remain from a command that was not executed.
             sessions |= dict.fromkeys((*part.sessions, *sessions), 0)
         if channel is None:
             channel = self._channels[name] = _Channel(asserted.options, self._log.last)
@@ -549,7 +550,7 @@ class AppState:
     def _count(
         self, turn: "_Turn", name: str, channel: _Channel, wanted: int, stated: "_Sessions"
     ) -> None:
-        """Set what a node has of a channel, and say what changed by it."""
+        """Set the numbers of a node in a channel, and send and owe the changes."""
         node, registration = turn.node, turn.registration
         part = registration.channels.get(name)
         if part is None:
@@ -587,10 +588,10 @@ class AppState:
         sessions: dict[str, int],
     ) -> tuple[list[messages.Entering], list[messages.Inbox]]:
         """
-        Decide which of the subscriptions that are entering are counted; take off the others.
+        Decide which of the entering subscriptions are counted; subtract the others.
 
-        A user is refused by the member limit only if it is no member yet, and the node has no
-        session of it that was answered: a node may assert again what it has, whatever the limit.
+        The member limit refuses a user only if it is no member yet, and the node has no answered
+        session of it: a node may assert its existing sessions again, whatever the limit.
         """
         accepted: list[messages.Entering] = []
         refusals: list[messages.Inbox] = []
@@ -665,7 +666,7 @@ class AppState:
                     sessions -= refused.user_id == asserted.user_id
                     watching -= asserted.user_id in refused.watchlist
             numbers.append((asserted.user_id, max(0, sessions), max(0, watching)))
-        # Interest that ends does so before the notices, and interest that begins after them.
+        # Interest ends before the notices are sent, and begins after them.
         for user_id, _, watching in numbers:
             if not watching:
                 self._set_watching(turn, user_id, 0)
@@ -721,7 +722,7 @@ class AppState:
     # -- Events, terminations, counts --------------------------------------------------------
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Deliver *events* wherever their channels were entered."""
+        """Deliver *events* to all nodes that entered their channels."""
         for event in events:
             if event.keep is not None:
                 self._keep(event, event.keep.ttl_s)
@@ -732,7 +733,7 @@ class AppState:
                 self._owe(event)
 
     def terminate(self, user_id: str) -> None:
-        """Have the user's sessions closed, on each node that has one."""
+        """Send a termination of the user to each node that has a session of it."""
         user = self._users.get(user_id)
         if user is not None and user.sessions:
             user.last = self._notify(user_id, UserTerminated(user_id), user.sessions, None)
@@ -766,7 +767,7 @@ class AppState:
         return None
 
     def state_count(self, node: str, name: str) -> None:
-        """State the number of a large channel, if it is due; else tell the node when it is."""
+        """State the number of a large channel if it is due, otherwise send the node its time."""
         channel = self._channels.get(name)
         if channel is None or channel.due_at is None:
             return
@@ -793,13 +794,13 @@ class AppState:
         self._owe_of(channel, fact, "counts")
 
     def _pass_count_on(self, name: str, channel: _Channel, due_at: float) -> None:
-        """Have another node ask for a count: the one that was to ask has left the channel."""
+        """Make another node request a count: the node that had to has left the channel."""
         channel.due_node = next(iter(channel.nodes))
         left = max(0.0, due_at - self._tools.now())
         self._send(channel.due_node, messages.CountDue(name, left))
 
     def probe(self, node: str) -> None:
-        """Send *node* a numbered message: it notices then if others are missing; check its part."""
+        """Check the part of *node*; send it a numbered message, so that it detects missing ones."""
         for name in self._nodes[node].channels:
             self._check_members(self._channels.get(name))
         self._send(node, messages.Probed())
@@ -807,7 +808,7 @@ class AppState:
     # -- Reads -------------------------------------------------------------------------------
 
     def read(self, question: messages.Body) -> object:
-        """Answer a question about the state."""
+        """Return the value of a read of the state."""
         match question:
             case messages.CountsOf(channels):
                 return {name: self._counts(name) for name in channels}
@@ -857,7 +858,7 @@ class AppState:
         )
 
     def settle(self, node: str, mark: Mark) -> None:
-        """Forget what the holder has kept."""
+        """Remove the changes that the holder has kept."""
         if self.holder == node:
             self._owing.settle(mark)
 
@@ -876,9 +877,9 @@ class AppState:
 
     def finish(self) -> None:
         """
-        After each command: begin from nothing, if there were too many changes.
+        Restart the owed changes after a command, if there were too many.
 
-        Not before: what is true is not clear in the middle of a command.
+        This must follow the command: in the middle of a command, the state is incomplete.
         """
         if not self._owing.overflowed or self.holder is None:
             return
@@ -888,7 +889,7 @@ class AppState:
             self._send(self.holder, messages.OwedChanges(tuple(changes)))
 
     def _truth(self) -> Iterator[Change]:
-        """Return the changes that would make what is true now of nothing."""
+        """Return the changes that lead from an empty state to the present one."""
         wants = self.wants
         for name, channel in self._channels.items():
             if not channel.options.observed:
@@ -903,10 +904,10 @@ class AppState:
                 if user.sessions:
                     yield UserOnline(user_id)
 
-    # -- Losses of a part, as a store of several keys may have them --------------------------
+    # -- Losses of a part, as in a store with several keys -----------------------------------
 
     def lose_share(self, node: str) -> None:
-        """Lose what *node* has asserted, but not the totals."""
+        """Lose the numbers that *node* has asserted, but not the totals."""
         registration = self._nodes.get(node)
         if registration is not None:
             registration.channels.clear()
@@ -985,7 +986,7 @@ def _sessions(
 def _set_sessions(
     name: str, channel: _Channel, part: _Part, user_id: str, stated: _Sessions
 ) -> MemberAdded | MemberRemoved | None:
-    """Set how many sessions a user has on a node; return what changed for the channel."""
+    """Set the number of a user's sessions on a node; return the change for the channel."""
     before = part.sessions.get(user_id, 0)
     number = max(0, stated.numbers[user_id])
     if number == before:
@@ -1009,14 +1010,14 @@ def _set_sessions(
 
 
 def _born(record: _Channel | _User | None) -> int | None:
-    """Return after which number a channel became occupied, or a user came online, if it is."""
+    """Return the log number after which a channel became occupied, or a user online; else None."""
     if record is None or (isinstance(record, _User) and not record.sessions):
         return None
     return record.born
 
 
 def began_after(born: int | None, seen: int) -> bool:
-    """Whether the channel or user was gone at some time since *seen*: nothing was logged then."""
+    """Return whether the channel was vacated, or the user offline, at some time after *seen*."""
     return born is None or born > seen
 
 

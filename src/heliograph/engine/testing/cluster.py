@@ -1,8 +1,8 @@
 """
-Some nodes, and what a test needs of them: a clock, what each node was delivered, and their faults.
+Nodes for tests: with a clock, a record of the calls on each node, and faults.
 
-`Cluster` is what the suite asks of an engine's author. `MemoryCluster` is the shortest one, and
-`LinkedCluster` the one over links.
+`Cluster` is the protocol that an engine's author implements for the suite. `MemoryCluster` is the
+shortest implementation, and `LinkedCluster` the one over links.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ ALL_WANTED = Wants(
 TICK_S = 0.1
 CLOSE_S = 5.0
 SETTLED_S = 3 * LEASE_S
-"""After so long without faults, everything is repaired: dead nodes and their leases included."""
+"""Seconds without faults after which everything is repaired, and dead nodes are removed."""
 
 
 def run_now(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run what does not wait for anything, without an event loop."""
+    """Run a coroutine that never waits, without an event loop."""
     try:
         coroutine.send(None)
     except StopIteration:
@@ -50,7 +50,7 @@ class Clock:
 
 
 class Recorder:
-    """A `Local` that notes what a space calls, in order."""
+    """A `Local` that records the calls of a space, in order."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -89,12 +89,12 @@ class Recorder:
         self._note("release", None)
 
     def of(self, name: str) -> list[Any]:
-        """Return what came by the calls of this name."""
+        """Return the arguments of the calls with this name."""
         return [what for called, what in self.calls if called == name]
 
     @property
     def facts(self) -> list[Fact]:
-        """Everything that was delivered."""
+        """All facts that were delivered."""
         return self.of("deliver")
 
     @property
@@ -114,7 +114,7 @@ class Recorder:
 
 
 class Node:
-    """One node: its engine, the space of its only app, and what was called on it."""
+    """One node: its engine, the space of its only app, and the recorded calls."""
 
     def __init__(self, engine: Engine, space: Space, local: Recorder) -> None:
         self.engine = engine
@@ -122,13 +122,13 @@ class Node:
         self.local = local
 
     def settle(self) -> None:
-        """Settle everything that was owed here, as a holder does that keeps it."""
+        """Settle all changes that were owed here, as a holder does that has kept them."""
         for mark in {mark.scope: mark for mark in self.marks}.values():
             self.space.settle(mark)
 
     @property
     def marks(self) -> list[Mark]:
-        """The marks of what was owed here."""
+        """The marks of the changes that were owed here."""
         return [owed.mark for owed in self.local.owed]
 
 
@@ -147,8 +147,8 @@ class Cluster(Protocol):
     """
     Nodes over one shared state, as the suite uses them.
 
-    The engines read time from a clock that `elapse` moves. It may run by itself, too: a test
-    expects of it only that it does not run for seconds within one test.
+    The engines read a clock that `elapse` moves. The clock may also run by itself, but not for
+    seconds within one test.
     """
 
     @property
@@ -156,14 +156,14 @@ class Cluster(Protocol):
         """The nodes that live, each made by `make_node`; a node that was closed is not in it."""
 
     def settle(self) -> None:
-        """Let everything that is under way arrive and be answered, without time passing."""
+        """Deliver and answer all messages in transit, without time passing."""
 
     def elapse(self, seconds: float) -> None:
-        """Let time pass, and everything happen in it that is due."""
+        """Let time pass, and do everything that becomes due."""
 
 
 class MemoryCluster:
-    """The only node of the engine that has no other."""
+    """The only node of the engine for one node."""
 
     def __init__(self, clock: Clock | None = None, local: Recorder | None = None) -> None:
         self.clock = clock if clock is not None else Clock()
@@ -172,7 +172,7 @@ class MemoryCluster:
         self.nodes: Sequence[Node] = (make_node(engine, local),)
 
     def settle(self) -> None:
-        """Nothing is ever under way."""
+        """Do nothing: no message is ever in transit."""
 
     def elapse(self, seconds: float) -> None:
         """Let time pass."""
@@ -181,9 +181,9 @@ class MemoryCluster:
 
 class FaultyLink(Protocol):
     """
-    What carries the commands of a node to the state, with faults that a test begins and ends.
+    The link between a node and the state, with faults that a test begins and ends.
 
-    Messages move in `Cluster.settle`, or when the test says so; see `link.Link`.
+    Messages move in `Cluster.settle`, or when the test moves them; see `link.Link`.
     """
 
     reachable: bool
@@ -196,10 +196,10 @@ class FaultyLink(Protocol):
     """Nothing arrives at the node over this connection. A new connection works."""
 
     losing_up: bool
-    """Commands that are sent now are lost, and nobody notices."""
+    """Commands that are sent now are lost silently."""
 
     losing_down: bool
-    """Messages to the node that are sent now are lost, and nobody notices."""
+    """Messages to the node that are sent now are lost silently."""
 
     refusing: bool
     """Commands are answered as refused."""
@@ -212,7 +212,7 @@ class FaultyLink(Protocol):
         """Break the connection after the next *executed* commands, whose answers are lost."""
 
     def withhold(self) -> None:
-        """Keep the next command back, for `deliver_withheld`."""
+        """Withhold the next command, for `deliver_withheld`."""
 
     def deliver_withheld(self) -> None:
         """Let the withheld commands arrive, late."""
@@ -255,24 +255,24 @@ class FaultyNode(Node):
         raise NotImplementedError
 
     def declare_dead(self) -> None:
-        """Have the state remove the node, which is alive."""
+        """Make the state remove the node, which is alive."""
         raise NotImplementedError
 
     def lose_share(self) -> None:
-        """Have the state lose what the node has asserted, but not the totals."""
+        """Make the state lose the numbers that the node has asserted, but not the totals."""
         raise NotImplementedError
 
     def is_holder(self) -> bool:
-        """Return whether the node is the holder as the state knows it."""
+        """Return whether the node is the holder in the state."""
         raise NotImplementedError
 
     def settle_in_state(self, mark: Mark) -> None:
-        """Have the state execute a settling of this node, the holder or not."""
+        """Make the state execute a settling of this node, whether it is the holder or not."""
         raise NotImplementedError
 
 
 class FaultyCluster(Cluster, Protocol):
-    """Nodes, links and a state that fail, as `FaultContract` and `EngineMachine` need them."""
+    """Nodes, links and a state with faults, as `FaultContract` and `EngineMachine` need them."""
 
     clock: Clock
 
@@ -287,10 +287,10 @@ class FaultyCluster(Cluster, Protocol):
         """Tick the nodes that are not stalled."""
 
     def heal(self) -> None:
-        """End all faults, and let pass what it takes until everything is repaired."""
+        """End all faults, and let the time pass in which everything is repaired."""
 
     def empty(self) -> None:
-        """Have the state lose everything."""
+        """Make the state lose everything."""
 
     def snapshot(self) -> object:
         """Return a copy of the state, for `restore`."""
@@ -299,13 +299,13 @@ class FaultyCluster(Cluster, Protocol):
         """Set the state back to a copy."""
 
     def lose_channel(self, name: str) -> None:
-        """Have the state lose the record of a channel."""
+        """Make the state lose the record of a channel."""
 
     def lose_members(self, name: str) -> None:
-        """Have the state lose the members of a channel."""
+        """Make the state lose the members of a channel."""
 
     def lose_log(self) -> None:
-        """Have the state lose what it keeps for nodes that are interrupted."""
+        """Make the state lose the data that it keeps for interrupted nodes."""
 
     def unsettled(self) -> Sequence[Owed]:
         """Return the owed changes that are not settled."""
@@ -337,24 +337,24 @@ class LinkedNode(FaultyNode):
         await self._cluster.close(self)
 
     def declare_dead(self) -> None:
-        """Have the state remove the node, which is alive."""
+        """Make the state remove the node, which is alive."""
         self._cluster.state.bury(self.engine.node)
 
     def lose_share(self) -> None:
-        """Have the state lose what the node has asserted, but not the totals."""
+        """Make the state lose the numbers that the node has asserted, but not the totals."""
         self._cluster.state.app(APP).lose_share(self.engine.node)
 
     def is_holder(self) -> bool:
-        """Return whether the node is the holder as the state knows it."""
+        """Return whether the node is the holder in the state."""
         return self._cluster.state.app(APP).holder == self.engine.node
 
     def settle_in_state(self, mark: Mark) -> None:
-        """Have the state execute a settling of this node, the holder or not."""
+        """Make the state execute a settling of this node, whether it is the holder or not."""
         self._cluster.state.app(APP).settle(self.engine.node, mark)
 
 
 class LinkedCluster:
-    """Nodes that have a link each to one state. With a *pace* of STEPPED, the test moves them."""
+    """Nodes that each have a link to one state. If *pace* is STEPPED, the test moves messages."""
 
     def __init__(
         self,
@@ -388,7 +388,7 @@ class LinkedCluster:
         return f"text {next(self._texts)}"
 
     def join(self) -> LinkedNode:
-        """Add a node, with an incarnation that none had."""
+        """Add a node, with an incarnation that no other node had."""
         link = Link(self.state, self.pace)
         engine = LinkedEngine(link, self.clock, self._new_text(), schedule=self._schedule)
         run_now(engine.open())
@@ -412,7 +412,7 @@ class LinkedCluster:
         self._nodes.remove(node)
 
     def settle(self) -> None:
-        """Move all links until nothing moves any more."""
+        """Move the messages of all links until none is left."""
         moved = True
         while moved:
             moved = False
@@ -436,7 +436,7 @@ class LinkedCluster:
             self.settle()
 
     def heal(self) -> None:
-        """End all faults, and let pass what it takes until everything is repaired."""
+        """End all faults, and let the time pass in which everything is repaired."""
         for node in self.nodes:
             if node.stalled:
                 node.stalled = False
@@ -450,7 +450,7 @@ class LinkedCluster:
         self.settle()
 
     def empty(self) -> None:
-        """Have the state lose everything."""
+        """Make the state lose everything."""
         self.state.empty()
 
     def snapshot(self) -> Snapshot:
@@ -462,15 +462,15 @@ class LinkedCluster:
         self.state.restore(snapshot)
 
     def lose_channel(self, name: str) -> None:
-        """Have the state lose the record of a channel."""
+        """Make the state lose the record of a channel."""
         self.state.app(APP).lose_channel(name)
 
     def lose_members(self, name: str) -> None:
-        """Have the state lose the members of a channel."""
+        """Make the state lose the members of a channel."""
         self.state.app(APP).lose_members(name)
 
     def lose_log(self) -> None:
-        """Have the state lose its log."""
+        """Make the state lose its log."""
         self.state.app(APP).lose_log()
 
     def unsettled(self) -> Sequence[Owed]:
@@ -479,7 +479,7 @@ class LinkedCluster:
 
 
 class Answer:
-    """What became of a reply: nothing yet, a value, or an error."""
+    """The result of a reply: none yet, a value, or an error."""
 
     def __init__(self, reply: Reply[Any]) -> None:
         self.value: Any = None

@@ -1,9 +1,9 @@
 """
-An engine over a shared state that is elsewhere, for one node.
+An engine for one node, over a shared state behind a link.
 
-Keeps what the node wants (its share), what it has received, and what is unanswered. Commands are
-assertions of numbers, so that after an interruption they are made again, whatever became of them.
-Knows no timers: its owner calls `tick`, every 100 ms or so.
+Keeps the node's share (its subscriptions and sessions), its received state, and its unanswered
+commands. Commands are assertions of numbers, so that they can be repeated after an interruption,
+executed or not. Has no timers: its owner calls `tick` about every 100 ms.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from heliograph.engine.testing.space import LinkedSpace
 from heliograph.engine.testing.state import LEASE_S
 
 RENEWALS = 6
-"""Renewals within the time that a lease lasts."""
+"""Renewals within the duration of a lease."""
 
 NODE_LEVEL = ""
-"""In the place of an app's id, for commands that belong to none."""
+"""Used instead of an app's id for commands that belong to no app."""
 
 
 class Wire(Protocol):
-    """What carries commands: see `link.Link`."""
+    """The connection that sends commands: see `link.Link`."""
 
     def connect(self, receiver: "LinkedEngine", /) -> None:
-        """Connect anew; `LinkedEngine.connected` is called when there is a connection."""
+        """Reconnect; `LinkedEngine.connected` is called when there is a connection."""
 
     def send(self, command: messages.Command, /) -> None:
         """Send a command."""
@@ -37,17 +37,17 @@ class Wire(Protocol):
 
 
 Schedule = Callable[[str, Callable[[], None]], object]
-"""Takes what is to be done with a message of a channel or a user, and does it at its time."""
+"""Takes the name of a partition and an action on a message in it, and runs the action later."""
 
 
 class LinkedEngine:
     """
     One node's engine.
 
-    *node* is its incarnation: a text that no node ever had. *now* reads the clock that all nodes
-    and the state have in common. *schedule* may put off the messages of single channels, as
-    partitions of a state do; each is then called with the name of the channel, or with
-    `user_partition`'s of a user.
+    *node* is its incarnation: a text that no other node ever had. *now* reads the clock that all
+    nodes and the state share. *schedule* may delay the messages of single channels, as partitions
+    of a state do; it is called with the name of the channel, or for a user, with the name from
+    `user_partition`.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class LinkedEngine:
         self._wire = wire
         self._lease_s = lease_s
         self._spaces: dict[str, LinkedSpace] = {}
-        self._lease_from: float | None = None  # when what renewed it last was sent
+        self._lease_from: float | None = None  # when the command that renewed it last was sent
         self._renewing: list[float] = []  # when the unanswered renewals were sent
         self._renew_at = now()
         self._opened = False
         self._closing = False
-        self._goodbye = asyncio.Event()  # answered, or never will be
+        self._goodbye = asyncio.Event()  # it was answered, or will never be
 
     # -- The contract ------------------------------------------------------------------------
 
     @property
     def available(self) -> bool:
-        """Whether every app's state is available."""
+        """Whether the state of every app is available."""
         return (
             self.is_connected
             and not self._closing
@@ -104,10 +104,10 @@ class LinkedEngine:
 
     async def close(self, timeout_s: float) -> None:
         """
-        Have all that this node has removed, then its lease; see the contract.
+        Remove all data of this node from the state, then its lease; see the contract.
 
-        From the call on, commands fail at once, so that the goodbye is the last one; what was
-        unanswered before it fails when the goodbye is answered, or *timeout_s* has passed.
+        From the call on, commands fail at once, so that the goodbye is the last one. Earlier
+        unanswered commands fail when the goodbye is answered, or after *timeout_s*.
         """
         self._closing = True
         for space in self._spaces.values():
@@ -127,7 +127,7 @@ class LinkedEngine:
     # -- Time --------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what is due: fail what is overdue, renew the lease, repair what was refused."""
+        """Fail overdue commands, renew the lease, and repeat refused commands, if that is due."""
         now = self.now()
         if self._lease_from is not None and now >= self._lease_from + self._lease_s:
             for space in self._spaces.values():
@@ -154,14 +154,14 @@ class LinkedEngine:
         self._send(messages.Renew(), now + self._lease_s)
 
     def renewed(self, sent_at: float) -> None:
-        """Take note that the state renewed the lease with a command that was sent then."""
+        """Handle that a command, sent at *sent_at*, renewed the lease."""
         if self._lease_from is None or sent_at > self._lease_from:
             self._lease_from = sent_at
 
     # -- The connection ----------------------------------------------------------------------
 
     def reconnect(self) -> None:
-        """Give the connection up, which lost something or does not answer."""
+        """Drop the connection, which lost a message or does not answer, and make a new one."""
         self.disconnected()
         if self._closing:
             self._wire.close()
@@ -169,7 +169,7 @@ class LinkedEngine:
             self._wire.connect(self)
 
     def connected(self) -> None:
-        """Greet the state; see `link.Receiver`."""
+        """Send a hello to the state; see `link.Receiver`."""
         self.is_connected = True
         self._renewing.clear()
         self._renew_at = self.now()
@@ -177,7 +177,7 @@ class LinkedEngine:
             space.connected()
 
     def disconnected(self) -> None:
-        """Take note that what is unanswered may have been executed, or not."""
+        """Handle a disconnection: unanswered commands may have been executed or not."""
         self.is_connected = False
         for space in self._spaces.values():
             space.disconnected()
@@ -185,7 +185,7 @@ class LinkedEngine:
             self._goodbye.set()
 
     def received(self, message: messages.Message) -> None:
-        """Take a message of the state."""
+        """Handle a message of the state."""
         if message.app_id == NODE_LEVEL:
             self._answered(message.body)
             return

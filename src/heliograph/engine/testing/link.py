@@ -1,8 +1,8 @@
 """
-The link between one node's engine and the shared state, with the faults that a network has.
+The link between one node's engine and the shared state, with the faults of a network.
 
-Messages keep their order in each direction. They move when they are sent, when a test says so, or
-one in each turn of an event loop.
+Messages keep their order in each direction. They move when they are sent, when a test moves them,
+or one in each turn of an event loop.
 """
 
 from collections import deque
@@ -20,13 +20,13 @@ class Receiver(Protocol):
     node: str
 
     def connected(self) -> None:
-        """Take note that commands can be sent; nothing of an earlier connection comes any more."""
+        """Commands can be sent; no message of an earlier connection follows."""
 
     def disconnected(self) -> None:
-        """Take note that the connection is broken."""
+        """The connection is broken."""
 
     def received(self, message: messages.Message) -> None:
-        """Take a message of the state."""
+        """Handle a message of the state."""
 
 
 class Pace(Enum):
@@ -37,7 +37,7 @@ class Pace(Enum):
 
 
 class _Connection:
-    """One connection: it ends, and late commands of it are answered to nobody."""
+    """One connection; after its end, answers to its late commands are dropped."""
 
     def __init__(self, link: "Link") -> None:
         self._link = link
@@ -50,10 +50,10 @@ class Link:
     """
     A link to *state*, whose faults a test sets.
 
-    *frozen_up* and *frozen_down* stop a direction of the connection, and nobody notices; a new
-    connection works. *losing_up* and *losing_down* lose what is sent in it, silently. *refusing*
-    has commands answered as refused. While it is not *reachable*, no connection is made. *moved* is
-    called whenever there is something to move, for a pace of one's own.
+    *frozen_up* and *frozen_down* silently stop one direction of the connection; a new connection
+    works. *losing_up* and *losing_down* silently lose messages that are sent in a direction. With
+    *refusing*, commands are answered as refused. While it is not *reachable*, no connection is
+    made. *moved* is called whenever there is a message to move, for a caller with its own pace.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Link:
     # -- The node's side ---------------------------------------------------------------------
 
     def connect(self, receiver: Receiver) -> None:
-        """Connect anew, if the state can be reached; what was under way before is lost."""
+        """Reconnect, if the state can be reached; earlier messages in transit are lost."""
         self._disconnect()
         if not self.reachable:
             return
@@ -99,7 +99,7 @@ class Link:
             self._go()
 
     def close(self) -> None:
-        """End the connection, without a word to the node."""
+        """End the connection, without a call on the node."""
         self._disconnect()
 
     # -- The test's side ---------------------------------------------------------------------
@@ -116,9 +116,9 @@ class Link:
 
     def cut(self, executed: int = 0) -> None:
         """
-        Break the connection, when the state has executed the next commands that are under way.
+        Break the connection after the state has executed the next commands in transit.
 
-        The node does not receive their answers, nor what else was under way to it.
+        The node does not receive their answers, nor other messages in transit to it.
         """
         receiver, connection = self._receiver, self._connection
         if connection is not None:
@@ -129,17 +129,17 @@ class Link:
             receiver.disconnected()
 
     def withhold(self) -> None:
-        """Take the next command off the way, for `deliver_withheld`."""
+        """Withhold the next command, for `deliver_withheld`."""
         if self._up and self._connection is not None:
             self._withheld.append((self._connection, self._up.popleft()))
 
     @property
     def withheld(self) -> int:
-        """The number of commands that were taken off the way."""
+        """The number of commands that were withheld."""
         return len(self._withheld)
 
     def deliver_withheld(self) -> None:
-        """Let the withheld commands arrive, late; on their own connections, if those still are."""
+        """Let the withheld commands arrive, late; on their own connections, if they still exist."""
         withheld, self._withheld = self._withheld, []
         for connection, command in withheld:
             self._state.execute(command, connection.send)

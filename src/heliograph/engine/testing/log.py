@@ -12,7 +12,7 @@ from msgspec import Struct
 from heliograph.hub.facts import Event, Fact, MemberAdded, Notice
 
 OVERHEAD_BYTES = 200
-"""What an entry takes besides its texts, roughly."""
+"""The approximate size of an entry in bytes, without its texts."""
 
 
 class Logged(Struct, frozen=True):
@@ -25,7 +25,7 @@ class Logged(Struct, frozen=True):
 
 
 class Log:
-    """Facts in their order, numbered from 1 on; the oldest are dropped when there are too many."""
+    """Facts in their order, numbered from 1; above the limits, the oldest are dropped."""
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self._entries: deque[tuple[Logged, int]] = deque()
@@ -45,11 +45,11 @@ class Log:
         return self.last
 
     def reaches(self, seen: int) -> bool:
-        """Whether every entry after the number *seen* is here."""
+        """Return whether the log has every entry after the number *seen*."""
         return seen >= self.last - len(self._entries)
 
     def after(self, seen: int) -> Iterator[Logged]:
-        """Return the entries after the number *seen*, as far as they are here."""
+        """Return the entries after the number *seen* that the log still has."""
         return (logged for logged, _ in self._entries if logged.number > seen)
 
     def lose(self) -> None:

@@ -1,8 +1,8 @@
 """
-A linked engine that runs itself on an event loop, for servers of tests.
+A linked engine that runs on an event loop, for servers of tests.
 
-Each turn of the loop moves one message of its link, so that nothing is answered in the turn in
-which it was asked.
+Each turn of the loop moves one message of its link, so that no command is answered in the turn in
+which it was sent.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ TICK_S = 0.1
 
 class LoopedEngine(LinkedEngine):
     """
-    A node's engine over a link of its own to *state*, between `open` and `close`.
+    A node's engine over its own link to *state*, between `open` and `close`.
 
-    *link* is there for a test's faults.
+    A test can set faults on *link*.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class LoopedEngine(LinkedEngine):
         self._stepping = False
 
     async def open(self) -> None:
-        """Serve, and run from now on."""
+        """Serve, and begin to run."""
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_S, self._on_timer)
         await super().open()
 
     async def close(self, timeout_s: float) -> None:
-        """Say goodbye, then stop to run."""
+        """Send a goodbye, then stop running."""
         await super().close(timeout_s)
         if self._timer is not None:
             self._timer.cancel()

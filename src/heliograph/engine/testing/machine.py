@@ -1,9 +1,9 @@
 """
 A Hypothesis state machine over nodes and faults in any order; see `EngineMachine`.
 
-Its model is what a hub and a receiver of webhooks would have, made only of what the engine calls
-and answers; at the end, it is compared with the engine, with what the clients did, and with what
-was published.
+Its model has the state of a hub and of a receiver of webhooks, built only from the engine's calls
+and replies. At the end, it is compared with the engine, with the commands of the clients, and with
+the published events.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,15 +60,15 @@ FAULTS = (
     *("stall", "bury", "kill"),
     *("empty", "set_back", "lose_share", "lose_channel", "lose_members", "lose_log"),
 )
-"""Of links, of nodes, of the state."""
+"""Faults of links, of nodes, of the state."""
 
 INDEX = st.integers(0, 2)
 MOVES = st.integers(0, 3).map(bool)
-"""Whether everything arrives after a command: mostly, or there would be little to fail."""
+"""Whether everything arrives after a command: mostly, otherwise little could fail."""
 
 
 class Subscription:
-    """A subscriber of a channel, and what it was delivered."""
+    """A subscriber of a channel, and the facts that it received."""
 
     def __init__(self, channel: str, subscriber_id: str, member: Member | None) -> None:
         self.channel = channel
@@ -82,7 +82,7 @@ class Subscription:
 
 
 class Session:
-    """A session that is signed in, and what it was told of the users that it watches."""
+    """A session that is signed in, and the notices that it received about its watched users."""
 
     def __init__(self, user_id: str, session_id: str, watchlist: tuple[str, ...]) -> None:
         self.user_id = user_id
@@ -107,10 +107,10 @@ class Published:
 
 class Receiver:
     """
-    What one holder after another keeps: the state that was reported, with the last mark.
+    The data that successive holders keep: the reported state, with the last mark.
 
-    Kept in one write, beside the shared state: whoever is not its holder cannot write. After a
-    restart, changes that were kept, but not settled, come again with the same marks.
+    It is kept in one write, beside the shared state: only the holder can write. After a restart,
+    changes that were kept, but not settled, are owed again with the same marks.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Receiver:
         self.reported: set[tuple[str, ...]] = set()
 
     def keep(self, noted: Sequence[Owed | Mark]) -> Mark | None:
-        """Keep what a holder noted; a mark stands for a restart."""
+        """Keep the changes that a holder recorded; a mark means a restart."""
         for owed in noted:
             if isinstance(owed, Mark):
                 if self.mark is None or self.mark.epoch != owed.epoch:
@@ -167,7 +167,7 @@ class Receiver:
 
 
 class ModelNode(Recorder):
-    """One node as its clients see it: its hub, and its part as the holder."""
+    """One node from its clients' side: its hub, and its part as the holder."""
 
     def __init__(self, machine: "EngineMachine") -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class ModelNode(Recorder):
         self.noted.clear()
 
     def keep(self) -> Mark | None:
-        """Keep what was noted, in one write."""
+        """Keep the recorded changes, in one write."""
         noted, self.noted = self.noted, []
         return self._machine.receiver.keep(noted)
 
@@ -268,8 +268,8 @@ class EngineMachine(RuleBasedStateMachine):
     """
     The nodes of a `FaultyCluster`, with links that a test moves.
 
-    Subclasses set *number*, and *bounds* of the state for more trouble. Those of another engine
-    override `make`, and set *possible* to the faults that their cluster has.
+    Subclasses set *number*, and *bounds* of the state for more faults. Subclasses for another
+    engine override `make`, and set *possible* to the faults that their cluster has.
     """
 
     number = 2
@@ -287,7 +287,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2))
     def start(self, faults: list[str]) -> None:
-        """Begin, and choose the faults of this run: with all at once, each hides the others."""
+        """Begin, and choose the faults of this run: if all occur together, they hide each other."""
         self.faults = [one for one in faults if one in self.possible] or list(self.possible)
         self.cluster = self.make(lambda: ModelNode(self))
 
@@ -445,7 +445,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(index=INDEX, settles=st.booleans())
     def keep(self, index: int, settles: bool) -> None:
-        """Keep what is owed and, if the holder does not die before, settle it."""
+        """Keep the owed changes and, unless the holder dies before, settle them."""
         node = self._node(index)
         mark = self._keep(node)
         if settles and mark is not None:
@@ -478,7 +478,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule()
     def elapse_a_lease(self) -> None:
-        """Let the leases of nodes that are stalled or cut off end; the others renew theirs."""
+        """Let the leases of stalled and disconnected nodes end; the others renew theirs."""
         self.now += 1
         for _ in range(25):
             self.cluster.settle()
@@ -493,17 +493,17 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
     def fail(self, index: int, choice: int, amount: int) -> None:
-        """Have one of the faults of this run, on one node."""
+        """Cause one of the faults of this run, on one node."""
         getattr(self, f"_{self.faults[choice % len(self.faults)]}")(self._node(index), amount)
 
     @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
     def fail_again(self, index: int, choice: int, amount: int) -> None:
-        """Have faults as often as commands: rules are chosen evenly."""
+        """Cause faults as often as commands: rules are chosen evenly."""
         self.fail(index, choice, amount)
 
     @rule(index=INDEX)
     def mend(self, index: int) -> None:
-        """End the faults of a node that last."""
+        """End the lasting faults of a node."""
         node = self._node(index)
         if node.stalled:
             node.stalled = False
@@ -514,7 +514,7 @@ class EngineMachine(RuleBasedStateMachine):
         node.link.cut(amount)
 
     def _cut_off(self, node: FaultyNode, amount: int) -> None:
-        """Cut a link, and make no other until it is mended."""
+        """Cut a link; no other is made until `mend`."""
         node.link.reachable = False
         node.link.cut(amount)
 
@@ -534,7 +534,7 @@ class EngineMachine(RuleBasedStateMachine):
         node.link.refusing = not node.link.refusing
 
     def _delay(self, node: FaultyNode, amount: int) -> None:
-        """Have commands arrive late: those of an earlier time, or the next ones at another time."""
+        """Deliver withheld commands late, or withhold the next ones for later."""
         if node.link.withheld:
             node.link.deliver_withheld()
             return
@@ -551,7 +551,7 @@ class EngineMachine(RuleBasedStateMachine):
         node.declare_dead()
 
     def _kill(self, node: FaultyNode, amount: int) -> None:
-        """Kill a node, perhaps just after it kept what was owed, and start another one."""
+        """Kill a node, possibly just after it kept owed changes, and start another one."""
         for published in (*self.published, *self.terminated):
             published.orphaned |= published.node is node
         if amount % 2:
@@ -598,7 +598,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.compare()
 
     def compare(self) -> None:
-        """Compare what everybody believes with the truth."""
+        """Compare the state of every node and subscriber with the actual state."""
         models = [self._model(node) for node in self.cluster.nodes]
         subscriptions = [one for model in models for one in model.subscriptions.values()]
         sessions = [one for model in models for one in model.sessions.values()]
@@ -700,7 +700,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 def share_of(model: ModelNode) -> Share:
-    """Return what a hub would say that its node wants."""
+    """Return the share of the node, from the model of its hub."""
     share = Share()
     for one in model.subscriptions.values():
         share.enter(one.channel, one.member)

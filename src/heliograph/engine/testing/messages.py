@@ -1,9 +1,9 @@
 """
 The messages between a node's engine and the shared state, in both directions.
 
-Data only. A node sends commands, each with its incarnation, a number that grows, and what it wants
-to be owed; the state answers, and sends what concerns the node. What has a place in the order of a
-channel or user, replies included, is numbered in the node's inbox.
+Data only. A node sends commands, each with its incarnation, a number that grows, and the kinds of
+changes that it wants; the state answers, and sends the messages for the node. Messages with a place
+in the order of a channel or user, including replies, are numbered in the node's inbox.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from msgspec import Struct
 from heliograph.engine.answers import Counts, Kept, Mark, Options, Owed, Reason, Wants
 from heliograph.hub.facts import Event, Fact, Member, Notice
 
-# -- What a node asserts -------------------------------------------------------------------------
+# -- Assertions of a node ------------------------------------------------------------------------
 
 
 class Entering(Struct, frozen=True):
@@ -28,9 +28,9 @@ class Entering(Struct, frozen=True):
 
 class ChannelAssertion(Struct, frozen=True):
     """
-    What a node has of a channel: absolute numbers.
+    The absolute numbers of a node in a channel.
 
-    *members* are those whose sessions may have changed, with the number of sessions.
+    *members* has the members whose sessions may have changed, with the number of sessions.
     """
 
     channel: str
@@ -41,7 +41,7 @@ class ChannelAssertion(Struct, frozen=True):
 
 
 class UserAssertion(Struct, frozen=True):
-    """How many sessions of a node are signed in as a user, and how many watch it."""
+    """The numbers of a node's sessions that are signed in as a user, and that watch the user."""
 
     user_id: str
     sessions: int
@@ -49,7 +49,7 @@ class UserAssertion(Struct, frozen=True):
 
 
 class SigningIn(Struct, frozen=True):
-    """A `sign_in` that is unanswered; it is in the numbers that are asserted with it."""
+    """A `sign_in` that is unanswered; the numbers that are asserted with it include it."""
 
     ticket: int
     deadline: float
@@ -62,10 +62,11 @@ class SigningIn(Struct, frozen=True):
 
 class Assert(Struct, frozen=True):
     """
-    What a node has now of some channels and users.
+    The present numbers of a node for some channels and users.
 
-    *withdrawn* are tickets of commands that are in the numbers no longer. A *fresh* one, as a hello
-    is, names all members of its channels, and all that is unanswered; refusals are forgotten.
+    *withdrawn* has the tickets of commands that the numbers no longer include. A *fresh* assertion,
+    such as that of a hello, has all members of its channels, and all unanswered commands; earlier
+    refusals are removed.
     """
 
     channels: tuple[ChannelAssertion, ...] = ()
@@ -79,9 +80,9 @@ class Hello(Struct, frozen=True):
     """
     The first command of a connection, and the first one after `Why.UNKNOWN`.
 
-    *epoch* and *seen* say up to where of the log the node has received everything. A *complete*
-    hello asserts all that the node has. *holding* is the mark of the last change that was owed to
-    it, if it is the holder, and *settled* what it settled last.
+    *epoch* and *seen* are the position in the log up to which the node has received everything. A
+    *complete* hello asserts all numbers of the node. *holding* is the mark of the last change that
+    was owed to it, if it is the holder, and *settled* is the mark that it settled last.
     """
 
     epoch: str | None
@@ -99,7 +100,7 @@ class Publish(Struct, frozen=True):
 
 
 class Terminate(Struct, frozen=True):
-    """Have the sessions of a user closed on all nodes."""
+    """Terminate the sessions of a user on all nodes."""
 
     user_id: str
 
@@ -123,7 +124,7 @@ class UsersOf(Struct, frozen=True):
 
 
 class KeptOf(Struct, frozen=True):
-    """Read the event of a channel that is kept."""
+    """Read the kept event of a channel."""
 
     channel: str
 
@@ -145,7 +146,7 @@ class Settle(Struct, frozen=True):
 
 
 class Probe(Struct, frozen=True):
-    """Ask whether this node is still known, and have a numbered answer."""
+    """Check that this node is still known; the answer is numbered."""
 
 
 class Renew(Struct, frozen=True):
@@ -153,7 +154,7 @@ class Renew(Struct, frozen=True):
 
 
 class Goodbye(Struct, frozen=True):
-    """Remove all that this node has, then its lease; it belongs to no app."""
+    """Remove all data of this node, then its lease; it belongs to no app."""
 
 
 Read = CountsOf | ChannelsWith | UsersOf | KeptOf
@@ -193,7 +194,7 @@ class Command(Struct, frozen=True):
     deadline: float | None = None
 
 
-# -- Answers, which have no place in an order ----------------------------------------------------
+# -- Answers without a place in an order ---------------------------------------------------------
 
 
 class Why(Enum):
@@ -224,17 +225,17 @@ class NotExecuted(Struct, frozen=True):
 
 
 class Began(Struct, frozen=True):
-    """The inbox begins anew: what follows is complete."""
+    """The inbox begins again: the messages that follow are complete."""
 
 
 class FactMessage(Struct, frozen=True):
-    """A fact of a channel that this node has, or a notice about a user."""
+    """A fact of a channel that this node entered, or a notice about a user."""
 
     fact: Fact | Notice
 
 
 class Entered(Struct, frozen=True):
-    """A subscription was counted. *roster* is given if the node cannot know it."""
+    """A subscription was counted. *roster* is set if the node does not have the members."""
 
     ticket: int
     seq: int
@@ -260,14 +261,14 @@ class SignedInAs(Struct, frozen=True):
 
 
 class CountDue(Struct, frozen=True):
-    """This node is to ask for the number of a channel in some seconds."""
+    """This node must request the number of a channel in some seconds."""
 
     channel: str
     in_s: float
 
 
 class ChannelPicture(Struct, frozen=True):
-    """What a channel is now; *lost* tells why events may be missing."""
+    """The present state of a channel; *lost* is the reason for which events may be missing."""
 
     channel: str
     count: int
@@ -280,9 +281,10 @@ class Welcome(Struct, frozen=True):
     """
     The end of the answer to a hello: from here on, the inbox is live.
 
-    After a complete hello, *missed* are the events and terminations since what the node has seen,
-    *channels* all that it has, *online* the users that it watches and that are, and *lost_users*
-    those whose terminations may be missing. All of it is one message: a hello is done as a whole.
+    After a complete hello, *missed* has the events and terminations after those that the node has
+    seen, *channels* has all channels of the node, *online* the watched users that are online, and
+    *lost_users* the users whose terminations may be missing. All of it is one message, so that the
+    answer to a hello is atomic.
     """
 
     complete: bool
@@ -295,9 +297,9 @@ class Welcome(Struct, frozen=True):
 
 class Granted(Struct, frozen=True):
     """
-    This node is the holder. With *restart*, the scope begins from nothing.
+    This node is the holder. With *restart*, the scope restarts.
 
-    *changes* are all that are not settled; they follow *mark*.
+    *changes* has all unsettled changes; they follow *mark*.
     """
 
     term: str
@@ -307,7 +309,7 @@ class Granted(Struct, frozen=True):
 
 
 class Restarted(Struct, frozen=True):
-    """Too many changes were not settled: the scope begins from nothing, after *mark*."""
+    """Too many changes were not settled: the scope restarts after *mark*."""
 
     mark: Mark
 

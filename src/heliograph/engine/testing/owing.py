@@ -1,7 +1,7 @@
 """
 The changes of an app that are owed to its holder, until they are settled.
 
-Knows neither nodes nor how changes come about; the state that adds them says what is true.
+Knows no nodes, and not the causes of changes; the state that adds them supplies the present state.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ SCOPE = ""
 """All changes of an app are numbered together."""
 
 OVERHEAD_BYTES = 200
-"""What a change takes besides its texts, roughly."""
+"""The approximate size of a change in bytes, without its texts."""
 
 
 class Texts(Protocol):
@@ -23,16 +23,16 @@ class Texts(Protocol):
 
     @property
     def new_text(self) -> Callable[[], str]:
-        """Return a function that makes a text which was never made before."""
+        """Return a function that returns a new unique text for each call."""
 
 
 class Owing:
     """
     Changes with their marks, in order.
 
-    Those that nobody settles are bounded by *max_changes* and *max_bytes*; if there are more, the
-    scope begins from nothing: a new epoch of marks, and in it what is true now. *truth* returns
-    that, as changes from nothing. What is true does not count towards the bounds.
+    Unsettled changes are limited by *max_changes* and *max_bytes*; above, the scope restarts: a new
+    epoch of marks begins with the present state. *truth* returns the present state, as changes from
+    an empty one. These changes do not count against the limits.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Owing:
         self._max_bytes = max_bytes
         self._changes: deque[tuple[Owed, int]] = deque()
         self._bytes = 0
-        # The truth that this epoch began with: its last number, and what of it is not settled.
+        # The state that this epoch began with: its last number, and its unsettled changes.
         self._true = self._free_changes = self._free_bytes = 0
         self.epoch = texts.new_text()
         self.number = 0
@@ -63,7 +63,7 @@ class Owing:
         return Mark(SCOPE, self.epoch, self.number)
 
     def add(self, change: Change) -> Owed | None:
-        """Owe *change*; None if there is no room until the scope begins from nothing."""
+        """Owe *change*; return None if the limits are reached, and the scope must restart."""
         if self.overflowed:
             return None
         owed = self._append(change)
@@ -77,7 +77,7 @@ class Owing:
         return owed
 
     def settle(self, mark: Mark) -> None:
-        """Forget the changes up to *mark*."""
+        """Remove the changes up to *mark*."""
         if mark.epoch != self.epoch:
             return
         self._settled_any = True
@@ -90,22 +90,22 @@ class Owing:
 
     def take(self) -> tuple[bool, Sequence[Owed]]:
         """
-        Return whether the scope begins from nothing for a new holder, and what is not settled.
+        Return whether the scope restarts for a new holder, and the unsettled changes.
 
-        A holder that began from nothing and settled nothing may have kept some of it, or not: the
-        next one does so too, with the same marks, by which it skips events that were kept.
+        A holder that restarted and settled nothing may have kept some of the changes, or none. So
+        the next holder restarts, too, with the same marks, by which it skips events that were kept.
         """
         if self.overflowed:
             self._begin()
         return not self._settled_any, self.after(0)
 
     def restart(self) -> Sequence[Owed]:
-        """Begin from nothing for the present holder, after too many changes."""
+        """Restart the scope for the present holder, after too many changes."""
         self._begin()
         return self.after(0)
 
     def after(self, number: int) -> Sequence[Owed]:
-        """Return what is not settled and has a greater number."""
+        """Return the unsettled changes with a greater number."""
         return tuple(owed for owed, _ in self._changes if owed.mark.number > number)
 
     def _begin(self) -> None:

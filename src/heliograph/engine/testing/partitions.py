@@ -1,7 +1,7 @@
 """
-The messages of each channel and user in a queue of its own, as partitions of a state have them.
+The messages of each channel and user in their own queue, as in a state with partitions.
 
-Within a queue the order stays; a test chooses which queue goes on next.
+A queue keeps its order; a test chooses the queue that continues next.
 """
 
 from collections import deque
@@ -15,20 +15,20 @@ class Partitions:
         self._partitions: dict[str, deque[Callable[[], None]]] = {}
 
     def __call__(self, partition: str, action: Callable[[], None]) -> None:
-        """Put off *action* until its partition is stepped."""
+        """Delay *action* until its partition is stepped."""
         self._partitions.setdefault(partition, deque()).append(action)
 
     @property
     def waiting(self) -> list[str]:
-        """The partitions that have something, by name."""
+        """The names of the partitions with actions."""
         return sorted(partition for partition, actions in self._partitions.items() if actions)
 
     def step(self, partition: str) -> None:
-        """Do the oldest action of *partition*."""
+        """Run the oldest action of *partition*."""
         self._partitions[partition].popleft()()
 
     def settle(self) -> bool:
-        """Do everything, last partition first; return whether there was anything."""
+        """Run all actions, last partition first; return whether there were any."""
         moved = False
         while self.waiting:
             self.step(self.waiting[-1])

@@ -1,9 +1,9 @@
 """
-The shared state of one app, as one node uses it over a link; see `engine`.
+The state of one app for one node, over a link to the shared state; see `engine`.
 
-Of each channel and user it keeps what the node wants, what of it was answered, and the picture that
-the node was given: members, counts, who is online. So everything but events can be repaired by
-difference after an interruption.
+For each channel and user, it keeps the node's share, the answered part of it, and the last state
+that the node received: members, counts, users online. So after an interruption, everything except
+events can be repaired by difference.
 """
 
 from collections import deque
@@ -42,17 +42,17 @@ from heliograph.hub.facts import (
 from heliograph.reply import Later, Reply, after
 
 MAX_WAITING = 10_000
-"""Commands of publishers that wait for the state to be available again; others fail at once."""
+"""Commands of publishers that wait until the state is available again; others fail at once."""
 
 MAX_WAITING_BYTES = 32 << 20
-"""The size of those commands, roughly."""
+"""The approximate size of these commands in bytes."""
 
 OVERHEAD_BYTES = 500
-"""What a command takes besides its texts, roughly."""
+"""The approximate size of a command in bytes, without its texts."""
 
 
 class Host(Protocol):
-    """What a space needs of its engine."""
+    """The interface of a space to its engine."""
 
     node: str
     now: Callable[[], float]
@@ -65,10 +65,10 @@ class Host(Protocol):
         """Send a command."""
 
     def reconnect(self) -> None:
-        """Give the connection up and connect anew."""
+        """Drop the connection, and make a new one."""
 
     def renewed(self, sent_at: float) -> None:
-        """Take note that a command renewed the lease."""
+        """Handle that a command, sent at *sent_at*, renewed the lease."""
 
 
 def user_partition(user_id: str) -> str:
@@ -77,7 +77,7 @@ def user_partition(user_id: str) -> str:
 
 
 class _Entering:
-    """An `enter` that is unanswered; *seq* is that of the last command that asked for it."""
+    """An `enter` that is unanswered; *seq* is that of the last command that contained it."""
 
     def __init__(
         self, ticket: int, channel: str, subscriber_id: str, options: Options, deadline: float
@@ -121,7 +121,7 @@ class _SigningIn:
 
 
 class _Call:
-    """A command of which nothing is owed when it failed: a publish, a termination, a read."""
+    """A command that is not repeated after it failed: a publish, a termination, a read."""
 
     def __init__(self, body: messages.Body, deadline: float) -> None:
         self.body = body
@@ -137,7 +137,7 @@ class _Call:
             self.later.resolve(value)
 
     def fail(self) -> None:
-        """Fail with what is certain: that it was not executed, or only that it will not be."""
+        """Fail with the certain outcome: it was not executed, or at least it will not be."""
         if self.over:
             return
         self.over = True
@@ -149,7 +149,7 @@ class _Call:
 
 
 class _Sent:
-    """A command that is unanswered by the state."""
+    """A command that the state has not answered."""
 
     def __init__(self, seq: int, body: messages.Body, at: float, call: _Call | None) -> None:
         self.seq = seq
@@ -159,7 +159,7 @@ class _Sent:
 
 
 class _PutOff:
-    """Something to be done in its partition; *received* is the last inbox number before it."""
+    """A delayed action of a partition; *received* is the last inbox number before it."""
 
     def __init__(self, partition: str, received: int, action: Callable[[], None]) -> None:
         self.partition = partition
@@ -176,7 +176,7 @@ class _KnownChannel:
 
 
 class _Parts:
-    """A listing that was read at one instant."""
+    """A listing that was read at one moment."""
 
     def __init__(self, parts: messages.Listed) -> None:
         self._parts = parts
@@ -221,7 +221,7 @@ def _listing(parts: Any) -> Reply[Listing]:
 
 
 class LinkedSpace:
-    """One app; see the contract for what its methods promise."""
+    """The space of one app; the contract describes its methods."""
 
     def __init__(self, host: Host, app_id: str, local: Local, wants: Wants) -> None:
         self.app_id = app_id
@@ -230,7 +230,7 @@ class LinkedSpace:
         self._host = host
         self._local = local
         self._wants = wants
-        # What the node wants, what of it was answered, and the pictures that go with it.
+        # The node's share, the answered part of it, and the last received state.
         self._share = Share()
         self._options: dict[str, Options] = {}
         self._entered: dict[str, int] = {}
@@ -238,7 +238,7 @@ class LinkedSpace:
         self._watched: dict[str, int] = {}
         self._known: dict[str, _KnownChannel] = {}
         self._online: set[str] = set()
-        # What is unanswered.
+        # Unanswered commands.
         self._tickets = 0
         self._entering: dict[int, _Entering] = {}
         self._entering_of: dict[tuple[str, str], int] = {}  # channel, subscriber -> ticket
@@ -249,16 +249,16 @@ class LinkedSpace:
         self._returned: list[_Call] = []  # not executed, and sent again after the hello
         self._waiting: deque[_Call] = deque()
         self._waiting_bytes = 0
-        self._unknown: list[_Call] = []  # cut off: executed or not, which the hello decides
-        # What is to be asserted again, with the options of channels.
+        self._unknown: list[_Call] = []  # sent before a disconnection; the hello shows the outcome
+        # Channels, with their options, and users that must be asserted again.
         self._unasserted: dict[str, Options] = {}
         self._unasserted_users: set[str] = set()
-        # What the state may have a number of, with that of the last command that asserted it.
+        # Channels and users of which the state may have numbers, with the last command's number.
         self._asserted: dict[str, int] = {}
         self._asserted_users: dict[str, int] = {}
         self._withdrawn: tuple[int, ...] = ()  # named by a command that was not executed
         self._counts_due: set[str] = set()
-        # The place in the state's log and in this node's inbox.
+        # The position in the state's log and in this node's inbox.
         self._seq = 0
         self._epoch: str | None = None
         self._seen = 0
@@ -276,11 +276,11 @@ class LinkedSpace:
     # -- Events, terminations, reads ---------------------------------------------------------
 
     def available(self, channel: str) -> bool:  # noqa: ARG002 - one link for all channels
-        """Whether the state answers."""
+        """Return whether the state is available."""
         return self.live
 
     def want(self, wants: Wants) -> None:
-        """Let *wants* travel with each command; see the contract."""
+        """Send *wants* with each command; see the contract."""
         self._wants = wants
 
     def publish(self, events: Sequence[Event]) -> Reply[None]:
@@ -288,7 +288,7 @@ class LinkedSpace:
         return self._call(messages.Publish(tuple(events)))
 
     def terminate(self, user_id: str) -> Reply[None]:
-        """Have the sessions of a user closed."""
+        """Terminate the sessions of a user."""
         return self._call(messages.Terminate(user_id))
 
     def counts(self, channels: Sequence[str]) -> Reply[Mapping[str, Counts]]:
@@ -308,7 +308,7 @@ class LinkedSpace:
         return self._call(messages.KeptOf(channel))
 
     def state_count(self, channel: str) -> None:
-        """Have the number of *channel* stated, if that is due."""
+        """Request that the number of *channel* is stated, if it is due."""
         if self.live:
             self._send(messages.StateCount(channel))
         else:
@@ -321,7 +321,7 @@ class LinkedSpace:
             self._send(messages.Settle(mark))
 
     def share(self) -> Share:
-        """Return what this node wants."""
+        """Return this node's share."""
         return self._share
 
     def _call(self, body: messages.Body) -> Later[Any]:
@@ -434,12 +434,12 @@ class LinkedSpace:
         )
 
     def _forget(self, entering: _Entering) -> None:
-        """Wait for the answer to an `enter` no longer."""
+        """Drop an `enter`: its answer will be ignored."""
         del self._entering[entering.ticket]
         del self._entering_of[entering.channel, entering.subscriber_id]
 
     def _forget_channel(self, channel: str) -> None:
-        """Forget the picture of a channel that the node does not want any more."""
+        """Drop the received state of a channel that is no longer in the node's share."""
         if channel not in self._share.channels:
             self._known.pop(channel, None)
             self._options.pop(channel, None)
@@ -505,7 +505,7 @@ class LinkedSpace:
     # -- Time --------------------------------------------------------------------------------
 
     def fail_overdue(self, now: float) -> None:
-        """Fail what has reached its deadline."""
+        """Fail the commands that have reached their deadlines."""
         while self._call_deadlines and self._call_deadlines[0].deadline <= now:
             self._call_deadlines.popleft().fail()
         while self._waiting and self._waiting[0].over:
@@ -533,22 +533,22 @@ class LinkedSpace:
         signing_in.later.fail(Unavailable("the engine did not answer in time"))
 
     def close(self) -> None:
-        """Send nothing from now on: commands fail at once, and departures need no command."""
+        """Send nothing from now on: commands fail at once, and leaves need no command."""
         self.release()
         self._closed = True
         self.live = False
 
     def fail_all(self) -> None:
-        """Fail all that is unanswered: there will be no answer."""
+        """Fail all unanswered commands: there will be no answer."""
         self._do_put_off()
         self.fail_overdue(float("inf"))
 
     def stuck(self, now: float) -> bool:
-        """Whether the connection leaves a command unanswered for too long."""
+        """Return whether a command on the connection is unanswered for too long."""
         return bool(self._sent) and now - self._sent[0].at >= self._host.enter_deadline_s
 
     def repair(self, *, renews: bool) -> None:
-        """Say again what was refused; with *renews*, show that this node is there, too."""
+        """Repeat refused commands; with *renews*, also send a probe, so that the node is known."""
         if not self.live:
             if not self._greeting:
                 self._greet()
@@ -562,11 +562,11 @@ class LinkedSpace:
     # -- The connection ----------------------------------------------------------------------
 
     def connected(self) -> None:
-        """Greet the state."""
+        """Send a hello to the state."""
         self._greet()
 
     def disconnected(self) -> None:
-        """Note what may have been executed or not."""
+        """Keep the unanswered commands, which may have been executed or not."""
         self.live = self._greeting = False
         self._awaiting_begin = True
         sent, self._sent = self._sent, deque()
@@ -581,7 +581,7 @@ class LinkedSpace:
                 self._returned.append(call)
 
     def _repeat(self, body: messages.Body) -> None:
-        """Have *body* said again, if it is something to be owed."""
+        """Queue *body* to be sent again, if it is a command that must be repeated."""
         match body:
             case messages.Hello():
                 self._repeat(body.asserted)
@@ -599,7 +599,7 @@ class LinkedSpace:
     def _greet(self) -> None:
         if self._closed:
             return
-        self._do_put_off()  # a hello has nothing that was refused, and its answer follows all this
+        self._do_put_off()  # first: a hello has no refused part, and its answer is later
         self._greeting = True
         if self._complete:
             for channel in self._share.channels:
@@ -617,7 +617,7 @@ class LinkedSpace:
         self._send(hello, self._host.now() + self._host.enter_deadline_s)
 
     def _take_unsaid(self) -> messages.Assert:
-        """Return what is to be asserted again, with everything unanswered that it concerns."""
+        """Return the assertions to be repeated, with the unanswered commands of their channels."""
         unasserted, self._unasserted = self._unasserted, {}
         users, self._unasserted_users = self._unasserted_users, set()
         withdrawn, self._withdrawn = self._withdrawn, ()
@@ -650,7 +650,7 @@ class LinkedSpace:
         )
 
     def _catch_up(self) -> None:
-        """Say what could not be said before."""
+        """Send the commands that could not be sent before."""
         if self._unasserted or self._unasserted_users:
             self._send(self._take_unsaid())
         if self._settles and self._settled is not None and self._holding is not None:
@@ -697,7 +697,7 @@ class LinkedSpace:
     # -- Answers -----------------------------------------------------------------------------
 
     def received(self, message: messages.Message) -> None:
-        """Take a message: check that none is missing before it, then do what it says."""
+        """Handle a message: check that none is missing before it, then apply it."""
         body = message.body
         if isinstance(body, messages.Done | messages.NotExecuted):
             if not self._sent or self._sent[0].seq != body.seq:
@@ -710,7 +710,7 @@ class LinkedSpace:
         if isinstance(body, messages.Began):
             self._awaiting_begin = False
         elif self._awaiting_begin:
-            return  # the answer to the hello has it
+            return  # the answer to the hello includes it
         elif not self._follows(message.number):
             self._host.reconnect()
             return
@@ -722,13 +722,13 @@ class LinkedSpace:
         self._do_in(self._partition_of(body), before, partial(self._take, message, body))
 
     def _follows(self, number: int) -> bool:
-        """Whether the inbox message with this *number* is the next one."""
+        """Return whether the inbox message with this *number* is the next one."""
         return number == self._number + 1
 
     # -- Partitions --------------------------------------------------------------------------
 
     def _do_in(self, partition: str | None, received: int, action: Callable[[], None]) -> None:
-        """Do *action* when the schedule comes to it; without a partition, at once."""
+        """Run *action* when the schedule calls it; without a partition, at once."""
         if partition is None or self._host.schedule is None:
             action()
             return
@@ -742,20 +742,20 @@ class LinkedSpace:
             put_off.action()
 
     def _do_put_off(self, partitions: Container[str] | None = None) -> None:
-        """Do what was put off, of some partitions or of all."""
+        """Run the delayed actions of some partitions, or of all."""
         for receipt, put_off in list(self._put_off.items()):
             if partitions is None or put_off.partition in partitions:
                 self._do(receipt)
 
     def _do_before_sign_in(self, body: messages.SignedInAs) -> None:
-        """Do what was put off of the user and of those it watches: the answer has a place there."""
+        """Run the delayed actions of the user and its watchlist: they come before the answer."""
         signing_in = self._signing_in.get(body.ticket)
         if signing_in is not None:
             users = (signing_in.user_id, *signing_in.watchlist)
             self._do_put_off({user_partition(user_id) for user_id in users})
 
     def _handled(self) -> int:
-        """Return up to which number all inbox messages were handled."""
+        """Return the number up to which all inbox messages were handled."""
         for put_off in self._put_off.values():
             return put_off.received
         return self._number
@@ -807,7 +807,7 @@ class LinkedSpace:
                 self._host.reconnect()
                 return
             case _:
-                pass  # late or refused: `repair` says it again
+                pass  # late or refused: `repair` sends it again
         if call is None or call.over:
             return
         call.sent = False  # it was not executed
@@ -817,7 +817,7 @@ class LinkedSpace:
             call.fail()
 
     def _forget_asserted(self, sent: _Sent) -> None:
-        """Forget what the state has no number of since a command, if none was sent later."""
+        """Remove the channels and users whose numbers a command ended, unless sent again later."""
         for asserted in _assertions_of(sent.body):
             for one in asserted.channels:
                 if not one.subscriptions and self._asserted.get(one.channel) == sent.seq:
@@ -854,7 +854,7 @@ class LinkedSpace:
             case messages.Granted() | messages.Restarted() | messages.OwedChanges():
                 self._take_owed(body)
             case _:
-                pass  # a number to be followed by others is all that it has
+                pass  # it has only a number, which others follow
 
     def _fact(self, fact: Fact | Notice) -> None:
         match fact:
@@ -896,7 +896,7 @@ class LinkedSpace:
     def _take_entered(self, body: messages.Entered) -> None:
         entering = self._entering.get(body.ticket)
         if body.roster is not None and body.channel in self._share.channels:
-            # If this one was withdrawn, another subscription that is unanswered relies on it.
+            # If this one was withdrawn, another unanswered subscription depends on it.
             self._known[body.channel] = _KnownChannel(
                 body.count, {member.user_id: member for member in body.roster}
             )
@@ -904,7 +904,7 @@ class LinkedSpace:
             return
         channel = entering.channel
         if channel in self._share.channels and channel not in self._known:
-            # The state knows nothing of a departure before this entry: that command was lost.
+            # The state did not receive a leave before this entry: that command was lost.
             self._host.reconnect()
             return
         self._forget(entering)
@@ -965,10 +965,10 @@ class LinkedSpace:
             self._send(messages.Take())
         unknown, self._unknown = self._unknown, []
         for call in unknown:
-            call.fail()  # what may still arrive of them is older than the hello
+            call.fail()  # messages of them that may still arrive are older than the hello
 
     def _repair(self, welcome: messages.Welcome) -> None:
-        """Deliver what was missed, then differences, then what may have been lost."""
+        """Deliver missed facts, then differences, then the channels and users with losses."""
         for fact in welcome.missed:
             self._fact(fact)
         losses: list[Lost] = []
@@ -1015,7 +1015,7 @@ class LinkedSpace:
         self, body: messages.Granted | messages.Restarted | messages.OwedChanges
     ) -> None:
         if self._closed:
-            return  # granted before the goodbye, which gives it back
+            return  # granted before the goodbye, which releases it
         match body:
             case messages.Granted(term, mark, restart, changes):
                 if self._holding is not None:
@@ -1038,7 +1038,7 @@ class LinkedSpace:
             self._local.owe(changes)
 
     def release(self) -> None:
-        """Be the holder no more, at once."""
+        """Release the app as its holder, at once."""
         if self._holding is not None:
             self._holding = None
             self._local.release()

@@ -1,8 +1,8 @@
 """
-The state that all nodes share: of each app, and the leases of nodes.
+The state that all nodes share: the state of each app, and the leases of nodes.
 
-Executes the commands of nodes, in the order in which they come. Knows no links, and of time only
-what it is given to read: a server, or a test, attaches nodes, and hands over their commands.
+Executes the commands of nodes, in the order in which they arrive. Knows no links; the clock is an
+argument. A server, or a test, attaches nodes, and passes on their commands.
 """
 
 import copy
@@ -12,7 +12,7 @@ from heliograph.engine.testing import messages
 from heliograph.engine.testing.app_state import AppState, Bounds, Damaged, Tools
 
 LEASE_S = 10.0
-"""A node that has not renewed its lease for so long can be removed."""
+"""Seconds without a renewal after which a node can be removed."""
 
 Send = Callable[[messages.Message], object]
 """Sends a message over one connection."""
@@ -38,10 +38,10 @@ class SharedState:
     """
     The state of all apps.
 
-    *now* reads a clock that all nodes have in common. *new_text* makes texts that were never made
-    before, for epochs and terms. A node is removed when it has not renewed its lease for *lease_s*
-    and another one has, for as long without a break: after an outage that all nodes saw, the first
-    one back does not remove the others.
+    *now* reads a clock that all nodes share. *new_text* returns a new unique text for each call,
+    for epochs and terms. A node is removed if it has not renewed its lease for *lease_s*, and
+    another node has renewed its own without a break for as long: after an outage of all nodes, the
+    first one that returns does not remove the others.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SharedState:
             del self._attached[node]
 
     def _is_attached(self, node: str, send: Send) -> bool:
-        return self._attached.get(node) == send  # each access to a method makes another object
+        return self._attached.get(node) == send  # not `is`: each access makes a new method object
 
     def _send(self, node: str, message: messages.Message) -> None:
         send = self._attached.get(node)
@@ -86,11 +86,11 @@ class SharedState:
 
     def execute(self, command: messages.Command, answer: Send) -> None:
         """
-        Execute *command*, or refuse it; *answer* sends over the connection that it came by.
+        Execute *command*, or refuse it; *answer* sends over the connection of the command.
 
-        A hello registers a node only from the connection that the node's messages are sent over. A
-        late one of an earlier connection, and one behind a goodbye, would register numbers that are
-        not the node's any more: the state of a removed node is not there to compare them with.
+        A hello registers a node only if it comes from the connection over which the node's messages
+        are sent. A late hello of an earlier connection, or after a goodbye, would register numbers
+        that are out of date: the state of a removed node is not available for a comparison.
         """
         if isinstance(command.body, messages.Renew | messages.Goodbye):
             answer(messages.Message(command.app_id, "", 0, 0, self._execute_for_node(command)))
@@ -129,13 +129,13 @@ class SharedState:
         return messages.Done(seq, app.execute(node, seq, body))
 
     def _execute_for_node(self, command: messages.Command) -> messages.Done | messages.NotExecuted:
-        """Execute what belongs to no app: a late renewal must not keep a dead node alive."""
+        """Execute a command of no app; a late renewal must not keep a dead node alive."""
         if self._late(command):
             return messages.NotExecuted(command.seq, messages.Why.LATE)
         if isinstance(command.body, messages.Renew):
             return messages.Done(command.seq, self._renew(command.node))
         self._remove(command.node)
-        self._attached.pop(command.node, None)  # a goodbye is for good
+        self._attached.pop(command.node, None)  # a goodbye is final
         return messages.Done(command.seq)
 
     def _late(self, command: messages.Command) -> bool:
@@ -153,7 +153,7 @@ class SharedState:
     def _app(self, app_id: str) -> AppState:
         app = self._apps.get(app_id)
         if app is None or app.life != self._life:
-            # What was acknowledged after the copy was written may be missing in it.
+            # Commands that were answered after the copy was written may be missing in it.
             app = self._begin(app_id)
         return app
 
@@ -169,7 +169,7 @@ class SharedState:
         return app
 
     def _begin_life(self) -> None:
-        """Have no holder until each one of the life before has released: its lease has ended."""
+        """Grant no holder until the leases of all earlier holders have ended, so they released."""
         self._life = self._new_text()
         self._grants_from = self._now() + self._lease_s
 
@@ -206,7 +206,7 @@ class SharedState:
                 self._begin(app_id, app.holder)
 
     def bury(self, node: str) -> None:
-        """Remove a node that is known to be dead, as a process is whose socket was closed."""
+        """Remove a node that is known to be dead, such as a process whose socket was closed."""
         self._remove(node)
 
     # -- The state as a whole ----------------------------------------------------------------
@@ -226,7 +226,7 @@ class SharedState:
         return copy.deepcopy(Snapshot(self._apps, self._leases))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from a copy, as a store does that was started again: this is another life."""
+        """Continue from a copy, like a store that was restarted: this is another life."""
         restored = copy.deepcopy(snapshot)
         self._begin_life()
         self._apps = restored.apps

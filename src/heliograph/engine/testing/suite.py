@@ -2,11 +2,11 @@
 The contract of an engine, as tests.
 
 An engine's author subclasses `EngineContract` and, for an engine that several nodes share,
-`SharedContract`, and says how to make a cluster of nodes. `FaultContract` is about links that
-fail; it runs over any `FaultyCluster`, as `LinkedCluster` is. The contract itself
-is in the docstrings of `heliograph.engine.base`.
+`SharedContract`, and overrides `make` to return a cluster of nodes. `FaultContract` tests links
+that fail; it runs over any `FaultyCluster`, such as `LinkedCluster`. The contract itself is in the
+docstrings of `heliograph.engine.base`.
 
-The tests fail with AssertionError by `assert`, so that pytest shows what differed.
+The tests fail with AssertionError by `assert`, so that pytest shows the difference.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ def enter(
     options: Options = NO_OPTIONS,
     **arguments: Any,
 ) -> Entry:
-    """Enter a channel, and insist that it was not refused."""
+    """Enter a channel, and check that this was not refused."""
     entry = ask(cluster, node.space.enter(channel, subscriber_id, options, **arguments))
     assert isinstance(entry, Entry)
     return entry
@@ -126,19 +126,19 @@ def leave(
 
 
 def names(node: Node, channel: str = "chat") -> list[str]:
-    """Return the names of the events of a channel that a node was delivered."""
+    """Return the names of the events of a channel that were delivered to a node."""
     return [
         one.name for one in node.local.facts if isinstance(one, Event) and one.channel == channel
     ]
 
 
 def stated(node: Node) -> list[SubscriptionCount]:
-    """Return the numbers of subscriptions that a node was delivered."""
+    """Return the numbers of subscriptions that were delivered to a node."""
     return [one for one in node.local.facts if isinstance(one, SubscriptionCount)]
 
 
 def owed(cluster: Cluster, *kinds: type) -> list[Change]:
-    """Return what was owed, on all nodes together, of some kinds."""
+    """Return the owed changes of some kinds, of all nodes together."""
     return [
         one.change
         for node in cluster.nodes
@@ -148,7 +148,7 @@ def owed(cluster: Cluster, *kinds: type) -> list[Change]:
 
 
 def owed_of_each(cluster: Cluster, *kinds: type) -> dict[str, list[Change]]:
-    """Return what was owed by channel or user, since only within each has it an order."""
+    """Return the owed changes by channel or user: only within each, they have an order."""
     found: dict[str, list[Change]] = {}
     for change in owed(cluster, *kinds):
         key = change.user_id if isinstance(change, UserOnline | UserOffline) else change.channel
@@ -162,7 +162,7 @@ def last_marks(marks: Iterable[Mark]) -> dict[str, Mark]:
 
 
 def holders(cluster: Cluster) -> list[Node]:
-    """Return the nodes that hold."""
+    """Return the nodes that are the holder."""
     return [node for node in cluster.nodes if node.local.holds]
 
 
@@ -178,7 +178,7 @@ WANTED: Mapping[str, tuple[type, ...]] = {
 
 
 def cause_every_change(cluster: Cluster, node: Node, channel: str) -> None:
-    """Have each kind of change occur on a node, in a channel that nobody has."""
+    """Cause each kind of change on a node, in a channel without subscriptions."""
     options = Options(counted=True, observed=True, keep=KEEP)
     enter(cluster, node, channel, "a", options, member=ANN)
     sent = Event(channel, "client-x", b'"1"', owed=True)
@@ -190,7 +190,7 @@ def cause_every_change(cluster: Cluster, node: Node, channel: str) -> None:
 
 
 class EngineContract:
-    """What every engine promises; with several nodes, one commands and another one sees."""
+    """The promises of every engine; with several nodes, one sends commands and another observes."""
 
     def make(self) -> Cluster:
         """Return a new cluster."""
@@ -371,7 +371,7 @@ class EngineContract:
 
     @pytest.mark.parametrize("kind", ["", *WANTED])
     def test_only_what_is_wanted_is_owed(self, cluster: Cluster, kind: str) -> None:
-        """Broken on purpose: if `want` does nothing, or nobody regards it, this test fails."""
+        """Broken on purpose: if `want` does nothing, or is ignored, this test fails."""
         node = cluster.nodes[-1]
         for channel, wants in (("p", Wants()), ("q", Wants(**{kind: True}) if kind else Wants())):
             assert owed(cluster) == []
@@ -492,7 +492,7 @@ class EngineContract:
         assert node.space.share() == type(share)()
 
     def test_there_is_one_holder_from_the_beginning(self, cluster: Cluster) -> None:
-        """Broken on purpose: if whoever asks becomes the holder, this test fails."""
+        """Broken on purpose: if each node that asks becomes the holder, this test fails."""
         (holder,) = holders(cluster)
         assert len(holder.local.of("hold")) == 1
         enter(cluster, cluster.nodes[0], "chat", "a", OBSERVED)
@@ -507,10 +507,10 @@ class EngineContract:
 
 
 class SharedContract(EngineContract):
-    """What an engine promises besides when several nodes share it."""
+    """The further promises of an engine that several nodes share."""
 
     takeover_s: ClassVar[float] = LEASE_S
-    """After so long, another node is the holder if the holder closed its engine."""
+    """Seconds after which another node is the holder if the holder closed its engine."""
 
     def test_a_node_that_did_not_enter_gets_no_facts(self, cluster: Cluster) -> None:
         """Broken on purpose: with facts sent to every node, this test fails."""
@@ -584,7 +584,7 @@ class SharedContract(EngineContract):
         self, cluster: Cluster
     ) -> None:
         """
-        Its node had no subscription of the channel, and all is under way at once.
+        Its node had no subscription of the channel, and all messages are in transit at once.
 
         Broken on purpose: if a roster lacks members, or if its reply comes after facts that it
         should precede, this test fails.
@@ -613,7 +613,7 @@ class SharedContract(EngineContract):
 
     def test_a_holder_that_leaves_is_followed_by_another(self, cluster: Cluster) -> None:
         """
-        What it has not settled is owed again, with the same marks.
+        Its unsettled changes are owed again, with the same marks.
 
         Broken on purpose: if the next holder is owed only new changes, this test fails.
         """
@@ -638,20 +638,20 @@ class SharedContract(EngineContract):
 
 class FaultContract:
     """
-    What must hold when links, nodes and the state fail.
+    The promises of an engine when links, nodes and the state fail.
 
-    The cluster's links are moved by `settle`, so that a test can have faults before that.
+    `settle` moves the messages of the cluster's links, so that a test can cause faults before.
     """
 
     lease_s: ClassVar[float] = LEASE_S
-    """A node that was silent for so long can be removed, and another one is the holder then."""
+    """Seconds of silence after which a node can be removed; another one is the holder then."""
 
     def make(self) -> FaultyCluster:
         """Return a new cluster, whose links move only in `settle` and `heal`."""
         raise NotImplementedError
 
     def make_bounded(self, bounds: Bounds) -> FaultyCluster:
-        """Return a new cluster whose state keeps little."""
+        """Return a new cluster whose state has these limits."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -659,7 +659,7 @@ class FaultContract:
         """Return the cluster of a test."""
         return self.make()
 
-    # -- Enters that come to nothing ---------------------------------------------------------
+    # -- Enters that fail --------------------------------------------------------------------
 
     def test_an_enter_that_failed_leaves_no_trace(self, cluster: FaultyCluster) -> None:
         """Broken on purpose: if a failed enter is not withdrawn, this test fails."""
@@ -698,7 +698,7 @@ class FaultContract:
         assert owed(cluster) == [ChannelOccupied("p"), MemberAdded("p", ANN)]
 
     def test_a_withdrawn_enter_is_never_answered(self, cluster: FaultyCluster) -> None:
-        """Executed or not, and whatever is under way. Broken on purpose: without withdrawal."""
+        """Executed or not, with any messages in transit. Broken on purpose: without withdrawal."""
         for before in range(3):
             node = cluster.nodes[0]
             answer = Answer(node.space.enter("p", "a", NO_OPTIONS, member=ANN))
@@ -734,7 +734,7 @@ class FaultContract:
         assert not answer.came
         assert ask(cluster, node.space.counts(["p"])) == {"p": Counts(2, 1)}
 
-    # -- Sessions that come to nothing -------------------------------------------------------
+    # -- Sign-ins that fail ------------------------------------------------------------------
 
     def test_a_sign_in_that_failed_leaves_no_trace(self, cluster: FaultyCluster) -> None:
         """Broken on purpose: if a failed sign-in is not withdrawn, this test fails."""
@@ -765,7 +765,7 @@ class FaultContract:
     def test_a_sign_in_that_fails_while_a_connection_begins_is_made_good(
         self, cluster: FaultyCluster
     ) -> None:
-        """Broken on purpose: if the state is not sent what a failure changes, this test fails."""
+        """Broken on purpose: if the changes by a failure are not sent, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         cut_off(node)
         answer = Answer(node.space.sign_in("ann", "a"))
@@ -877,7 +877,7 @@ class FaultContract:
     def test_an_entry_behind_a_departure_that_was_lost_is_answered(
         self, cluster: FaultyCluster
     ) -> None:
-        """Broken on purpose: if the node relies on the picture that it forgot, this test fails."""
+        """Broken on purpose: if the node relies on the members that it forgot, this test fails."""
         node = cluster.nodes[0]
         enter(cluster, node, "chat", "a")
         node.space.leave([("chat", NO_OPTIONS, None)], "a")
@@ -946,7 +946,7 @@ class FaultContract:
         assert stated(node)[-1:] == [SubscriptionCount("chat", 2)]
 
     def test_a_leave_during_an_outage_is_made_good(self, cluster: FaultyCluster) -> None:
-        """Broken on purpose: if a hello does not assert what is unsaid, this test fails."""
+        """Broken on purpose: if a hello does not assert unsent changes, this test fails."""
         node, other = cluster.nodes[0], cluster.nodes[-1]
         enter(cluster, node, "p", "a", OBSERVED, member=ANN)
         enter(cluster, other, "p", "b", OBSERVED, member=BOB)
@@ -958,7 +958,7 @@ class FaultContract:
         assert other.local.facts == [MemberRemoved("p", "ann")]
 
     def test_a_leave_that_was_cut_off_is_made_good(self, cluster: FaultyCluster) -> None:
-        """Broken on purpose: if what was unanswered is not asserted again, this test fails."""
+        """Broken on purpose: if unanswered commands are not asserted again, this test fails."""
         node = cluster.nodes[0]
         for channel in "abc":
             enter(cluster, node, channel, "s")
@@ -1106,7 +1106,7 @@ class FaultContract:
 
     def test_a_stalled_node_makes_good_what_it_missed(self, cluster: FaultyCluster) -> None:
         """
-        It was removed, and comes back: its members leave and enter, in between there is a Lost.
+        It was removed, and returns: its members leave and enter; it gets a Lost for the interval.
 
         Broken on purpose: without `born`, this test fails.
         """
@@ -1213,7 +1213,7 @@ class FaultContract:
     # -- Owed changes ------------------------------------------------------------------------
 
     def test_changes_without_a_holder_are_kept(self, cluster: FaultyCluster) -> None:
-        """Broken on purpose: if nothing is recorded while nobody holds, this test fails."""
+        """Broken on purpose: if nothing is recorded without a holder, this test fails."""
         (holder,) = holders(cluster)
         node = next(one for one in cluster.nodes if one is not holder)
         enter(cluster, node, "a", "s", OBSERVED)
@@ -1237,7 +1237,7 @@ class FaultContract:
         self, cluster: FaultyCluster
     ) -> None:
         """
-        Even after a restart: the holder that died may have kept an event, and must be believed.
+        Even after a restart: the holder that died may have kept an event, which must stay valid.
 
         Broken on purpose: if the next holder is owed it with a new mark, this test fails.
         """
@@ -1319,7 +1319,7 @@ class FaultContract:
         assert list(cluster.unsettled()) == []
 
     def test_too_many_changes_are_a_restart(self) -> None:
-        """Broken on purpose: if they are dropped and nothing is said, this test fails."""
+        """Broken on purpose: if they are dropped without a restart, this test fails."""
         cluster = self.make_bounded(Bounds(owed_changes=4))
         (holder,) = holders(cluster)
         for channel in "abcdef":
@@ -1350,7 +1350,7 @@ def linked(node: Node) -> FaultyNode:
 
 
 def members_of(facts: Sequence[object], members: set[str]) -> set[str]:
-    """Return who is a member after *facts*, of those who were before."""
+    """Return the members after *facts*; *members* are those before."""
     members = set(members)
     for fact in facts:
         match fact:
@@ -1364,7 +1364,7 @@ def members_of(facts: Sequence[object], members: set[str]) -> set[str]:
 
 
 def cut_off(node: FaultyNode) -> None:
-    """Cut a link, and let no other be made."""
+    """Cut a link, and make the state unreachable for a new one."""
     node.link.reachable = False
     node.link.cut()
 
@@ -1377,7 +1377,7 @@ def tick(cluster: FaultyCluster) -> None:
 
 
 def pass_time(cluster: FaultyCluster, seconds: float) -> None:
-    """Let time pass, in which everything arrives that is not held up."""
+    """Let time pass, in which all messages arrive that no fault stops."""
     for _ in range(round(seconds * 10) + 1):
         tick(cluster)
 
