@@ -280,7 +280,7 @@ async def test_parameters_in_the_query_of_a_post_without_a_body() -> None:
         await client.expect('{"event":"n","channel":"c","data":"hello"}')
 
 
-async def test_publishing_tells_what_it_is_asked() -> None:
+async def test_publishing_returns_the_counts_that_info_asks_for() -> None:
     async with serving() as rig, rig.client() as one, rig.client() as two:
         await one.join("presence-c", "u")
         await two.join("presence-c", "u")
@@ -474,7 +474,7 @@ async def test_paths_methods_and_pages() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/realtime"])
-async def test_pages_are_there_with_and_without_the_prefix(prefix: str) -> None:
+async def test_health_pages_have_paths_with_and_without_the_prefix(prefix: str) -> None:
     async with serving(path_prefix="/realtime") as rig:
         for path in ("/health", "/up", "/ready", "/accept-traffic"):
             reply = await rig.fetch("GET", prefix + path)

@@ -142,7 +142,7 @@ async def replace_under(
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_a_deploy_under_two_thousand_clients_is_calm(
+def test_two_thousand_clients_reconnect_evenly_in_a_deploy(
     record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     """All are back, none was refused, and no second saw twice its even share of them."""

@@ -316,7 +316,7 @@ async def test_messages_of_which_each_is_in_time_may_go_on_for_ever() -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_of_unfinished_messages_the_largest_go_when_all_together_are_too_much() -> None:
+async def test_the_largest_incomplete_message_is_dropped_beyond_the_total() -> None:
     async with serving() as rig, AsyncExitStack() as stack:
         intake = Intake(asyncio.get_running_loop(), most=100_000)
         rig.server.context.intake = intake

@@ -534,7 +534,9 @@ whole_frames = st.lists(
 @example([masked(0x09, b"x")], [])
 @example([masked(0xC1, b"x")], [])
 @example([masked(0x88, b"\x03\xe8\xff")], [])
-def test_of_whole_frames_wsproto_makes_the_same(frames: list[bytes], places: list[int]) -> None:
+def test_whole_frames_are_parsed_as_wsproto_parses_them(
+    frames: list[bytes], places: list[int]
+) -> None:
     """The same messages, and the same code to fail with, whatever is wrong with a frame."""
     data = b"".join(frames)
     ours = read_all(data)
