@@ -284,7 +284,7 @@ async def test_what_compressed_messages_become_counts_against_the_limit_on_messa
     ],
     ids=["half a frame", "a first fragment", "fragments"],
 )
-async def test_a_message_that_begins_must_end_in_time_whatever_else_is_sent(
+async def test_a_message_incomplete_for_too_long_closes_with_1008(
     beginning: bytes,
 ) -> None:
     async with serving(request_timeout=0.6) as rig, websocket(rig) as (reader, writer):

@@ -274,7 +274,7 @@ def test_what_is_no_short_text_alone_is_left_to_feed(data: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 11), st.binary(max_size=3))
-def test_a_lone_text_is_what_feed_would_have_returned(
+def test_text_fast_returns_the_message_of_the_full_reader(
     payload: bytes, at: int, damage: bytes
 ) -> None:
     data = masked(0x81, payload)
