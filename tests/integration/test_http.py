@@ -91,7 +91,7 @@ async def test_a_signed_request_byte_by_byte() -> None:
         await client.expect('{"event":"n","channel":"c","data":"x"}')
 
 
-async def test_a_chunked_body_and_expect_continue() -> None:
+async def test_a_chunked_body_is_accepted_after_100_continue() -> None:
     async with serving() as rig, rig.client() as client, wire(rig) as one:
         await client.subscribe("c")
         body = b'{"name":"n","channel":"c","data":"x"}'

@@ -201,7 +201,7 @@ async def test_all_connections_of_a_user_are_terminated(code: int) -> None:
             assert (reply.status, reply.body) == (200, b"{}")
 
 
-async def test_the_path_that_the_python_sdk_calls() -> None:
+async def test_users_are_terminated_on_the_path_of_the_python_sdk() -> None:
     async with serving() as rig, rig.client() as client:
         await sign_in(client, "ann")
         target = rig.signed("POST", "/users/ann/terminate_connections", b"{}")
@@ -234,7 +234,7 @@ async def test_clients_that_do_not_sign_in_or_subscribe_in_time_are_closed() -> 
 # -- Deprecated by Pusher, and still called ------------------------------------------------
 
 
-async def test_the_raw_event_endpoint() -> None:
+async def test_a_raw_event_is_published() -> None:
     async with serving() as rig, rig.client() as ann, rig.client() as bob:
         await ann.subscribe("c")
         await bob.subscribe("c")
@@ -245,7 +245,7 @@ async def test_the_raw_event_endpoint() -> None:
         await ann.expect_nothing_before_pong()
 
 
-async def test_the_stats_endpoint() -> None:
+async def test_stats_of_a_channel_are_returned() -> None:
     async with serving() as rig, rig.client() as client:
         await client.join("presence-c", "u")
         reply = await rig.request("GET", "/channels/presence-c/stats")

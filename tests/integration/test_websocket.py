@@ -59,7 +59,7 @@ async def test_of_a_long_key_only_the_beginning_is_repeated() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 5, 6, 7])
-async def test_protocol_versions(version: int) -> None:
+async def test_clients_of_supported_protocol_versions_connect(version: int) -> None:
     async with serving() as rig, rig.client(f"/app/{KEY}/?protocol={version}&x=y"):
         pass
 
@@ -69,7 +69,7 @@ async def test_a_missing_protocol_is_the_newest_where_that_is_asked_for() -> Non
         pass
 
 
-async def test_a_path_prefix() -> None:
+async def test_clients_connect_below_the_path_prefix() -> None:
     async with serving(path_prefix="/ws") as rig:
         async with rig.client(f"/ws/app/{KEY}?protocol=7"):
             pass
@@ -90,7 +90,7 @@ async def test_the_offered_subprotocol_is_echoed(offered: list[str], echoed: str
         assert client.connection.subprotocol == echoed
 
 
-async def test_a_disabled_app_and_a_full_one() -> None:
+async def test_a_disabled_app_and_a_full_app_refuse_clients() -> None:
     async with serving(max_connections=1) as rig, rig.client(), rig.open() as second:
         await second.expect_error(4004, "Application is over connection quota")
         await second.expect_close(4004)
@@ -194,7 +194,7 @@ async def test_a_client_that_does_not_answer_a_ping_is_closed_with_4201() -> Non
 # -- Subscriptions -------------------------------------------------------------------------
 
 
-async def test_a_public_channel() -> None:
+async def test_a_public_channel_delivers_its_events() -> None:
     async with serving() as rig, rig.client() as client:
         await client.send("pusher:subscribe", {"auth": "", "channel": "my-channel"})
         await client.expect(
@@ -290,7 +290,7 @@ async def test_data_may_be_a_string_of_json() -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "#x", "#server-to-user-", "x" * 201, "", "é"])
-async def test_an_illegal_channel_name(name: str) -> None:
+async def test_an_invalid_channel_name_is_refused(name: str) -> None:
     async with serving() as rig, rig.client() as client:
         await client.send("pusher:subscribe", {"channel": name})
         await client.expect_error(None, f"Invalid channel name: {name}")
@@ -411,7 +411,7 @@ async def test_invalid_user_data_is_refused(channel_data: str | None, message: s
         await client.expect_nothing_before_pong()
 
 
-async def test_a_full_presence_channel() -> None:
+async def test_a_full_presence_channel_refuses_new_members() -> None:
     async with serving(max_presence_members=1) as rig, rig.client() as ann, rig.client() as bob:
         await ann.join("presence-c", "ann")
         assert "presence-c is full" in await bob.join("presence-c", "bob")
@@ -480,7 +480,7 @@ async def test_client_events_on_presence_channels_have_the_senders_user_id() -> 
         ({"event": "my-event"}, "Unsupported event received on socket: my-event"),
     ],
 )
-async def test_refused_client_events(message: dict[str, object], error: str) -> None:
+async def test_invalid_client_events_are_refused(message: dict[str, object], error: str) -> None:
     async with serving() as rig, rig.client() as client:
         await client.subscribe("private-c")
         await client.connection.send(json.dumps(message))
@@ -538,7 +538,7 @@ async def test_client_events_are_not_cached() -> None:
         assert "pusher:cache_miss" in await bob.receive()
 
 
-async def test_subscription_counts_where_the_app_wants_them() -> None:
+async def test_subscription_counts_are_sent_if_the_app_has_the_option() -> None:
     def counted(count: int) -> str:
         return (
             '{"event":"pusher_internal:subscription_count","channel":"c",'
@@ -601,7 +601,7 @@ async def test_messages_that_are_too_long_close_with_1009() -> None:
         await client.expect_close(1009)
 
 
-async def test_several_keys_of_one_app(tmp_path: Path) -> None:
+async def test_clients_with_different_keys_share_an_app(tmp_path: Path) -> None:
     config = tmp_path / "heliograph.toml"
     config.write_text(
         '[[apps]]\nid = "9"\n'

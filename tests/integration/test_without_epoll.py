@@ -10,7 +10,7 @@ import pytest
 
 from heliograph.net import streams
 from tests.integration.rig import serving
-from tests.integration.test_api import test_a_batch
+from tests.integration.test_api import test_a_batch_is_published_in_order
 from tests.integration.test_drain import (
     test_clients_are_closed_in_random_order_spread_over_the_time as test_clients_are_closed,
 )
@@ -38,7 +38,7 @@ from tests.integration.test_slow_readers import (
 
 __all__ = [
     "path",
-    "test_a_batch",
+    "test_a_batch_is_published_in_order",
     "test_a_full_process_accepts_again_when_there_is_room",
     "test_a_healthy_client_survives_one_very_large_chunk",
     "test_a_stalled_reader_is_dropped_and_the_others_hear_everything",
