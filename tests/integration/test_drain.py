@@ -231,7 +231,7 @@ async def test_a_client_without_tls_at_the_last_moment_holds_nothing_up(
         assert await silent.read_all() == b""
 
 
-async def test_with_a_shared_port_publishers_and_clients_go_to_the_next_server_at_once() -> None:
+async def test_publishers_and_clients_on_a_shared_port_move_at_once() -> None:
     """Whatever delays are asked for: what is published here reaches nobody who is there."""
     async with serving(reuse_port=True, shutdown_delay=30, shutdown_timeout=30) as rig:
         assert rig.server.stop_s < 30
