@@ -50,7 +50,9 @@ async def heard(connection: ClientConnection) -> list[str]:
     return [json.loads(await connection.recv())["data"] for _ in range(EVENTS)]
 
 
-async def test_a_thousand_subscribers_hear_everything_in_order(start_server: StartServer) -> None:
+async def test_a_thousand_subscribers_receive_every_event_in_order(
+    start_server: StartServer,
+) -> None:
     allow_files()
     server = start_server()
     sdk = pusher.Pusher(

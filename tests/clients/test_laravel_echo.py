@@ -7,7 +7,7 @@ from tests.clients.javascript import JavaScript
 pytestmark = pytest.mark.parametrize("broadcaster", ["pusher", "reverb"])
 
 
-def test_listen_hears_laravels_names_and_names_of_ones_own(
+def test_listen_receives_events_with_laravels_names_and_custom_names(
     clients: JavaScript, broadcaster: str
 ) -> None:
     assert clients.play("listensThroughEcho", broadcaster=broadcaster) == {
@@ -25,7 +25,7 @@ def test_listen_hears_laravels_names_and_names_of_ones_own(
     }
 
 
-def test_a_whisper_is_heard_by_the_others_only(clients: JavaScript, broadcaster: str) -> None:
+def test_a_whisper_reaches_only_the_other_clients(clients: JavaScript, broadcaster: str) -> None:
     assert clients.play("whispersThroughEcho", broadcaster=broadcaster) == {
         "whispered": ["whisper", {"name": "Ann"}],
         "own": ["message", {"text": "hello"}],
@@ -33,7 +33,7 @@ def test_a_whisper_is_heard_by_the_others_only(clients: JavaScript, broadcaster:
     }
 
 
-def test_join_tells_who_is_here_who_joins_and_who_leaves(
+def test_join_reports_members_that_are_here_that_join_and_that_leave(
     clients: JavaScript, broadcaster: str
 ) -> None:
     assert clients.play("meetsThroughEcho", broadcaster=broadcaster) == {

@@ -78,7 +78,9 @@ def test_trigger_batch_publishes_in_order(server: ServerProcess, node: JavaScrip
         assert [listener.hear()[2] for _ in range(10)] == [str(number) for number in range(10)]
 
 
-def test_trigger_batch_tells_what_it_is_asked(server: ServerProcess, node: JavaScript) -> None:
+def test_trigger_batch_returns_the_counts_that_info_asks_for(
+    server: ServerProcess, node: JavaScript
+) -> None:
     events = [
         {"channel": "batch", "name": "said", "data": 1, "info": "subscription_count"},
         {"channel": "batch", "name": "said", "data": 2},

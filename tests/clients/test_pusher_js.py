@@ -178,7 +178,7 @@ def test_a_user_may_have_a_number_for_an_id_and_no_info(clients: JavaScript) -> 
     "channel",
     ["cache-price", "private-cache-price", "presence-cache-price", "private-encrypted-cache-price"],
 )
-def test_a_newcomer_finds_the_last_event_of_a_cache_channel(
+def test_a_new_subscriber_gets_the_last_event_of_a_cache_channel(
     clients: JavaScript, channel: str
 ) -> None:
     build = "pusher-with-encryption" if "encrypted" in channel else "pusher"
@@ -235,7 +235,7 @@ def test_too_many_client_events_are_dropped_and_the_socket_stays(clients: JavaSc
 # -- Users ---------------------------------------------------------------------------------
 
 
-def test_a_signed_in_user_is_reached_and_sent_away_by_id(clients: JavaScript) -> None:
+def test_a_signed_in_user_gets_events_and_is_disconnected_by_id(clients: JavaScript) -> None:
     assert clients.play("signsIn") == {
         "success": {
             "event": "pusher:signin_success",

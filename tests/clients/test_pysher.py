@@ -70,7 +70,9 @@ def test_an_event_arrives(connect: Connect, sdk: Any, channel: str) -> None:
     assert heard.get(timeout=PATIENCE_S) == ("said", '{"hello": "wörld"}')
 
 
-def test_a_member_is_told_of_the_others(server: ServerProcess, connect: Connect) -> None:
+def test_a_member_receives_the_roster_and_each_change_of_members(
+    server: ServerProcess, connect: Connect
+) -> None:
     added, removed = "pusher_internal:member_added", "pusher_internal:member_removed"
     heard = connect("presence-room", added, removed, user_id="ann", user_info={"name": "Ann"})
     event, roster = heard.get(timeout=PATIENCE_S)

@@ -214,7 +214,7 @@ def test_users_info_lists_each_user_once(server: ServerProcess, pusher: Any) -> 
         ("presence-signed", {"user_id": 7}),
     ],
 )
-def test_what_authenticate_signs_is_accepted(
+def test_a_signature_of_authenticate_is_accepted(
     server: ServerProcess, pusher: Any, channel: str, custom_data: dict[str, Any] | None
 ) -> None:
     with Listener.open(server) as listener:

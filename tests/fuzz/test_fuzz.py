@@ -28,14 +28,14 @@ def quiet_afterwards() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_hostile_bytes_break_no_promise(name: str) -> None:
+def test_hostile_bytes_violate_no_property(name: str) -> None:
     """The promises are in `fuzz/targets.py`; the same seed makes the same inputs."""
     found = mutations.run(name, mutations.corpus(CORPUS / name), seed=1, inputs=INPUTS)
     assert not found.why, f"{found.why}\n{found.broken!r}"
     assert found.tried == INPUTS
 
 
-def test_a_broken_promise_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_fails_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     def fragile(data: bytes) -> None:
         assert not (b"Upgrade" in data and data.count(b"\r\n") > 6)
 

@@ -42,7 +42,7 @@ async def test_success_is_an_empty_object() -> None:
         ({"body_md5": None}, 401, "Missing parameter: body_md5\n"),
     ],
 )
-async def test_requests_that_are_not_signed_properly(
+async def test_a_request_without_a_valid_signature_is_refused(
     overrides: dict[str, Any], status: int, text: str
 ) -> None:
     async with serving() as rig:
@@ -100,7 +100,7 @@ LONG = "x" * 12_000
         ("PUT", "/channels", None, {}),
     ],
 )
-async def test_no_answer_repeats_more_than_the_beginning_of_what_was_sent(
+async def test_an_answer_repeats_only_the_beginning_of_a_request(
     method: str, path: str, body: Any, overrides: dict[str, Any]
 ) -> None:
     async with serving() as rig:
@@ -116,7 +116,7 @@ async def test_an_app_of_a_long_id_is_unknown_by_its_beginning() -> None:
 
 
 @pytest.mark.parametrize("drift", [-600, 660])  # ahead: the clock goes on meanwhile
-async def test_a_timestamp_too_far_off(drift: int) -> None:
+async def test_a_request_with_an_expired_timestamp_is_refused(drift: int) -> None:
     async with serving() as rig:
         reply = await rig.request("GET", "/channels", auth_timestamp=str(int(time.time()) + drift))
         assert reply.status == 401
@@ -144,7 +144,7 @@ async def test_values_are_signed_as_they_decode() -> None:
             assert (reply.status, reply.body) == (200, b'{"channels":{}}')
 
 
-async def test_a_body_md5_on_a_get() -> None:
+async def test_a_get_request_may_have_a_body_md5() -> None:
     async with serving() as rig:
         reply = await rig.request("GET", "/channels", body_md5="d41d8cd98f00b204e9800998ecf8427e")
         assert reply.status == 200
@@ -169,7 +169,7 @@ async def test_a_disabled_app() -> None:
 # -- Publishing ----------------------------------------------------------------------------
 
 
-async def test_one_event_for_several_channels_once_each() -> None:
+async def test_an_event_for_several_channels_is_sent_once_on_each() -> None:
     async with serving() as rig, rig.client() as client:
         await client.subscribe("a")
         await client.subscribe("b")
@@ -249,7 +249,7 @@ async def test_a_socket_id_excludes_that_socket() -> None:
         (b"[]", 400, "Expected the request body to be an object\n"),
     ],
 )
-async def test_events_that_are_refused(body: Any, status: int, text: str) -> None:
+async def test_invalid_events_are_refused(body: Any, status: int, text: str) -> None:
     async with serving() as rig:
         reply = await rig.request("POST", "/events", body)
         assert (reply.status, reply.text) == (status, text)
@@ -280,7 +280,7 @@ async def test_parameters_in_the_query_of_a_post_without_a_body() -> None:
         await client.expect('{"event":"n","channel":"c","data":"hello"}')
 
 
-async def test_publishing_tells_what_it_is_asked() -> None:
+async def test_publishing_returns_the_counts_that_info_asks_for() -> None:
     async with serving() as rig, rig.client() as one, rig.client() as two:
         await one.join("presence-c", "u")
         await two.join("presence-c", "u")
@@ -302,7 +302,7 @@ async def test_publishing_tells_what_it_is_asked() -> None:
         }
 
 
-async def test_a_batch() -> None:
+async def test_a_batch_is_published_in_order() -> None:
     async with serving() as rig, rig.client() as client:
         await client.subscribe("a")
         await client.subscribe("b")
@@ -356,7 +356,7 @@ async def occupied(rig: Rig) -> Any:
     return json.loads((await rig.request("GET", "/channels")).body)
 
 
-async def test_channels() -> None:
+async def test_occupied_channels_are_listed() -> None:
     async with serving() as rig:
         assert await occupied(rig) == {"channels": {}}
         async with rig.client() as client:
@@ -423,7 +423,7 @@ async def test_looks_that_are_refused(path: str, parameters: dict[str, str], tex
         assert (reply.status, reply.text) == (400, text)
 
 
-async def test_one_channel() -> None:
+async def test_a_channel_has_its_counts_and_its_cached_event() -> None:
     async with serving() as rig, rig.client() as client:
         assert (await rig.request("GET", "/channels/c")).body == b'{"occupied":false}'
         await client.subscribe("c")
@@ -442,7 +442,7 @@ async def test_one_channel() -> None:
         assert 1790 < cache["ttl"] <= 1800
 
 
-async def test_users() -> None:
+async def test_users_of_a_presence_channel_are_listed() -> None:
     async with serving() as rig, rig.client() as one, rig.client() as two, rig.client() as tab:
         reply = await rig.request("GET", "/channels/presence-c/users")
         assert (reply.status, reply.body) == (200, b'{"users":[]}')
@@ -456,7 +456,7 @@ async def test_users() -> None:
 # -- Ports and paths -----------------------------------------------------------------------
 
 
-async def test_paths_methods_and_pages() -> None:
+async def test_health_pages_answer_and_other_paths_and_methods_are_refused() -> None:
     async with serving() as rig:
         for path in ("/health", "/up"):
             reply = await rig.fetch("GET", path)
@@ -474,7 +474,7 @@ async def test_paths_methods_and_pages() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/realtime"])
-async def test_pages_are_there_with_and_without_the_prefix(prefix: str) -> None:
+async def test_health_pages_have_paths_with_and_without_the_prefix(prefix: str) -> None:
     async with serving(path_prefix="/realtime") as rig:
         for path in ("/health", "/up", "/ready", "/accept-traffic"):
             reply = await rig.fetch("GET", prefix + path)
@@ -504,7 +504,7 @@ async def test_options_on_any_path_answers_with_its_methods(path: str, allowed: 
             assert (reply.status, reply.headers["Allow"], reply.body) == (204, allowed, b"")
 
 
-async def test_an_api_port_of_its_own() -> None:
+async def test_the_api_can_have_a_separate_port() -> None:
     async with serving(pusher_api_port=0) as rig, rig.client() as client:
         assert rig.server.api_port != rig.server.port
         await client.subscribe("c")

@@ -116,9 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(files())
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_check_config_accepts_the_server_starts_with_and_the_other_way_round(
-    folder: Path, text: str
-) -> None:
+def test_check_config_accepts_exactly_what_the_server_starts_with(folder: Path, text: str) -> None:
     path = folder / "h.toml"
     path.write_text(text.replace("FOLDER", str(folder)))
     problem = asyncio.run(starts(path))

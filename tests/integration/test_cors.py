@@ -28,7 +28,7 @@ def permitting(reply: Reply) -> dict[str, str]:
 PREFLIGHT = (f"Origin: {SITE}", "Access-Control-Request-Method: POST")
 
 
-async def test_nothing_is_permitted_unless_it_is_asked_for() -> None:
+async def test_no_page_has_access_to_the_api_unless_an_option_allows_it() -> None:
     async with serving(allowed_origins="*") as rig:
         for method in ("GET", "OPTIONS", "POST"):
             target = rig.signed(method, "/apps/3/channels")

@@ -142,7 +142,7 @@ async def replace_under(
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_a_deploy_under_two_thousand_clients_is_calm(
+def test_two_thousand_clients_reconnect_evenly_in_a_deploy(
     record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     """All are back, none was refused, and no second saw twice its even share of them."""
@@ -161,7 +161,7 @@ def test_a_deploy_under_two_thousand_clients_is_calm(
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_a_server_that_shares_its_port_hands_two_thousand_clients_over_at_once() -> None:
+def test_a_server_on_a_shared_port_closes_two_thousand_clients_at_once() -> None:
     """While there are both, an event reaches the clients of one: the less time, the better."""
     with ExitStack() as servers:
         options = {"reuse_port": True, "shutdown_timeout": LEAVING_S, "shutdown_delay": PATIENCE_S}

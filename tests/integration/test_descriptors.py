@@ -127,7 +127,7 @@ def test_clients_beyond_the_last_descriptor_are_closed_with_4100(
     assert confined.log().count("over capacity") == 1
 
 
-def test_there_is_room_again_without_a_restart(confined: Confined) -> None:
+def test_clients_are_accepted_again_without_a_restart(confined: Confined) -> None:
     for _ in range(3):
         with ExitStack() as stack:
             came = [ask(confined, stack) for _ in range(2 * ROOM)]

@@ -67,7 +67,7 @@ async def test_a_server_is_ready_between_start_and_drain() -> None:
             assert b"503" in await one.read_until(b"\r\n")
 
 
-async def test_a_server_is_not_ready_while_what_nodes_share_is_away(
+async def test_a_server_is_not_ready_while_the_engine_is_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Newcomers could not subscribe; who is there already stays, so it is healthy all the same."""
@@ -91,7 +91,7 @@ async def test_a_server_is_not_ready_before_it_listens_everywhere() -> None:
     await server.stop()
 
 
-async def test_newcomers_are_served_during_the_delay_and_none_after_it() -> None:
+async def test_new_clients_are_served_during_the_delay_and_not_after_it() -> None:
     async with serving(shutdown_delay=0.5) as rig:
         async with stopping(rig) as ends:
             async with rig.client() as client:
@@ -104,7 +104,7 @@ async def test_newcomers_are_served_during_the_delay_and_none_after_it() -> None
             await rig.fetch("GET", "/health")
 
 
-async def test_clients_leave_one_after_the_other_in_the_order_of_chance() -> None:
+async def test_clients_are_closed_in_random_order_spread_over_the_time() -> None:
     """Evenly: the first at once, the last before the time is over."""
     async with serving(shutdown_timeout=1) as rig, AsyncExitStack() as stack:
         rig.server._shuffle = list.reverse
@@ -196,7 +196,7 @@ async def test_an_idle_publisher_is_not_waited_for_long() -> None:
             assert await idle.read_all() == b""
 
 
-async def test_who_waits_to_be_accepted_is_taken_on() -> None:
+async def test_connections_in_the_accept_queue_are_served_at_shutdown() -> None:
     """
     Closing a socket that listens resets whoever the kernel has let in already.
 
@@ -231,7 +231,7 @@ async def test_a_client_without_tls_at_the_last_moment_holds_nothing_up(
         assert await silent.read_all() == b""
 
 
-async def test_with_a_shared_port_publishers_and_clients_go_to_the_next_server_at_once() -> None:
+async def test_publishers_and_clients_on_a_shared_port_move_at_once() -> None:
     """Whatever delays are asked for: what is published here reaches nobody who is there."""
     async with serving(reuse_port=True, shutdown_delay=30, shutdown_timeout=30) as rig:
         assert rig.server.stop_s < 30

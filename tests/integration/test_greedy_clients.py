@@ -284,7 +284,7 @@ async def test_what_compressed_messages_become_counts_against_the_limit_on_messa
     ],
     ids=["half a frame", "a first fragment", "fragments"],
 )
-async def test_a_message_that_begins_must_end_in_time_whatever_else_is_sent(
+async def test_a_message_incomplete_for_too_long_closes_with_1008(
     beginning: bytes,
 ) -> None:
     async with serving(request_timeout=0.6) as rig, websocket(rig) as (reader, writer):
@@ -316,7 +316,7 @@ async def test_messages_of_which_each_is_in_time_may_go_on_for_ever() -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_of_unfinished_messages_the_largest_go_when_all_together_are_too_much() -> None:
+async def test_the_largest_incomplete_message_is_dropped_beyond_the_total() -> None:
     async with serving() as rig, AsyncExitStack() as stack:
         intake = Intake(asyncio.get_running_loop(), most=100_000)
         rig.server.context.intake = intake

@@ -91,7 +91,7 @@ async def test_a_signed_request_byte_by_byte() -> None:
         await client.expect('{"event":"n","channel":"c","data":"x"}')
 
 
-async def test_a_chunked_body_and_expect_continue() -> None:
+async def test_a_chunked_body_is_accepted_after_100_continue() -> None:
     async with serving() as rig, rig.client() as client, wire(rig) as one:
         await client.subscribe("c")
         body = b'{"name":"n","channel":"c","data":"x"}'
@@ -134,7 +134,7 @@ async def test_javas_client_offers_h2c_and_is_answered_in_http() -> None:
         (b"GET /health HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n", 417),
     ],
 )
-async def test_what_cannot_be_understood_is_answered_and_closed(
+async def test_an_invalid_request_is_answered_and_its_connection_closed(
     request_bytes: bytes, status: int
 ) -> None:
     async with serving() as rig, wire(rig) as one:
@@ -151,7 +151,7 @@ async def test_a_client_that_is_still_sending_reads_why_it_was_refused() -> None
         assert (await one.read_all()).startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_slow_request_is_given_up() -> None:
+async def test_a_slow_request_is_answered_408() -> None:
     async with serving(request_timeout=0.5) as rig, wire(rig) as head, wire(rig) as body:
         await head.send(b"GET /health HTTP/1.1\r\nHo")
         target = rig.signed("POST", f"/apps/{rig.app_id}/events", b"abcde")

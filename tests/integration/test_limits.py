@@ -88,7 +88,7 @@ async def test_an_address_has_as_many_connections_as_it_may_have(
     assert "--trusted_proxies" in line
 
 
-async def test_a_stranger_cannot_say_that_it_comes_from_elsewhere() -> None:
+async def test_an_untrusted_client_cannot_choose_its_address() -> None:
     async with serving(max_connections_per_ip=1, trusted_proxies="192.0.2.1") as rig, rig.client():
         await expect_refused(rig, "198.51.100.7")
         await expect_refused(rig, "192.0.2.1, 127.0.0.1")
@@ -108,7 +108,7 @@ async def test_behind_a_proxy_clients_are_counted_by_their_own_addresses() -> No
             await stack.enter_async_context(rig.client())
 
 
-async def test_through_a_unix_socket_a_proxy_is_believed(tmp_path: Path) -> None:
+async def test_a_proxy_is_trusted_through_a_unix_socket(tmp_path: Path) -> None:
     async with serving(max_connections_per_ip=1) as rig, AsyncExitStack() as stack:
         context = rig.server.context
         routes = Routes(rig.server.node, prefix="", now_s=lambda: 0.0, otherwise=PAGES)
@@ -394,7 +394,7 @@ async def test_a_connection_is_idle_only_while_nothing_is_under_way() -> None:
 # -- Messages of a client ------------------------------------------------------------------
 
 
-async def test_a_client_that_floods_is_closed_with_4100_and_nobody_else() -> None:
+async def test_only_the_client_that_floods_is_closed_with_4100() -> None:
     async with serving(max_messages_per_second=2) as rig, rig.client() as other:
         async with rig.client() as client:
             for _ in range(40):
@@ -519,7 +519,7 @@ async def test_the_deprecated_way_to_publish_is_limited_too() -> None:
 # -- Patience ------------------------------------------------------------------------------
 
 
-async def test_slow_clients_of_every_kind_are_given_up() -> None:
+async def test_clients_that_send_too_slowly_are_disconnected() -> None:
     """Silence, a head or a body or a handshake that trickles: a thousand of them end in time."""
     beginnings = (
         b"",
@@ -548,7 +548,7 @@ async def test_slow_clients_of_every_kind_are_given_up() -> None:
         assert {end.result()[:12] for end in ends} <= answers
 
 
-async def test_a_message_in_endless_fragments_is_not_waited_for() -> None:
+async def test_a_message_in_endless_fragments_closes_with_1008() -> None:
     async with serving() as rig, wire(rig) as one:
         await one.send(UPGRADE)
         await one.read_until(b'120}"}')

@@ -76,7 +76,7 @@ async def test_an_address_that_two_names_share_is_bound_once() -> None:
         assert (await rig.fetch("GET", "/health")).status == 200
 
 
-async def test_of_several_addresses_all_or_none_are_bound() -> None:
+async def test_a_server_binds_all_of_its_addresses_or_none() -> None:
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"--port \(.*\): cannot listen on 127.0.0.2:{port}"):
@@ -93,7 +93,7 @@ async def test_an_address_that_cannot_be_is_said(host: str) -> None:
             pass
 
 
-async def test_a_port_is_shared_only_by_those_who_want_to() -> None:
+async def test_servers_share_a_port_only_if_both_have_reuse_port() -> None:
     async with serving(reuse_port=True) as rig:
         port = rig.server.port
         async with serving(reuse_port=True, port=port) as other:
@@ -119,7 +119,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "h.sock"
 
 
-async def test_a_unix_socket_serves_and_goes(path: Path) -> None:
+async def test_a_unix_socket_serves_and_is_removed_at_the_end(path: Path) -> None:
     async with serving(unix_socket=str(path)) as rig:
         assert (await ask(socket.socket(socket.AF_UNIX), str(path))).status == 200
         assert mode_of(path) == 0o660
@@ -132,7 +132,7 @@ async def test_a_unix_socket_serves_and_goes(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-async def test_who_may_use_a_unix_socket_can_be_said(path: Path) -> None:
+async def test_the_permissions_of_a_unix_socket_can_be_set(path: Path) -> None:
     async with serving(unix_socket=str(path), unix_socket_mode="0606"):
         assert mode_of(path) == 0o606
 
@@ -167,7 +167,7 @@ async def test_a_stale_unix_socket_is_replaced(path: Path) -> None:
     ("kind", "reason"),
     [("file", "the file exists and is not a socket"), ("nothing", "No such file")],
 )
-async def test_what_is_no_unix_socket_stays(path: Path, kind: str, reason: str) -> None:
+async def test_a_file_that_is_no_unix_socket_stays(path: Path, kind: str, reason: str) -> None:
     path = obstruct(path) if kind == "file" else path / "below"
     with pytest.raises(ConfigError, match=reason):
         async with serving(unix_socket=str(path)):
@@ -211,7 +211,9 @@ async def test_a_unix_socket_serves_what_the_main_port_does(path: Path) -> None:
         assert (await rig.fetch("GET", target)).status == 200
 
 
-async def test_a_unix_socket_is_plain_where_the_port_speaks_tls(path: Path, tmp_path: Path) -> None:
+async def test_a_unix_socket_is_cleartext_where_the_port_has_tls(
+    path: Path, tmp_path: Path
+) -> None:
     pair = certificates.make(tmp_path, "c")
     async with serving(unix_socket=str(path), **pair.options) as rig:
         assert (await ask(socket.socket(socket.AF_UNIX), str(path))).status == 200
@@ -246,12 +248,14 @@ async def proxied_address(rig: Rig, first: bytes) -> str:
         (header(b"", command=0x20, family=0), ""),
     ],
 )
-async def test_a_proxy_says_for_whom_it_comes(first: tuple[bytes, bytes], address: str) -> None:
+async def test_a_proxy_header_has_the_address_of_the_client(
+    first: tuple[bytes, bytes], address: str
+) -> None:
     async with serving(**COUNTING) as rig:
         assert await proxied_address(rig, b"".join(first)) == address
 
 
-async def test_clients_are_counted_by_the_address_that_the_proxy_says() -> None:
+async def test_clients_are_counted_by_the_address_in_the_proxy_header() -> None:
     async with serving(proxy_protocol=True, max_connections_per_ip=1) as rig:
         async with wire(rig) as first, wire(rig) as second, wire(rig) as third:
             await first.send(b"".join(header(OF_V4)) + UPGRADE)
@@ -270,7 +274,7 @@ async def test_a_websocket_comes_through_a_proxy_byte_by_byte() -> None:
         await one.read_until(b"connection_established")
 
 
-async def test_who_does_not_begin_with_a_header_gets_no_answer(
+async def test_a_connection_without_a_proxy_header_gets_no_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(**COUNTING, request_timeout=0.3) as rig:
@@ -423,7 +427,7 @@ def test_a_passed_descriptor_must_be_a_stream(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_told(path: Path, abstract: bool) -> None:
+def test_the_service_manager_is_notified(path: Path, abstract: bool) -> None:
     name = f"\0heliograph-{os.getpid()}" if abstract else str(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name)

@@ -292,7 +292,9 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_no_stranger_fills_the_log(attack: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_without_a_signature_cannot_fill_the_log(
+    attack: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     async with serving(max_messages_per_second=5) as rig:
         before = len(caplog.records)

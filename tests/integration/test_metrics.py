@@ -155,7 +155,7 @@ async def test_the_scheme_of_the_token_is_the_same_in_any_case(
         writer.close()
 
 
-async def test_strangers_cannot_make_labels() -> None:
+async def test_requests_for_unknown_paths_make_no_new_labels() -> None:
     async with serving(metrics=True) as rig:
         for path in (
             "/a",

@@ -453,7 +453,7 @@ async def test_a_server_that_drains_says_goodbye_to_each_client_in_its_protocol(
         await stopping
 
 
-async def test_of_lost_events_each_client_learns_as_its_protocol_has_it() -> None:
+async def test_a_client_is_notified_of_lost_events_in_its_protocol() -> None:
     """A line client is notified and stays, a client of Pusher's has to reconnect."""
     async with both() as rig, rig.client() as ann, line(rig) as bob, line(rig) as carol:
         await ann.join(ROOM, "ann")

@@ -71,7 +71,7 @@ async def test_a_stalled_reader_is_dropped_and_the_others_hear_everything() -> N
         assert rig.server.context.slow_readers == 1
 
 
-async def test_what_waits_for_a_stalled_reader_is_bounded() -> None:
+async def test_unsent_bytes_of_a_stalled_client_are_bounded() -> None:
     """However much is published in one tick, not much more than the limit is kept for it."""
     async with serving(max_write_buffer=65536) as rig, rig.client() as healthy:
         await healthy.subscribe("c")
@@ -143,7 +143,7 @@ async def test_unread_answers_of_http_hold_up_the_upgrade() -> None:
             assert rig.server.context.sockets == 1
 
 
-async def test_what_waits_for_all_stalled_readers_together_is_bounded(
+async def test_unsent_bytes_of_all_stalled_clients_are_bounded_in_total(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Those with the most unread go, one line says so, and who reads hears everything."""

@@ -165,7 +165,7 @@ async def test_a_stream_goes_on_with_what_was_published_meanwhile(reset: bool) -
         assert rig.server.node.connections == 1
 
 
-async def test_what_the_lost_connection_did_not_deliver_is_repeated() -> None:
+async def test_events_that_the_lost_connection_did_not_deliver_are_repeated() -> None:
     """It was written, and may even have arrived; the client says what it has."""
     async with streaming() as rig, rig.client() as web, stream(rig) as one:
         await web.subscribe("c")
@@ -226,7 +226,7 @@ async def test_a_session_that_is_not_resumed_in_time_ends(reset: bool) -> None:
         assert one.response.status == 404
 
 
-async def test_of_too_many_lost_streams_the_oldest_ends() -> None:
+async def test_the_oldest_lost_stream_ends_beyond_the_limit() -> None:
     async with (
         streaming(Terms(most_away=2)) as rig,
         stream(rig) as a,
@@ -246,7 +246,7 @@ async def test_of_too_many_lost_streams_the_oldest_ends() -> None:
             await one.expect("x")
 
 
-async def test_a_client_for_which_more_came_than_is_held_is_closed_at_its_resumption() -> None:
+async def test_a_lost_client_with_too_many_events_is_closed_when_it_resumes() -> None:
     async with streaming(Terms(most_bytes=4096)) as rig, stream(rig) as one:
         await one.subscribe("presence-p", "one")
         await one.lose()
@@ -336,7 +336,7 @@ LOSSES = st.lists(
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @settings(max_examples=25)
 @given(losses=LOSSES)
-def test_wherever_the_connection_is_lost_every_event_comes_once_and_in_order(
+def test_every_event_arrives_once_and_in_order_after_a_lost_connection(
     losses: list[Loss], loop: Callable[[], asyncio.AbstractEventLoop], late: bool
 ) -> None:
     """Also where the engine answers on a later turn, so that its answers come meanwhile."""
@@ -381,7 +381,7 @@ async def receive_all(losses: list[Loss], *, late: bool) -> None:
 # -- Closed meanwhile ----------------------------------------------------------------------
 
 
-async def test_a_client_whose_user_is_terminated_meanwhile_reads_it_at_its_resumption() -> None:
+async def test_a_client_terminated_while_lost_is_closed_when_it_resumes() -> None:
     async with streaming(terminate_code=4009) as rig, stream(rig) as one:
         await one.sign_in("ann")
         await one.lose()

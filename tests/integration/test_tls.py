@@ -203,7 +203,7 @@ async def test_a_client_that_reads_no_answers_through_tls_is_held_up(pair: Pair)
         assert connection._held
 
 
-async def test_a_client_without_tls_and_a_silent_one_are_sent_off(pair: Pair) -> None:
+async def test_a_cleartext_client_and_a_silent_one_are_disconnected_by_tls(pair: Pair) -> None:
     async with serving_tls(pair, request_timeout=0.2) as rig:
         for words in (HEALTH, b""):
             reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
@@ -238,7 +238,7 @@ async def test_old_tls_is_refused(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("name", ["localhost", None], ids=["named", "nameless"])
-async def test_newcomers_see_the_new_certificate_and_nobody_is_dropped(
+async def test_new_clients_get_the_new_certificate_and_no_client_is_dropped(
     pair: Pair, made: dict[str, Pair], name: str | None
 ) -> None:
     """From RSA to EC: a context that was loaded twice would go on showing the old one, too."""
@@ -278,7 +278,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("source", "suffix", "message"), BROKEN.values(), ids=BROKEN.keys())
-async def test_a_pair_that_cannot_be_changes_nothing(
+async def test_an_invalid_certificate_or_key_changes_nothing(
     pair: Pair, made: dict[str, Pair], source: str | None, suffix: str, message: str
 ) -> None:
     async with serving_tls(pair) as rig:

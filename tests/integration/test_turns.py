@@ -78,7 +78,7 @@ async def test_a_turn_ends_after_its_time_and_goes_on_in_the_next() -> None:
         assert await board.turns_while_idle() == 0
 
 
-async def test_whoever_used_little_time_comes_before_those_that_used_much() -> None:
+async def test_connections_that_used_less_time_are_served_first() -> None:
     clock, log = Clock(), list[str]()
     async with switchboard(clock) as board:
         greedy = [Costly(clock, log, "greedy", TURN_S) for _ in range(20)]

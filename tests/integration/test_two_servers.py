@@ -409,7 +409,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_whichever_step_of_a_start_fails_nothing_is_left(
+async def test_a_failed_start_leaves_nothing_open_whichever_step_fails(
     step: str, make_engine: Callable[[], Engine] | None, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

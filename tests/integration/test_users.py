@@ -85,7 +85,7 @@ async def test_a_failed_sign_in_never_closes_the_socket(
         ),
     ],
 )
-async def test_who_one_is_must_be_said_properly(user_data: str, message: str) -> None:
+async def test_invalid_user_data_is_refused(user_data: str, message: str) -> None:
     async with serving() as rig, rig.client() as client:
         await send_sign_in(client, user_data)
         await client.expect_error(None, message)
@@ -141,7 +141,7 @@ def watched(**events: list[str]) -> str:
     )
 
 
-async def test_watchers_are_told_who_is_there_who_comes_and_who_goes() -> None:
+async def test_a_watchlist_reports_users_as_online_and_offline() -> None:
     async with serving(watchlist=True) as rig, rig.client() as ann, rig.client() as bob:
         await sign_in(bob, "bob")
         await sign_in(ann, "ann", watchlist=["bob", "eve", "bob"])
@@ -167,7 +167,7 @@ async def test_nothing_is_told_of_an_empty_watchlist_or_where_the_app_wants_none
         await ann.expect_nothing_before_pong()
 
 
-async def test_only_the_first_hundred_are_watched() -> None:
+async def test_only_the_first_hundred_users_of_a_watchlist_are_accepted() -> None:
     wanted = [f"u{number}" for number in range(102)]
     async with serving(watchlist=True) as rig, rig.client() as ann, rig.client() as late:
         assert "signin_success" in await sign_in(ann, "ann", watchlist=wanted)
@@ -201,7 +201,7 @@ async def test_all_connections_of_a_user_are_terminated(code: int) -> None:
             assert (reply.status, reply.body) == (200, b"{}")
 
 
-async def test_the_path_that_the_python_sdk_calls() -> None:
+async def test_users_are_terminated_on_the_path_of_the_python_sdk() -> None:
     async with serving() as rig, rig.client() as client:
         await sign_in(client, "ann")
         target = rig.signed("POST", "/users/ann/terminate_connections", b"{}")
@@ -217,7 +217,7 @@ async def test_a_user_id_in_a_path_is_escaped() -> None:
         await client.expect_close(4009)
 
 
-async def test_clients_that_do_not_identify_themselves_in_time_are_sent_away() -> None:
+async def test_clients_that_do_not_sign_in_or_subscribe_in_time_are_closed() -> None:
     patience = {"authorized_connections_timeout": 0.5, "ping_interval": 0.4}
     async with serving(**patience) as rig, rig.client() as nobody, rig.client() as public:
         async with rig.client() as user, rig.client() as private:
@@ -234,7 +234,7 @@ async def test_clients_that_do_not_identify_themselves_in_time_are_sent_away() -
 # -- Deprecated by Pusher, and still called ------------------------------------------------
 
 
-async def test_the_raw_event_endpoint() -> None:
+async def test_a_raw_event_is_published() -> None:
     async with serving() as rig, rig.client() as ann, rig.client() as bob:
         await ann.subscribe("c")
         await bob.subscribe("c")
@@ -245,7 +245,7 @@ async def test_the_raw_event_endpoint() -> None:
         await ann.expect_nothing_before_pong()
 
 
-async def test_the_stats_endpoint() -> None:
+async def test_stats_of_a_channel_are_returned() -> None:
     async with serving() as rig, rig.client() as client:
         await client.join("presence-c", "u")
         reply = await rig.request("GET", "/channels/presence-c/stats")

@@ -304,7 +304,7 @@ def any_request(draw: st.DrawFn, rig: Rig) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def test_whatever_is_asked_alone_is_answered_as_among_others() -> None:
+async def test_a_request_alone_gets_the_same_answer_as_among_others() -> None:
     """`_answer_alone_fast`, and what is kept for `request_fast`, against the full way."""
     async with serving() as rig:
         context = rig.server.context
@@ -582,7 +582,7 @@ def meaning(handshake: Handshake) -> tuple[object, ...]:
     return (handshake.lane, handshake.end, opening.dialect, opening.key, opening.origin)
 
 
-async def test_a_handshake_that_is_found_is_the_one_that_would_have_been_read() -> None:
+async def test_a_remembered_handshake_means_what_the_full_path_reads() -> None:
     """Whatever was asked for before: what is found would be accepted, and mean the same."""
     async with serving(enable_ws_compression=True) as rig:
         server = rig.server.upgrades

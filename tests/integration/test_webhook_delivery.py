@@ -522,7 +522,7 @@ async def test_what_is_too_much_is_dropped_counted_and_said_once(
 
 
 @pytest.mark.parametrize("batching", [True, False])
-async def test_a_strangers_public_channels_evict_nothing_of_authenticated_users(
+async def test_public_channels_evict_no_webhook_event_of_signed_in_users(
     batching: bool,
 ) -> None:
     """However many there are, and while the webhook's server is away."""
@@ -864,7 +864,7 @@ def story_of(numbers: Iterable[int]) -> list[str]:
     return sorted(f"client_event private-{number} {number}" for number in numbers)
 
 
-async def test_of_a_damaged_file_all_that_can_be_read_is_delivered(
+async def test_the_readable_events_of_a_damaged_file_are_delivered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with receiving() as receiver:

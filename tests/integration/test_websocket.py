@@ -43,7 +43,7 @@ async def test_the_first_message_gives_the_socket_id() -> None:
         (f"/app/{KEY}?protocol=seven", 4007, "Unsupported protocol version"),
     ],
 )
-async def test_refusals_are_told_inside_the_websocket(path: str, code: int, message: str) -> None:
+async def test_refusals_are_sent_inside_the_websocket(path: str, code: int, message: str) -> None:
     async with serving() as rig, rig.open(path) as client:
         await client.expect_error(code, message)
         await client.expect_close(code)
@@ -59,7 +59,7 @@ async def test_of_a_long_key_only_the_beginning_is_repeated() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 5, 6, 7])
-async def test_protocol_versions(version: int) -> None:
+async def test_clients_of_supported_protocol_versions_connect(version: int) -> None:
     async with serving() as rig, rig.client(f"/app/{KEY}/?protocol={version}&x=y"):
         pass
 
@@ -69,7 +69,7 @@ async def test_a_missing_protocol_is_the_newest_where_that_is_asked_for() -> Non
         pass
 
 
-async def test_a_path_prefix() -> None:
+async def test_clients_connect_below_the_path_prefix() -> None:
     async with serving(path_prefix="/ws") as rig:
         async with rig.client(f"/ws/app/{KEY}?protocol=7"):
             pass
@@ -90,7 +90,7 @@ async def test_the_offered_subprotocol_is_echoed(offered: list[str], echoed: str
         assert client.connection.subprotocol == echoed
 
 
-async def test_a_disabled_app_and_a_full_one() -> None:
+async def test_a_disabled_app_and_a_full_app_refuse_clients() -> None:
     async with serving(max_connections=1) as rig, rig.client(), rig.open() as second:
         await second.expect_error(4004, "Application is over connection quota")
         await second.expect_close(4004)
@@ -106,7 +106,7 @@ async def test_a_closed_connection_makes_room_for_another() -> None:
                 pass
 
 
-async def test_a_server_that_is_full_sends_new_clients_elsewhere(
+async def test_a_server_over_capacity_closes_new_clients_with_4100(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """And says so once for each time that it is."""
@@ -123,7 +123,7 @@ async def test_a_server_that_is_full_sends_new_clients_elsewhere(
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
 
 
-async def test_pages_of_sites_that_the_app_does_not_allow_are_told_4009() -> None:
+async def test_clients_from_origins_that_are_not_allowed_get_4009() -> None:
     async with serving(allowed_origins="https://*.example.com") as rig:
         async with rig.client(origin="https://www.example.com"):
             pass
@@ -175,7 +175,7 @@ async def test_a_client_is_pinged_at_each_interval_however_long_it_may_take_to_a
             await one.send(b"\x8a\x80\0\0\0\0")
 
 
-async def test_a_client_that_does_not_answer_is_told_4201() -> None:
+async def test_a_client_that_does_not_answer_a_ping_is_closed_with_4201() -> None:
     async with serving(ping_interval=0.3, pong_timeout=0.3) as rig:
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
         writer.write(
@@ -194,7 +194,7 @@ async def test_a_client_that_does_not_answer_is_told_4201() -> None:
 # -- Subscriptions -------------------------------------------------------------------------
 
 
-async def test_a_public_channel() -> None:
+async def test_a_public_channel_delivers_its_events() -> None:
     async with serving() as rig, rig.client() as client:
         await client.send("pusher:subscribe", {"auth": "", "channel": "my-channel"})
         await client.expect(
@@ -290,7 +290,7 @@ async def test_data_may_be_a_string_of_json() -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "#x", "#server-to-user-", "x" * 201, "", "é"])
-async def test_an_illegal_channel_name(name: str) -> None:
+async def test_an_invalid_channel_name_is_refused(name: str) -> None:
     async with serving() as rig, rig.client() as client:
         await client.send("pusher:subscribe", {"channel": name})
         await client.expect_error(None, f"Invalid channel name: {name}")
@@ -404,14 +404,14 @@ async def test_a_number_for_a_user_id_becomes_its_string() -> None:
         ),
     ],
 )
-async def test_who_one_is_must_be_said_properly(channel_data: str | None, message: str) -> None:
+async def test_invalid_user_data_is_refused(channel_data: str | None, message: str) -> None:
     async with serving() as rig, rig.client() as client:
         await client.send("pusher:subscribe", client.sign("presence-c", channel_data))
         await client.expect_error(None, message)
         await client.expect_nothing_before_pong()
 
 
-async def test_a_full_presence_channel() -> None:
+async def test_a_full_presence_channel_refuses_new_members() -> None:
     async with serving(max_presence_members=1) as rig, rig.client() as ann, rig.client() as bob:
         await ann.join("presence-c", "ann")
         assert "presence-c is full" in await bob.join("presence-c", "bob")
@@ -442,7 +442,7 @@ async def test_client_events_reach_the_others_as_strings() -> None:
         await ann.expect_nothing_before_pong()
 
 
-async def test_client_events_on_presence_channels_say_who_sent_them() -> None:
+async def test_client_events_on_presence_channels_have_the_senders_user_id() -> None:
     async with serving() as rig, rig.client() as ann, rig.client() as bob:
         await two_in(ann, bob, "presence-c")
         await ann.send("client-x", {}, channel="presence-c", user_id="forged", userId="forged")
@@ -480,7 +480,7 @@ async def test_client_events_on_presence_channels_say_who_sent_them() -> None:
         ({"event": "my-event"}, "Unsupported event received on socket: my-event"),
     ],
 )
-async def test_refused_client_events(message: dict[str, object], error: str) -> None:
+async def test_invalid_client_events_are_refused(message: dict[str, object], error: str) -> None:
     async with serving() as rig, rig.client() as client:
         await client.subscribe("private-c")
         await client.connection.send(json.dumps(message))
@@ -538,7 +538,7 @@ async def test_client_events_are_not_cached() -> None:
         assert "pusher:cache_miss" in await bob.receive()
 
 
-async def test_subscription_counts_where_the_app_wants_them() -> None:
+async def test_subscription_counts_are_sent_if_the_app_has_the_option() -> None:
     def counted(count: int) -> str:
         return (
             '{"event":"pusher_internal:subscription_count","channel":"c",'
@@ -601,7 +601,7 @@ async def test_messages_that_are_too_long_close_with_1009() -> None:
         await client.expect_close(1009)
 
 
-async def test_several_keys_of_one_app(tmp_path: Path) -> None:
+async def test_clients_with_different_keys_share_an_app(tmp_path: Path) -> None:
     config = tmp_path / "heliograph.toml"
     config.write_text(
         '[[apps]]\nid = "9"\n'
@@ -623,7 +623,7 @@ async def test_several_keys_of_one_app(tmp_path: Path) -> None:
         await rig.publish("x", "c")
 
 
-async def test_stopping_tells_every_client_to_reconnect() -> None:
+async def test_a_server_that_stops_closes_every_client_with_4200() -> None:
     async with serving() as rig, rig.client() as client:
         stopping = asyncio.create_task(rig.server.stop())
         await client.expect_error(4200, "Please reconnect immediately")
@@ -637,7 +637,7 @@ async def test_stopping_tells_every_client_to_reconnect() -> None:
 
 
 @pytest.mark.parametrize("switched_on", [True, False])
-async def test_large_messages_are_compressed_for_those_who_can(switched_on: bool) -> None:
+async def test_large_messages_are_compressed_for_clients_that_agreed(switched_on: bool) -> None:
     options = {"enable_ws_compression": switched_on}
     async with serving(**options) as rig, rig.client() as can, rig.client(compression=None) as not_:
         offers = [extension.name for extension in can.connection.protocol.extensions]
@@ -657,7 +657,7 @@ async def test_large_messages_are_compressed_for_those_who_can(switched_on: bool
 
 
 @pytest.mark.parametrize("debug", [False, True])
-async def test_a_client_with_a_small_window_is_answered_it_and_understood(debug: bool) -> None:
+async def test_a_client_with_a_small_window_gets_it_and_is_understood(debug: bool) -> None:
     async with serving(enable_ws_compression=True, debug=debug) as rig:
         for bits in (9, 12, 15):
             offer = ClientPerMessageDeflateFactory(

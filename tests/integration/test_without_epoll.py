@@ -1,7 +1,7 @@
 """
-Stories of sockets where the kernel has no epoll, and asyncio's transports carry everything.
+Tests of sockets where the kernel has no epoll, and asyncio's transports carry everything.
 
-The stories are those of other files, told again; there they are told with epoll, where there is.
+The imported tests run with epoll in their own files.
 """
 
 from collections.abc import Iterator
@@ -10,48 +10,48 @@ import pytest
 
 from heliograph.net import streams
 from tests.integration.rig import serving
-from tests.integration.test_api import test_a_batch
+from tests.integration.test_api import test_a_batch_is_published_in_order
 from tests.integration.test_drain import (
-    test_clients_leave_one_after_the_other_in_the_order_of_chance as test_clients_leave,
+    test_clients_are_closed_in_random_order_spread_over_the_time as test_clients_are_closed,
 )
 from tests.integration.test_drain import (
-    test_newcomers_are_served_during_the_delay_and_none_after_it as test_newcomers_are_served,
-)
-from tests.integration.test_drain import (
+    test_connections_in_the_accept_queue_are_served_at_shutdown,
     test_requests_in_flight_are_finished,
-    test_who_waits_to_be_accepted_is_taken_on,
+)
+from tests.integration.test_drain import (
+    test_new_clients_are_served_during_the_delay_and_not_after_it as test_new_clients_are_served,
 )
 from tests.integration.test_listening import (
     path,
     test_a_full_process_accepts_again_when_there_is_room,
-    test_a_unix_socket_serves_and_goes,
+    test_a_unix_socket_serves_and_is_removed_at_the_end,
     test_a_websocket_comes_through_a_proxy_byte_by_byte,
-    test_clients_are_counted_by_the_address_that_the_proxy_says,
+    test_clients_are_counted_by_the_address_in_the_proxy_header,
     test_passed_sockets_are_served_and_left_to_their_owner,
 )
 from tests.integration.test_slow_readers import (
     test_a_healthy_client_survives_one_very_large_chunk,
     test_a_stalled_reader_is_dropped_and_the_others_hear_everything,
     test_unread_answers_of_http_hold_up_the_upgrade,
-    test_what_waits_for_a_stalled_reader_is_bounded,
+    test_unsent_bytes_of_a_stalled_client_are_bounded,
 )
 
 __all__ = [
     "path",
-    "test_a_batch",
+    "test_a_batch_is_published_in_order",
     "test_a_full_process_accepts_again_when_there_is_room",
     "test_a_healthy_client_survives_one_very_large_chunk",
     "test_a_stalled_reader_is_dropped_and_the_others_hear_everything",
-    "test_a_unix_socket_serves_and_goes",
+    "test_a_unix_socket_serves_and_is_removed_at_the_end",
     "test_a_websocket_comes_through_a_proxy_byte_by_byte",
-    "test_clients_are_counted_by_the_address_that_the_proxy_says",
-    "test_clients_leave",
-    "test_newcomers_are_served",
+    "test_clients_are_closed",
+    "test_clients_are_counted_by_the_address_in_the_proxy_header",
+    "test_connections_in_the_accept_queue_are_served_at_shutdown",
+    "test_new_clients_are_served",
     "test_passed_sockets_are_served_and_left_to_their_owner",
     "test_requests_in_flight_are_finished",
     "test_unread_answers_of_http_hold_up_the_upgrade",
-    "test_what_waits_for_a_stalled_reader_is_bounded",
-    "test_who_waits_to_be_accepted_is_taken_on",
+    "test_unsent_bytes_of_a_stalled_client_are_bounded",
 ]
 
 

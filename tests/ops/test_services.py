@@ -45,7 +45,7 @@ def test_the_unit_gives_options_that_exist() -> None:
     "patience_s",
     [only(r"^TimeoutStopSec=(\d+)$", UNIT), only(r"stop_grace_period: (\d+)s$", COMPOSE)],
 )
-def test_a_server_has_ended_before_anybody_loses_patience(patience_s: str) -> None:
+def test_a_server_stops_within_the_time_that_services_allow(patience_s: str) -> None:
     config = make_config(pusher_app_id=APP_ID, pusher_app_key=KEY, pusher_secret=SECRET)
     assert Server(config).stop_s < int(patience_s)
 

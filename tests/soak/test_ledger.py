@@ -50,11 +50,11 @@ def test_all_of_it_in_order_is_what_is_owed(first: int) -> None:
         ([4, 5, 6, 7, 8, 9, 10], "heard 10, which was never said"),
     ],
 )
-def test_whatever_else_is_heard_is_a_fault(numbers: list[int], fault: str) -> None:
+def test_every_unexpected_event_is_a_fault(numbers: list[int], fault: str) -> None:
     assert Heard().hear(*numbers)[0] == f"c: me {fault}"
 
 
-def test_who_is_left_out_owes_nothing_and_may_not_hear() -> None:
+def test_an_excluded_subscriber_must_not_receive_the_event() -> None:
     assert Heard(leave_out=6).hear(4, 5, 7, 8, 9) == []
     assert (
         Heard(leave_out=6).hear(4, 5, 6, 7, 8, 9)[0]
@@ -100,7 +100,7 @@ def test_who_leaves_need_not_have_heard_the_last_of_it(
     assert len(faults) == lost
 
 
-def test_a_whisper_that_never_came_is_missed() -> None:
+def test_a_client_event_that_did_not_arrive_is_reported() -> None:
     faults = Faults()
     one = subscription("private-c", faults)
     voice = one.channel.voice("2.2")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(400)
-def test_after_two_minutes_of_everything_the_books_balance(tmp_path: Path) -> None:
+def test_two_minutes_of_mixed_load_lose_and_repeat_no_event(tmp_path: Path) -> None:
     """A thousand clients come, go, crash and talk; nothing is lost, doubled or left behind."""
     options = ("--minutes", "2", "--clients", "1000", "--out", str(tmp_path))
     done = subprocess.run(

@@ -55,7 +55,7 @@ def test_the_last_word_of_whoever_is_believed(
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4), st.booleans())
-def test_nothing_that_a_stranger_writes_changes_what_a_proxy_says(
+def test_headers_of_a_client_do_not_change_the_address_from_a_proxy(
     written: list[bytes], through_proxy: bool
 ) -> None:
     if through_proxy:
@@ -139,7 +139,7 @@ def test_beyond_a_few_over_the_limit_a_connection_gets_no_answer() -> None:
     assert arrived(addresses, "203.0.113.10").over is False
 
 
-def test_those_over_the_limit_are_bounded_in_total() -> None:
+def test_connections_over_the_limit_are_bounded_in_total() -> None:
     addresses = counting(1)
     over = []
     for number in range(200):

@@ -502,7 +502,7 @@ SIGNERS = Signers(NODE)
 
 
 @given(posts, st.sampled_from(["1", "2", "3", "77", None]), st.sampled_from([0.0, 0.25, 0.75]))
-def test_the_fast_authentication_lets_in_whom_the_full_one_does(
+def test_authenticate_fast_accepts_what_full_authentication_accepts(
     post: Post, app_id: str | None, fraction: float
 ) -> None:
     request, now = post.request(), int(NOW) + fraction

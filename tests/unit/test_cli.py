@@ -209,7 +209,7 @@ def started(free_port: int) -> Iterator[Running]:
     running.process.communicate()
 
 
-def test_it_says_where_it_listens_and_no_secret(free_port: int) -> None:
+def test_the_log_of_a_start_has_the_addresses_and_no_secret(free_port: int) -> None:
     running = Running("--port", str(free_port), *APP)
     log = running.read_log_until("Handle Pusher API requests")
     running.process.terminate()
@@ -332,7 +332,7 @@ def hung_up(
 
 
 @pytest.mark.parametrize("entry", [MODULE, SCRIPT])
-def test_no_sighup_on_the_way_there_ends_a_server(
+def test_a_sighup_during_start_or_stop_does_not_end_a_server(
     entry: tuple[str, ...], free_port: int, tmp_path: Path
 ) -> None:
     options = ("--port", str(free_port), *APP)

@@ -273,7 +273,7 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 @given(st.lists(payloads, max_size=6), st.lists(st.integers(0, 5000), max_size=8))
-def test_we_read_what_websockets_sends(messages: Messages, places: list[int]) -> None:
+def test_frames_of_the_websockets_library_are_parsed(messages: Messages, places: list[int]) -> None:
     theirs = Protocol(CLIENT)
     for opcode, payload in messages:
         theirs.send_frame(Frame(TheirOpcode(opcode), payload))

@@ -119,7 +119,7 @@ def test_no_bytes_make_the_reader_raise(pieces: list[bytes]) -> None:
 
 
 @given(st.lists(st.one_of(streams, damaged_streams()), min_size=1, max_size=4), st.data())
-def test_a_request_that_is_plain_to_see_is_the_one_that_would_have_been_read(
+def test_request_fast_returns_the_request_of_the_full_parser(
     pieces: list[bytes], data: st.DataObject
 ) -> None:
     """Whatever was remembered before, and whatever comes after."""
@@ -234,7 +234,7 @@ UPGRADE = (
 
 
 @given(st.integers(0, len(UPGRADE)), st.integers(0, 12), snippets)
-def test_an_upgrade_that_is_plain_to_see_is_the_one_that_would_have_been_read(
+def test_request_fast_returns_the_upgrade_of_the_full_parser(
     start: int, length: int, damage: bytes
 ) -> None:
     data = UPGRADE[:start] + damage + UPGRADE[start + length :]

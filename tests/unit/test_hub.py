@@ -93,7 +93,7 @@ def test_a_flush_makes_one_write_a_subscriber_however_much_is_pending(hub: Hub) 
     assert hub.counters.deliveries == 5000
 
 
-def test_an_excluded_subscriber_spoils_nothing_for_the_others(hub: Hub) -> None:
+def test_an_excluded_subscriber_costs_the_others_no_encoding(hub: Hub) -> None:
     lane = RecordingLane()
     subscribers = crowd(hub, 100, lane)
 
@@ -116,7 +116,7 @@ def test_nothing_is_written_to_whom_everything_excludes(hub: Hub) -> None:
     assert subscribers[0].chunks == []
 
 
-def test_nobody_receives_what_was_published_before_they_joined(hub: Hub) -> None:
+def test_a_subscriber_receives_no_event_from_before_its_subscription(hub: Hub) -> None:
     lane = RecordingLane()
     (first,) = crowd(hub, 1, lane)
     late = FakeSubscriber("late")
@@ -263,7 +263,7 @@ def test_who_leaves_or_joins_during_a_walk_is_respected(hub: Hub) -> None:
     assert subscribers[300].heard == subscribers[598].heard == ["hi", "ho"]
 
 
-def test_what_is_said_during_a_walk_goes_along_to_those_it_has_yet_to_reach(hub: Hub) -> None:
+def test_an_event_during_a_flush_reaches_the_remaining_subscribers_in_it(hub: Hub) -> None:
     """Everybody is written to once a round, and waits for one round at the most."""
     lane = RecordingLane()
     subscribers = crowd(hub, 10, lane)
@@ -311,7 +311,7 @@ def burst(hub: Hub, lane: RecordingLane, turns: Sequence[int], budget: int) -> l
     return members
 
 
-def test_who_joins_between_two_walks_hears_what_is_said_from_then_on(hub: Hub) -> None:
+def test_a_subscriber_added_between_two_flushes_receives_later_events(hub: Hub) -> None:
     lane = RecordingLane()
     crowd(hub, 300, lane)
     hub.publish(event("a"))
@@ -457,7 +457,7 @@ steps = st.lists(
 @pytest.mark.parametrize("chunk_size", [MAX_CHUNK_BYTES, 12])
 @settings(max_examples=1000)
 @given(steps)
-def test_everybody_hears_what_was_said_while_they_were_there(
+def test_subscribers_receive_each_event_once_and_in_order(
     chunk_size: int,
     story: list[tuple[str, int, str]],
 ) -> None:

@@ -169,7 +169,7 @@ def test_text_with_surrogates_is_read_as_the_standard_library_reads_it(
 
 
 @given(shaped)
-def test_what_is_passed_on_unread_stays_as_it_was_written(text: str) -> None:
+def test_raw_json_is_passed_on_unchanged(text: str) -> None:
     found = decode(text.encode(), Shape)
     assert text.endswith(f'"data": {bytes(found.data).decode()} }}')
     written = encode(found)

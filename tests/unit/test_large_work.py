@@ -221,7 +221,7 @@ def test_clients_of_a_removed_app_receive_nothing_more(world: LargeWorld) -> Non
     assert [peer.told for peer in crowd if peer.told] == []
 
 
-def test_an_app_that_comes_back_goes_on_while_its_old_sessions_are_closed(
+def test_an_app_that_returns_serves_while_its_old_sessions_are_closed(
     world: LargeWorld,
 ) -> None:
     node = world.node

@@ -427,7 +427,7 @@ NEUTRAL_FILES = [path for path in FILES if part_of(path) in NEUTRAL]
 
 
 @pytest.mark.parametrize("path", NEUTRAL_FILES, ids=name_of)
-def test_what_serves_every_protocol_does_not_know_pusher_by_name(path: Path) -> None:
+def test_parts_that_serve_every_protocol_do_not_name_pusher(path: Path) -> None:
     """Neither in code, nor in strings, nor in what is written about them."""
     found = PUSHER_WORDS.findall(path.read_text())
     assert found == []

@@ -132,7 +132,7 @@ def changes(tree: ast.Module, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_what_a_module_holds_is_read_only(module: str) -> None:
+def test_every_value_of_a_module_is_read_only(module: str) -> None:
     """Tables may be dictionaries, since they are fast, as long as no code changes them."""
     loaded = importlib.import_module(module)
     for name in dict.fromkeys(names_of(TREES[module])):

@@ -28,7 +28,7 @@ def test_what_is_known_of_a_user_is_what_the_first_session_stated() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=80))
-def test_added_and_removed_tell_the_same_story(steps: list[tuple[bool, int]]) -> None:
+def test_members_added_and_removed_in_order_give_the_roster(steps: list[tuple[bool, int]]) -> None:
     """Replaying the announcements, in order, gives exactly the users present."""
     presence = Presence()
     here: dict[int, str] = {}  # session -> user

@@ -36,7 +36,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("refusal", ALL, ids=lambda refusal: refusal.__name__)
-def test_no_refusal_repeats_more_than_the_beginning_of_what_a_client_sent(
+def test_a_refusal_repeats_only_the_beginning_of_a_message(
     refusal: Callable[..., ClientError],
 ) -> None:
     kinds = get_type_hints(refusal)

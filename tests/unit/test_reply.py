@@ -9,13 +9,13 @@ def fail(reason: object) -> None:
     pytest.fail(f"not expected: {reason}")
 
 
-def test_a_value_goes_on_in_the_same_call() -> None:
+def test_a_value_continues_in_the_same_call() -> None:
     seen: list[object] = []
     proceed(5, seen.append, seen.append)
     assert seen == [5]
 
 
-def test_a_later_value_goes_on_inside_resolve() -> None:
+def test_a_later_value_continues_inside_resolve() -> None:
     seen: list[object] = []
     later: Later[int] = Later()
     proceed(later, seen.append, seen.append)

@@ -527,7 +527,7 @@ steps = st.lists(
 
 
 @given(steps, st.booleans())
-def test_whatever_the_order_clients_and_server_agree(  # noqa: C901 - a story has many verbs
+def test_clients_and_server_agree_in_any_order_of_answers(  # noqa: C901 - a story has many verbs
     story: list[tuple[str, int, str]], late: bool
 ) -> None:
     """

@@ -160,7 +160,7 @@ def test_the_signature_is_the_documented_one() -> None:
         UserOnline("7"),
     ],
 )
-def test_the_python_sdk_accepts_it(change: Reportable) -> None:
+def test_the_python_sdk_accepts_a_webhook(change: Reportable) -> None:
     body = payload.body(int(time.time() * 1000), [payload.event(change)] * 3)
     headers = dict(payload.headers(KEY, SECRET.encode(), body, "d1", ()))
     sdk: Any = pusher.Pusher("3", KEY, SECRET)

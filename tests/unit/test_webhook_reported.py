@@ -52,7 +52,7 @@ def load(reported: Reported, states: Iterable[ReportedState], until: float) -> N
     reported.restart("", until)
 
 
-def test_what_returns_in_time_was_never_gone() -> None:
+def test_a_channel_occupied_again_within_three_seconds_is_not_reported() -> None:
     reported = fresh()
     assert reports(reported, ChannelOccupied("c"), 0.0)
     assert not reports(reported, ChannelVacated("c"), 1.0)
@@ -296,7 +296,7 @@ steps = st.one_of(
 
 
 @given(st.lists(steps, max_size=60))
-def test_for_every_order_of_joins_and_leaves_in_time_receivers_end_up_with_the_truth(
+def test_receivers_get_the_correct_state_after_any_joins_and_leaves(
     story: list[tuple[object, ...]],
 ) -> None:
     """Restarts included, which the reported state survives and clients do not; and takeovers."""

@@ -67,7 +67,7 @@ def test_without_batching_a_delivery_is_one_event() -> None:
     assert numbers(post.begin()) == [[1], [2], [3]]
 
 
-def test_a_batch_is_what_a_second_brings() -> None:
+def test_the_events_of_a_second_are_one_batch() -> None:
     post = Post(batching=True)
     post.put("a", "b", "a")
     post.now = 0.9
@@ -134,7 +134,7 @@ def test_what_waited_goes_when_its_turn_comes() -> None:
     assert numbers(post.begin()) == [[2, 3]]
 
 
-def test_tries_back_off_for_five_minutes() -> None:
+def test_deliveries_are_retried_for_five_minutes() -> None:
     post = Post()
     post.put("a")
     (delivery,) = post.begin()
@@ -441,7 +441,7 @@ steps = st.one_of(
 
 
 @given(st.booleans(), st.lists(steps, max_size=60))
-def test_whatever_fails_each_stream_arrives_in_order_and_once(
+def test_each_stream_arrives_in_order_and_once_whatever_fails(
     batching: bool, plot: list[tuple[str, object]]
 ) -> None:
     """Nothing is lost but what was given up, and every try of a delivery has the same body."""

@@ -333,7 +333,7 @@ async def filled(directory: Path, events: int = 500) -> None:
     await store.close()
 
 
-async def test_what_is_no_database_is_put_aside(
+async def test_a_file_that_is_no_database_is_renamed_and_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And the server starts; a second time, the first one is not overwritten."""
@@ -636,7 +636,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 
 @settings(deadline=None, max_examples=50)  # it is about files
 @given(spans, spans, st.booleans())
-def test_whatever_bytes_of_a_file_are_damaged_the_server_starts_or_says_why(
+def test_a_server_starts_with_any_damaged_file_or_logs_one_line(
     template: tuple[bytes, bytes],
     damage: list[tuple[float, int, bytes]],
     damage_of_log: list[tuple[float, int, bytes]],
@@ -751,7 +751,7 @@ async def test_a_disk_that_is_full_to_the_end_leaves_the_file_as_it_was(tmp_path
 
 
 @pytest.mark.parametrize(("bound", "most"), [("OPERATIONS", 10), ("OPERATIONS_BYTES", 105)])
-async def test_a_disk_that_hangs_is_given_up(
+async def test_a_store_whose_disk_hangs_goes_on_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
     """What waits for it is bounded, in number and in bytes."""

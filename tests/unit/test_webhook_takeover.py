@@ -346,7 +346,7 @@ steps = st.one_of(
 
 @settings(deadline=None, max_examples=150)  # it is about files
 @given(st.lists(steps, max_size=40))
-def test_whenever_the_holder_dies_receivers_end_up_with_the_truth(
+def test_receivers_get_the_correct_state_whenever_the_holder_dies(
     story: list[tuple[object, ...]],
 ) -> None:
     """
@@ -513,7 +513,7 @@ async def test_what_a_restart_left_unconfirmed_is_so_for_the_next_holder(world: 
 
 @pytest.mark.parametrize("asserted", ["settled", "kept", "nothing"])
 @pytest.mark.parametrize("successor", [True, False])
-async def test_a_restart_that_is_kept_is_not_taken_again(
+async def test_a_restart_that_is_in_the_store_is_skipped(
     world: World, asserted: str, successor: bool
 ) -> None:
     """What was confirmed since stays so, what was not is reported as gone, nothing comes twice."""
@@ -587,7 +587,7 @@ async def test_of_an_app_that_is_released_nothing_is_written_or_sent(world: Worl
 
 @pytest.mark.parametrize("loaded", [True, False])
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_of_an_app_that_is_removed_and_released_nothing_stays(
+async def test_an_app_that_is_removed_and_released_leaves_nothing(
     world: World, loaded: bool, at_once: bool
 ) -> None:
     """Not even if the app is configured again, and its state begins anew, with the same marks."""

@@ -274,7 +274,7 @@ def test_what_is_no_short_text_alone_is_left_to_feed(data: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 11), st.binary(max_size=3))
-def test_a_lone_text_is_what_feed_would_have_returned(
+def test_text_fast_returns_the_message_of_the_full_reader(
     payload: bytes, at: int, damage: bytes
 ) -> None:
     data = masked(0x81, payload)
@@ -534,7 +534,9 @@ whole_frames = st.lists(
 @example([masked(0x09, b"x")], [])
 @example([masked(0xC1, b"x")], [])
 @example([masked(0x88, b"\x03\xe8\xff")], [])
-def test_of_whole_frames_wsproto_makes_the_same(frames: list[bytes], places: list[int]) -> None:
+def test_whole_frames_are_parsed_as_wsproto_parses_them(
+    frames: list[bytes], places: list[int]
+) -> None:
     """The same messages, and the same code to fail with, whatever is wrong with a frame."""
     data = b"".join(frames)
     ours = read_all(data)

@@ -47,7 +47,9 @@ class Wanderer(threading.Thread):
             self.ending.wait(self.random.uniform(0, 0.2))
 
 
-def test_twenty_kills_leave_no_lie(start_server: StartServer, tmp_path: Path) -> None:
+def test_twenty_kills_leave_receivers_with_the_correct_state(
+    start_server: StartServer, tmp_path: Path
+) -> None:
     chance = random.Random(20)
     receiver = Receiver()
     # A fifth of all requests fails, so that some deliveries are on their way at every crash.
