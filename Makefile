@@ -59,8 +59,8 @@ test-versions:
 test-compiled: $(STAMPS)/compiled
 	$(COMPILED)/bin/python -m pytest -m "not interpreted" $(or $(ARGS),tests/fuzz tests/unit tests/integration)
 
-SOCKETS := $(addprefix tests/integration/test_,api.py garbage.py greedy_clients.py http.py slow_readers.py \
-	streams.py tls.py tls_streams.py turns.py users.py websocket.py)
+SOCKETS := $(addprefix tests/integration/test_,api.py drain.py garbage.py greedy_clients.py http.py listening.py \
+	slow_readers.py streams.py takeovers.py tls.py tls_streams.py turns.py two_servers.py users.py websocket.py)
 
 ## compile: what every event goes through, into an environment of its own (takes a C compiler)
 compile: $(STAMPS)/compiled
@@ -81,12 +81,13 @@ fairness: $(STAMPS)/dev
 	@command -v cc >/dev/null && $(MAKE) --no-print-directory compile || true
 	$(BIN)/python -m bench.fairness $(ARGS)
 
-## check: lint, format, types, import directions, documents
+## check: lint, format, types, import directions, names, documents
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/unit/test_layers.py tests/unit/test_docs.py
+	$(BIN)/python -m pytest -q $(addprefix tests/unit/test_,layers.py docs.py words.py compiled.py settings.py \
+		signing_in_one_place.py)
 
 ## check-workflows: lint .github/workflows with actionlint (takes Go)
 check-workflows:

@@ -360,5 +360,5 @@ def _context(ticked: Ticked) -> Context:
         ),
         now=loop.time,
         answers=Answers(_date),
-        room=DescriptorBudget(sys.maxsize, loop.call_later),
+        descriptors=DescriptorBudget(sys.maxsize, loop.call_later),
     )

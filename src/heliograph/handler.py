@@ -19,9 +19,9 @@ class Takeover(Protocol):
     def status(self) -> int:
         """The status of the response that it writes."""
 
-    def take(self, connection: Any, /) -> None:
+    def take(self, handover: Any, /) -> None:
         """
-        Take over *connection*, a `net.takeover.Handover`.
+        Take over the connection of *handover*, a `net.takeover.Handover`. Never raises.
 
         Called once the client has received the earlier answers; not called if the client
         disconnects before that.

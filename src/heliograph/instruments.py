@@ -82,7 +82,7 @@ class Instruments:
         yield "heliograph_engine_up", {(self._engine,): int(self._node.engine_available)}
         yield "heliograph_engine_losses_total", self._node.tally.losses
         yield "heliograph_event_loop_lag_seconds", self._lag.lags
-        yield "heliograph_descriptor_capacity", self._context.room.capacity
+        yield "heliograph_descriptor_capacity", self._context.descriptors.capacity
         yield from _of_process()
 
     def _of_clients(self) -> Iterator[tuple[str, Values]]:

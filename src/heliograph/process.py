@@ -126,12 +126,16 @@ def _ignore() -> None:
 def _reload(server: Server, load: Callable[[], Config], notifier: systemd.Notifier) -> None:
     notifier.reloading(time.monotonic())
     try:
-        server.reload(load())
+        config = load()
+        server.reload(config)
+        for warning in config.warnings:
+            logger.warning("%s", warning)
     except ConfigError as error:
         logger.error(  # noqa: TRY400 - a line for the operator, whose fault it is
             "configuration not reloaded, nothing was changed: %s", error
         )
-    notifier.ready()
+    finally:
+        notifier.ready()
 
 
 def _announce(server: Server) -> None:

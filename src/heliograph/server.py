@@ -25,7 +25,7 @@ from heliograph.assembly import (
     assemble,
 )
 from heliograph.config.checks import check_reload
-from heliograph.config.settings import DEFAULT, SERVER_OPTIONS, Config
+from heliograph.config.settings import DEFAULT, PART_OF, SERVER_OPTIONS, Config
 from heliograph.engine.base import Engine
 from heliograph.errors import ConfigError
 from heliograph.handler import Handler
@@ -195,9 +195,9 @@ class Server:
                 max_body_bytes=config.http_requests.max_request_body_bytes,
             ),
             now=loop.time,
-            room=DescriptorBudget(descriptor_limit(), loop.call_later),
+            descriptors=DescriptorBudget(descriptor_limit(), loop.call_later),
         )
-        started.callback(context.room.close)
+        started.callback(context.descriptors.close)
         started.callback(context.backlog.stop)
         started.callback(context.wheel.stop)
         main, api, metrics = self._bind_all()
@@ -222,7 +222,7 @@ class Server:
         if metrics and self._instruments is not None:
             self.metrics_port = metrics[0].port
             await self._serve(
-                metrics, self._metrics_page(), websockets=False, proxied=False, counted=False
+                metrics, self._metrics_page(), websockets=False, proxied=False, per_address=False
             )
 
     async def _assemble(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -334,11 +334,11 @@ class Server:
         *,
         websockets: bool,
         proxied: bool,
-        counted: bool = True,
+        per_address: bool = True,
     ) -> None:
         context = self.context
         upgrades = self.upgrades if websockets else None
-        uncounted = None if counted else context.addresses.uncounted
+        uncounted = None if per_address else context.addresses.uncounted
 
         def connection(origin: Origin | None, over_capacity: bool) -> HttpConnection:
             return HttpConnection(
@@ -352,12 +352,12 @@ class Server:
         listener = Listener(
             sockets,
             connection,
-            context.room,
+            context.descriptors,
             poller=self._poller,
             tls=self._certificate.context if self._certificate else None,
             proxied=proxied,
             patience_s=self.config.connections.request_timeout,
-            addresses=context.addresses if counted else None,
+            addresses=context.addresses if per_address else None,
             tls_failed=self._tls_failed,
         )
         self._listeners.append(listener)
@@ -372,7 +372,7 @@ class Server:
 
     def _metrics_page(self, handler: Handler | None = None) -> MetricsPage:
         if self._instruments is None:
-            raise AssertionError("metrics are measured where they are shown")
+            raise AssertionError("a page of metrics needs instruments")
         return MetricsPage(self._instruments.scrape, self.config.monitoring.metrics_token, handler)
 
     def reload(self, config: Config) -> None:
@@ -392,6 +392,7 @@ class Server:
             one.name
             for one in SERVER_OPTIONS
             if config.value(one.name) != self.config.value(one.name)
+            and PART_OF[one.name] != "single_app"  # it is among the apps
             and not (pair and one.name in CERTIFICATE_OPTIONS)
         ]
         if fixed:

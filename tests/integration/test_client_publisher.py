@@ -219,7 +219,7 @@ def ok(body: bytes) -> bytes:
         (ok(b"\xff"), InvalidAnswer, "the answer is not a JSON object: \ufffd"),
         (ok(b"x" * 101), InvalidAnswer, "the answer exceeds 100 bytes"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", InvalidAnswer, "the answer is not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", InvalidAnswer, "the answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Unreachable, "not completed"),
         (b"", Unreachable, "Server disconnected"),
         (
             b"HTTP/1.1 301 X\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from heliograph import prerequisites
 from heliograph.cli import main as cli
-from heliograph.config.load import load
+from heliograph.config.load import load, make_config
 from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.server import Server
 from tests import certificates
+from tests.integration.rig import LOCAL, SINGLE_APP, serving
 
 URLS = (
     *("http://localhost:9/hooks", "https://u:p@h.example/?a=b", "http://", "http://h:0/", "h/"),
@@ -162,3 +164,17 @@ def test_without_uvloop_asyncio_has_the_event_loop(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "uvloop", None)
     assert prerequisites.loop_factory(Config()) is asyncio.new_event_loop
     assert prerequisites.certificate(Config()) is None
+
+
+async def test_a_reload_needs_no_restart_for_the_app_of_the_options(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with serving() as rig, rig.client() as client:
+        app = {**SINGLE_APP, "pusher_secret": "another"}
+        rig.server.reload(make_config(**{**LOCAL, **app}))
+        assert (await rig.request("GET", "/channels")).status == 401
+        rig.secret = "another"
+        assert (await rig.request("GET", "/channels")).status == 200
+        await client.subscribe("c")
+    assert "a restart is needed" not in caplog.text

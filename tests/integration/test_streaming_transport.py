@@ -26,6 +26,7 @@ from heliograph.engine.base import Engine
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
 from heliograph.handler import Answer, AnswerReply, Handler
+from heliograph.node.away import Away
 from heliograph.node.dialect import Dialect
 from heliograph.reply import Later
 from heliograph.wire.http import Request
@@ -497,13 +498,23 @@ async def test_the_limit_on_messages_goes_on_over_a_resumption() -> None:
         assert rig.server.node.connections == 0
 
 
+def has_connection(session: Any) -> bool:
+    return not isinstance(session.peer, Away)
+
+
 async def test_the_time_to_prove_an_identity_goes_on_over_a_resumption() -> None:
-    patience: dict[str, Any] = {"authorized_connections_timeout": 0.6}
+    patience: dict[str, Any] = {"authorized_connections_timeout": 2.0}
     async with streaming(**patience) as rig, stream(rig) as one, stream(rig) as user:
         await user.sign_in("ann")
+        deadlines = []
         for client in (one, user):
             await client.lose()
             await client.resume()
+            (session,) = [it for it in rig.server.node.sessions() if it.id == client.socket_id]
+            await until(partial(has_connection, session))
+            connection: Any = session.peer
+            deadlines.append(connection._identify_by - connection._context.now())
+        assert all(left < 2.0 for left in deadlines)
         await one.expect_closed(4009)
         assert (await user.send(PING)).status == 204
         await user.expect("pusher:pong")
@@ -552,7 +563,7 @@ async def test_a_resumption_beyond_the_limit_of_an_address_leaves_the_session_as
 
 async def test_a_client_for_which_there_is_no_room_reads_so_on_its_stream() -> None:
     async with streaming() as rig:
-        room = rig.server.context.room
+        room = rig.server.context.descriptors
         room.capacity = room._used()
         client = StreamClient(rig)
         await client.ask(OPEN)

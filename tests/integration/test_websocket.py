@@ -111,13 +111,13 @@ async def test_a_server_over_capacity_closes_new_clients_with_4100(
 ) -> None:
     """And says so once for each time that it is."""
     async with serving() as rig, rig.client() as first:
-        rig.server.context.room.capacity = 0
+        rig.server.context.descriptors.capacity = 0
         for _ in range(2):
             async with rig.open() as second:
                 await second.expect_error(4100, "Over capacity")
                 await second.expect_close(4100)
         await first.expect_nothing_before_pong()
-        rig.server.context.room.capacity = 1000
+        rig.server.context.descriptors.capacity = 1000
         async with rig.client():
             pass
     assert [record.levelname for record in caplog.records].count("WARNING") == 1

@@ -54,7 +54,7 @@ def test_chunks_and_messages_are_held_in_their_order() -> None:
     peer.send(b"two", b"three")
     peer.write(memoryview(b"four\n"))
     assert b"".join(peer.chunks) == b"one\ntwo\nthree\nfour\n"
-    assert (peer.id, peer.overflowed, peer.goodbye, ended) == ("7", False, None, [])
+    assert (peer.id, peer.dropped, peer.goodbye, ended) == ("7", False, None, [])
 
 
 @given(st.lists(st.binary(max_size=6), max_size=12))
@@ -65,8 +65,8 @@ def test_all_is_held_or_nothing(chunks: list[bytes]) -> None:
     for chunk in chunks:
         peer.write(chunk)
     whole = b"".join(chunks)
-    assert peer.overflowed is (len(whole) > 10)
-    assert b"".join(peer.chunks) == (b"" if peer.overflowed else whole)
+    assert peer.dropped is (len(whole) > 10)
+    assert b"".join(peer.chunks) == (b"" if peer.dropped else whole)
 
 
 def test_nothing_is_held_after_more_than_could_be() -> None:
@@ -74,7 +74,7 @@ def test_nothing_is_held_after_more_than_could_be() -> None:
     peer.write(b"four")
     peer.write(b"5")
     peer.send(b"6")
-    assert peer.overflowed
+    assert peer.dropped
     assert peer.chunks == []
     assert ended == []  # it may come back, to be closed
 

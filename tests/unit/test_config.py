@@ -465,3 +465,15 @@ def test_hosts_are_a_list() -> None:
     )
     message = problem({"host": "localhost,0.0.0.0"})
     assert message.startswith("--host: '0.0.0.0' (from the flag --host) needs an app")
+
+
+def test_a_name_that_is_no_option_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"^prot: no such option; did you mean port"):
+        make_config(prot=1)
+
+
+@pytest.mark.parametrize("name", ["metrics_token", "data_dir", "unix_socket"])
+def test_an_empty_text_is_no_value_of_an_option_that_has_none_by_default(name: str) -> None:
+    """So that a sample file with every line uncommented means the same as an empty one."""
+    app = {"pusher_app_id": "1", "pusher_app_key": "k", "pusher_secret": "s"}
+    assert make_config(**app, **{name: ""}).value(name) is None

@@ -547,7 +547,7 @@ def test_a_single_fact_is_written_as_a_batch_of_one_would_be(
         pending, channel.pending = channel.pending, None
         assert pending is not None
         if fast:
-            writes = channel._write_one_fast(pending[0])
+            writes = channel._write_one(pending[0])
         else:
             batch = channel_module.Batch(channel.next - 1, pending, hub.counters)
             writes = channel._write(batch, channel.subscriptions)

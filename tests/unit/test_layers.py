@@ -273,6 +273,9 @@ MODULES = {
     ("protocols", "engine"): {"heliograph.engine.answers"},
     ("webhooks", "engine"): {"heliograph.engine.answers"},
     ("webhooks", "node"): {"heliograph.node.journal"},
+    ("webhooks", "protocols"): {
+        *("heliograph.protocols", "heliograph.protocols.kinds", "heliograph.protocols.pusher"),
+    },
     ("engine", "hub"): {"heliograph.hub.facts"},
     ("net", "node"): {"heliograph.node.dialect"},
     ("node", "config"): {"heliograph.config.apps"},

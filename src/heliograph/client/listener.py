@@ -226,7 +226,10 @@ class Listener:
         if message.event != "pusher:connection_established" or "socket_id" not in data:
             raise InvalidAnswer(NOT_PUSHER)
         self.socket_id = str(data["socket_id"])
-        self.activity_timeout_s = float(data.get("activity_timeout") or 0)
+        try:
+            self.activity_timeout_s = float(data.get("activity_timeout") or 0)
+        except (TypeError, ValueError):
+            raise InvalidAnswer(NOT_PUSHER) from None
 
     async def __aenter__(self) -> Self:
         return self

@@ -83,8 +83,8 @@ class Publisher:
     returns the time in seconds since 1970, with which requests are signed.
 
     Methods raise RequestRefused if the answer is not 200, Unreachable if there is none within
-    *timeout_s* seconds, and InvalidAnswer if the answer is not JSON. No request is sent twice:
-    after Unreachable, the server may have executed it.
+    *timeout_s* seconds, and InvalidAnswer if the answer is not what the API returns. No POST is
+    sent twice: after Unreachable, the server may have executed it.
     """
 
     def __init__(
@@ -180,7 +180,9 @@ class Publisher:
         """Return the occupied channels, each with the attributes that *info* names."""
         parameters = [] if prefix is None else [("filter_by_prefix", prefix)]
         answer = await self.get("/channels", [*parameters, *_asked(info)])
-        found: dict[str, dict[str, Any]] = answer["channels"]
+        found = answer.get("channels")
+        if not isinstance(found, dict):
+            raise InvalidAnswer("the answer has no channels")
         return found
 
     async def channel(self, name: str, *, info: Sequence[str] = ()) -> dict[str, Any]:
@@ -190,7 +192,10 @@ class Publisher:
     async def users(self, channel: str) -> list[str]:
         """Return the ids of the users in a presence channel."""
         answer = await self.get(f"/channels/{quote(channel, safe=IN_A_PATH)}/users")
-        return [user["id"] for user in answer["users"]]
+        try:
+            return [user["id"] for user in answer["users"]]
+        except (LookupError, TypeError):
+            raise InvalidAnswer("the answer has no users with ids") from None
 
     # -- Any request -----------------------------------------------------------------------
 
@@ -215,7 +220,12 @@ class Publisher:
                 return await self._exchange(method, url, body)
         except TimeoutError:
             raise Unreachable(f"no answer within {self._timeout_s:g} s") from None
-        except (aiohttp.ClientConnectionError, OSError, ValueError) as error:
+        except (
+            aiohttp.ClientConnectionError,
+            aiohttp.ClientPayloadError,  # cut off in the middle of an answer
+            OSError,
+            ValueError,
+        ) as error:
             raise Unreachable(str(error) or type(error).__name__) from error
         except aiohttp.ClientError as error:
             raise InvalidAnswer(f"the answer is not HTTP: {error}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from heliograph.config import anycable_options, checks, unused_variables
 from heliograph.config.apps import APP_OPTIONS, App, AppKey, Apps
 from heliograph.config.apps_from_file import app_of_table
+from heliograph.config.options import suggestion
 from heliograph.config.secret_files import SecretFiles
 from heliograph.config.settings import (
     GENERATED,
@@ -46,6 +47,9 @@ def _refuse_development() -> tuple[str, str, str]:
 
 def make_config(**values: object) -> Config:
     """Return the configuration with these values of options, checked. Raises ConfigError."""
+    for name in values:
+        if name not in OPTIONS and name not in anycable_options.ANYCABLE_OPTIONS:
+            raise ConfigError(f"{name}: no such option{suggestion(name, OPTIONS)}")
     return load(values, {})
 
 

@@ -65,6 +65,8 @@ class Option:
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} contains a zero byte")
         parsed = _PARSERS[self.kind](value)
+        if parsed == "" and self.default is None:
+            return None  # as the sample file has it
         if self.each is not None:
             parsed = tuple(map(self.each, parsed))
         if self.choices and parsed not in self.choices:

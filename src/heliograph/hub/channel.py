@@ -267,7 +267,7 @@ class Channel:
             if pending is None:
                 return 0
             if len(pending) == 1 and len(self.subscriptions) <= budget:
-                return self._write_one_fast(pending[0])
+                return self._write_one(pending[0])
             batch = Batch(self.next - len(pending), pending, self._counters)
             if len(self.subscriptions) <= budget:
                 return self._write(batch, self.subscriptions)
@@ -296,7 +296,7 @@ class Channel:
             self.walk = batch.rest() if self.subscriptions else None
         return writes
 
-    def _write_one_fast(self, fact: Fact) -> int:
+    def _write_one(self, fact: Fact) -> int:
         """Write a single fact to all subscribers: the same as `_write`, without a batch."""
         number = self.next - 1
         except_id = fact.except_id if type(fact) is Event else None

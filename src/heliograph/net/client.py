@@ -53,10 +53,10 @@ class Client:
     """
 
     __slots__ = (
-        "_arrival",
         "_context",
         "_identify_by",
         "_last_seen",
+        "_message_arrival",
         "_origin",
         "_session",
         "_state",
@@ -86,7 +86,7 @@ class Client:
         self._origin: Origin | None = None  # where the connection is counted, if it is
         self._identify_by = 0.0  # deadline for authentication; 0: none
         self._last_seen = now
-        self._arrival = 0.0  # see rate.py
+        self._message_arrival = 0.0  # see rate.py
         context.sockets += 1
         context.sockets_opened += 1
 
@@ -172,7 +172,7 @@ class Client:
         before.give_up()
         self.id = session.id
         self._session = session
-        self._arrival = before._arrival  # noqa: SLF001 - of our own class
+        self._message_arrival = before._message_arrival  # noqa: SLF001 - of our own class
         self._identify_by = before._identify_by  # noqa: SLF001
         self.write(answer)
         self.repeat()
@@ -214,7 +214,7 @@ class Client:
         """Return whether the rate limit admits *count* more messages; close if it does not."""
         context = self._context
         arrival = rate.admit(
-            self._arrival,
+            self._message_arrival,
             now,
             per_second=context.max_messages_per_second,
             burst_s=MESSAGES_BURST_S,
@@ -224,7 +224,7 @@ class Client:
             context.rate_limited_messages += 1
             self.close_for(Ending.TOO_MANY_MESSAGES)
             return False
-        self._arrival = arrival
+        self._message_arrival = arrival
         return True
 
     # -- Writing -------------------------------------------------------------------------
@@ -286,7 +286,7 @@ class Client:
         if self._context.wheel.late_s and has_input(self._transport):
             self._reschedule(0.0, now)  # by then the input has been read
             return
-        if not self._identified(now) or not self._finishes(now):
+        if not self._identified(now) or not self._in_time(now):
             return
         silent_s = now - self._last_seen
         if silent_s < settings.ping_interval:
@@ -304,7 +304,7 @@ class Client:
         else:
             self.close_for(Ending.PING_UNANSWERED)
 
-    def _finishes(self, now: float) -> bool:
+    def _in_time(self, now: float) -> bool:
         """Return whether the client may stay: no message has been incomplete for too long."""
         since = self.unfinished_since()
         if not since or now - since < self._context.settings.request_timeout:

@@ -34,7 +34,7 @@ class Context:
         tally: Tally,
         wheel: Wheel,
         turns: Turns,
-        room: DescriptorBudget,
+        descriptors: DescriptorBudget,
         http_limits: HttpLimits,
         now: Callable[[], float],
         clock: Callable[[], float] = monotonic,
@@ -45,7 +45,7 @@ class Context:
         self.tally = tally
         self.wheel = wheel
         self.turns = turns
-        self.room = room
+        self.descriptors = descriptors
         self.now = now
         self.clock = clock
         # Of HTTP connections.
@@ -83,8 +83,8 @@ class Context:
             settings.max_connections_per_ip, settings.trusted_proxies, loop.call_later
         )
         self.idle = IdleConnections(self.http_connections, loop, now)
-        self.unnamed = Unnamed(lambda: room.capacity)
-        room.attend(self.idle.close_soon)
+        self.unnamed = Unnamed(lambda: descriptors.capacity)
+        descriptors.attend(self.idle.close_soon)
 
     @property
     def refused_per_address(self) -> int:

@@ -97,10 +97,10 @@ class _WithHeaders:
         self._headers = headers
         self.status = takeover.status
 
-    def take(self, connection: Handover, /) -> None:
+    def take(self, handover: Handover, /) -> None:
         """Take over the connection, with the headers added."""
-        connection.headers += self._headers
-        self._takeover.take(connection)
+        handover.headers += self._headers
+        self._takeover.take(handover)
 
 
 def _with(answer: Answer, headers: Headers) -> Answer:

@@ -52,25 +52,25 @@ async def drain(
     order that *shuffle* makes. HTTP connections are closed after *idle_s* seconds of silence.
     Returns when all connections have ended, or at most a few seconds after *over_s*.
     """
-    loop, gone = context.loop, context.all_closed
+    loop, all_closed = context.loop, context.all_closed
     context.begin_draining()
     sessions = clients.sessions()
     shuffle(sessions)
     number, began = len(sessions), loop.time()
-    while not gone.is_set() and (elapsed := loop.time() - began) < over_s:
+    while not all_closed.is_set() and (elapsed := loop.time() - began) < over_s:
         due = min(number, int(number * elapsed / over_s) + 1)
         leave_now = sessions[number - due :]
         del sessions[number - due :]
         clients.close_each(leave_now, Ending.RECONNECT)
         for connection in list(context.http_connections):
             connection.close(idle_s=min(idle_s, over_s))
-        await _wait(gone, TURN_S)
+        await _wait(all_closed, TURN_S)
     closed = asyncio.Event()
     clients.close(Ending.RECONNECT, closed.set)
     await closed.wait()
     for connection in list(context.http_connections):
         connection.close()
-    await _wait(gone, FAREWELL_S)
+    await _wait(all_closed, FAREWELL_S)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

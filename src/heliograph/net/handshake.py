@@ -63,14 +63,14 @@ class Upgrade(Struct, eq=False, gc=False):
     connect: Connect
     status: int = 101
 
-    def take(self, connection: Handover, /) -> None:
+    def take(self, handover: Handover, /) -> None:
         """Take over a connection as a WebSocket."""
-        handshake, transport = self.handshake, connection.transport
-        client = self.connect(connection.context, transport, handshake.lane, connection.now)
+        handshake, transport = self.handshake, handover.transport
+        client = self.connect(handover.context, transport, handshake.lane, handover.now)
         transport.set_protocol(client)
-        connection.context.wheel.replace(connection.predecessor, client)
+        handover.context.wheel.replace(handover.predecessor, client)
         answer = b"%b%b%b" % (HANDSHAKE_BEGINNING, accept_key(self.key), handshake.end)
-        client.open(answer, handshake.opening, handshake.request, connection)
+        client.open(answer, handshake.opening, handshake.request, handover)
 
 
 class Upgrades:

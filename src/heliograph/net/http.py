@@ -245,7 +245,7 @@ class HttpConnection:
         if len(events) == 1 and not self._answers and not self._backlog and not self._over_capacity:
             event = events[0]
             if type(event) is Request and event.keep_alive and not reader.upgraded:
-                self._answer_alone_fast(event)  # nine reads in ten
+                self._answer_alone(event)  # nine reads in ten
                 return
         self._backlog.extend(events)
         self._work()
@@ -324,7 +324,7 @@ class HttpConnection:
         self._take(RefusedRequest(status, reason))
         self._write_answers()
 
-    def _answer_alone_fast(self, request: Request) -> None:
+    def _answer_alone(self, request: Request) -> None:
         """Answer the only pending request of the connection."""
         reply = self._handler.handle(request)
         if isinstance(reply, Response):

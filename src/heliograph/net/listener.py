@@ -70,7 +70,7 @@ class Listener:
         self,
         sockets: Sequence[ListeningSocket],
         factory: Factory,
-        room: DescriptorBudget,
+        descriptors: DescriptorBudget,
         *,
         poller: Poller | None = None,
         tls: ssl.SSLContext | None = None,
@@ -82,7 +82,7 @@ class Listener:
         self._tls_failed = tls_failed
         self._sockets = sockets
         self._factory = factory
-        self._room = room
+        self._descriptors = descriptors
         self._poller = poller
         self._tls = tls
         self._proxied = proxied
@@ -185,7 +185,7 @@ class Listener:
         """Accept connections at *listening*, as long as descriptors are left to answer them."""
         busy = self._poller is not None and self._poller.queued > ARRIVALS_AT_ONCE
         for _ in range(BUSY_ARRIVALS if busy else ARRIVALS_AT_ONCE):
-            if self._pausing is not None or self._room.exhausted():
+            if self._pausing is not None or self._descriptors.exhausted():
                 self._pause_soon()
                 return
             try:
@@ -217,7 +217,7 @@ class Listener:
                 os.close(descriptor)
                 return
         os.set_blocking(descriptor, False)
-        protocol = self._factory(origin, self._room.full(descriptor))
+        protocol = self._factory(origin, self._descriptors.full(descriptor))
         tls = self._tls_at(listening)
         if tls is not None:
             protocol = TlsStream(tls, self._poller, protocol, failed=self._tls_failed)
@@ -251,9 +251,9 @@ class Listener:
 
     def _meet(self) -> Any:
         """Make a protocol for a connection that the loop accepted; pause if none may follow."""
-        if self._room.exhausted():
+        if self._descriptors.exhausted():
             self._pause_soon()
-        return self._factory(None, self._room.full())
+        return self._factory(None, self._descriptors.full())
 
     async def _pause(self) -> None:
         """
@@ -265,7 +265,7 @@ class Listener:
         await self._close()
         while not self._ending:
             await asyncio.sleep(FULL_PAUSE_S)
-            if not self._room.exhausted():
+            if not self._descriptors.exhausted():
                 try:
                     await self._open()
                     break
@@ -294,7 +294,7 @@ class Listener:
             if accepted % ARRIVALS_AT_ONCE == 0 and 2 * len(self._arriving) > self._most_arriving:
                 await asyncio.sleep(0)  # headers that have arrived are read now
             # Connections without their PROXY header already use a descriptor.
-            if self._room.full() and self._room.exhausted():
+            if self._descriptors.full() and self._descriptors.exhausted():
                 await asyncio.sleep(FULL_PAUSE_S)
                 continue
             try:
@@ -338,7 +338,7 @@ class Listener:
     @property
     def _most_arriving(self) -> int:
         """Limit of connections without their PROXY header; over it, the oldest is closed."""
-        return most_unnamed(self._room.capacity)
+        return most_unnamed(self._descriptors.capacity)
 
     def _arrived(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)
@@ -367,7 +367,7 @@ class Listener:
             if origin is None:
                 connection.close()
                 return
-        make: Any = partial(self._factory, origin, self._room.full())
+        make: Any = partial(self._factory, origin, self._descriptors.full())
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, connection, **self._security(listening)

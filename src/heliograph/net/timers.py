@@ -107,7 +107,7 @@ class Wheel:
         self._turned = max(tick, self._turned)
         self._timer = None
         try:
-            self._on_timer()
+            self._fire()
         finally:  # an exception in one does not stop the wheel
             self._turn_on()
 
@@ -121,7 +121,7 @@ class Wheel:
         self._wanted_at = self._loop.time() + RESOLUTION_S
         self._timer = self._loop.call_later(RESOLUTION_S, self._turn)
 
-    def _on_timer(self) -> None:
+    def _fire(self) -> None:
         now = self._loop.time()
         for _ in range(min(FIRED_AT_ONCE, len(self._due))):
             timed = self._due.popleft()
@@ -130,4 +130,4 @@ class Wheel:
                 timed.due = 0
                 timed.on_timer(now)
         if self._due:
-            self._loop.call_soon(self._on_timer)
+            self._loop.call_soon(self._fire)

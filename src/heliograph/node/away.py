@@ -19,7 +19,7 @@ class Away:
     notified. *end* is called when the session is closed.
     """
 
-    __slots__ = ("_end", "_most_bytes", "_size", "chunks", "goodbye", "id", "lane", "overflowed")
+    __slots__ = ("_end", "_most_bytes", "_size", "chunks", "dropped", "goodbye", "id", "lane")
 
     def __init__(
         self, session_id: str, lane: ClientLane, most_bytes: int, end: Callable[[], object]
@@ -27,7 +27,7 @@ class Away:
         self.id = session_id
         self.lane = lane
         self.chunks: list[bytes | memoryview] = []
-        self.overflowed = False
+        self.dropped = False
         self.goodbye: Goodbye | None = None  # the goodbye that it was closed with
         self._size = 0
         self._most_bytes = most_bytes
@@ -35,11 +35,11 @@ class Away:
 
     def write(self, chunk: Any, /) -> None:
         """Hold a chunk that the lane made."""
-        if self.overflowed or self.goodbye is not None:
+        if self.dropped or self.goodbye is not None:
             return
         self._size += len(chunk)
         if self._size > self._most_bytes:
-            self.overflowed = True
+            self.dropped = True
             self.chunks.clear()
         else:
             self.chunks.append(chunk)
@@ -51,7 +51,7 @@ class Away:
 
     def release(self) -> None:
         """Hold nothing more: the session ended. It can still be asked for its goodbye."""
-        self.overflowed = True
+        self.dropped = True
         self.chunks.clear()
         self._end = _nothing  # the session refers to its peer: no cycle is left
 

@@ -254,7 +254,7 @@ class Membership:
         if not isinstance(away, Away):
             raise AssertionError("a session has one connection at a time")  # noqa: TRY004 - a fault of the caller
         self._move(peer)
-        if away.overflowed or (away.chunks and peer.lane is not away.lane):
+        if away.dropped or (away.chunks and peer.lane is not away.lane):
             self.close(Ending.EVENTS_LOST)
             return
         for chunk in away.chunks:

@@ -60,8 +60,8 @@ FAMILIES = (
            " request to its response."),
     Family("heliograph_auth_failures_total", COUNTER, "Wrong signatures, of clients and of requests"
            " to the HTTP API.", ("of",)),
-    Family("heliograph_client_errors_total", COUNTER, "Errors sent to clients, by Pusher's error"
-           " code or none.", ("code",)),
+    Family("heliograph_client_errors_total", COUNTER, "Errors sent to clients, by error code or"
+           " none.", ("code",)),
     Family("heliograph_slow_readers_total", COUNTER, "Clients disconnected because they did not"
            " read fast enough."),
     Family("heliograph_refused_connections_total", COUNTER, "WebSocket clients refused because of"

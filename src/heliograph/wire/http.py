@@ -346,6 +346,7 @@ class RequestReader:
         return Request("POST", target, path, query, "1.1", headers, True, body)
 
     def _upgrade_fast(self, data: bytes) -> Request | None:
+        """Read a request for a WebSocket that is the whole of *data*. None: use `feed`."""
         end_of_line = data.find(b"\r\n")
         block = data[end_of_line + 2 : -2]
         if not self._websockets or not data.endswith(END_OF_HEAD):
