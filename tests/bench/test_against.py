@@ -228,7 +228,7 @@ def test_a_server_that_takes_longer_for_each_request_does_not_pass(tmp_path: Pat
     """Real servers, of which one sleeps: whatever else the machine does meanwhile."""
     slow = tmp_path / "slow"
     shutil.copytree(tools.ROOT / "src", slow / "src")
-    endpoint = slow / "src" / "heliograph" / "api" / "events.py"
+    endpoint = slow.joinpath("src", "heliograph", "protocols", "pusher", "api", "events.py")
     endpoint.write_text(endpoint.read_text() + SLEEPER)
 
     tree = tools.tree(interpreted=True)
