@@ -12,6 +12,7 @@ from heliograph.handler import Answer, AnswerReply, Handler, Takeover
 from heliograph.net.addresses import Origin
 from heliograph.net.context import Context
 from heliograph.net.handshake import Upgrades
+from heliograph.net.intake import UNFINISHED_BYTES
 from heliograph.net.takeover import Handover
 from heliograph.net.transport import Transport, has_input
 from heliograph.net.turns import SLICE_S
@@ -40,9 +41,6 @@ PIECE_BYTES: Final = 1024
 Bytes in a piece; of a body with a Content-Length, a piece is all that is missing. The connection
 checks the clock after each piece.
 """
-
-UNFINISHED_BYTES: Final = 4096
-"""With more buffered input than this, a connection counts towards the total of the intake."""
 
 LINGER_S = 2.0
 """Seconds that a client whose request was refused unread has to read the answer."""

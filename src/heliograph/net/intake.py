@@ -8,11 +8,14 @@ each connection; it does not parse them.
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Final, Protocol
 
 from heliograph.observe.log_throttle import Summary
 
 logger = logging.getLogger(__name__)
+
+UNFINISHED_BYTES: Final = 4096
+"""With more bytes of an incomplete request or message, a connection counts towards the total."""
 
 MOST_BYTES = 64 << 20
 """Bytes of incomplete requests and messages that all connections together may hold."""

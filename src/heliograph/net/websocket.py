@@ -9,6 +9,7 @@ from typing import Final
 
 from heliograph.net.client import Client, State
 from heliograph.net.context import Context
+from heliograph.net.intake import UNFINISHED_BYTES
 from heliograph.net.transport import Transport
 from heliograph.net.turns import SLICE_S
 from heliograph.node.dialect import ClientLane, Goodbye
@@ -31,9 +32,6 @@ clock after each piece."""
 
 INFLATED_BYTES: Final = 4096
 """For the rate limit, this many decompressed bytes of a compressed message count as one more."""
-
-UNFINISHED_BYTES: Final = 4096
-"""With more bytes of an incomplete message, a connection counts towards the intake's total."""
 
 PING = frame(Opcode.PING)
 

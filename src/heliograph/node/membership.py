@@ -62,8 +62,8 @@ class Membership:
     """
     The channels of one session of a tenant: the base of each protocol's session.
 
-    The tenant counts the session from now on, until it ends. *session_id* must be neither in
-    `tenant.sessions` nor in `tenant.leaving`.
+    The tenant counts the session from now on, until it ends. *session_id* must be one that
+    `tenant.has_session` does not know.
 
     *identified* is True once the client has proved its identity. A protocol overrides `on_entered`,
     `on_refused`, `on_forbidden`, `on_end` and `close`.

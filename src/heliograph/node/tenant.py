@@ -252,6 +252,10 @@ class Tenant:
         """Log a fault of the application's own rules."""
         self._faults.fault(f"app {self.app.id}: the policy failed", error)
 
+    def has_session(self, session_id: str) -> bool:
+        """Whether a session has this id; those that have ended and are leaving have theirs, too."""
+        return session_id in self.sessions or session_id in self.leaving
+
     def ended(self, session_id: str) -> None:
         """Remove a session that ended from the tenant's sessions."""
         del self.sessions[session_id]

@@ -50,7 +50,7 @@ class LineDialect:
             raise Refused(lines.goodbye(*lines.NOT_ADMITTED[refused.why])) from refused
         while True:
             session_id = f"line-{self._node.random_bits(64):016x}"
-            if session_id not in tenant.sessions and session_id not in tenant.leaving:
+            if not tenant.has_session(session_id):
                 return LineSession(session_id, tenant, opening.key)
 
     def lane(self, framing: Framing) -> LineLane:

@@ -89,13 +89,11 @@ class PusherDialect:
         except NotAdmitted as refused:
             refusal = refusals.not_admitted(refused.why, key)
             raise Refused(messages.goodbye(refusal)) from refused
-        sessions = tenant.sessions
         while True:
             bits = node.random_bits(62)
             socket_id = f"{bits >> 32}.{bits & 0xFFFFFFFF}"
-            if socket_id not in sessions and socket_id not in tenant.leaving:
-                break
-        return PusherSession(socket_id, tenant, self._settings)
+            if not tenant.has_session(socket_id):
+                return PusherSession(socket_id, tenant, self._settings)
 
     def lane(self, framing: Framing) -> PusherLane:
         """Return the lane for clients with *framing*."""
