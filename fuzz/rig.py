@@ -12,6 +12,7 @@ from functools import cache
 from itertools import count
 from typing import Any, cast
 
+from heliograph.config.apps import HistoryRule
 from heliograph.config.load import make_config
 from heliograph.config.settings import Config
 from heliograph.engine.memory import MemoryEngine
@@ -87,9 +88,10 @@ class Ticked:
     def __init__(self, *, counts: bool = True) -> None:
         self._soon: list[Callable[[], object]] = []
         self._bits = 0
-        self._engine = MemoryEngine(lambda: NOW, epoch="e")
+        self._engine = MemoryEngine(lambda: NOW, wall=lambda: NOW, epoch="e")
         apps = configuration(counts=counts).apps
-        self.node = Node(apps, self._engine, self, self._next_bits)
+        every = HistoryRule(prefix="", limit=3, ttl=60.0, rewind_count=2)
+        self.node = Node(apps, self._engine, self, self._next_bits, every=every)
 
     def soon(self, callback: Callable[..., object], *arguments: Any) -> None:
         """Have it called by `tick`."""
@@ -146,6 +148,14 @@ class Link:
             line = self._signed(line[1:])
         if self.open and _is_text(line):
             self._session.receive(line, NOW)
+
+    def room(self) -> int:
+        """Return room for two events at most, so that larger histories come in pages."""
+        return 1000
+
+    def when_room(self, _callback: Callable[[], object], /) -> None:
+        """Never wait: there is always room."""
+        raise AssertionError("there is room")
 
     def _signed(self, line: bytes) -> bytes:
         try:

@@ -45,6 +45,7 @@ TARGETS = {
             *("test_lanes", "test_deflate", "test_frames"),
         ),
     ),
+    "history": Target("engine/history.py", ("test_history",)),
     "memory": Target("engine/memory.py", ("test_memory_engine", "test_engine", "test_session")),
 }
 """In the order of what a missing check in them costs."""
@@ -65,7 +66,7 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("src", "tests", "fuzz", "mutate"):
+        for name in ("src", "clients", "tests", "fuzz", "mutate"):
             ignored = shutil.ignore_patterns("node_modules", "__pycache__", "out", "corpus")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         for name in ("pyproject.toml", "README.md"):

@@ -10,6 +10,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from heliograph.config.apps import Apps
@@ -18,6 +19,8 @@ from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.handler import Handler
 from heliograph.hub.facts import Keep
+from heliograph.net import client_files
+from heliograph.net.client_files import ClientFiles
 from heliograph.net.cors import CrossOrigin
 from heliograph.net.pages import Pages, route_of
 from heliograph.net.registration import TransportRegistration
@@ -40,6 +43,9 @@ WEBHOOKS_STOP_TIMEOUT_S = 10.0
 ENGINE_CLOSE_TIMEOUT_S = 5.0
 """How long the departures of the last clients may take to reach the engine."""
 
+CLIENT_FILES = (("heliograph-resume-1.js", "heliograph-resume.js"),)
+"""The files for pages: the name under which each is served, and its name in `clients/`."""
+
 _NUMBERS = struct.Struct("64Q")
 
 
@@ -58,8 +64,19 @@ class RandomBits:
         return self._numbers.pop() >> 64 - count
 
 
+def read_client_file(name: str) -> bytes:
+    """Return the file of `clients/`, which a wheel has in the package, a source tree beside src."""
+    package = Path(__file__).parent
+    packaged = package / "clients" / name
+    return (packaged if packaged.is_file() else package.parents[1] / "clients" / name).read_bytes()
+
+
 class Assembly:
-    """The parts of one server that `assemble` has put together; *engine* is open."""
+    """
+    The parts of one server that `assemble` has put together; *engine* is open.
+
+    *history_max_bytes* is the bound of the engine's kept events, None if that is not known.
+    """
 
     def __init__(
         self,
@@ -68,6 +85,7 @@ class Assembly:
         engine_name: str,
         timing: Timing,
         *,
+        history_max_bytes: int | None,
         monotonic: Callable[[], float],
         protocols: Sequence[Registration],
         transports: Sequence[TransportRegistration],
@@ -76,6 +94,7 @@ class Assembly:
     ) -> None:
         self.engine = engine
         self.engine_name = engine_name
+        self.history_max_bytes = history_max_bytes
         kept_in = config.webhook_delivery.data_dir
         self.webhooks = Webhooks(
             store=SqliteStore(kept_in) if kept_in else MemoryStore(),
@@ -91,11 +110,13 @@ class Assembly:
             timing,
             RandomBits(),
             keep=Keep(1, config.pusher_protocol.cache_ttl),
+            every=config.event_history.every,
             journal=Journal(owed=[self.webhooks]),
             shuffle=shuffle,
             verbose=verbose,
         )
         self._config = config
+        self._client_files = {served: read_client_file(name) for served, name in CLIENT_FILES}
         self._protocols = tuple(protocols)
         self._transports = tuple(transports)
         self.dialects = tuple(one.dialect(self.node, config) for one in self._protocols)
@@ -129,19 +150,21 @@ class Assembly:
         def why_not_ready() -> str:
             return not_ready_because() or ("" if self.node.engine_available else ENGINE_UNAVAILABLE)
 
-        handler: Handler = Pages(config.http_requests.path_prefix, why_not_ready)
+        prefix = config.http_requests.path_prefix
+        handler: Handler = Pages(prefix, why_not_ready)
+        if websockets:  # a port for clients
+            handler = ClientFiles(prefix, self._client_files, handler)
         for protocol in reversed(self._protocols):
             handler = protocol.handler(
                 self.node, config, handler, now_s=time.time, api=api, websockets=websockets
             )
         paths = [path for one in self._protocols for path in one.paths] if api else []
-        if websockets:  # a port for clients
+        if websockets:
             for transport in reversed(self._transports):
                 handler = transport.handler(self.dialects, config, handler)
                 paths += transport.paths
         allowed = config.http_requests.cors_allowed_origins
         if allowed and paths:
-            prefix = config.http_requests.path_prefix
             handler = CrossOrigin(allowed, [prefix + path for path in paths], handler)
         return handler
 
@@ -150,6 +173,7 @@ class Assembly:
         path = path.removeprefix(self._config.http_requests.path_prefix.encode())
         names = [protocol.route_of(path) for protocol in self._protocols]
         names += [transport.route_of(path) for transport in self._transports]
+        names.append(client_files.route_of(path))
         return next((name for name in (*names, route_of(path)) if name), "other")
 
 
@@ -174,12 +198,19 @@ async def assemble(
     """
 
     def evicted(app_id: str, count: int) -> None:
-        assembly.node.cached_events_evicted(app_id, count)
+        assembly.node.events_evicted(app_id, count)
 
     if make_engine is None:
-        epoch = secrets.token_hex(8)
-        engine: Engine = MemoryEngine(time.monotonic, epoch=epoch, evicted=evicted)
+        history_max_bytes: int | None = config.event_history.history_max_bytes
+        engine: Engine = MemoryEngine(
+            time.monotonic,
+            epoch=secrets.token_hex(8),
+            evicted=evicted,
+            wall=time.time,
+            history_max_bytes=config.event_history.history_max_bytes,
+        )
     else:
+        history_max_bytes = None
         engine = make_engine()
     await engine.open()
     try:
@@ -188,6 +219,7 @@ async def assemble(
             engine,
             "memory" if make_engine is None else "custom",
             timing,
+            history_max_bytes=history_max_bytes,
             monotonic=monotonic,
             protocols=protocols,
             transports=transports,

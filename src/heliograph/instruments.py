@@ -46,21 +46,28 @@ class LagProbe:
 
 
 class Instruments:
-    """The metrics of one server; `scrape` returns them."""
+    """
+    The metrics of one server; `scrape` returns them.
+
+    *history_max_bytes* is the bound of all kept events, None if the engine has another one.
+    """
 
     def __init__(
         self,
         context: Context,
         node: Node,
         webhooks: Webhooks,
+        *,
         engine: str,
         route_of: Callable[[bytes], str],
+        history_max_bytes: int | None,
     ) -> None:
         self.requests = Requests(route_of)
         self._context = context
         self._node = node
         self._webhooks = webhooks
         self._engine = engine
+        self._history_max_bytes = history_max_bytes
         self._began = context.now()
         self._lag = LagProbe(context.loop)
 
@@ -77,6 +84,7 @@ class Instruments:
         yield "heliograph_uptime_seconds", self._context.now() - self._began
         yield from self._of_clients()
         yield from self._of_traffic()
+        yield from self._of_history()
         yield from self._of_requests()
         yield from self._of_webhooks()
         yield "heliograph_engine_up", {(self._engine,): int(self._node.engine_available)}
@@ -130,7 +138,26 @@ class Instruments:
         yield "heliograph_idle_connections_closed_total", context.idle.closed
         yield "heliograph_rate_limited_messages_total", context.rate_limited_messages
         yield "heliograph_rate_limited_publishes_total", self._node.tally.rate_limited_publishes
-        yield "heliograph_cached_events_evicted_total", self._node.tally.cached_events_evicted
+
+    def _of_history(self) -> Iterator[tuple[str, Values]]:
+        tally = self._node.tally
+        sizes = {(one.app.id,): one.space.history_size() for one in self._node.tenants()}
+        known = {labels: size for labels, size in sizes.items() if size is not None}
+        if known:
+            yield "heliograph_history_events", {it: size.events for it, size in known.items()}
+            yield "heliograph_history_bytes", {it: size.bytes for it, size in known.items()}
+            yield "heliograph_history_channels", {it: size.channels for it, size in known.items()}
+        if self._history_max_bytes is not None:
+            yield "heliograph_history_max_bytes", self._history_max_bytes
+        yield (
+            "heliograph_resumes_total",
+            {("continued",): tally.resumes_continued, ("gap",): sum(tally.gaps.values())},
+        )
+        yield "heliograph_gaps_total", {(reason,): count for reason, count in tally.gaps.items()}
+        yield "heliograph_replayed_events_total", tally.replayed
+        yield "heliograph_evicted_events_total", tally.events_evicted
+        yield "heliograph_cached_events_evicted_total", tally.events_evicted
+        yield "heliograph_repeated_publishes_total", tally.repeated_publishes
 
     def _of_requests(self) -> Iterator[tuple[str, Values]]:
         tally = self._node.tally

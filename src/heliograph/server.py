@@ -70,6 +70,9 @@ DRAINING = "draining"
 CERTIFICATE_OPTIONS = frozenset(("ssl_cert", "ssl_key"))
 """A reload applies these, if the server started with a certificate."""
 
+RULE_OPTIONS = frozenset(("history_limit", "history_ttl"))
+"""Defaults of the rules of apps, which a reload applies. For every channel, a restart does."""
+
 
 class LoopTiming:
     """The event loop as a node uses it. The ticks are the turns of *poller*, if there is one."""
@@ -209,6 +212,7 @@ class Server:
                 self._assembly.webhooks,
                 engine=self._assembly.engine_name,
                 route_of=self._assembly.route_of,
+                history_max_bytes=self._assembly.history_max_bytes,
             )
             started.callback(self._instruments.stop)
         self.port = main[0].port
@@ -394,6 +398,7 @@ class Server:
             if config.value(one.name) != self.config.value(one.name)
             and PART_OF[one.name] != "single_app"  # it is among the apps
             and not (pair and one.name in CERTIFICATE_OPTIONS)
+            and not (one.name in RULE_OPTIONS and not self.config.event_history.every)
         ]
         if fixed:
             logger.warning("a restart is needed to apply: %s", ", ".join(fixed))

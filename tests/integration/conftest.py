@@ -12,7 +12,7 @@ from tests.integration.rig import Engines
 CROWD = 4_100
 """Descriptors for two thousand clients that are in two places while they move, and some more."""
 
-BOTH_ENGINES = ("test_api", "test_users", "test_websocket")
+BOTH_ENGINES = ("test_api", "test_history_api", "test_users", "test_websocket")
 """The suites of protocol and API hold over an engine that answers later, too."""
 
 

@@ -237,7 +237,7 @@ class Engines:
 
     @classmethod
     def make(cls) -> TickingEngine:
-        cls.made = TickingEngine(MemoryEngine(time.monotonic, epoch="1"))
+        cls.made = TickingEngine(MemoryEngine(time.monotonic, wall=time.time, epoch="1"))
         return cls.made
 
 

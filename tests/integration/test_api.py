@@ -239,7 +239,7 @@ async def test_a_socket_id_excludes_that_socket() -> None:
             {"name": "n", "channel": "c", "data": "x", "info": "colour"},
             400,
             "info should be a comma separated list of attributes."
-            " Supported: subscription_count, user_count\n",
+            " Supported: position, subscription_count, user_count\n",
         ),
         (b"nonsense", 400, "The request body is not valid JSON\n"),
         (b"\xff", 400, "The request body is not valid UTF-8\n"),
@@ -406,7 +406,7 @@ async def test_occupied_channels_are_listed() -> None:
             "/channels/c",
             {"info": "colour"},
             "info should be a comma separated list of attributes."
-            " Supported: cache, subscription_count, user_count\n",
+            " Supported: cache, position, subscription_count, user_count\n",
         ),
         ("/channels/c/users", {}, "Users can only be retrieved for presence channels\n"),
         (

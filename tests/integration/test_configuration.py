@@ -20,7 +20,7 @@ from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 from heliograph.server import Server
 from tests import certificates
-from tests.integration.rig import LOCAL, SINGLE_APP, serving
+from tests.integration.rig import LOCAL, SINGLE_APP, Rig, serving
 
 URLS = (
     *("http://localhost:9/hooks", "https://u:p@h.example/?a=b", "http://", "http://h:0/", "h/"),
@@ -44,6 +44,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "ping_interval": (25, 0, -1, "x"),
     "unix_socket_mode": ("660", "999"),
     "reuse_port": (False, True),
+    "broker": ("", "memory", "none", "redis", "memry"),
+    "presets": ([], ["broker", "fly"]),
+    "history_limit": (1, 0, 10_001),
+    "history_max_bytes": (1 << 20, 1),
     "max_connections_per_ip": (0, 5),
     "metrics": (False, True),
     "metrics_token": ("t", "\u00fc"),
@@ -61,6 +65,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "secret": ("s", ""),
 }
 """Of options of the file; some values are wrong, some only together with others."""
+
+RULES: tuple[dict[str, Any], ...] = (
+    *({"prefix": ""}, {"prefix": "a", "limit": 0}, {"limit": 3}, {"prefix": "#a"}),
+    *({"prefix": "b", "rewind": 2}, {"prefix": "c", "ttl": 5, "rewind": "5s"}),
+    *({"prefix": "d", "limit": 1, "rewind": 2}, {"prefix": "e", "rewind": "1d"}),
+)
 
 
 @st.composite
@@ -81,6 +91,9 @@ def files(draw: st.DrawFn) -> str:
             *(f"{n} = {toml(v)}" for n, v in own.items()),
         ]
         lines += ["[[apps.keys]]", f'key = "k{number}"', 'secret = "s"']
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+            rule = draw(st.sampled_from(RULES))
+            lines += ["[[apps.history]]", *(f"{n} = {toml(v)}" for n, v in rule.items())]
         for _ in range(draw(st.integers(0, 1))):
             lines += ["[[apps.webhooks]]", f"url = {toml(draw(st.sampled_from(URLS)))}"]
             lines += [f"enabled = {toml(draw(st.booleans()))}"]
@@ -178,3 +191,65 @@ async def test_a_reload_needs_no_restart_for_the_app_of_the_options(
         assert (await rig.request("GET", "/channels")).status == 200
         await client.subscribe("c")
     assert "a restart is needed" not in caplog.text
+
+
+# -- History -------------------------------------------------------------------------------
+
+WITH_HISTORY = """
+history_limit = {limit}
+[[apps]]
+id = "9"
+[[apps.keys]]
+key = "nine"
+secret = "hidden-secret"
+[[apps.history]]
+prefix = "{prefix}"
+"""
+
+
+async def kept_of(rig: Rig, channel: str) -> int | None:
+    """Return the number of events that *channel* keeps, None if it has no history."""
+    answer = await rig.request("GET", f"/channels/{channel}/history")
+    return len(json.loads(answer.body)["events"]) if answer.status == 200 else None
+
+
+async def test_a_reload_changes_which_channels_keep_events_and_how_many(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    file = tmp_path / "h.toml"
+    file.write_text(WITH_HISTORY.format(limit=2, prefix="a-"))
+    async with serving(config=str(file)) as rig:
+        rig.app_id, rig.key, rig.secret = "9", "nine", "hidden-secret"
+        for _ in range(3):
+            await rig.publish("n", "a-1")
+        assert (await kept_of(rig, "a-1"), await kept_of(rig, "b-1")) == (2, None)
+        file.write_text(WITH_HISTORY.format(limit=4, prefix="b-"))
+        rig.server.reload(make_config(**{**LOCAL, **SINGLE_APP, "config": str(file)}))
+        for _ in range(5):
+            await rig.publish("n", "b-1")
+        assert (await kept_of(rig, "a-1"), await kept_of(rig, "b-1")) == (None, 4)
+    assert "a restart is needed" not in caplog.text
+
+
+async def test_history_of_every_channel_takes_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    off, on = {**LOCAL, **SINGLE_APP}, {**LOCAL, **SINGLE_APP, "broker": "memory"}
+    async with serving() as rig:
+        rig.server.reload(make_config(**on, history_max_bytes=1 << 20))
+        assert "a restart is needed to apply: broker, history_max_bytes" in caplog.text
+        assert await kept_of(rig, "a") is None
+    caplog.clear()
+    async with serving(broker="memory") as rig:
+        rig.server.reload(make_config(**on, history_limit=7, history_ttl=9))
+        assert "a restart is needed to apply: history_limit, history_ttl" in caplog.text
+        rig.server.reload(make_config(**off))
+        assert await kept_of(rig, "a") == 0
+
+
+async def test_a_preset_of_anycable_turns_history_on() -> None:
+    async with serving(presets="broker") as rig:
+        await rig.publish("n", "a")
+        assert await kept_of(rig, "a") == 1
+    async with serving(presets="broker", broker="none") as rig:
+        assert await kept_of(rig, "a") is None

@@ -407,3 +407,169 @@ async def test_a_wrong_app_id_is_a_fault_though_the_api_may_be_elsewhere() -> No
         status, text = await told_of(rig, config(pusher_app_id="7"))
     assert status == 1
     assert "fault  HTTP API: the answer was 404: Unknown app_id" in text
+
+
+# -- History -------------------------------------------------------------------------------
+
+RULES = """
+[[apps]]
+id = "9"
+[[apps.keys]]
+key = "nine"
+secret = "hidden-secret"
+[[apps.history]]
+prefix = "chat-"
+limit = {limit}
+"""
+
+
+def line_of(subject: str, text: str) -> str:
+    """Return the only finding with this subject."""
+    (line,) = [line for line in text.splitlines() if line[7:].startswith(f"{subject}: ")]
+    return line
+
+
+def test_the_doctor_reports_which_channels_have_history(tmp_path: Path) -> None:
+    file = tmp_path / "h.toml"
+    file.write_text(RULES.format(limit=5))
+    by_rules: dict[str, object] = {"config": str(file)}
+    off = "off: a client that was away misses what was published meanwhile; --broker memory"
+    on = "on for every channel: the last 1,000 events of each, for 60 s"
+    limits = {"history_limit": 1000, "history_ttl": 60}
+    found: list[tuple[dict[str, object], str]] = [
+        ({}, f"{off} turns it on"),
+        ({"broker": "memory", **limits}, f"{on}; 64 MiB at most"),
+        ({"presets": "broker", **limits, "history_max_bytes": 3 << 19}, f"{on}; 1.5 MiB at most"),
+        (by_rules, "on for the channels of 1 rule of [[apps.history]]; 64 MiB at most"),
+        (
+            {**by_rules, "broker": "memory", **limits},
+            f"{on}, except 1 rule of [[apps.history]]; 64 MiB at most",
+        ),
+    ]
+    for options, report in found:
+        status, text = told(config(**options))
+        assert status == 0
+        assert line_of("history", text) == f"ok     history: {report}"
+
+
+def test_rules_that_only_switch_history_off_turn_none_on(tmp_path: Path) -> None:
+    file = tmp_path / "h.toml"
+    file.write_text(RULES.format(limit=0))
+    _, text = told(config(config=str(file)))
+    assert line_of("history", text).startswith("ok     history: off")
+
+
+@pytest.mark.parametrize("separate", [False, True])
+async def test_the_doctor_reports_how_much_a_server_keeps(separate: bool) -> None:
+    """On the page of metrics, which has the port of the URL or a separate one."""
+    where: dict[str, object] = {"metrics_port": 0} if separate else {"metrics": True}
+    options: dict[str, Any] = {"broker": "memory", "metrics_token": "open sesame", **where}
+    async with serving(**options) as rig:
+        for number in range(1200):
+            await rig.publish("n", f"channel-{number % 3}", "x" * 5000)
+        if separate:
+            options = {**options, "host": "127.0.0.1", "metrics_port": rig.server.metrics_port}
+        status, text = await told_of(rig, config(**options))
+    assert status == 0, text
+    assert line_of("kept events", text) == (
+        "ok     kept events: 300 of 3 channels, 1.6 MiB of 64 MiB; none was dropped before it"
+        " expired"
+    )
+    assert "sesame" not in text
+
+
+async def test_events_that_are_dropped_before_they_expire_are_worth_a_hint() -> None:
+    options = {"broker": "memory", "metrics": True, "history_max_bytes": 1 << 20}
+    async with serving(max_event_bytes=0, **options) as rig:
+        for number in range(4):
+            await rig.publish("n", f"channel-{number}", "x" * 500_000)
+        status, text = await told_of(rig, config(**options))
+    assert status == 0, text
+    line = line_of("kept events", text)
+    assert line.startswith("hint   kept events: 2 of 2 channels, 1 MiB of 1 MiB; 2 were dropped")
+    assert line.endswith("raise --history_max_bytes, or lower --history_limit or --history_ttl")
+
+
+async def test_events_of_cache_channels_are_kept_without_history() -> None:
+    async with serving(metrics=True) as rig:
+        await rig.publish("n", "cache-a", "x")
+        _, text = await told_of(rig, config(metrics=True))
+    assert "ok     kept events: 1 of 1 channels" in text
+
+
+async def test_the_doctor_reads_no_metrics_where_there_are_none() -> None:
+    async with serving(broker="memory") as rig:
+        _, text = await told_of(rig, config(broker="memory"))
+        assert line_of("kept events", text) == (
+            "hint   kept events: not checked: the server needs --metrics or --metrics_port"
+        )
+        _, text = await told_of(rig, config())
+        assert "kept events" not in text
+        _, text = await told_of(rig, config(metrics=True))
+        assert line_of("kept events", text) == (
+            f"hint   kept events: not checked: http://127.0.0.1:{rig.server.port}/metrics: the"
+            " answer was 404"
+        )
+        options = {"host": "127.0.0.1", "metrics_port": 1}
+        _, text = await told_of(rig, config(**options))
+        line = line_of("kept events", text)
+        assert line.startswith("hint   kept events: not checked: http://127.0.0.1:1/metrics: ")
+        assert "Connect call failed" in line
+
+
+async def test_a_wrong_token_of_the_metrics_is_found() -> None:
+    async with serving(metrics=True, metrics_token="open sesame") as rig:
+        status, text = await told_of(rig, config(metrics=True, metrics_token="another"))
+    assert status == 0
+    assert line_of("kept events", text).endswith("/metrics: the server refused --metrics_token")
+    assert "another" not in text
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"<html>", "the answer is not a page of metrics"),
+        (b"heliograph_history_events 1.2.3\n", "the answer is not a page of metrics"),
+        (b"heliograph_uptime_seconds 5\n", "the engine of the server counts none"),
+        (b"x" * (1 << 20), "the answer exceeds 1 MiB"),
+    ],
+)
+async def test_another_page_than_that_of_the_metrics_is_found(
+    body: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "MAX_METRICS_BYTES", 1 << 20)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        full = body + b"x" * (len(body) == 1 << 20)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(full) + full)
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async with serving() as rig, await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        options = {"host": "127.0.0.1", "metrics_port": port}
+        status, text = await told_of(rig, config(**options))
+    assert status == 0
+    assert line_of("kept events", text).endswith(f": {reason}")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:9191/metrics"),
+        ("::", "http://[::1]:9191/metrics"),
+        ("::1,127.0.0.1", "http://[::1]:9191/metrics"),
+        ("localhost", "http://localhost:9191/metrics"),
+    ],
+)
+def test_a_separate_port_of_metrics_is_one_of_this_machine(host: str, url: str) -> None:
+    assert doctor.metrics_url(config(host=host, metrics_port=9191), "wss://ws.example.com") == url
+
+
+def test_metrics_have_the_address_of_the_url_or_the_port_of_the_api() -> None:
+    url = "wss://ws.example.com/realtime"
+    assert doctor.metrics_url(config(metrics=True), url) == "https://ws.example.com/metrics"
+    api = config(metrics=True, pusher_api_port=8081)
+    assert doctor.metrics_url(api, url) == "http://localhost:8081/metrics"

@@ -582,4 +582,4 @@ async def test_cached_events_of_an_app_are_bounded_counted_and_logged(
         page = (await rig.fetch("GET", "/metrics")).text
         assert "\nheliograph_cached_events_evicted_total 2\n" in page
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert lines == ["app 3: the cache has too many events; the oldest are dropped"]
+    assert lines == ["app 3: the kept events exceed --history_max_bytes; the oldest are removed"]

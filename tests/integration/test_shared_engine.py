@@ -8,12 +8,12 @@ from itertools import count
 
 import pytest
 
-from heliograph.config.apps import Apps
+from heliograph.config.apps import App, AppKey, Apps, HistoryRule
 from heliograph.config.load import make_config
 from heliograph.engine.testing.looped import LoopedEngine
 from heliograph.engine.testing.state import SharedState
 from heliograph.server import Server
-from tests.integration.rig import LOCAL, SINGLE_APP, Client, Rig
+from tests.integration.rig import APP_ID, KEY, LOCAL, SECRET, SINGLE_APP, Client, Rig
 from tests.integration.test_webhook_delivery import app_for, receiving
 
 
@@ -108,3 +108,34 @@ async def test_a_server_that_stops_sends_its_webhooks_before_it_gives_its_engine
             await rig.server.stop()
         assert receiver.story == ["channel_occupied c", "channel_vacated c"]
         assert not engine.available
+
+
+async def test_servers_share_the_history_and_the_keys_of_publishes(state: SharedState) -> None:
+    """A publisher that repeats its request at the other server gets the answer of the first one."""
+    rule = HistoryRule(prefix="kept", limit=5, ttl=300.0)
+    app = App(id=APP_ID, keys=(AppKey(KEY, SECRET),), history=(rule,))
+    event = {
+        "name": "a",
+        "channels": ["kept-1", "kept-2", "other"],
+        "data": "1",
+        "info": "position,subscription_count",
+        "idempotency_key": "k",
+    }
+    async with (
+        serving(state, "one", "two", apps=Apps([app])) as ((first, _), (second, _)),
+        first.client() as client,
+    ):
+        await client.subscribe("kept-1")
+        replies = [await rig.request("POST", "/events", event) for rig in (first, second, first)]
+        assert len({(reply.status, reply.body) for reply in replies}) == 1
+        found = json.loads(replies[0].body)["channels"]
+        assert (found["kept-1"]["offset"], found["kept-1"]["subscription_count"]) == (1, 1)
+        reply = await second.request("POST", "/events", {**event, "data": "2"})
+        assert reply.status == 409
+        await client.expect('{"event":"a","channel":"kept-1","data":"1"}')
+        await client.expect_nothing_before_pong()
+        pages = [await rig.request("GET", "/channels/kept-2/history") for rig in (first, second)]
+        assert pages[0].body == pages[1].body
+        page = json.loads(pages[0].body)
+        assert [event["name"] for event in page["events"]] == ["a"]
+        assert (page["epoch"], page["offset"]) == (found["kept-2"]["epoch"], 1)

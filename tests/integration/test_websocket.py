@@ -277,8 +277,8 @@ async def test_a_subscription_of_another_shape_is_an_error(data: object) -> None
         await client.send("pusher:subscribe", data)
         await client.expect_error(
             None,
-            "Invalid data of pusher:subscribe: expected an object with a string channel, and"
-            " strings for auth and channel_data",
+            "Invalid data of pusher:subscribe: expected an object with a string channel,"
+            " strings for auth and channel_data, and an object for history",
         )
         await client.expect_nothing_before_pong()
 

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from heliograph.observe.metrics import FAMILIES
 from tests.integration.rig import KEY, Rig, serving
 from tests.ops.test_proxies import OPS, free_port
 
@@ -21,9 +22,12 @@ PATIENCE_S = 40.0
 POLL_INTERVAL_S = 0.25
 RATE_INTERVAL = "10s"
 
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+HEADINGS = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+
 QUERIES: dict[str, str] = {
     f"{panel['type']} {panel['title']} {target['refId']}": target["expr"]
-    for panel in DASHBOARD["panels"]
+    for panel in PANELS
     for target in panel["targets"]
 }
 
@@ -98,6 +102,16 @@ async def one_of_each(rig: Rig) -> None:
         await client.receive()
         await client.send("pusher:subscribe", {"channel": "private-b", "auth": "no:no"})
         await client.receive()
+        await client.send("pusher:subscribe", {"channel": "resumed", "history": {}})
+        await client.receive()
+        position = json.loads(json.loads(await client.receive())["data"])
+        await client.send("pusher:unsubscribe", {"channel": "resumed"})
+        await rig.publish("n", "resumed", "hello")
+        for start in (position, {**position, "epoch": "another"}):
+            await client.send("pusher:subscribe", {"channel": "resumed", "history": start})
+            while '"pusher_internal:subscription_succeeded"' not in await client.receive():
+                pass
+            await client.send("pusher:unsubscribe", {"channel": "resumed"})
     await rig.request("GET", "/channels", auth_signature="0" * 64)
     async with rig.open("/app/unknown?protocol=7") as stranger:
         await stranger.expect_close(4001)
@@ -147,7 +161,7 @@ async def test_every_query_of_the_dashboard_has_data_of_a_server_with_traffic(
     tmp_path: Path,
 ) -> None:
     async with (
-        serving(metrics=True) as rig,
+        serving(metrics=True, broker="memory") as rig,
         scraping(rig, tmp_path) as prometheus,
         traffic(rig),
     ):
@@ -206,8 +220,22 @@ def test_no_panel_of_the_dashboard_covers_another() -> None:
 
 
 def test_every_query_of_the_dashboard_is_of_the_chosen_instances() -> None:
-    for panel in DASHBOARD["panels"]:
+    for panel in PANELS:
         for target in panel["targets"]:
             selectors = re.findall(r"heliograph_\w+(\{[^}]*\})?", target["expr"])
             assert selectors
             assert all('instance=~"$instance"' in one for one in selectors), target["expr"]
+
+
+def test_history_has_a_row_of_its_own() -> None:
+    """Its panels stand below its heading, and have every metric of history."""
+    (heading,) = HEADINGS
+    assert heading["title"] == "History"
+    assert heading["gridPos"]["w"] == 24
+    below = [one for one in PANELS if one["gridPos"]["y"] > heading["gridPos"]["y"]]
+    assert {one["gridPos"]["y"] for one in below} == {heading["gridPos"]["y"] + 1}
+    queries = " ".join(target["expr"] for panel in below for target in panel["targets"])
+    of_history = ("heliograph_history_", "heliograph_resumes_", "heliograph_gaps_")
+    named = {one.name for one in FAMILIES if one.name.startswith(of_history)}
+    assert len(named) == 6
+    assert named <= set(re.findall(r"heliograph_\w+", queries))

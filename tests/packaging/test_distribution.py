@@ -33,6 +33,7 @@ def test_the_sdist_holds_sources_and_documents(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"src/heliograph/server.py", "README.md", "LICENSE", "constraints.txt"} <= names
+    assert "clients/heliograph-resume.js" in names
     assert not [name for name in names if "node_modules" in name]
 
 
@@ -40,6 +41,7 @@ def test_the_wheel_runs_in_an_empty_environment(built: Path, tmp_path: Path) -> 
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "heliograph/py.typed" in names
+    assert "heliograph/clients/heliograph-resume.js" in names
     assert not [name for name in names if name.startswith("tests")]
 
     venv.create(tmp_path / "empty", with_pip=True)
@@ -58,12 +60,14 @@ def test_the_wheel_runs_in_an_empty_environment(built: Path, tmp_path: Path) -> 
         "    app = dict(pusher_app_id='1', pusher_app_key='k', pusher_secret='s')\n"
         "    server = Server(make_config(port=0, **app))\n"
         "    await server.start()\n"
-        "    reader, writer = await asyncio.open_connection('127.0.0.1', server.port)\n"
-        "    writer.write(b'GET /health HTTP/1.0\\r\\n\\r\\n')\n"
-        "    print((await reader.read()).decode())\n"
-        "    writer.close()\n"
+        "    for path in (b'/health', b'/clients/heliograph-resume-1.js'):\n"
+        "        reader, writer = await asyncio.open_connection('127.0.0.1', server.port)\n"
+        "        writer.write(b'GET %b HTTP/1.0\\r\\n\\r\\n' % path)\n"
+        "        print((await reader.read()).decode())\n"
+        "        writer.close()\n"
         "    await server.stop()\n"
         "asyncio.run(main())\n"
     )
     answer = run(executables / "python", "-c", serve_once, cwd=tmp_path)
     assert answer.startswith("HTTP/1.1 200 OK")
+    assert (ROOT / "clients" / "heliograph-resume.js").read_text() in answer

@@ -11,19 +11,24 @@ from typing import TypeVar
 from heliograph.engine.answers import (
     Counts,
     Entry,
-    Kept,
+    Gap,
+    HistorySize,
     Listing,
     Mark,
     Options,
+    Page,
+    Published,
     Refusal,
     SignedIn,
+    Since,
+    Terms,
     Wants,
 )
-from heliograph.engine.base import Leaving, Local
+from heliograph.engine.base import PAGE_BYTES, Leaving, Local
 from heliograph.engine.memory import MemoryEngine, MemorySpace
 from heliograph.engine.share import Share
 from heliograph.errors import Unavailable
-from heliograph.hub.facts import Event, Member
+from heliograph.hub.facts import Event, Keep, Member
 from heliograph.reply import Later
 
 T = TypeVar("T")
@@ -128,8 +133,12 @@ class LateSpace:
     def want(self, wants: Wants) -> None:
         self._inner.want(wants)
 
-    def publish(self, events: Sequence[Event]) -> Later[None]:
-        later: Later[None] = Later()
+    def publish(
+        self, events: Sequence[Event], terms: Terms | None = None
+    ) -> Later[Published | None]:
+        if terms is not None:
+            return self._publish_on(terms, events)
+        later: Later[Published | None] = Later()
         left = len(events)
         away = self._engine.away
 
@@ -148,6 +157,27 @@ class LateSpace:
             self._engine.queue(event.channel, lambda event=event: take_place(event))  # type: ignore[misc]
         return later
 
+    def _publish_on(self, terms: Terms, events: Sequence[Event]) -> Later[Published | None]:
+        """Publish *events* in one step, in the turn of the last of their channels."""
+        later: Later[Published | None] = Later()
+        channels = {event.channel for event in events} or {ANY_CHANNEL}
+        left = len(channels)
+        away = self._engine.away
+
+        def take_place() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                return
+            if away:
+                later.fail(Unavailable("away"))
+            else:
+                later.resolve(self._inner.publish(events, terms))
+
+        for channel in sorted(channels):
+            self._engine.queue(channel, take_place)
+        return later
+
     def enter(
         self,
         channel: str,
@@ -156,12 +186,20 @@ class LateSpace:
         *,
         member: Member | None = None,
         max_members: int = 0,
+        since: Since | None = None,
+        numbered: bool = False,
     ) -> Later[Entry | Refusal]:
         return self._withdrawable(
             channel,
             subscriber_id,
             lambda: self._inner.enter(
-                channel, subscriber_id, options, member=member, max_members=max_members
+                channel,
+                subscriber_id,
+                options,
+                member=member,
+                max_members=max_members,
+                since=since,
+                numbered=numbered,
             ),
         )
 
@@ -198,8 +236,22 @@ class LateSpace:
     def users(self, channel: str) -> Later[Sequence[str]]:
         return self._later(channel, lambda: self._inner.users(channel))
 
-    def kept(self, channel: str) -> Later[Kept | None]:
-        return self._later(channel, lambda: self._inner.kept(channel))
+    def history(
+        self,
+        channel: str,
+        since: Since,
+        keep: Keep,
+        *,
+        limit: int = 0,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Later[Page | Gap]:
+        return self._later(
+            channel,
+            lambda: self._inner.history(channel, since, keep, limit=limit, max_bytes=max_bytes),
+        )
+
+    def history_size(self) -> HistorySize:
+        return self._inner.history_size()
 
     def state_count(self, channel: str) -> None:
         self._engine.queue(channel, lambda: self._inner.state_count(channel))

@@ -3,8 +3,9 @@
 import pytest
 
 from heliograph.config.anycable_options import ANYCABLE_OPTIONS
+from heliograph.config.apps import HistoryRule
 from heliograph.config.settings import OPTIONS
-from tests.unit.configurations import SINGLE, about, only, resolve
+from tests.unit.configurations import ID_AND_KEY, SECRET_SET, SINGLE, about, only, problem, resolve
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,8 @@ def test_anycables_variables_of_an_app_are_read(
         ("ANYCABLE_ENABLE_WS_COMPRESSION", "true", "enable_ws_compression", True),
         ("ANYCABLE_MAX_MESSAGE_SIZE", "70000", "max_message_bytes", 70000),
         ("ANYCABLE_WS_MAX_PENDING_SIZE", "70000", "max_write_buffer", 70000),
+        ("ANYCABLE_BROKER", "memory", "broker", "memory"),
+        ("ANYCABLE_PRESETS", "broker", "presets", ("broker",)),
     ],
 )
 def test_anycables_variables_of_the_server_are_read(
@@ -64,9 +67,8 @@ def test_a_flag_of_anycables_that_asks_for_what_is_so_anyway_is_silent(
 @pytest.mark.parametrize(
     "flag",
     [
-        *("noauth", "broker", "presets", "history_limit", "history_ttl", "sessions_ttl"),
-        *("presence_ttl", "jwt_secret", "jwt_param", "enforce_jwt", "streams_secret"),
-        *("streams_whisper", "streams_presence", "public_streams"),
+        *("noauth", "sessions_ttl", "presence_ttl", "jwt_secret", "jwt_param", "enforce_jwt"),
+        *("streams_secret", "streams_whisper", "streams_presence", "public_streams"),
     ],
 )
 def test_what_is_not_supported_yet_is_ignored_with_a_warning(flag: str) -> None:
@@ -112,3 +114,74 @@ def test_anycables_intervals_are_not_pushers() -> None:
 def test_no_flag_of_anycables_is_one_of_ours() -> None:
     names = {name for one in OPTIONS.values() for name in (one.name, *one.aliases)}
     assert not names & set(ANYCABLE_OPTIONS)
+
+
+# -- Presets and brokers -------------------------------------------------------------------
+
+
+def test_a_limit_and_a_time_to_live_for_anycable_are_those_of_history() -> None:
+    environ = {
+        **SECRET_SET,
+        "ANYCABLE_BROKER": "memory",
+        "ANYCABLE_HISTORY_LIMIT": "7",
+        "ANYCABLE_HISTORY_TTL": "60",
+    }
+    config = resolve(ID_AND_KEY, environ)
+    assert config.event_history.every == HistoryRule(prefix="", limit=7, ttl=60.0)
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("broker", "presets", "on"),
+    [
+        ("", "", False),
+        ("none", "", False),
+        ("memory", "", True),
+        ("", "broker", True),
+        ("", "fly,broker", True),
+        ("", "none", False),
+        ("none", "broker", False),
+        ("memory", "broker", True),
+    ],
+)
+def test_a_preset_turns_history_on_unless_a_broker_is_set(
+    broker: str, presets: str, on: bool
+) -> None:
+    for flags, environ in (
+        ({"broker": broker, "presets": presets}, {}),
+        ({}, {"ANYCABLE_BROKER": broker, "ANYCABLE_PRESETS": presets}),
+    ):
+        config = resolve({**SINGLE, **flags}, environ)
+        assert (config.event_history.every is not None) is on
+        assert about(config, "broker") == []
+
+
+@pytest.mark.parametrize("broker", ["nats", "redis"])
+def test_a_broker_that_processes_share_is_refused_with_the_reason(broker: str) -> None:
+    reason = "the server keeps events in its own memory; set memory, or none"
+    assert problem({**SINGLE, "broker": broker}) == (
+        f"--broker: {broker!r} is not supported (from the flag --broker): {reason}"
+    )
+    assert problem(SINGLE, {"ANYCABLE_BROKER": broker}) == (
+        f"--broker: {broker!r} is not supported (from the environment variable ANYCABLE_BROKER):"
+        f" {reason}"
+    )
+
+
+def test_an_unknown_broker_is_refused() -> None:
+    assert problem({**SINGLE, "broker": "memry"}) == (
+        "--broker: 'memry' is not one of none, memory (from the flag --broker)"
+    )
+
+
+def test_a_preset_that_changes_nothing_is_warned_of() -> None:
+    presets = "fly,heroku,brokr,x,none,broker"
+    config = resolve({**ID_AND_KEY, "presets": presets}, SECRET_SET)
+    where = "--presets (from the flag --presets)"
+    nothing = "changes nothing here; set the options that it would set, such as --host"
+    assert config.warnings == (
+        f"{where}: 'fly' {nothing}",
+        f"{where}: 'heroku' {nothing}",
+        f"{where}: 'brokr' is unknown, ignored; did you mean broker?",
+        f"{where}: 'x' is unknown, ignored",
+    )

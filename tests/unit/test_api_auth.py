@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.config.apps import App, AppKey, Apps
+from heliograph.engine.base import Engine
 from heliograph.engine.memory import MemoryEngine
 from heliograph.errors import ApiError
 from heliograph.net.pages import Pages
@@ -95,12 +96,16 @@ class Server:
     """Nodes, routes and a clock; what is asked of it is answered at once."""
 
     def __init__(
-        self, *apps: App, prefix: str = "", now_s: Callable[[], float] = lambda: NOW
+        self,
+        *apps: App,
+        prefix: str = "",
+        now_s: Callable[[], float] = lambda: NOW,
+        engine: Engine | None = None,
     ) -> None:
         numbers = iter(range(1, 1000))
         self.node = Node(
             Apps(list(apps or (OURS, THEIRS, SWITCHED_OFF))),
-            MemoryEngine(lambda: 0.0, epoch="e"),
+            engine or MemoryEngine(lambda: 0.0, wall=lambda: 0.0, epoch="e"),
             FakeTiming(),
             lambda _bits: next(numbers),
         )

@@ -10,16 +10,19 @@ from heliograph.wire.responses import Response
 from tests.unit.test_api_auth import NOW, Post, Server
 
 
-def get(server: Server, path: str, *parameters: tuple[str, str]) -> tuple[int, str]:
-    """Ask with a signature; *path* is below the app's."""
+def signed_get(path: str, *parameters: tuple[str, str]) -> Request:
+    """A request with a signature; *path* is below the app's."""
     whole = f"/apps/1{path}"
     app = Credentials("key", "secret")
     added = app.request_parameters("GET", whole, at=NOW, parameters=parameters)
     given = query([*parameters, *added])
     target = f"{whole}?{given}".encode()
-    answer = server.routes.handle(
-        Request("GET", target, whole.encode(), given.encode(), "1.1", [], keep_alive=True)
-    )
+    return Request("GET", target, whole.encode(), given.encode(), "1.1", [], keep_alive=True)
+
+
+def get(server: Server, path: str, *parameters: tuple[str, str]) -> tuple[int, str]:
+    """Return the answer to a signed request."""
+    answer = server.routes.handle(signed_get(path, *parameters))
     assert isinstance(answer, Response)
     return answer.status, answer.body.decode()
 

@@ -14,11 +14,12 @@ from heliograph.node.away import Away
 from heliograph.node.dialect import Ending, Goodbye
 from heliograph.node.membership import LEFT_AT_ONCE
 from heliograph.node.policy import Forbidden
+from heliograph.protocols.pusher.lanes import PusherLane
 from heliograph.reply import Later
 from tests.unit.test_session import (
     CREDENTIALS,
     FakePeer,
-    MessageLane,
+    LineFraming,
     World,
     late,
     say,
@@ -33,7 +34,7 @@ MOST_BYTES = 100_000
 GOODBYE = Goodbye(4200, "later")
 
 
-class OtherLane(MessageLane):
+class OtherLane(PusherLane):
     """The same messages in other bytes, for another kind of connection."""
 
     def encode(self, fact: Fact, /) -> bytes:
@@ -42,7 +43,7 @@ class OtherLane(MessageLane):
 
 def away(most_bytes: int = 10) -> tuple[Away, list[str]]:
     ended: list[str] = []
-    return Away("7", MessageLane(), most_bytes, lambda: ended.append("ended")), ended
+    return Away("7", PusherLane(LineFraming()), most_bytes, lambda: ended.append("ended")), ended
 
 
 # -- What holds instead of a connection ----------------------------------------------------
@@ -296,7 +297,7 @@ def test_a_connection_of_another_kind_goes_on_only_where_nothing_was_held(
         world.publish("a", "c")
         world.settle()
     other = FakePeer(peer.session)
-    other.lane = OtherLane()
+    other.lane = OtherLane(LineFraming())
     peer.session.attach(other)
     assert (other.closed is not None) is bool(published)
     world.publish("b", "c")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.net.backlog import CHECK_INTERVAL_S, Backlog
+from heliograph.net.backlog import CHECK_INTERVAL_S, LEAST_ROOM_BYTES, Backlog
 
 
 class FakeTimer:
@@ -190,3 +190,20 @@ def test_whatever_happens_the_sum_is_right_and_bounded(steps: list[tuple[str, in
     assert behind.bytes == sum(behind._unread.values())
     assert behind.bytes <= 3000
     assert all(one.unread() == size for one, size in behind._unread.items())
+
+
+def test_a_client_has_less_room_the_more_all_clients_leave_unread() -> None:
+    _, behind = backlog(most=10 * 1024 * 1024)
+    rooms = [behind.room()]
+    for _ in range(10):
+        noted(behind, 1024 * 1024)
+        rooms.append(behind.room())
+    assert rooms == sorted(rooms, reverse=True)
+    assert rooms[0] == 10 * 1024 * 1024 // 8
+    assert rooms[-1] == LEAST_ROOM_BYTES
+
+
+def test_without_a_bound_for_all_clients_the_room_is_that_of_each() -> None:
+    _, behind = backlog(most_each=100)
+    noted(behind, 50)
+    assert behind.room() == 100

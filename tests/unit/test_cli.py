@@ -86,9 +86,9 @@ def test_the_start_command_of_an_anycable_application_works() -> None:
 
 
 def test_flags_of_anycable_that_are_ignored_are_said_to_be() -> None:
-    done = run("check-config", "--noauth", "--presets=broker", "--redis_url=redis://:sesame@h")
+    done = run("check-config", "--noauth", "--sessions_ttl=9", "--redis_url=redis://:sesame@h")
     assert done.returncode == 0
-    assert "warning: --noauth, --presets: not supported yet, ignored" in done.stderr
+    assert "warning: --noauth, --sessions_ttl: not supported yet, ignored" in done.stderr
     assert "warning: --redis_url: this process shares no state with others" in done.stderr
     assert "sesame" not in done.stdout + done.stderr
 

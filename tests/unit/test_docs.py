@@ -17,7 +17,7 @@ from heliograph.config.show import options_table
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "heliograph"
-FOLDERS = ("bench", "docs", "examples")
+FOLDERS = ("bench", "clients", "docs", "examples")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))]
 )
@@ -143,7 +143,7 @@ def test_every_kind_of_link_is_read(tmp_path: Path) -> None:
 def test_sources_name_documents_that_exist() -> None:
     """A decision may be named by its number: docs/decisions/0007."""
     named = 0
-    for folder in ("src", "tests", "bench", "soak", "fuzz", "mutate", "ops", "examples"):
+    for folder in ("src", "tests", "bench", "soak", "fuzz", "mutate", "ops", "examples", "clients"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix not in {".py", ".c", ".js", ".conf", ".cfg", ".yml", ".service"}:
                 continue

@@ -1,18 +1,27 @@
 """The contract of an engine: the suite that ships, over each engine and each kind of link."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from heliograph.engine.answers import Mark, Owed
+from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.testing.app_state import Bounds
 from heliograph.engine.testing.cluster import (
+    APP,
     Clock,
     Cluster,
     LinkedCluster,
     MemoryCluster,
     Node,
     Recorder,
+    make_node,
+)
+from heliograph.engine.testing.history_suite import (
+    BoundedHistoryContract,
+    FaultHistoryContract,
+    HistoryContract,
+    SharedHistoryContract,
 )
 from heliograph.engine.testing.link import Pace
 from heliograph.engine.testing.messages import Assert, Command, Message, NotExecuted, Why
@@ -28,9 +37,36 @@ from heliograph.engine.testing.suite import (
 from heliograph.hub.facts import UserOffline, UserOnline
 
 
-class TestMemoryEngine(EngineContract):
+class TestMemoryEngine(EngineContract, HistoryContract):
     def make(self) -> Cluster:
         return MemoryCluster()
+
+
+class SmallMemoryCluster(MemoryCluster):
+    """The engine for one node, with little memory for history."""
+
+    def __init__(self, max_bytes: int, evicted: Callable[[str, int], object]) -> None:
+        self.clock = Clock()
+        engine = MemoryEngine(
+            self.clock,
+            wall=self.clock.unix_s,
+            epoch="an epoch",
+            evicted=evicted,
+            history_max_bytes=max_bytes,
+        )
+        self.nodes = (make_node(engine),)
+
+
+class TestMemoryEngineWithLittleMemory(BoundedHistoryContract):
+    def make_small(self, max_bytes: int) -> Cluster:
+        self.counted = 0
+        return SmallMemoryCluster(max_bytes, self.count)
+
+    def count(self, _app_id: str, number: int) -> None:
+        self.counted += number
+
+    def evicted(self, _cluster: Cluster) -> int | None:
+        return self.counted
 
 
 class RunningClock(Clock):
@@ -41,7 +77,7 @@ class RunningClock(Clock):
         return self.now
 
 
-class TestAnEngineWhoseClockRuns(EngineContract):
+class TestAnEngineWhoseClockRuns(EngineContract, HistoryContract):
     def make(self) -> Cluster:
         return MemoryCluster(RunningClock())
 
@@ -69,17 +105,17 @@ class ScopedRecorder(Recorder):
         return Mark(scope, owed.mark.epoch, self._numbers[scope])
 
 
-class TestAnEngineWithSeveralScopes(EngineContract):
+class TestAnEngineWithSeveralScopes(EngineContract, HistoryContract):
     def make(self) -> Cluster:
         return MemoryCluster(local=ScopedRecorder())
 
 
-class TestOneNodeOverALink(EngineContract):
+class TestOneNodeOverALink(EngineContract, HistoryContract):
     def make(self) -> Cluster:
         return LinkedCluster(1)
 
 
-class TestTwoNodes(SharedContract):
+class TestTwoNodes(SharedContract, SharedHistoryContract):
     number: ClassVar[int] = 2
     pace: ClassVar[Pace] = Pace.AT_ONCE
 
@@ -253,7 +289,7 @@ class TestThreeNodesOverPartitions(TestTwoNodesOverPartitions):
     number = 3
 
 
-class TestFaultsOfTwoNodes(FaultContract):
+class TestFaultsOfTwoNodes(FaultContract, FaultHistoryContract):
     number: ClassVar[int] = 2
 
     def make(self) -> LinkedCluster:
@@ -264,4 +300,20 @@ class TestFaultsOfTwoNodes(FaultContract):
 
 
 class TestFaultsOfThreeNodes(TestFaultsOfTwoNodes):
+    number = 3
+
+
+class TestTwoNodesWithLittleMemory(BoundedHistoryContract):
+    number: ClassVar[int] = 2
+
+    def make_small(self, max_bytes: int) -> LinkedCluster:
+        bounds = Bounds(history_max_bytes=max_bytes)
+        return LinkedCluster(self.number, Pace.STEPPED, bounds=bounds)
+
+    def evicted(self, cluster: Cluster) -> int | None:
+        assert isinstance(cluster, LinkedCluster)
+        return cluster.state.app(APP).evicted
+
+
+class TestThreeNodesWithLittleMemory(TestTwoNodesWithLittleMemory):
     number = 3

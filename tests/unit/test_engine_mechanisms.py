@@ -9,15 +9,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
+from msgspec import structs
 
-from heliograph.engine import share
-from heliograph.engine.answers import Counts
+from heliograph.engine import history, keys, share
+from heliograph.engine.answers import Counts, FromTime, GapReason, Rewind, Since, Terms
+from heliograph.engine.history import AppHistory
 from heliograph.engine.testing import app_state, engine, log, messages, owing, space, state
 from heliograph.engine.testing.cluster import LinkedCluster
 from heliograph.errors import OutcomeUnknown, Unavailable
-from heliograph.hub.facts import Event, SubscriptionCount
+from heliograph.hub.facts import Event, Keep, Position, SubscriptionCount
 from tests.unit import test_engine
 
 Break = Callable[[pytest.MonkeyPatch], object]
@@ -213,7 +214,7 @@ def sign_out_without_withdrawing(self: Any, user_id: str, _session_id: str, watc
 
 def welcome_without_settling(original: Any) -> Callable[..., object]:
     def welcome(self: Any, node: str, hello: Any, *arguments: Any) -> None:
-        original(self, node, msgspec.structs.replace(hello, settled=None), *arguments)
+        original(self, node, structs.replace(hello, settled=None), *arguments)
 
     return welcome
 
@@ -227,11 +228,6 @@ def rely_on_the_picture(original: Callable[..., object]) -> Callable[..., object
     return take_entered
 
 
-def keep_without_bounds(self: Any, event: Any, ttl_s: float) -> None:
-    self._kept[event.channel] = (event, self._tools.now() + ttl_s)
-    self._kept_bytes += len(event.data)
-
-
 def replace_the_picture(self: Any, channel: str, picture: Any) -> None:
     self._known[channel] = space._KnownChannel(
         picture.count, {one.user_id: one for one in picture.roster}
@@ -239,7 +235,7 @@ def replace_the_picture(self: Any, channel: str, picture: Any) -> None:
 
 
 def publish_backwards(original: Any) -> Callable[..., object]:
-    return lambda self, events: original(self, events[::-1])
+    return lambda self, events, terms: original(self, events[::-1], terms)
 
 
 def owe_what_nobody_observes(self: Any, _channel: Any, change: Any, _kind: str) -> None:
@@ -248,8 +244,8 @@ def owe_what_nobody_observes(self: Any, _channel: Any, change: Any, _kind: str) 
 
 def admit_without_limit(original: Any) -> Callable[..., object]:
     def admit(self: Any, turn: Any, asserted: Any, channel: Any, sessions: Any) -> object:
-        entering = tuple(msgspec.structs.replace(one, max_members=0) for one in asserted.entering)
-        asserted = msgspec.structs.replace(asserted, entering=entering)
+        entering = tuple(structs.replace(one, max_members=0) for one in asserted.entering)
+        asserted = structs.replace(asserted, entering=entering)
         return original(self, turn, asserted, channel, sessions)
 
     return admit
@@ -265,10 +261,6 @@ def list_without_prefix(original: Any) -> Callable[..., object]:
 
 def list_the_first_part(original: Any) -> Callable[..., object]:
     return lambda self, prefix: original(self, prefix)[:1]
-
-
-def keep_for_ever(original: Any) -> Callable[..., object]:
-    return lambda self, event, ttl_s: original(self, event, ttl_s * 1000)
 
 
 def skip_numbers(original: Any) -> Callable[..., object]:
@@ -305,6 +297,183 @@ def remove_named_members_only(original: Any) -> Callable[..., object]:
         original(self, turn, name, channel, wanted, stated)
 
     return count
+
+
+def adding(change: Callable[[Event, Keep], tuple[Event, Keep]]) -> Break:
+    """Keep another event than the one that was published, or by another rule."""
+    original = AppHistory.add
+    return replaced(
+        AppHistory,
+        "add",
+        lambda self, event, keep, now: original(self, *change(event, keep), now),
+    )
+
+
+def reading(change: Callable[[Since, dict[str, Any]], Since]) -> Break:
+    """Read from another place, or with other arguments."""
+    original = AppHistory.read
+
+    def read(self: Any, channel: str, since: Since, *times: float, **named: Any) -> object:
+        return original(self, channel, change(since, named), *times, **named)
+
+    return replaced(AppHistory, "read", read)
+
+
+def without(name: str, value: object) -> Callable[[Since, dict[str, Any]], Since]:
+    """Read with *value* for an argument."""
+
+    def change(since: Since, named: dict[str, Any]) -> Since:
+        named[name] = value
+        return since
+
+    return change
+
+
+def keep_for_ever(event: Event, keep: Keep) -> tuple[Event, Keep]:
+    return event, Keep(keep.count, keep.ttl_s * 1000)
+
+
+def keep_one_less(event: Event, keep: Keep) -> tuple[Event, Keep]:
+    return event, Keep(keep.count - 1, keep.ttl_s)
+
+
+def by_the_first_rule() -> Callable[[Event, Keep], tuple[Event, Keep]]:
+    """Apply the first rule of a channel for ever."""
+    first: dict[str, Keep] = {}
+    return lambda event, keep: (event, first.setdefault(event.channel, keep))
+
+
+def deliver_without_position(original: Any) -> Callable[..., object]:
+    def keep(self: Any, event: Event, rule: Keep) -> Event:
+        original(self, event, rule)
+        return event
+
+    return keep
+
+
+def keep_every_event(original: Any) -> Callable[..., object]:
+    def publish(self: Any, event: Event) -> object:
+        if event.keep is None:
+            event = structs.replace(event, keep=Keep(3, 30.0))
+        return original(self, event)
+
+    return publish
+
+
+def return_what_is_left(original: Any) -> Callable[..., object]:
+    """Where events are missing, continue with those that are left."""
+
+    def first_after(since: Position, top: Position, kept: int) -> object:
+        first = original(since, top, kept)
+        return 0 if first is GapReason.TRIMMED else first
+
+    return first_after
+
+
+def continue_ahead(original: Any) -> Callable[..., object]:
+    def first_after(since: Position, top: Position, kept: int) -> object:
+        first = original(since, top, kept)
+        return kept if first is GapReason.AHEAD else first
+
+    return first_after
+
+
+def compare_no_epochs(original: Any) -> Callable[..., object]:
+    return lambda since, top, kept: original(Position(top.epoch, since.offset), top, kept)
+
+
+def expire_one_by_one(self: Any, record: Any, now: float) -> None:
+    """Remove the events that have expired, and no other."""
+    for index in reversed(range(len(record.events))):
+        if record.times[index] + record.events[index].keep.ttl_s <= now:
+            del record.events[index], record.times[index]
+            self._events -= 1
+
+
+def refuse_the_future(since: Since, _named: dict[str, Any]) -> Since:
+    return FromTime(0.0) if isinstance(since, FromTime) and since.unix_s > 1e11 else since
+
+
+def rewind_everything(since: Since, _named: dict[str, Any]) -> Since:
+    return Rewind(count=1_000_000) if isinstance(since, Rewind) else since
+
+
+def forget_when_events_were_dropped(original: Any) -> Callable[..., object]:
+    def drop(self: Any, record: Any, count: int) -> None:
+        cut = record.cut
+        original(self, record, count)
+        record.cut = cut
+
+    return drop
+
+
+def beginning(**changes: Any) -> Break:
+    """Begin the history of an app with other arguments."""
+    original = AppHistory.__init__
+
+    def init(self: Any, app_id: str, prefix: str, budget: Any, now: float) -> None:
+        original(self, app_id, **{"prefix": prefix, "budget": budget, "now": now, **changes})
+
+    return replaced(AppHistory, "__init__", init)
+
+
+def miss_whatever_is_kept(original: Any) -> Callable[..., object]:
+    """Owe a miss of each channel that keeps events."""
+
+    def entered(self: Any, turn: Any, name: str, channel: Any, *arguments: Any) -> object:
+        options = channel.options
+        channel.options = structs.replace(options, cached=True, observed=True)
+        answers = original(self, turn, name, channel, *arguments)
+        channel.options = options
+        return answers
+
+    return entered
+
+
+def answer_publishers(**changes: Any) -> Break:
+    """Answer a publish with terms otherwise."""
+    original = app_state.AppState.publish
+
+    def publish(self: Any, events: Any, terms: Any = None) -> object:
+        published = original(self, events, terms)
+        return None if published is None else structs.replace(published, **changes)
+
+    return replaced(app_state.AppState, "publish", publish)
+
+
+def answer_every_publisher(original: Any) -> Callable[..., object]:
+    return lambda self, events, terms=None: original(self, events, terms or Terms())
+
+
+def enter_from_the_beginning(original: Any) -> Callable[..., object]:
+    def message(self: Any) -> object:
+        since = self.since and Rewind(count=1_000_000)
+        return structs.replace(original(self), since=since)
+
+    return message
+
+
+def repeat_without_history(original: Any) -> Callable[..., object]:
+    """Ask for history in the first command only."""
+
+    def message(self: Any) -> object:
+        found = original(self)
+        self.since = None
+        return found
+
+    return message
+
+
+def lose_history_with_a_node(original: Any) -> Callable[..., object]:
+    def unregister(self: Any, node: str) -> None:
+        original(self, node)
+        self._kept = app_state._Kept(self.app_id, self.epoch, 1 << 20, self._tools.now())
+
+    return unregister
+
+
+def without_the_position_of_a_loss(original: Any) -> Callable[..., object]:
+    return lambda self, *arguments: structs.replace(original(self, *arguments), history=None)
 
 
 def answers_in_any_order(original: Any) -> Callable[..., object]:
@@ -361,6 +530,11 @@ MECHANISMS = (
         "the birth of channels and users",
         returns(app_state, "began_after", False),
         ("test_a_stalled_node_makes_good_what_it_missed",),
+    ),
+    Mechanism(
+        "a number for each life of a channel or user",
+        replaced(log.Log, "take_number", lambda self: self.last),
+        ("test_what_reached_nobody_while_a_node_was_removed_is_lost",),
     ),
     Mechanism(
         "a member limit for enters only",
@@ -583,11 +757,6 @@ MECHANISMS = (
         ("test_an_entry_behind_a_departure_that_was_lost_is_answered",),
     ),
     Mechanism(
-        "the bounds of kept events",
-        replaced(app_state.AppState, "_keep", keep_without_bounds),
-        ("test_kept_events_are_bounded",),
-    ),
-    Mechanism(
         "the failure of what was refused",
         replaced(
             space.LinkedSpace, "_answered", repeat_what_was_refused(space.LinkedSpace._answered)
@@ -657,7 +826,7 @@ MECHANISMS = (
     ),
     Mechanism(
         "the time for which an event is kept",
-        replaced(app_state.AppState, "_keep", keep_for_ever(app_state.AppState._keep)),
+        adding(keep_for_ever),
         ("test_the_last_event_is_kept_for_a_while",),
     ),
     Mechanism(
@@ -729,6 +898,218 @@ MECHANISMS = (
         ),
         ("test_an_empty_state_is_filled_again",),
     ),
+    Mechanism(
+        "positions of delivered events",
+        replaced(app_state.AppState, "_keep", deliver_without_position(app_state.AppState._keep)),
+        (
+            "test_kept_events_are_numbered_from_one_in_each_channel",
+            "test_kept_events_of_an_interruption_arrive_with_their_positions",
+            "test_positions_are_the_same_on_all_nodes",
+        ),
+    ),
+    Mechanism(
+        "the excluded sender of a kept event",
+        adding(lambda event, keep: (structs.replace(event, except_id=None), keep)),
+        ("test_a_kept_event_is_returned_as_it_was_published",),
+    ),
+    Mechanism(
+        "gaps",
+        replaced(history, "_first_after", return_what_is_left(history._first_after)),
+        (
+            "test_a_position_is_continued_exactly_if_nothing_is_missing_after_it",
+            "test_a_page_whose_events_were_trimmed_meanwhile_is_a_gap",
+            "test_the_channel_that_was_quiet_the_longest_loses_its_events_first",
+        ),
+    ),
+    Mechanism(
+        "the number of events that are kept",
+        adding(keep_one_less),
+        (
+            "test_a_position_before_the_first_event_is_continued",
+            "test_a_position_is_continued_exactly_if_nothing_is_missing_after_it",
+        ),
+    ),
+    Mechanism(
+        "the refusal of positions ahead",
+        replaced(history, "_first_after", continue_ahead(history._first_after)),
+        ("test_a_position_ahead_of_the_last_event_is_a_gap",),
+    ),
+    Mechanism(
+        "the comparison of epochs",
+        replaced(history, "_first_after", compare_no_epochs(history._first_after)),
+        ("test_a_position_of_another_numbering_is_a_gap",),
+    ),
+    Mechanism(
+        "numberings that outlive their events",
+        replaced(history, "NUMBERED_TTLS", 1),
+        ("test_the_top_is_continued_when_nothing_is_kept_any_more",),
+    ),
+    Mechanism(
+        "the end of numberings",
+        replaced(history, "NUMBERED_TTLS", 1_000_000),
+        ("test_numbering_ends_some_time_after_the_last_event",),
+    ),
+    Mechanism(
+        "records of channels without events",
+        reading(without("asked", None)),
+        ("test_positions_of_an_empty_channel_are_continued",),
+    ),
+    Mechanism(
+        "the expiry of single events",
+        returns(AppHistory, "_drop_expired"),
+        ("test_each_event_is_kept_for_its_own_time",),
+    ),
+    Mechanism(
+        "rules that change",
+        adding(by_the_first_rule()),
+        ("test_a_rule_that_changed_applies_from_the_next_event_on",),
+    ),
+    Mechanism(
+        "the expiry of earlier events with a later one",
+        every(
+            replaced(AppHistory, "_drop_expired", expire_one_by_one),
+            returns(AppHistory, "_expire"),
+        ),
+        ("test_a_shorter_time_to_live_leaves_no_hole",),
+    ),
+    Mechanism(
+        "events that are not kept",
+        replaced(app_state.AppState, "_publish", keep_every_event(app_state.AppState._publish)),
+        ("test_only_events_with_a_rule_are_kept",),
+    ),
+    Mechanism(
+        "times that are inclusive",
+        replaced(history, "TIME_TOLERANCE_S", -0.2),
+        ("test_history_from_a_time_on_includes_that_time",),
+    ),
+    Mechanism(
+        "the future",
+        reading(refuse_the_future),
+        ("test_a_time_in_the_future_is_the_present",),
+    ),
+    Mechanism(
+        "the time of the last event that is not kept",
+        replaced(AppHistory, "_drop", forget_when_events_were_dropped(AppHistory._drop)),
+        ("test_a_time_is_refused_if_a_later_event_is_no_longer_kept",),
+    ),
+    Mechanism(
+        "the time at which the engine began to serve",
+        beginning(now=float("-inf")),
+        ("test_a_time_before_the_engine_served_is_refused",),
+    ),
+    Mechanism(
+        "rewind",
+        reading(rewind_everything),
+        ("test_rewind_returns_the_last_events_by_number_or_age",),
+    ),
+    Mechanism(
+        "the limit of a page in events",
+        reading(without("limit", 0)),
+        ("test_pages_are_limited_in_number",),
+    ),
+    Mechanism(
+        "the limit of a page in bytes",
+        replaced(history, "_end_of_page", lambda _events, _first, last, _max_bytes: last),
+        (
+            "test_pages_are_limited_in_bytes",
+            "test_the_page_of_an_entry_is_bounded_and_the_rest_is_read_up_to_its_top",
+        ),
+    ),
+    Mechanism(
+        "what an entry knows of kept events",
+        returns(AppHistory, "keeps", True),
+        ("test_an_entry_knows_whether_anything_is_kept",),
+    ),
+    Mechanism(
+        "misses of cached channels only",
+        replaced(
+            app_state.AppState, "_entered", miss_whatever_is_kept(app_state.AppState._entered)
+        ),
+        ("test_a_miss_is_owed_only_of_cached_channels",),
+    ),
+    Mechanism(
+        "positions for publishers",
+        answer_publishers(positions=()),
+        ("test_a_publisher_gets_the_positions_that_it_asks_for",),
+    ),
+    Mechanism(
+        "counts for publishers",
+        answer_publishers(counts={}),
+        ("test_a_publisher_gets_the_counts_that_it_asks_for",),
+    ),
+    Mechanism(
+        "answers for publishers that ask only",
+        replaced(app_state.AppState, "publish", answer_every_publisher(app_state.AppState.publish)),
+        ("test_without_terms_a_publish_has_no_answer",),
+    ),
+    Mechanism(
+        "keys of publishers",
+        returns(keys.KeyedAnswers, "find"),
+        (
+            "test_a_publish_with_the_same_key_is_not_delivered_again",
+            "test_a_publish_of_unknown_outcome_is_repeated_with_its_key",
+        ),
+    ),
+    Mechanism(
+        "the time for which a key is known",
+        replaced(keys, "KEY_TTL_S", 1e9),
+        ("test_a_key_is_forgotten_after_a_while",),
+    ),
+    Mechanism(
+        "the place of an entry with history among the facts",
+        replaced(space.LinkedSpace, "_take", answer_after_the_next_fact(space.LinkedSpace._take)),
+        ("test_page_and_facts_of_a_newcomer_have_each_event_once",),
+    ),
+    Mechanism(
+        "the place from which an entry has events",
+        replaced(space._Entering, "message", enter_from_the_beginning(space._Entering.message)),
+        ("test_an_entry_has_the_events_since_the_last_one_on_another_node",),
+    ),
+    Mechanism(
+        "the bound of kept events in bytes",
+        returns(history.HistoryBudget, "shrink"),
+        (
+            "test_the_channel_that_was_quiet_the_longest_loses_its_events_first",
+            "test_a_channel_alone_loses_its_oldest_events_one_by_one",
+            "test_numberings_without_events_end_before_events_are_evicted",
+        ),
+    ),
+    Mechanism(
+        "history in an entry that is repeated",
+        replaced(space._Entering, "message", repeat_without_history(space._Entering.message)),
+        ("test_history_of_an_entry_that_was_cut_off_joins_the_facts",),
+    ),
+    Mechanism(
+        "other epochs after another life of the state",
+        beginning(prefix="always the same"),
+        (
+            "test_a_state_that_lost_everything_has_other_epochs",
+            "test_a_state_that_was_set_back_has_other_epochs",
+        ),
+    ),
+    Mechanism(
+        "the position of a loss",
+        replaced(
+            app_state.AppState,
+            "_picture",
+            without_the_position_of_a_loss(app_state.AppState._picture),
+        ),
+        ("test_events_that_a_node_lost_are_read_up_to_the_position_of_the_loss",),
+    ),
+    Mechanism(
+        "the deadlines of reads",
+        returns(space.LinkedSpace, "fail_overdue"),
+        ("test_history_that_cannot_be_read_fails",),
+    ),
+    Mechanism(
+        "history without its node",
+        replaced(
+            app_state.AppState,
+            "unregister",
+            lose_history_with_a_node(app_state.AppState.unregister),
+        ),
+        ("test_history_outlives_the_node_that_published_it",),
+    ),
 )
 
 CASES = [
@@ -738,7 +1119,11 @@ CASES = [
 ]
 
 
-class Suite(test_engine.TestFaultsOfTwoNodes, test_engine.TestTwoNodesOverLateLinks):
+class Suite(
+    test_engine.TestFaultsOfTwoNodes,
+    test_engine.TestTwoNodesOverLateLinks,
+    test_engine.TestTwoNodesWithLittleMemory,
+):
     """All tests that a mechanism may be needed for, over two nodes whose links a test moves."""
 
     __test__ = False

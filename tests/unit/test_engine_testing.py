@@ -41,7 +41,7 @@ class MyEngine:
     available = True
 
     def __init__(self, now):
-        self._inner = MemoryEngine(now, epoch="an epoch")
+        self._inner = MemoryEngine(now, wall=now, epoch="an epoch")
 
     async def open(self):
         await self._inner.open()

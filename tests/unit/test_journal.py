@@ -18,9 +18,9 @@ from heliograph.node.journal import (
     ClientEventSent,
     Connected,
     Disconnected,
+    EventsPublished,
     Holding,
     Journal,
-    Published,
     Settle,
     Subscribed,
     SubscriptionRefused,
@@ -61,10 +61,10 @@ def test_an_observer_sees_what_occurs_on_its_node(late: bool) -> None:
     full = "Presence channel presence-c is full: at most 1 members"
     refused = SubscriptionRefused(bob.id, "presence-c", full)
     assert sorted(map(str, found[3:5])) == sorted(map(str, [refused, Subscribed(bob.id, "c")]))
-    sent, published = sorted(found[5:7], key=lambda one: isinstance(one, Published))
+    sent, published = sorted(found[5:7], key=lambda one: isinstance(one, EventsPublished))
     assert isinstance(sent, ClientEventSent)
     assert (sent.session_id, sent.event.name) == (ann.id, "client-x")
-    assert isinstance(published, Published)
+    assert isinstance(published, EventsPublished)
     assert [event.name for event in published.events] == ["news"]
     assert found[7:] == [Disconnected(ann.id)]
 

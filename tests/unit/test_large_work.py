@@ -428,7 +428,7 @@ def test_webhooks_report_every_channel_that_a_client_leaves(world: LargeWorld) -
 def get(world: LargeWorld, **parameters: str) -> list[Response]:
     """Ask for the channels; return where the answer will be."""
     answers: list[Response] = []
-    request = ApiRequest(world.tenant, list(parameters.items()), b"")
+    request = ApiRequest(world.tenant, list(parameters.items()), b"", 0.0)
     proceed(endpoints.channels(request), answers.append, _fail)
     world.answer()
     return answers
@@ -535,7 +535,7 @@ def test_lists_of_one_app_delay_those_of_another_by_their_share() -> None:
     for name, prefix in [("a", f"{number}") for number in range(20)] + [("b", "c")]:
         tenant = world.node.tenant(name)
         assert tenant is not None
-        request = ApiRequest(tenant, (("filter_by_prefix", prefix),), b"")
+        request = ApiRequest(tenant, (("filter_by_prefix", prefix),), b"", 0.0)
         proceed(endpoints.channels(request), lambda _, name=name: finished.append(name), _fail)  # type: ignore[misc]
     world.settle()
     assert finished.index("b") <= 2
@@ -546,7 +546,7 @@ def test_too_many_requests_for_long_lists_are_answered_503(world: LargeWorld) ->
     occupy(world, *some(1000))
     waiting = [get(world) for _ in range(MOST_WAITING)]
     refused: list[Exception] = []
-    request = ApiRequest(world.tenant, (), b"")
+    request = ApiRequest(world.tenant, (), b"", 0.0)
     try:
         proceed(endpoints.channels(request), _fail, refused.append)  # type: ignore[arg-type]
         world.answer()
@@ -567,7 +567,7 @@ def test_a_long_list_of_users_is_made_in_slices(world: LargeWorld) -> None:
     for number in range(1500):
         world.state.enter("presence-c", f"{number}", Options(), member=Member(f"u{number}"))
     answers: list[Response] = []
-    request = ApiRequest(world.tenant, (), b"")
+    request = ApiRequest(world.tenant, (), b"", 0.0)
     proceed(endpoints.users(request, "presence-c"), answers.append, _fail)
     world.answer()
     assert answers == []

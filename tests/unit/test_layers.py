@@ -63,21 +63,23 @@ ORDER = {
         *("apps_from_file", "settings", "show", "sources", "checks", "load"),
     ),
     "engine": (
-        *("answers", "presence", "share", "base", "memory"),
+        *("answers", "presence", "share", "base", "history", "keys", "memory"),
         *("testing.log", "testing.partitions", "testing.messages", "testing.owing"),
         *("testing.app_state", "testing.space", "testing.state", "testing.engine", "testing.link"),
-        *("testing.looped", "testing.cluster", "testing.suite", "testing.machine"),
+        *("testing.looped", "testing.cluster", "testing.suite", "testing.history_suite"),
+        *("testing.machine", "testing.history_machine"),
     ),
     "hub": ("facts", "channel", "hub", "users"),
     "net": (
         *("transport", "timers", "turns", "addresses", "backlog", "intake", "idle", "descriptors"),
-        *("answers", "pages", "sockets", "systemd", "tls", "streams", "tls_streams"),
-        *("context", "takeover", "cors", "client", "websocket", "trace", "handshake", "http"),
+        *("answers", "pages", "client_files", "sockets", "systemd", "tls", "streams"),
+        *("tls_streams", "context", "takeover", "cors", "client", "websocket", "trace"),
+        *("handshake", "http"),
         *("registration", "listener", "drain"),
     ),
     "node": (
-        *("counting", "dialect", "journal", "policy", "away", "losses", "tenant", "membership"),
-        "node",
+        *("counting", "dialect", "journal", "policy", "away", "history", "closings", "losses"),
+        *("tenant", "replay", "membership", "node"),
     ),
     "observe": ("metrics", "log_throttle", "logs", "metrics_page"),
     "protocols": (
@@ -85,7 +87,7 @@ ORDER = {
         *("pusher.names", "pusher.auth", "pusher.refusals", "pusher.redact", "pusher.event_text"),
         *("pusher.messages", "pusher.endpoint", "pusher.lanes", "pusher.session"),
         *("pusher.dialect", "pusher.api.auth", "pusher.api.response", "pusher.api.request"),
-        *("pusher.api.channels", "pusher.api.events", "pusher.api.users"),
+        *("pusher.api.history", "pusher.api.channels", "pusher.api.events", "pusher.api.users"),
         *("pusher.api.route_names", "pusher.api.routes", "pusher.registration"),
     ),
     "webhooks": (
@@ -112,6 +114,7 @@ PURE = (
     "wire/",
     "hub/",
     "protocols/",
+    "net/client_files.py",
     "net/cors.py",
     "net/pages.py",
     "reply.py",
@@ -122,9 +125,12 @@ PURE = (
     "node/away.py",
     "node/dialect.py",
     "node/journal.py",
+    "node/closings.py",
+    "node/history.py",
     "node/losses.py",
     "node/membership.py",
     "node/policy.py",
+    "node/replay.py",
     "engine/",
     "origins.py",
     "config/",
@@ -155,6 +161,8 @@ ALSO = {
     "engine/testing/cluster.py": frozenset(("asyncio",)),
     "engine/testing/engine.py": frozenset(("asyncio",)),
     "engine/testing/looped.py": frozenset(("asyncio",)),
+    "engine/testing/history_machine.py": frozenset(("hypothesis", "hypothesis.stateful")),
+    "engine/testing/history_suite.py": frozenset(("msgspec", "pytest")),
     "engine/testing/machine.py": frozenset(("hypothesis", "hypothesis.stateful")),
     "engine/testing/state.py": frozenset(("copy",)),
     "engine/testing/suite.py": frozenset(("asyncio", "pytest")),
@@ -287,7 +295,8 @@ MODULES = {
     ("protocols", "config"): {"heliograph.config.apps", "heliograph.config.settings"},
     ("protocols", "hub"): {"heliograph.hub.channel", "heliograph.hub.facts"},
     ("assembly", "net"): {
-        *("heliograph.net.cors", "heliograph.net.pages", "heliograph.net.registration"),
+        *("heliograph.net", "heliograph.net.client_files", "heliograph.net.cors"),
+        *("heliograph.net.pages", "heliograph.net.registration"),
     },
 }
 
@@ -359,10 +368,15 @@ def test_the_hub_and_the_wire_import_nothing_of_the_others() -> None:
             assert against_the_arrows(part, f"import heliograph.{other}")
 
 
+NEED_WHAT_TESTS_NEED = {
+    f"engine/testing/{name}.py" for name in ("suite", "history_suite", "machine", "history_machine")
+}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_the_suite_of_engines_imports_what_tests_need(path: Path) -> None:
     found = {module.partition(".")[0] for module in imports(path.read_text())}
-    if name_of(path) not in {"engine/testing/suite.py", "engine/testing/machine.py"}:
+    if name_of(path) not in NEED_WHAT_TESTS_NEED:
         assert not found & {"pytest", "hypothesis"}
         assert "heliograph.engine.testing" not in "".join(
             module

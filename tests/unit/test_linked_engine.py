@@ -11,8 +11,10 @@ from heliograph.engine.answers import (
     ChannelOccupied,
     ChannelVacated,
     Counts,
+    Options,
     Reason,
     Refusal,
+    Rewind,
     SignedIn,
     Wants,
 )
@@ -49,7 +51,6 @@ from heliograph.engine.testing.suite import (
     BOB,
     COUNTED,
     KEEP,
-    KEEPING,
     NO_OPTIONS,
     OBSERVED,
     FaultContract,
@@ -494,12 +495,13 @@ def test_an_enter_that_is_asserted_again_owes_one_cache_miss() -> None:
     """Broken on purpose: where the state forgets the ticket, the webhook is sent twice."""
     cluster = make()
     node = cluster.nodes[0]
-    first = Answer(node.space.enter("c", "s", KEEPING))
+    cached = Options(observed=True, keep=KEEP, cached=True)
+    first = Answer(node.space.enter("c", "s", cached))
     node.link.cut(executed=1)
     tick(cluster)
     assert first.came
     assert owed(cluster) == [ChannelOccupied("c"), CacheMiss("c")]
-    enter(cluster, node, "c", "t", KEEPING)
+    enter(cluster, node, "c", "t", cached)
     assert owed(cluster, CacheMiss) == [CacheMiss("c")] * 2
     pass_time(cluster, 3.0)
     assert not cluster.state.app(APP)._nodes[node.engine.node].missed
@@ -650,17 +652,14 @@ def test_a_scope_that_begins_from_nothing_has_only_what_is_wanted(wanted: bool) 
     assert states == (truth * restarts if wanted else [])
 
 
-def test_kept_events_are_bounded() -> None:
-    """Broken on purpose: without a bound, each channel that ever had an event keeps it."""
-    cluster = LinkedCluster(1, bounds=Bounds(kept_events=2))
+def test_evicted_events_are_counted() -> None:
+    cluster = LinkedCluster(1, bounds=Bounds(history_max_bytes=2500))
     node = cluster.nodes[0]
     for channel in "abc":
         ask(cluster, node.space.publish([event("x", channel, keep=KEEP)]))
-    assert [ask(cluster, node.space.kept(channel)) is None for channel in "abc"] == [
-        True,
-        False,
-        False,
-    ]
+    pages = [ask(cluster, node.space.history(channel, Rewind(count=1), KEEP)) for channel in "abc"]
+    assert [len(page.events) for page in pages] == [0, 1, 1]
+    assert cluster.state.app(APP).evicted == 1
 
 
 def test_a_count_that_is_asked_for_too_early_is_announced_again() -> None:

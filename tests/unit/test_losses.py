@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from heliograph.engine.answers import Entry, Lost, Reason
-from heliograph.node.losses import SPREAD_S, STEPS
+from heliograph.node.closings import SPREAD_S, STEPS
 from tests.unit.test_large_work import sign_in
 from tests.unit.test_session import FakePeer, World, say
 

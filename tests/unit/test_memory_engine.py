@@ -4,17 +4,38 @@ import tracemalloc
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from msgspec import structs
 
-from heliograph.engine.answers import NOTHING_WANTED, Lost, Options, Owed
-from heliograph.engine.base import LARGE_CHANNEL
-from heliograph.engine.memory import KEPT_OVERHEAD_BYTES, MemoryEngine, MemorySpace
+from heliograph.engine.answers import (
+    NOTHING_WANTED,
+    POSITION_ONLY,
+    CacheFilled,
+    CacheMiss,
+    Change,
+    Counts,
+    Entry,
+    FromTime,
+    Lost,
+    Options,
+    Owed,
+    Page,
+    Published,
+    Rewind,
+    Since,
+    Terms,
+    Wants,
+)
+from heliograph.engine.base import EVENT_OVERHEAD_BYTES, KEY_TTL_S, LARGE_CHANNEL
+from heliograph.engine.history import RECORD_OVERHEAD_BYTES
+from heliograph.engine.memory import MemoryEngine, MemorySpace
 from heliograph.hub.facts import Event, Fact, Keep, Member, Notice, SubscriptionCount
 
 TTL_S = 10.0
+AHEAD = 1_700_000_000.0
 KEEP = Keep(1, TTL_S)
-PLAIN = Options()
+KEEPING = Options(keep=KEEP)
+LAST = Rewind(count=1)
+NO_FUNCTIONS = Options()
 
 
 class Clock:
@@ -24,17 +45,24 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def unix_s(self) -> float:
+        return self.now + AHEAD
+
 
 class Silent:
-    """A node that remembers the counts that are stated, and when they are due."""
+    """A node that remembers events, owed changes, stated counts, and when those are due."""
 
     def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.owed: list[Change] = []
         self.counts: list[SubscriptionCount] = []
         self.due: list[tuple[str, float]] = []
 
     def deliver(self, fact: Fact, /) -> None:
         if isinstance(fact, SubscriptionCount):
             self.counts.append(fact)
+        elif isinstance(fact, Event):
+            self.events.append(fact)
 
     def notice(self, notice: Notice, /) -> None: ...
 
@@ -45,7 +73,8 @@ class Silent:
 
     def hold(self, term: str, /) -> None: ...
 
-    def owe(self, changes: Sequence[Owed], /) -> None: ...
+    def owe(self, changes: Sequence[Owed], /) -> None:
+        self.owed += [owed.change for owed in changes]
 
     def restart(self, scope: str, epoch: str, /) -> None: ...
 
@@ -64,84 +93,165 @@ def node() -> Silent:
 
 @pytest.fixture
 def space(clock: Clock, node: Silent) -> MemorySpace:
-    return MemoryEngine(clock, epoch="e").space("1", node, NOTHING_WANTED)
+    return MemoryEngine(clock, wall=clock.unix_s, epoch="e").space("1", node, NOTHING_WANTED)
 
 
-def put(space: MemorySpace, channel: str, name: str = "n", data: bytes = b'"{}"') -> None:
-    space.publish([Event(channel, name, data, keep=KEEP)])
+def names(space: MemorySpace, channel: str, since: Since = LAST) -> list[str]:
+    """The names of the events that a channel keeps."""
+    page = space.history(channel, since, KEEP)
+    assert isinstance(page, Page)
+    return [event.name for event in page.events]
 
 
-def kept(space: MemorySpace) -> list[str]:
-    """The channels whose events are in memory, expired or not."""
-    return sorted(space._kept._entries)
+def test_only_events_that_ask_for_it_are_kept(space: MemorySpace, node: Silent) -> None:
+    space.publish([Event("c", "n", b'"{}"')])
+    assert names(space, "c") == []
+    space.publish([Event("c", "n", b'"{}"', keep=KEEP), Event("c", "m", b'"{}"')])
+    assert names(space, "c") == ["n"]
+    assert [event.position and event.position.offset for event in node.events] == [None, 1, None]
 
 
 def test_an_event_is_kept_for_its_time_and_no_longer(space: MemorySpace, clock: Clock) -> None:
-    put(space, "cache-c")
-    for passed, left in ((0.0, 10.0), (9.5, 0.5)):
-        clock.now = 1000.0 + passed
-        found = space.kept("cache-c")
-        assert found is not None
-        assert found.ttl_s == left
-    clock.now = 1010.0
-    assert space.kept("cache-c") is None
-    assert kept(space) == []
+    space.publish([Event("c", "n", b'"{}"', keep=KEEP)])
+    clock.now += TTL_S - 0.5
+    assert names(space, "c") == ["n"]
+    assert not space.enter("c", "s", KEEPING).nothing_kept  # type: ignore[union-attr]
+    assert space.history_size().events == 1
+    clock.now += 0.5
+    assert names(space, "c") == []
+    assert space.enter("c", "t", KEEPING).nothing_kept  # type: ignore[union-attr]
+    assert space.history_size().events == 0
 
 
-def test_an_event_that_is_replaced_expires_by_its_own_time(
-    space: MemorySpace, clock: Clock
-) -> None:
-    """Also where others were kept in between, which expire before it."""
-    put(space, "cache-a")
-    clock.now += 5
-    put(space, "cache-b")
-    clock.now += 3
-    put(space, "cache-a", "new")
-    clock.now = 1016.0
-    assert space.kept("cache-b") is None
-    found = space.kept("cache-a")
-    assert found is not None
-    assert (found.event.name, found.ttl_s) == ("new", 2.0)
-
-
-def test_an_event_that_is_kept_for_less_than_those_before_it_expires_all_the_same(
-    space: MemorySpace, clock: Clock
-) -> None:
-    put(space, "cache-a")
-    space.publish([Event("cache-b", "n", b'"{}"', keep=Keep(1, 1.0))])
+def test_the_times_of_events_are_those_of_the_wall_clock(space: MemorySpace, clock: Clock) -> None:
+    space.publish([Event("c", "n", b'"{}"', keep=KEEP)])
     clock.now += 2
-    assert space.kept("cache-b") is None
-    assert space.kept("cache-a") is not None
+    page = space.history("c", LAST, KEEP)
+    assert isinstance(page, Page)
+    assert page.times == [1000.0 + AHEAD]
+    space.publish([Event("c", "m", b'"{}"', keep=KEEP)])
+    assert names(space, "c", FromTime(1001.0 + AHEAD)) == ["m"]
 
 
-def test_what_has_expired_is_let_go_when_more_is_kept(space: MemorySpace, clock: Clock) -> None:
-    """Nobody need ask for it."""
-    for number in range(10):
-        put(space, f"cache-{number}")
-        clock.now += 1
-    assert len(kept(space)) == 10
-    clock.now += 4.5
-    put(space, "cache-new")
-    assert kept(space) == [*(f"cache-{number}" for number in range(5, 10)), "cache-new"]
+def test_an_entry_has_the_history_that_was_asked_for_and_no_times(space: MemorySpace) -> None:
+    space.publish([Event("c", f"{number}", b"1", keep=Keep(5, TTL_S)) for number in range(4)])
+    entry = space.enter("c", "s", KEEPING, since=Rewind(count=2))
+    assert isinstance(entry, Entry)
+    page = entry.history
+    assert isinstance(page, Page)
+    assert [event.name for event in page.events] == ["2", "3"]
+    assert (page.position, page.times, entry.nothing_kept) == (page.top, (), False)
+    for options in (KEEPING, NO_FUNCTIONS):
+        entry = space.enter("c", "t", options)
+        assert isinstance(entry, Entry)
+        assert (entry.history, entry.nothing_kept) == (None, False)
 
 
-def test_only_events_that_ask_for_it_are_kept(space: MemorySpace) -> None:
-    space.publish([Event("c", "n", b'"{}"')])
-    assert space.kept("c") is None
+def test_a_channel_is_numbered_for_subscribers_that_ask_for_it(space: MemorySpace) -> None:
+    space.enter("c", "s", KEEPING, since=POSITION_ONLY)
+    assert space.history_size().bytes == 0
+    space.enter("c", "t", KEEPING, numbered=True)  # without positions in the answer
+    assert space.history_size().bytes == 0
+    space.enter("c", "u", KEEPING, since=POSITION_ONLY, numbered=True)
+    assert space.history_size().bytes > 0
 
 
-def test_more_than_one_event_of_a_channel_is_not_kept_yet(space: MemorySpace) -> None:
-    with pytest.raises(AssertionError):
-        space.publish([Event("c", "n", b'"{}"', keep=Keep(2, TTL_S))])
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("observed", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_cached_channel_that_keeps_nothing_owes_a_cache_miss(
+    space: MemorySpace, node: Silent, *, cached: bool, observed: bool, wanted: bool
+) -> None:
+    space.want(Wants(cache=wanted))
+    options = Options(keep=KEEP, cached=cached, observed=observed)
+    space.enter("c", "s", options)
+    misses = [CacheMiss("c")] if cached and observed and wanted else []
+    assert node.owed == misses
+    node.owed.clear()
+    space.publish([Event("c", "n", b"1", keep=KEEP), Event("c", "n", b"1", keep=KEEP)])
+    assert node.owed == ([CacheFilled("c")] if wanted else [])
+    node.owed.clear()
+    space.enter("c", "t", options)
+    assert node.owed == []
+
+
+# -- Publishes with terms --------------------------------------------------------------------
+
+
+def test_a_publish_without_terms_has_no_answer(space: MemorySpace) -> None:
+    assert space.publish([Event("c", "n", b"1", keep=KEEP)]) is None
+
+
+def test_positions_are_those_after_each_event_also_of_events_that_are_not_kept(
+    space: MemorySpace, node: Silent
+) -> None:
+    events = [
+        Event("a", "1", b"1", keep=KEEP),
+        Event("a", "2", b"1"),
+        Event("b", "3", b"1"),
+        Event("a", "4", b"1", keep=KEEP),
+        Event("a", "5", b"1", keep=KEEP),
+    ]
+    published = space.publish(events, Terms(keeps=[KEEP, KEEP, KEEP, None, KEEP]))
+    assert published is not None
+    offsets = [position and position.offset for position in published.positions]
+    assert offsets == [1, 1, 0, None, 3]
+    assert [event.name for event in node.events] == ["1", "2", "3", "4", "5"]
+    # The position of the channel without an event is known from now on.
+    page = space.history("b", published.positions[2], KEEP)  # type: ignore[arg-type]
+    assert isinstance(page, Page)
+    assert published.counts == {}
+    assert space.publish(events[:1], Terms()) == Published()
+
+
+def test_counts_are_those_of_the_channels_after_all_events(space: MemorySpace) -> None:
+    space.enter("presence-c", "s", NO_FUNCTIONS, member=Member("ann", None))
+    space.enter("presence-c", "t", NO_FUNCTIONS, member=Member("ann", None))
+    events = [Event("presence-c", "n", b"1"), Event("d", "n", b"1"), Event("d", "m", b"1")]
+    published = space.publish(events, Terms(counts=True))
+    assert published == Published(counts={"presence-c": Counts(2, 1), "d": Counts(0, 0)})
+
+
+def test_client_events_with_terms_are_owed(space: MemorySpace, node: Silent) -> None:
+    space.want(Wants(client_events=True))
+    sent = Event("c", "client-n", b"1", owed=True)
+    space.publish([sent, Event("c", "n", b"1"), Event("c", "m", b"1", keep=KEEP)], Terms())
+    assert node.owed == [sent]
+
+
+def test_a_repeated_key_is_answered_and_not_published(
+    space: MemorySpace, node: Silent, clock: Clock
+) -> None:
+    terms = Terms(keeps=[KEEP], counts=True, key="k", fingerprint=b"f")
+    event = Event("c", "n", b"1", keep=KEEP)
+    first = space.publish([event], terms)
+    assert first is not None
+    assert (first.repeated, first.fingerprint) == (False, b"f")
+    space.enter("c", "s", KEEPING)
+    clock.now += KEY_TTL_S - 0.1
+    other = Terms(key="k", fingerprint=b"other")
+    for again in (terms, other):
+        assert space.publish([event], again) == structs.replace(first, repeated=True)
+    assert len(node.events) == 1
+    clock.now += 0.1
+    assert space.publish([event], other) == Published(fingerprint=b"other")
+    assert len(node.events) == 2
+
+
+def test_keys_of_an_app_are_not_those_of_another(clock: Clock) -> None:
+    engine = MemoryEngine(clock, wall=clock.unix_s, epoch="e")
+    for app_id in "12":
+        space = engine.space(app_id, Silent(), NOTHING_WANTED)
+        assert space.publish([], Terms(key="k")) == Published()
 
 
 def test_an_engine_in_this_process_is_available(space: MemorySpace, clock: Clock) -> None:
     assert space.available("c")
-    assert MemoryEngine(clock, epoch="e").available
+    assert MemoryEngine(clock, wall=clock.unix_s, epoch="e").available
 
 
 def test_an_app_has_its_space_once(clock: Clock, node: Silent) -> None:
-    engine = MemoryEngine(clock, epoch="e")
+    engine = MemoryEngine(clock, wall=clock.unix_s, epoch="e")
     engine.space("1", node, NOTHING_WANTED)
     with pytest.raises(AssertionError, match="has its space already"):
         engine.space("1", node, NOTHING_WANTED)
@@ -150,10 +260,10 @@ def test_an_app_has_its_space_once(clock: Clock, node: Silent) -> None:
 def test_a_channel_that_all_have_left_holds_nothing(space: MemorySpace) -> None:
     members = [Member(str(number % 2), None) for number in range(3)]
     for number, member in enumerate(members):
-        space.enter("presence-c", str(number), PLAIN, member=member)
+        space.enter("presence-c", str(number), NO_FUNCTIONS, member=member)
     assert space.users("presence-c") == ["0", "1"]
     for number, member in enumerate(members):
-        space.leave([("presence-c", PLAIN, member)], str(number))
+        space.leave([("presence-c", NO_FUNCTIONS, member)], str(number))
     assert (space.subscriptions, space.presences) == ({}, {})
     space.sign_in("u", "s", ["v"])
     space.sign_in("u", "t")
@@ -168,11 +278,11 @@ def test_a_subscription_takes_nothing_in_the_engine_but_a_number(space: MemorySp
     member = Member("ann", None)
     for channel in ("c", "presence-c"):
         entering = None if channel == "c" else member
-        space.enter(channel, "first", PLAIN, member=entering)
+        space.enter(channel, "first", NO_FUNCTIONS, member=entering)
         tracemalloc.start()
         try:
             for number in range(10_000):
-                space.enter(channel, f"{number}", PLAIN, member=entering)
+                space.enter(channel, f"{number}", NO_FUNCTIONS, member=entering)
             grown, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -200,84 +310,32 @@ def test_the_number_of_a_large_channel_is_stated_when_it_is_asked_for(
     assert len(node.counts) == LARGE_CHANNEL + 2  # it was stated when it became small
 
 
-# -- Bounds ----------------------------------------------------------------------------------
+# -- The bound -------------------------------------------------------------------------------
 
 
-class Evictions:
-    """A memory engine with little room, and what had to go."""
-
-    def __init__(self, **bounds: int) -> None:
-        self.counts: list[tuple[str, int]] = []
-        self.clock = Clock()
-        engine = MemoryEngine(
-            self.clock,
-            epoch="e",
-            evicted=lambda app_id, count: self.counts.append((app_id, count)),
-            **bounds,
-        )
-        self.spaces = {one: engine.space(one, Silent(), NOTHING_WANTED) for one in "12"}
-
-    def publish(self, *channels: str, data: bytes = b'"1"', app_id: str = "1") -> None:
-        events = [Event(one, "x", data, keep=Keep(1, 1800)) for one in channels]
-        self.spaces[app_id].publish(events)
-
-    def kept(self, *channels: str, app_id: str = "1") -> str:
-        return "".join(one for one in channels if self.spaces[app_id].kept(one))
+def test_all_apps_share_one_bound_and_evictions_name_the_app(clock: Clock) -> None:
+    evictions: list[tuple[str, int]] = []
+    engine = MemoryEngine(
+        clock,
+        wall=clock.unix_s,
+        epoch="e",
+        evicted=lambda app_id, count: evictions.append((app_id, count)),
+        history_max_bytes=5 * (EVENT_OVERHEAD_BYTES + RECORD_OVERHEAD_BYTES + 100),
+    )
+    spaces = {app_id: engine.space(app_id, Silent(), NOTHING_WANTED) for app_id in "12"}
+    for app_id, channels in (("1", "abcd"), ("2", "ef")):
+        for channel in channels:
+            spaces[app_id].publish([Event(channel, "n", b"x" * 97, keep=KEEP)])
+    assert evictions == [("1", 1)]
+    assert [names(spaces["1"], channel) for channel in "abcd"] == [[], ["n"], ["n"], ["n"]]
+    assert [names(spaces["2"], channel) for channel in "ef"] == [["n"], ["n"]]
 
 
-def test_too_many_kept_events_cost_those_that_were_kept_first() -> None:
-    world = Evictions(max_kept_events=2)
-    world.publish("a", "b", "a")
-    assert world.counts == []
-    world.publish("c")
-    assert world.kept(*"abc") == "ac"
-    assert world.counts == [("1", 1)]
-    world.publish("a", "b", app_id="2")
-    assert world.kept(*"ab", app_id="2") == "ab"
-    assert world.kept(*"abc") == "ac"
-
-
-def test_what_has_expired_makes_room_and_counts_as_nothing_evicted() -> None:
-    world = Evictions(max_kept_events=2)
-    world.publish("a", "b")
-    world.clock.now += 1800
-    world.publish("c", "d")
-    assert world.kept(*"abcd") == "cd"
-    assert world.counts == []
-
-
-def test_kept_events_are_bounded_in_bytes_too() -> None:
-    text = b"x" * 1000
-    size = len(text) + len("a") + len("x") + KEPT_OVERHEAD_BYTES
-    world = Evictions(max_kept_bytes=3 * size)
-    world.publish(*"abc", data=text)
-    world.publish("c", "b", data=text)
-    assert world.counts == []
-    world.publish("d", data=text * 2)
-    assert world.kept(*"abcd") == "bd"
-    assert world.counts == [("1", 2)]
-    world.publish("d")
-    world.publish("e", data=text)
-    assert world.kept(*"abcde") == "bde"
-    world.publish("f", data=text * 4)
-    assert world.kept(*"abcdef") == ""
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 900), st.sampled_from([0, 700])))
-)
-def test_whatever_is_published_kept_events_are_within_their_bounds_and_the_newest(
-    story: list[tuple[str, int, int]],
-) -> None:
-    limit = 3 * KEPT_OVERHEAD_BYTES + 1500
-    world = Evictions(max_kept_events=4, max_kept_bytes=limit)
-    model: dict[str, tuple[float, int]] = {}  # channel -> when it was published, its size
-    for channel, length, pause_s in story:
-        world.clock.now += pause_s
-        world.publish(channel, data=b"x" * length)
-        model.pop(channel, None)
-        model[channel] = (world.clock.now, length + 2 + KEPT_OVERHEAD_BYTES)
-        model = {one: kept for one, kept in model.items() if kept[0] + 1800 > world.clock.now}
-        while len(model) > 4 or sum(size for _, size in model.values()) > limit:
-            del model[next(iter(model))]
-        assert world.kept(*"abcdef") == "".join(sorted(model))
+def test_epochs_of_channels_are_short_whatever_names_the_life_of_the_engine(clock: Clock) -> None:
+    epochs = set()
+    for epoch in ("a long name of a life 1", "a long name of a life 2"):
+        engine = MemoryEngine(clock, wall=clock.unix_s, epoch=epoch)
+        page = engine.space("1", Silent(), NOTHING_WANTED).history("c", POSITION_ONLY, KEEP)
+        epochs.add(page.top.epoch)
+    assert len(epochs) == 2
+    assert all(len(one) <= 12 for one in epochs)

@@ -105,7 +105,7 @@ def test_a_subscription_is_read_the_same_by_the_fast_decoder(text: bytes) -> Non
             Raw(text),
             messages.Subscribe,
             messages.SUBSCRIBE,
-            "a string channel, and strings for auth and channel_data",
+            "a string channel, strings for auth and channel_data, and an object for history",
         )
     )
     assert direct == careful

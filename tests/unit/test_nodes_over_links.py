@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.config.apps import App, Apps, Webhook
+from heliograph.config.apps import App, Apps, HistoryRule, Webhook
 from heliograph.engine.answers import Counts, Mark, Owed
 from heliograph.engine.testing.cluster import Clock, run_now
 from heliograph.engine.testing.engine import LinkedEngine
@@ -137,7 +137,11 @@ class LinkedNode:
         self.timing = ClockTiming()
         self.keeper = Keeper(cluster.receiver)
         app = App(
-            id=APP_ID, keys=(KEY,), webhooks=(Webhook(url="http://localhost"),), watchlist=True
+            id=APP_ID,
+            keys=(KEY,),
+            webhooks=(Webhook(url="http://localhost"),),
+            watchlist=True,
+            history=cluster.history,
         )
         bits = count(number * 1000)
         self.node = Node(
@@ -170,7 +174,8 @@ class LinkedNode:
 class NodeCluster:
     """Some nodes over one state."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, history: tuple[HistoryRule, ...] = ()) -> None:
+        self.history = history
         self.clock = Clock()
         texts = count()
         self.state = SharedState(self.clock, lambda: f"text {next(texts)}")
@@ -223,8 +228,10 @@ class NodeCluster:
 class Story:
     """What clients and links do, in the order of a test."""
 
-    def __init__(self, number: int) -> None:
-        self.cluster = NodeCluster(number)
+    data = b'"{}"'
+
+    def __init__(self, number: int, history: tuple[HistoryRule, ...] = ()) -> None:
+        self.cluster = NodeCluster(number, history)
         self.peers = [self.cluster.nodes[one % number].client() for one in range(CLIENTS)]
         self.homes = [one % number for one in range(CLIENTS)]
         self.names = count()
@@ -240,6 +247,10 @@ class Story:
         self.peers[number] = self.home(number).client()
         self.subscribed = {key for key in self.subscribed if key[0] != number}
         self.owed_to = {key: value for key, value in self.owed_to.items() if key[0] != number}
+
+    def claim(self, _number: int, _channel: str) -> dict[str, Any]:
+        """Return what a client adds to its subscription."""
+        return {}
 
     def note_subscriptions(self) -> None:
         """From the acknowledgement on, a client is owed what is accepted."""
@@ -271,7 +282,7 @@ class Story:
             user = f"u{number % 2}" if channel.startswith("presence") else None
             signed = sign(peer, channel, user) if channel.startswith("pr") else {}
             peer.told = [m for m in peer.told if m.get("channel") != channel]
-            say(peer, "subscribe", channel, **signed)
+            say(peer, "subscribe", channel, **signed, **self.claim(number, channel))
             self.subscribed.add((number, channel))
         elif what == "unsubscribe" and channel in peer.session.channels:
             say(peer, "unsubscribe", channel)
@@ -349,9 +360,10 @@ class Story:
     def publish(self, one: LinkedNode, channel: str) -> None:
         name = f"e{next(self.names)}"
         due = [key for key in self.owed_to if key[1] == channel]
-        keep = one.tenant.keep if channel.startswith("cache") else None
+        history = one.tenant.histories.of(channel, cached=channel.startswith("cache"))
+        keep = None if history is None else history.keep
 
-        def accepted(_nothing: None) -> None:
+        def accepted(_nothing: object) -> None:
             self.accepted.setdefault(channel, []).append(name)
             for key in due:
                 if key in self.owed_to:
@@ -362,7 +374,7 @@ class Story:
             if type(error).__name__ == "Unavailable":
                 self.refused.add(name)
 
-        event = Event(channel, name, b'"{}"', keep=keep)
+        event = Event(channel, name, self.data, keep=keep)
         proceed(one.tenant.publish([event]), accepted, failed)
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ import gc
 import json
 import sys
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.client.signing import Credentials
-from heliograph.config.apps import App, AppKey, Apps, Webhook
+from heliograph.config.apps import App, AppKey, Apps, HistoryRule, Webhook
 from heliograph.config.settings import ConnectionSettings
 from heliograph.engine.answers import Change, Counts
-from heliograph.engine.base import Space
+from heliograph.engine.base import PAGE_BYTES, Engine, Space
 from heliograph.engine.memory import MemoryEngine
 from heliograph.engine.share import Share
 from heliograph.hub.channel import Subscription
-from heliograph.hub.facts import Event, Fact
+from heliograph.hub.facts import Event
 from heliograph.node.dialect import ClientLane, Ending, Goodbye, Opening, Refused
 from heliograph.node.journal import Journal, Occurrence
 from heliograph.node.node import Node
@@ -27,6 +27,7 @@ from heliograph.node.policy import Policy
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher import messages, refusals
 from heliograph.protocols.pusher.dialect import PusherDialect
+from heliograph.protocols.pusher.lanes import PusherLane
 from heliograph.protocols.pusher.session import PusherSession
 from heliograph.reply import proceed
 from tests.unit.fakes import Recorder
@@ -47,25 +48,10 @@ class LineFraming:
     uncompressed = frame
 
 
-class MessageLane:
-    """Messages as they are, without frames."""
-
-    framing = LineFraming()
-
-    def encode(self, fact: Fact, /) -> bytes:
-        return messages.fact_message(fact) + b"\n"
-
-    def join(self, encoded: Sequence[bytes], /) -> bytes:
-        return b"".join(encoded)
-
-    def cut(self, chunk: bytes, parts: Sequence[tuple[int, int]], /) -> list[bytes]:
-        return [chunk[begin:end] for begin, end in parts]
-
-
 class FakePeer:
     """Remembers what a client was told."""
 
-    lane: ClientLane = MessageLane()
+    lane: ClientLane = PusherLane(LineFraming())
 
     def __init__(self, session: PusherSession) -> None:
         self.id = session.id
@@ -73,6 +59,8 @@ class FakePeer:
         self.told: list[dict[str, Any]] = []
         self.closed: Goodbye | None = None
         self.chunks = 0  # that were written to it
+        self.free_bytes = PAGE_BYTES
+        self.waiting: list[Callable[[], object]] = []  # for room
 
     def write(self, chunk: bytes, /) -> None:
         self.chunks += 1
@@ -81,6 +69,19 @@ class FakePeer:
 
     def send(self, *texts: bytes) -> None:
         self.write(b"\n".join(texts))
+
+    def room(self) -> int:
+        return self.free_bytes
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        self.waiting.append(callback)
+
+    def read(self, free_bytes: int = PAGE_BYTES) -> None:
+        """Have room again for *free_bytes*."""
+        self.free_bytes = free_bytes
+        waiting, self.waiting = self.waiting, []
+        for callback in waiting:
+            callback()
 
     def close(self, goodbye: Goodbye) -> None:
         self.closed = goodbye
@@ -140,14 +141,20 @@ class World:
         late: bool,
         timing: FakeTiming | None = None,
         policy: Policy | None = None,
+        every: HistoryRule | None = None,
+        wrap: Callable[[Engine], Engine] | None = None,
         **settings: Any,
     ) -> None:
         self.timing = timing or FakeTiming()
-        self.memory = memory = MemoryEngine(lambda: 0.0, epoch="1")
+        self.memory = memory = MemoryEngine(
+            lambda: self.timing.time, wall=lambda: self.timing.time, epoch="1"
+        )
         self.late = LateEngine(memory) if late else None
         app = App(id="1", name="test", keys=(KEY,), **settings)
         numbers = iter(range(1, 10_000))
-        engine = self.late or memory
+        engine: Engine = self.late or memory
+        if wrap is not None:
+            engine = wrap(engine)
         self.recorder = Recorder()
         self.recorded: list[Change] = self.recorder.changes
         self.occurred: list[Occurrence] = []
@@ -158,6 +165,7 @@ class World:
             lambda _bits: next(numbers),
             journal=Journal(owed=[self.recorder]),
             policy=policy,
+            every=every,
         )
         self.dialect = PusherDialect(self.node)
 
@@ -188,7 +196,8 @@ class World:
     def publish(self, name: str, channel: str, **fields: Any) -> None:
         tenant = self.node.tenant("1")
         assert tenant is not None
-        keep = tenant.keep if fields.pop("cached", False) else None
+        history = tenant.histories.of(channel, cached=fields.pop("cached", False))
+        keep = None if history is None else history.keep
         reply = tenant.publish([Event(channel, name, b'"{}"', keep=keep, **fields)])
         proceed(reply, lambda _: None, lambda _: None)
 

@@ -43,6 +43,8 @@ WRONG_ON_PURPOSE = {
     "tests/integration/rig.py",  # replaces and omits parameters of a signed request
     "tests/integration/test_api.py",
     "tests/integration/test_greedy_clients.py",
+    "tests/integration/test_history_access.py",
+    "tests/integration/test_history_api.py",
     "tests/integration/test_logs.py",
     "tests/integration/test_secrets.py",
     "tests/integration/test_warm_paths.py",

@@ -7,6 +7,7 @@ server's public address. Changes nothing, except that a missing webhook folder i
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import sys
@@ -19,10 +20,12 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+import aiohttp
 from msgspec import Struct
 
 from heliograph.client.errors import (
     Disconnected,
+    InvalidAnswer,
     NoGreeting,
     NotUpgraded,
     Refused,
@@ -32,7 +35,7 @@ from heliograph.client.errors import (
 from heliograph.client.listener import Listener
 from heliograph.client.publisher import Answer, Publisher
 from heliograph.client.signing import Credentials
-from heliograph.client.urls import WEBSOCKET, base_url
+from heliograph.client.urls import HTTP, WEBSOCKET, base_url
 from heliograph.config.settings import Config
 from heliograph.errors import ConfigError
 
@@ -51,6 +54,8 @@ publish request is refused.
 
 EXPIRES_SOON = timedelta(days=21)
 MAX_ANSWER_BYTES = 65536
+MAX_METRICS_BYTES = 16 << 20
+MIB = 1 << 20
 GATEWAY_ERRORS = (502, 503, 504)
 UNKNOWN_KEY, UNAUTHORIZED = 4001, 4009
 
@@ -77,6 +82,7 @@ def examine(
     yield _descriptors()
     yield from _certificate(config)
     yield from _folder(config)
+    yield _history(config)
     if url is None:
         yield Finding(
             HINT,
@@ -176,6 +182,30 @@ def _folder(config: Config) -> Iterator[Finding]:
         yield Finding(FINE, "--data_dir", f"{folder} is writable")
 
 
+def _history(config: Config) -> Finding:
+    settings = config.event_history
+    rules = sum(len(app.history) for app in config.apps)
+    of_rules = f"{rules} {'rule' if rules == 1 else 'rules'} of [[apps.history]]"
+    if every := settings.every:
+        on = f"on for every channel: the last {every.limit:,} events of each, for {every.ttl:g} s"
+        if rules:
+            on = f"{on}, except {of_rules}"
+    elif any(rule.limit for app in config.apps for rule in app.history):
+        on = f"on for the channels of {of_rules}"
+    else:
+        return Finding(
+            FINE,
+            "history",
+            "off: a client that was away misses what was published meanwhile; --broker memory"
+            " turns it on",
+        )
+    return Finding(FINE, "history", f"{on}; {_mib(settings.history_max_bytes)} at most")
+
+
+def _mib(count: float) -> str:
+    return f"{count / MIB:.1f}".removesuffix(".0") + " MiB"
+
+
 # -- The way through the proxy -------------------------------------------------------------------
 
 
@@ -225,6 +255,7 @@ def _public(config: Config, url: str, *, wait_s: float, origin: str | None) -> I
             )
         else:
             yield from asyncio.run(_api(way))
+        yield from _kept_events(config, way.url)
         if wait_s and config.development:
             yield Finding(HINT, "idle time-out", "not measured: set the app, as for the HTTP API")
         elif wait_s:
@@ -406,3 +437,99 @@ def _clock(date: str | None) -> Iterator[Finding]:
         )
     else:
         yield Finding(FINE, "clock", "the clocks of the server and of this machine agree")
+
+
+# -- Metrics ---------------------------------------------------------------------------------------
+
+
+def _kept_events(config: Config, url: str) -> Iterator[Finding]:
+    """Check how much the server at *url* keeps for clients, if it has a page of metrics."""
+    monitoring, history = config.monitoring, config.event_history
+    if not (monitoring.metrics or monitoring.metrics_port):
+        if history.every or any(app.history for app in config.apps):
+            yield Finding(
+                HINT, "kept events", "not checked: the server needs --metrics or --metrics_port"
+            )
+        return
+    page = metrics_url(config, url)
+    try:
+        found = _sums(asyncio.run(_page(page, monitoring.metrics_token)))
+    except RemoteError as error:
+        yield Finding(HINT, "kept events", f"not checked: {page}: {error}")
+        return
+    if "heliograph_history_events" not in found:
+        yield Finding(HINT, "kept events", "not checked: the engine of the server counts none")
+        return
+    events, channels, size, evicted = (
+        found.get(f"heliograph_{name}", 0.0)
+        for name in ("history_events", "history_channels", "history_bytes", "evicted_events_total")
+    )
+    bound = found.get("heliograph_history_max_bytes")
+    kept = f"{events:,.0f} of {channels:,.0f} channels"
+    size_of_bound = _mib(size) + (f" of {_mib(bound)}" if bound else "")
+    if evicted:
+        yield Finding(
+            HINT,
+            "kept events",
+            f"{kept}, {size_of_bound}; {evicted:,.0f} were dropped before they expired: raise"
+            " --history_max_bytes, or lower --history_limit or --history_ttl",
+        )
+    else:
+        yield Finding(
+            FINE, "kept events", f"{kept}, {size_of_bound}; none was dropped before it expired"
+        )
+
+
+def metrics_url(config: Config, url: str) -> str:
+    """Return the address of the page: on a port of this machine, or else below *url*."""
+    port = config.monitoring.metrics_port or config.listening.pusher_api_port
+    if not port:
+        parts = urlsplit(url)
+        return f"{HTTP[parts.scheme]}://{parts.netloc}/metrics"
+    host = next(iter(config.listening.host), "")
+    host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not listened on here
+    scheme = "https" if config.certificate.ssl_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+
+async def _page(url: str, token: str | None) -> str:
+    """Return the text of the page of metrics. Raises RemoteError."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=ssl.create_default_context())
+            ) as session,
+            session.get(url, headers=headers, allow_redirects=False) as answer,
+        ):
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                raise InvalidAnswer("the server refused --metrics_token")
+            if answer.status != HTTPStatus.OK:
+                raise InvalidAnswer(f"the answer was {answer.status}")
+            received = bytearray()
+            async for part in answer.content.iter_any():
+                received += part
+                if len(received) > MAX_METRICS_BYTES:
+                    raise InvalidAnswer(f"the answer exceeds {_mib(MAX_METRICS_BYTES)}")
+    except TimeoutError:
+        raise Unreachable(f"no answer within {TIMEOUT_S:g} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unreachable(str(error) or type(error).__name__) from None
+    return received.decode(errors="replace")
+
+
+_SAMPLE = re.compile(r"^(heliograph_\w+)(?:\{.*\})? ([0-9.e+-]+)$", re.ASCII | re.MULTILINE)
+
+
+def _sums(page: str) -> dict[str, float]:
+    """Return the metrics of *page*, each summed over its labels. Raises RemoteError."""
+    sums: dict[str, float] = {}
+    try:
+        for name, value in _SAMPLE.findall(page):
+            sums[name] = sums.get(name, 0.0) + float(value)
+    except ValueError:
+        raise InvalidAnswer("the answer is not a page of metrics") from None
+    if not sums:
+        raise InvalidAnswer("the answer is not a page of metrics")
+    return sums

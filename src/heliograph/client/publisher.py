@@ -62,7 +62,8 @@ class OutgoingEvent:
     An event to publish on one channel.
 
     *data* that is no string is sent as its JSON text. The client with *socket_id* does not receive
-    the event. *info* names the attributes of the channel that the answer contains.
+    the event. *info* names the attributes of the channel that the answer contains. A *transient*
+    event is not kept in the history of the channel.
     """
 
     channel: str
@@ -70,6 +71,7 @@ class OutgoingEvent:
     data: Any
     socket_id: str | None = None
     info: Sequence[str] = ()
+    transient: bool = False
 
 
 class Publisher:
@@ -84,7 +86,8 @@ class Publisher:
 
     Methods raise RequestRefused if the answer is not 200, Unreachable if there is none within
     *timeout_s* seconds, and InvalidAnswer if the answer is not what the API returns. No POST is
-    sent twice: after Unreachable, the server may have executed it.
+    sent twice: after Unreachable, the server may have executed it. A publish with an
+    *idempotency_key* may be repeated by the caller, within a minute: it is executed once.
     """
 
     def __init__(
@@ -136,31 +139,41 @@ class Publisher:
         *,
         socket_id: str | None = None,
         info: Sequence[str] = (),
+        transient: bool = False,
+        idempotency_key: str | None = None,
     ) -> dict[str, dict[str, Any]]:
         """
         Publish one event on one or several channels.
 
-        *data*, *socket_id* and *info* are as in OutgoingEvent. Return the attributes that *info*
-        names, by channel.
+        *data*, *socket_id*, *info* and *transient* are as in OutgoingEvent. Return the attributes
+        that *info* names, by channel.
         """
         names = [channels] if isinstance(channels, str) else list(channels)
-        body = {"name": name, "channels": names, "data": _text(data), **_options(socket_id, info)}
+        body = {
+            "name": name,
+            "channels": names,
+            "data": _text(data),
+            **_options(socket_id, info, transient),
+            **_key(idempotency_key),
+        }
         answer = await self.post("/events", body)
         found: dict[str, dict[str, Any]] = answer.get("channels", {})
         return found
 
-    async def publish_batch(self, events: Sequence[OutgoingEvent]) -> list[dict[str, Any]]:
+    async def publish_batch(
+        self, events: Sequence[OutgoingEvent], *, idempotency_key: str | None = None
+    ) -> list[dict[str, Any]]:
         """Publish several events. Return the attributes that each asks for, if any does."""
         batch = [
             {
                 "name": event.name,
                 "channel": event.channel,
                 "data": _text(event.data),
-                **_options(event.socket_id, event.info),
+                **_options(event.socket_id, event.info, event.transient),
             }
             for event in events
         ]
-        answer = await self.post("/batch_events", {"batch": batch})
+        answer = await self.post("/batch_events", {"batch": batch, **_key(idempotency_key)})
         found: list[dict[str, Any]] = answer.get("batch", [])
         return found
 
@@ -196,6 +209,28 @@ class Publisher:
             return [user["id"] for user in answer["users"]]
         except (LookupError, TypeError):
             raise InvalidAnswer("the answer has no users with ids") from None
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: float | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        """
+        Return kept events of *channel*, and its position.
+
+        The events are those at *since* (seconds since 1970) or later, or those after *cursor*, or
+        all; at most *limit* of them. The answer has a cursor for those that follow.
+        """
+        given = [
+            ("since", None if since is None else f"{since:.3f}"),
+            ("cursor", cursor),
+            ("limit", None if limit is None else str(limit)),
+        ]
+        parameters = [(name, value) for name, value in given if value is not None]
+        return await self.get(f"/channels/{quote(channel, safe=IN_A_PATH)}/history", parameters)
 
     # -- Any request -----------------------------------------------------------------------
 
@@ -260,11 +295,17 @@ def _text(data: Any) -> str:
     return data if isinstance(data, str) else msgspec.json.encode(data).decode()
 
 
-def _options(socket_id: str | None, info: Sequence[str]) -> dict[str, str]:
-    options = dict(_asked(info))
+def _options(socket_id: str | None, info: Sequence[str], transient: bool) -> dict[str, Any]:
+    options: dict[str, Any] = dict(_asked(info))
     if socket_id is not None:
         options["socket_id"] = socket_id
+    if transient:
+        options["transient"] = True
     return options
+
+
+def _key(idempotency_key: str | None) -> dict[str, str]:
+    return {} if idempotency_key is None else {"idempotency_key": idempotency_key}
 
 
 def _asked(info: Sequence[str]) -> list[tuple[str, str]]:

@@ -93,7 +93,7 @@ ANYCABLE_OPTIONS: Mapping[str, AnyCableOption] = {
     ),
     **_options("pubsub", NO_SHARED_STATE, silent=("", "none")),
     **_options("enats embed_nats", NO_SHARED_STATE, silent=_OFF, kind=bool),
-    # Options that history and the AnyCable protocol will support.
+    # Options that the AnyCable protocol will support.
     **_options(
         "noauth public public_streams streams_whisper streams_presence turbo_streams cable_ready"
         " enforce_jwt sse ds signed_streams",
@@ -101,13 +101,11 @@ ANYCABLE_OPTIONS: Mapping[str, AnyCableOption] = {
         silent=_OFF,
         kind=bool,
     ),
-    **_options("broker", NOT_YET, silent=("", "none")),
     **_options(
-        "presets history_limit history_ttl sessions_ttl presence_ttl jwt_secret jwt_param"
-        " jwt_id_key jwt_id_param jwt_id_enforce streams_secret turbo_streams_secret"
-        " cable_ready_secret broadcast_key http_broadcast_path http_broadcast_port"
-        " http_broadcast_secret sse_path ds_path api_path api_port api_secret path"
-        " ping_timestamp_precision",
+        "sessions_ttl presence_ttl jwt_secret jwt_param jwt_id_key jwt_id_param jwt_id_enforce"
+        " streams_secret turbo_streams_secret cable_ready_secret broadcast_key"
+        " http_broadcast_path http_broadcast_port http_broadcast_secret sse_path ds_path api_path"
+        " api_port api_secret path ping_timestamp_precision",
         NOT_YET,
         silent=("", "none"),
     ),

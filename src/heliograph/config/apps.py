@@ -23,6 +23,11 @@ WEBHOOK_KINDS = (
 """The kinds of events that a webhook can select; by default, it receives all of them."""
 
 
+LARGEST_HISTORY_LIMIT = 10_000
+SHORTEST_HISTORY_TTL_S, LONGEST_HISTORY_TTL_S = 0.001, 30 * 86400.0
+"""The events of a channel that can be kept, and the seconds for which each can be kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class AppKey:
     """A key, which is public, and the secret that signs for it."""
@@ -43,12 +48,30 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRule:
+    """
+    The channels of an app whose names begin with *prefix* keep events; the longest prefix decides.
+
+    The last *limit* events are kept, each for *ttl* seconds. A new subscriber receives the last
+    *rewind_count* of them, or those of the last *rewind_s* seconds; at most one of both is set. A
+    *limit* of 0: these channels keep no events, although others do.
+    """
+
+    prefix: str
+    limit: int
+    ttl: float
+    rewind_count: int = 0
+    rewind_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """An application that shares the server with others, and nothing else."""
 
     id: str
     keys: tuple[AppKey, ...]
     webhooks: tuple[Webhook, ...] = ()
+    history: tuple[HistoryRule, ...] = ()
     name: str = option("", "Name of the app, for people.")
     enabled: bool = option(True, "If off, clients are disconnected and API requests refused.")
     client_events: bool = option(True, "Clients may send client events.")

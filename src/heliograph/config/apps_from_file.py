@@ -10,7 +10,17 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, App, AppKey, Webhook
+from heliograph.config.apps import (
+    APP_OPTIONS,
+    LARGEST_HISTORY_LIMIT,
+    LONGEST_HISTORY_TTL_S,
+    SHORTEST_HISTORY_TTL_S,
+    WEBHOOK_KINDS,
+    App,
+    AppKey,
+    HistoryRule,
+    Webhook,
+)
 from heliograph.config.options import Option, suggestion
 from heliograph.errors import ConfigError
 
@@ -18,15 +28,38 @@ ReadSecret = Callable[[str, str], str]
 """Takes the path of a file with a secret, and the place that names it, for errors."""
 
 
-def app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> App:
-    """Return the app that *table* describes; *where* is its place in errors."""
+_LIMIT = Option(
+    name="limit", kind=int, default=None, sentence="", group="", maximum=LARGEST_HISTORY_LIMIT
+)
+_TTL = Option(
+    name="ttl",
+    kind=float,
+    default=None,
+    sentence="",
+    group="",
+    minimum=SHORTEST_HISTORY_TTL_S,
+    maximum=LONGEST_HISTORY_TTL_S,
+)
+
+_TIME = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def app_of_table(
+    table: dict[str, Any], where: str, read_secret: ReadSecret, default_rule: HistoryRule
+) -> App:
+    """
+    Return the app that *table* describes; *where* is its place in errors.
+
+    *default_rule* has the values that a table under [[apps.history]] leaves out.
+    """
     known = {one.name: one for one in APP_OPTIONS}
     for name in ("key", "secret", "secret_file"):
         if name in table:
             raise ConfigError(
                 f"{where}.{name}: belongs under [[apps.keys]], because an app can have several keys"
             )
-    _check_keys(table, (*known, "id", "keys", "webhooks"), where)
+    _check_keys(table, (*known, "id", "keys", "webhooks", "history"), where)
     app_id = _text(table, "id", where)
     keys = tuple(
         _key_of_table(key, f"{where}.keys[{number}]", read_secret)
@@ -40,12 +73,16 @@ def app_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> 
             list_of_tables(table.get("webhooks", []), f"{where}.webhooks")
         )
     )
+    history = tuple(
+        _rule_of_table(rule, f"{where}.history[{number}]", default_rule)
+        for number, rule in enumerate(list_of_tables(table.get("history", []), f"{where}.history"))
+    )
     settings = {
         name: _parse_at(one, table[name], f"{where}.{name}")
         for name, one in known.items()
         if name in table
     }
-    return App(id=app_id, keys=keys, webhooks=webhooks, **settings)
+    return App(id=app_id, keys=keys, webhooks=webhooks, history=history, **settings)
 
 
 def _key_of_table(table: dict[str, Any], where: str, read_secret: ReadSecret) -> AppKey:
@@ -77,6 +114,35 @@ def _webhook_of_table(table: dict[str, Any], where: str) -> Webhook:
     headers = _headers(table.get("headers", {}), f"{where}.headers")
     return Webhook(
         url=url, events=tuple(events), channel_prefix=prefix, headers=headers, enabled=enabled
+    )
+
+
+def _rule_of_table(table: dict[str, Any], where: str, default: HistoryRule) -> HistoryRule:
+    _check_keys(table, ("prefix", "limit", "ttl", "rewind"), where)
+    prefix = table.get("prefix")
+    if not isinstance(prefix, str):
+        raise ConfigError(
+            f'{where}.prefix: missing or not a string; "" is the prefix of every channel'
+        )
+    count, seconds = _rewind(table.get("rewind", 0), f"{where}.rewind")
+    return HistoryRule(
+        prefix=prefix,
+        limit=_parse_at(_LIMIT, table.get("limit", default.limit), f"{where}.limit"),
+        ttl=_parse_at(_TTL, table.get("ttl", default.ttl), f"{where}.ttl"),
+        rewind_count=count,
+        rewind_s=seconds,
+    )
+
+
+def _rewind(value: object, where: str) -> tuple[int, float]:
+    """Return the number of events, or the seconds, of which a new subscriber receives events."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value, 0.0
+    if isinstance(value, str) and (found := _TIME.fullmatch(value)):
+        number, unit = found.groups()
+        return 0, float(number) * _SECONDS[unit]
+    raise ConfigError(
+        f'{where}: {value!r} is neither a number of events nor a time such as "30s" or "5m"'
     )
 
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from heliograph.config.apps import APP_OPTIONS, App, Webhook
-from heliograph.config.options import Option
-from heliograph.config.settings import OPTIONS, AppSource, Config
+from heliograph.config.apps import APP_OPTIONS, App, HistoryRule, Webhook
+from heliograph.config.options import Option, in_full, suggestion
+from heliograph.config.settings import BROKER_PRESET, OPTIONS, AppSource, Config
 from heliograph.config.sources import flag_source
 from heliograph.errors import ConfigError
 
@@ -127,6 +127,25 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+BROKERS = ("none", "memory")
+SHARED_BROKERS = ("nats", "redis")
+"""Brokers of AnyCable that several processes share."""
+
+
+def check_broker(config: Config) -> None:
+    """The broker is one that this server has."""
+    broker = config.event_history.broker
+    if broker is None or broker in BROKERS:
+        return
+    source = config.source("broker")
+    if broker in SHARED_BROKERS:
+        raise ConfigError(
+            f"--broker: {broker!r} is not supported (from {source}): the server keeps events in its"
+            " own memory; set memory, or none"
+        )
+    raise ConfigError(f"--broker: {broker!r} is not one of {', '.join(BROKERS)} (from {source})")
+
+
 # -- Apps ----------------------------------------------------------------------------------
 
 NOT_IN_IDENTIFIERS = "/?#:&+% "
@@ -234,6 +253,39 @@ def check_ids_and_keys(config: Config) -> None:
             owners[key.key] = app.id
 
 
+# -- History -------------------------------------------------------------------------------
+
+
+def check_history(config: Config) -> None:
+    """The rules of an app have different prefixes, and no rule sends more than it keeps."""
+    for app, source in config.sourced_apps():
+        prefixes: set[str] = set()
+        for number, rule in enumerate(app.history):
+            where = f"{source.place or 'app ' + repr(app.id)}.history[{number}]"
+            if rule.prefix in prefixes:
+                raise ConfigError(f"{where}.prefix: {rule.prefix!r} has a table already")
+            prefixes.add(rule.prefix)
+            if rule.prefix.startswith("#"):
+                raise ConfigError(
+                    f"{where}.prefix: only channels of users begin with #, such as {rule.prefix!r},"
+                    " and their events are never kept"
+                )
+            _check_rewind(rule, f"{where}.rewind")
+
+
+def _check_rewind(rule: HistoryRule, where: str) -> None:
+    if rule.rewind_count > rule.limit:
+        raise ConfigError(
+            f"{where}: {rule.rewind_count} events are more than the limit of {rule.limit}"
+        )
+    if rule.rewind_s and not rule.limit:
+        raise ConfigError(f"{where}: no events are kept, because the limit is 0")
+    if rule.rewind_s > rule.ttl:
+        raise ConfigError(
+            f"{where}: {in_full(rule.rewind_s)} s are more than the ttl of {in_full(rule.ttl)} s"
+        )
+
+
 # -- Webhooks ------------------------------------------------------------------------------
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -311,7 +363,9 @@ CHECKS: tuple[Callable[[Config], None], ...] = (
     check_metrics_port,
     check_hosts,
     check_host_names,
+    check_broker,
     check_identifiers,
+    check_history,
     check_webhooks,
     check_single_app,
     check_development_hosts,
@@ -371,6 +425,33 @@ def warn_of_options_without_app(config: Config) -> Iterator[str]:
             )
 
 
+SILENT_PRESETS = (BROKER_PRESET, "none")
+PLATFORM_PRESETS = ("fly", "heroku")
+"""AnyCable's presets for a platform, whose addresses and ports they set."""
+
+
+def warn_of_presets(config: Config) -> Iterator[str]:
+    """A preset that changes nothing may have set an address, or a port, for AnyCable."""
+    for preset in config.event_history.presets:
+        where = f"--presets (from {config.source('presets')}): {preset!r}"
+        if preset in PLATFORM_PRESETS:
+            yield f"{where} changes nothing here; set the options that it would set, such as --host"
+        elif preset not in SILENT_PRESETS:
+            yield f"{where} is unknown, ignored{suggestion(preset, SILENT_PRESETS)}"
+
+
+def warn_of_history_without_channels(config: Config) -> Iterator[str]:
+    """A limit of history, or its time to live, without a channel that keeps events."""
+    if config.event_history.every or any(rule.limit for app in config.apps for rule in app.history):
+        return
+    for name in ("history_limit", "history_ttl"):
+        if name in config.sources:
+            yield (
+                f"--{name} (from {config.source(name)}) has no effect: no channel has history; set"
+                " --broker memory, or [[apps.history]] for some channels of an app"
+            )
+
+
 def warn_of_secrets_in_flags(config: Config) -> Iterator[str]:
     """Every user who can list processes can read a command line."""
     for one in OPTIONS.values():
@@ -389,5 +470,7 @@ def _instead_of_flag(one: Option) -> str:
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
     warn_of_ids,
     warn_of_options_without_app,
+    warn_of_presets,
+    warn_of_history_without_channels,
     warn_of_secrets_in_flags,
 )

@@ -97,7 +97,7 @@ def _with_apps(
     """Return *config* with the apps of the file, and with that of the options after them."""
     found: list[tuple[App, AppSource]] = []
     for table, place, source in values.app_tables:
-        app = app_of_table(table, place, secrets.read)
+        app = app_of_table(table, place, secrets.read, config.event_history.default_rule)
         found.append((app, AppSource(place=place, values=dict.fromkeys(table, source))))
     development = not found and not config.single_app.described
     if development:

@@ -73,9 +73,9 @@ class Option:
             raise ValueError(f"{value!r} is not one of {', '.join(self.choices)}")
         if isinstance(parsed, int | float) and not isinstance(parsed, bool):
             if parsed < self.minimum:
-                raise ValueError(f"{_in_full(parsed)} is less than {_in_full(self.minimum)}")
+                raise ValueError(f"{in_full(parsed)} is less than {in_full(self.minimum)}")
             if parsed > self.maximum:
-                raise ValueError(f"{_in_full(parsed)} is more than {_in_full(self.maximum)}")
+                raise ValueError(f"{in_full(parsed)} is more than {in_full(self.maximum)}")
         return parsed
 
 
@@ -142,8 +142,8 @@ _PARSERS: dict[type, Callable[[object], Any]] = {
 }
 
 SERVER, SINGLE_APP, PROTOCOL = "Server", "The app", "Protocol"
-LIMITS, WEBHOOKS = "Limits", "Webhooks"
-GROUPS = (SERVER, SINGLE_APP, PROTOCOL, LIMITS, WEBHOOKS)
+HISTORY, LIMITS, WEBHOOKS = "History", "Limits", "Webhooks"
+GROUPS = (SERVER, SINGLE_APP, PROTOCOL, HISTORY, LIMITS, WEBHOOKS)
 """In the order of tables and help."""
 
 
@@ -226,10 +226,11 @@ def text_of(one: Option, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return ",".join(value)
-    return _in_full(value) if isinstance(value, float) else str(value)
+    return in_full(value) if isinstance(value, float) else str(value)
 
 
-def _in_full(number: float) -> str:
+def in_full(number: float) -> str:
+    """Return *number*, without a fraction of zero."""
     return str(number).removesuffix(".0")
 
 

@@ -10,8 +10,17 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Self, get_type_hints
 
 from heliograph import origins
-from heliograph.config.apps import APP_OPTIONS, App, Apps
+from heliograph.config.apps import (
+    APP_OPTIONS,
+    LARGEST_HISTORY_LIMIT,
+    LONGEST_HISTORY_TTL_S,
+    SHORTEST_HISTORY_TTL_S,
+    App,
+    Apps,
+    HistoryRule,
+)
 from heliograph.config.options import (
+    HISTORY,
     LIMITS,
     PROTOCOL,
     SERVER,
@@ -146,6 +155,63 @@ class PusherSettings:
         minimum=1,
         unit="s",
     )
+
+
+BROKER_PRESET = "broker"
+"""The preset of AnyCable that turns history on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings:
+    """Channels that keep events, for clients that were away: how many, and for how long."""
+
+    broker: str | None = option(
+        None,
+        "`memory` keeps events of every channel, `none` only of those that [[apps.history]] names.",
+        group=HISTORY,
+        environment=("ANYCABLE_BROKER",),
+    )
+    presets: tuple[str, ...] = option(
+        (),
+        "AnyCable's presets: `broker` is --broker memory, unless --broker is set.",
+        group=HISTORY,
+        environment=("ANYCABLE_PRESETS",),
+    )
+    history_limit: int = option(
+        100,
+        "The last events that a channel with history keeps.",
+        group=HISTORY,
+        environment=("ANYCABLE_HISTORY_LIMIT",),
+        minimum=1,
+        maximum=LARGEST_HISTORY_LIMIT,
+    )
+    history_ttl: float = option(
+        300.0,
+        "Seconds that it keeps each of them.",
+        group=HISTORY,
+        environment=("ANYCABLE_HISTORY_TTL",),
+        minimum=SHORTEST_HISTORY_TTL_S,
+        maximum=LONGEST_HISTORY_TTL_S,
+        unit="s",
+    )
+    history_max_bytes: int = option(
+        64 << 20,
+        "Bytes of all kept events together; above, those of the channels that were quiet the"
+        " longest are dropped first.",
+        group=HISTORY,
+        minimum=1 << 20,
+    )
+
+    @property
+    def default_rule(self) -> HistoryRule:
+        """The rule of a channel with history, unless [[apps.history]] sets another one."""
+        return HistoryRule(prefix="", limit=self.history_limit, ttl=self.history_ttl)
+
+    @property
+    def every(self) -> HistoryRule | None:
+        """The rule of the channels that no [[apps.history]] names, if they have history."""
+        on = self.broker == "memory" or (self.broker is None and BROKER_PRESET in self.presets)
+        return self.default_rule if on else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +481,7 @@ class Config:
     shutdown: ShutdownSettings = field(default_factory=ShutdownSettings)
     certificate: CertificateSettings = field(default_factory=CertificateSettings)
     pusher_protocol: PusherSettings = field(default_factory=PusherSettings)
+    event_history: HistorySettings = field(default_factory=HistorySettings)
     connections: ConnectionSettings = field(default_factory=ConnectionSettings)
     http_requests: RequestSettings = field(default_factory=RequestSettings)
     event_loop: EventLoopSettings = field(default_factory=EventLoopSettings)

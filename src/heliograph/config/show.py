@@ -3,14 +3,16 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, Webhook
+from heliograph.config.apps import APP_OPTIONS, WEBHOOK_KINDS, HistoryRule, Webhook
 from heliograph.config.options import (
+    HISTORY,
     LIMITS,
     PROTOCOL,
     SERVER,
     SINGLE_APP,
     WEBHOOKS,
     Option,
+    in_full,
     text_of,
 )
 from heliograph.config.settings import OPTIONS, SERVER_OPTIONS, Config
@@ -28,6 +30,7 @@ HEADINGS = {
     SERVER: "Server",
     SINGLE_APP: "Apps",
     PROTOCOL: "Protocol",
+    HISTORY: "History",
     LIMITS: "Limits",
     WEBHOOKS: "Webhooks",
 }
@@ -68,6 +71,13 @@ def describe(config: Config) -> str:
             _line(one, getattr(app, one.name), source.source(one.name)) for one in APP_OPTIONS
         ]
         lines += [
+            f"history = {_rule_text(rule)}    # {source.source('history')}" for rule in app.history
+        ]
+        every = config.event_history.every
+        if every is not None and all(rule.prefix for rule in app.history):
+            by = "presets" if config.event_history.broker is None else "broker"
+            lines.append(f"history = {_rule_text(every)}    # {config.source(by)}")
+        lines += [
             f"webhook = {_webhook_text(webhook)}    # {source.source('webhooks')}"
             for webhook in app.webhooks
         ]
@@ -76,6 +86,18 @@ def describe(config: Config) -> str:
 
 def _line(one: Option, value: Any, source: str) -> str:
     return f"{one.name} = {text_of(one, value) or '(none)'}    # {source}"
+
+
+def _rule_text(rule: HistoryRule) -> str:
+    """Return *rule* with the keys of its table."""
+    if not rule.limit:
+        return f'prefix: "{rule.prefix}"; limit: 0'
+    parts = [f'prefix: "{rule.prefix}"', f"limit: {rule.limit}", f"ttl: {in_full(rule.ttl)}"]
+    if rule.rewind_count:
+        parts.append(f"rewind: {rule.rewind_count}")
+    if rule.rewind_s:
+        parts.append(f"rewind: {in_full(rule.rewind_s)}s")
+    return "; ".join(parts)
 
 
 def _webhook_text(webhook: Webhook) -> str:
@@ -94,11 +116,12 @@ def _webhook_text(webhook: Webhook) -> str:
 
 def sample() -> str:
     """Return a configuration file with every option, commented out."""
+    rule = Config().event_history.default_rule
     lines = [
         "# Configuration of Heliograph. Each commented line shows an option with its default.",
         "# Flags override environment variables, which override this file.",
     ]
-    for group in (SERVER, PROTOCOL, LIMITS, WEBHOOKS):
+    for group in (SERVER, PROTOCOL, HISTORY, LIMITS, WEBHOOKS):
         lines += ["", f"# -- {group} " + "-" * (80 - len(group))]
         for one in SERVER_OPTIONS:
             if one.group == group and one.name != "config":
@@ -126,6 +149,15 @@ def sample() -> str:
         '#channel_prefix = ""',
         "#headers = {}",
         "#enabled = true",
+        "",
+        "# Channels that keep events, by the beginning of their names; the longest prefix decides.",
+        '# "" is every channel of the app. With the limit 0, channels keep none. A new subscriber',
+        '# receives the last events: rewind is their number, or a time such as "30s" or "5m".',
+        "#[[apps.history]]",
+        '#prefix = ""',
+        f"#limit = {rule.limit}",
+        f"#ttl = {in_full(rule.ttl)}",
+        "#rewind = 0",
     ]
     return "\n".join(lines) + "\n"
 

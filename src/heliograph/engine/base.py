@@ -21,6 +21,16 @@ Other replies have no place in that order.
 such `sign_in` by one `sign_out`. `leave` and `sign_out` may be called before the reply: then they
 withdraw the command, and the engine never replies to it. They never fail: if the engine is
 unavailable, they take effect later.
+
+**History.** An event with `keep` gets the next offset of its channel. A channel has one epoch as
+long as its numbering is known: for `NUMBERED_TTLS` times the time to live after its last event, at
+least, unless memory runs short. A position is continued exactly if its epoch is the channel's, and
+`low - 1 <= offset <= top`, where *top* is the last offset that was given, and *low* the lowest that
+is kept (`top + 1` if nothing is kept). Otherwise the answer is a Gap, and has no events. Each event
+is kept for the time to live of its own, whatever follows. A rule that changed applies to a channel
+from its next event on. All kept events of an engine are bounded in bytes. If they are too many,
+records without events go first, then the events of the channel that was quiet the longest. Facts
+of events without `keep` have no position, and are in no history.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,18 +39,23 @@ from typing import Protocol
 from heliograph.engine.answers import (
     Counts,
     Entry,
-    Kept,
+    Gap,
+    HistorySize,
     Listing,
     Lost,
     Mark,
     Options,
     Owed,
+    Page,
+    Published,
     Refusal,
     SignedIn,
+    Since,
+    Terms,
     Wants,
 )
 from heliograph.engine.share import Share
-from heliograph.hub.facts import Event, Fact, Member, Notice
+from heliograph.hub.facts import Event, Fact, Keep, Member, Notice
 from heliograph.reply import Reply
 
 PUBLISH_DEADLINE_S = 2.0
@@ -54,6 +69,18 @@ LARGE_CHANNEL = 100
 
 LARGE_INTERVAL_S = 5.0
 """Minimum seconds between two such facts of a larger channel, for all nodes together."""
+
+PAGE_BYTES = 64 * 1024
+"""The most bytes of events in one page; a single event may be larger."""
+
+EVENT_OVERHEAD_BYTES = 400
+"""Bytes of a kept event beside its texts, as pages and the bound of all kept events count it."""
+
+NUMBERED_TTLS = 10
+"""Times to live for which the numbering of a channel is known after its last event."""
+
+KEY_TTL_S = 60.0
+"""Seconds for which the answer to a publish with a key is kept."""
 
 Leaving = tuple[str, Options, Member | None]
 """A channel to leave, with the options and the member with which it was entered."""
@@ -112,9 +139,13 @@ class Space(Protocol):
     def want(self, wants: Wants) -> None:
         """Send *wants* with each command from now on."""
 
-    def publish(self, events: Sequence[Event]) -> Reply[None]:
+    def publish(
+        self, events: Sequence[Event], terms: Terms | None = None
+    ) -> Reply[Published | None]:
         """
         Deliver *events*, in order, to each node on which their channels were entered.
+
+        The answer is None without *terms*.
 
         Of the events of one partition of the state, all are delivered or none. Partitions are
         independent: if only some of them fail, the failure names the channels that are concerned.
@@ -128,9 +159,15 @@ class Space(Protocol):
         *,
         member: Member | None = None,
         max_members: int = 0,
+        since: Since | None = None,
+        numbered: bool = False,
     ) -> Reply[Entry | Refusal]:
         """
         Count a subscription, and deliver the facts of *channel* to this node.
+
+        With *since*, the options have *keep*, and the entry has the history from there on. If
+        *numbered*, the positions in the answer can be continued later, even if the channel never
+        had an event.
 
         A subscriber enters a channel once at a time. With *member*, the channel is a presence
         channel: if it is the user's first session there, `MemberAdded` is delivered to the others.
@@ -179,8 +216,29 @@ class Space(Protocol):
     def users(self, channel: str) -> Reply[Sequence[str]]:
         """Return the ids of the users in a presence channel, none if it is unoccupied."""
 
-    def kept(self, channel: str) -> Reply[Kept | None]:
-        """Return the event that *channel* keeps, None without one."""
+    def history(
+        self,
+        channel: str,
+        since: Since,
+        keep: Keep,
+        *,
+        limit: int = 0,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Reply[Page | Gap]:
+        """
+        Return the events that *channel* keeps from *since* on, in order.
+
+        *keep* is the rule of the channel. The page has at most *limit* events (0: no limit), and at
+        most *max_bytes* of them, or a single larger one. Its positions can be continued later, even
+        if the channel never had an event. The reply has no place in the order of the channel.
+        """
+
+    def history_size(self) -> HistorySize | None:
+        """
+        Return the size of what is kept for this app, for metrics. Expired events do not count.
+
+        The bytes are those that the bound of the engine counts. None if the engine does not know.
+        """
 
     def state_count(self, channel: str) -> None:
         """Deliver the number of subscriptions of *channel*, which `Local.count_due` announced."""

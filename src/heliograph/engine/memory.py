@@ -1,11 +1,12 @@
 """
 The engine of a single process: every reply is a value, and the engine is always available.
 
-Knows the number of subscriptions of each channel, the sessions of each member, and the event that a
-channel keeps. Has no task and no timer, and of time only the clock that it is given.
+Knows the number of subscriptions of each channel, the sessions of each member, and the events that
+channels keep. Has no task and no timer, and of time only the clocks that it is given.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from zlib import crc32
 
 from heliograph.engine.answers import (
     CacheFilled,
@@ -15,15 +16,22 @@ from heliograph.engine.answers import (
     ChannelVacated,
     Counts,
     Entry,
-    Kept,
+    Gap,
+    HistorySize,
     Mark,
     Options,
     Owed,
+    Page,
+    Published,
     Refusal,
     SignedIn,
+    Since,
+    Terms,
     Wants,
 )
-from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S, Leaving, Local
+from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S, PAGE_BYTES, Leaving, Local
+from heliograph.engine.history import HISTORY_MAX_BYTES, AppHistory, HistoryBudget
+from heliograph.engine.keys import KeyedAnswers
 from heliograph.engine.presence import Presence
 from heliograph.engine.share import Held, Share, count_less, count_more
 from heliograph.hub.facts import (
@@ -32,78 +40,18 @@ from heliograph.hub.facts import (
     Member,
     MemberAdded,
     MemberRemoved,
+    Position,
     SubscriptionCount,
     UserOffline,
     UserOnline,
     UserTerminated,
 )
 
-MAX_KEPT_EVENTS = 100_000
-MAX_KEPT_BYTES = 64 << 20
-"""Limits of the kept events of one app; each counts with its text and KEPT_OVERHEAD_BYTES."""
-
-KEPT_OVERHEAD_BYTES = 320
-"""Bytes of a kept event besides its text; 312 were measured."""
-
 NAMES_AT_ONCE = 128
 """Channels that are searched for one part of a listing."""
 
 SCOPE = ""
 """The whole state of an app is one scope."""
-
-
-class _KeptEvents:
-    """
-    The last event of each channel that keeps one.
-
-    Bounded: if a new event exceeds a limit, the events that were kept first are evicted.
-    """
-
-    __slots__ = ("_bytes", "_entries", "_max_bytes", "_max_events")
-
-    def __init__(self, max_events: int, max_bytes: int) -> None:
-        self._entries: dict[str, tuple[Event, float]] = {}  # channel -> event, when it expires
-        self._bytes = 0
-        self._max_events = max_events
-        self._max_bytes = max_bytes
-
-    def put(self, event: Event, now: float, keep: Keep) -> int:
-        """Keep *event*; return how many were evicted before they expired."""
-        if keep.count != 1:
-            raise AssertionError("one event of a channel is kept until there is history")
-        # Removed first: a dict keeps the old position of a key, but a new event must be last.
-        if event.channel in self._entries:
-            self._remove(event.channel)
-        self._entries[event.channel] = (event, now + keep.ttl_s)
-        self._bytes += _size(event)
-        self._expire(now)
-        evicted = 0
-        while len(self._entries) > self._max_events or self._bytes > self._max_bytes:
-            self._remove(next(iter(self._entries)))
-            evicted += 1
-        return evicted
-
-    def get(self, channel: str, now: float) -> Kept | None:
-        self._expire(now)
-        entry = self._entries.get(channel)
-        if entry is None or entry[1] <= now:
-            return None
-        return Kept(entry[0], entry[1] - now)
-
-    def _expire(self, now: float) -> None:
-        while self._entries:
-            channel = next(iter(self._entries))
-            if self._entries[channel][1] > now:
-                return
-            self._remove(channel)
-
-    def _remove(self, channel: str) -> None:
-        event, _ = self._entries.pop(channel)
-        self._bytes -= _size(event)
-
-
-def _size(event: Event) -> int:
-    return len(event.data) + len(event.channel) + len(event.name) + KEPT_OVERHEAD_BYTES
 
 
 class _Listing:
@@ -148,7 +96,8 @@ class MemorySpace:
         "_due",
         "_engine",
         "_epoch",
-        "_kept",
+        "_history",
+        "_keys",
         "_local",
         "_wants",
         "app_id",
@@ -159,7 +108,7 @@ class MemorySpace:
     )
 
     def __init__(
-        self, engine: "MemoryEngine", app_id: str, local: Local, wants: Wants, kept: _KeptEvents
+        self, engine: "MemoryEngine", app_id: str, local: Local, wants: Wants, history: AppHistory
     ) -> None:
         self.app_id = app_id
         self.subscriptions: dict[str, int] = {}
@@ -168,7 +117,8 @@ class MemorySpace:
         self.watched: dict[str, int] = {}  # user id -> sessions that watch it
         self._engine = engine
         self._epoch = engine.epoch
-        self._kept = kept
+        self._history = history
+        self._keys = KeyedAnswers()
         self._wants = wants
         self._changes = 0
         self._due: dict[str, Options] = {}  # large channels whose number is to be stated
@@ -183,24 +133,56 @@ class MemorySpace:
         """Owe the changes that are wanted now; see the contract."""
         self._wants = wants
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event], terms: Terms | None = None) -> Published | None:
         """Deliver *events* at once; see the contract."""
+        if terms is not None:
+            return self._publish_on(terms, events)
         deliver, owes = self._deliver, self._wants.client_events
         for event in events:
             keep = event.keep
-            if keep is not None:
-                self._keep(event, keep)
-            deliver(event)
-            if owes and event.owed:
-                self._owe(event)
+            if keep is None:
+                deliver(event)
+                if owes and event.owed:
+                    self._owe(event)
+            else:
+                self._publish_kept(event, keep)
+        return None
 
-    def _keep(self, event: Event, keep: Keep) -> None:
+    def _publish_on(self, terms: Terms, events: Sequence[Event]) -> Published:
+        key, keeps, now = terms.key, terms.keeps, self._engine.now()
+        if key is not None:
+            answer = self._keys.find(key, now)
+            if answer is not None:
+                return answer
+        positions: list[Position | None] = []
+        for index, event in enumerate(events):
+            position: Position | None = None
+            if event.keep is None:
+                self.publish((event,))
+            else:
+                position = self._publish_kept(event, event.keep)
+            if keeps:
+                keep = keeps[index]
+                if keep is None:
+                    position = None
+                elif position is None:
+                    position = self._history.top(event.channel, keep, now)
+                positions.append(position)
+        counts = self.counts([event.channel for event in events]) if terms.counts else {}
+        published = Published(positions if keeps else (), counts, terms.fingerprint)
+        if key is not None:
+            self._keys.add(key, published, now)
+        return published
+
+    def _publish_kept(self, event: Event, keep: Keep) -> Position | None:
         now = self._engine.now()
-        if self._wants.cache and self._kept.get(event.channel, now) is None:
+        if self._wants.cache and not self._history.keeps(event.channel, now):
             self._owe(CacheFilled(event.channel))
-        evicted = self._kept.put(event, now, keep)
-        if evicted:
-            self._engine.evicted(self.app_id, evicted)
+        kept = self._history.add(event, keep, now)
+        self._deliver(kept)
+        if kept.owed and self._wants.client_events:
+            self._owe(kept)
+        return kept.position
 
     def enter(
         self,
@@ -210,6 +192,8 @@ class MemorySpace:
         *,
         member: Member | None = None,
         max_members: int = 0,
+        since: Since | None = None,
+        numbered: bool = False,
     ) -> Entry | Refusal:
         """Count a subscription; see the contract."""
         count = self.subscriptions.get(channel, 0) + 1
@@ -232,12 +216,24 @@ class MemorySpace:
                 self._owe(added)
         if options.counted:
             self._state(channel, count, options)
+        entry = Entry(count, roster)
         if options.keep is None:
-            return Entry(count, roster)
-        kept = self._kept.get(channel, self._engine.now())
-        if kept is None and options.observed and self._wants.cache:
+            return entry
+        asked = options.keep if numbered else None
+        return self._with_history(entry, channel, options, since, asked)
+
+    def _with_history(
+        self, entry: Entry, channel: str, options: Options, since: Since | None, asked: Keep | None
+    ) -> Entry:
+        """Return *entry* with the history of a channel that keeps events."""
+        now = self._engine.now()
+        nothing_kept = not self._history.keeps(channel, now)
+        if nothing_kept and options.cached and options.observed and self._wants.cache:
             self._owe(CacheMiss(channel))
-        return Entry(count, roster, kept)
+        history: Page | Gap | None = None
+        if since is not None:
+            history = self._history.read(channel, since, now, self._engine.unix_s(), asked=asked)
+        return Entry(entry.count, entry.roster, history, nothing_kept)
 
     def leave(self, channels: Iterable[Leaving], subscriber_id: str) -> None:  # noqa: ARG002 - as in enter
         """Undo `enter`; see the contract."""
@@ -314,9 +310,30 @@ class MemorySpace:
         presence = self.presences.get(channel)
         return presence.user_ids() if presence else []
 
-    def kept(self, channel: str) -> Kept | None:
-        """Return the event that *channel* keeps."""
-        return self._kept.get(channel, self._engine.now())
+    def history(
+        self,
+        channel: str,
+        since: Since,
+        keep: Keep,
+        *,
+        limit: int = 0,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Page | Gap:
+        """Return the events that *channel* keeps from *since* on; see the contract."""
+        return self._history.read(
+            channel,
+            since,
+            self._engine.now(),
+            self._engine.unix_s(),
+            asked=keep,
+            limit=limit,
+            max_bytes=max_bytes,
+            times=True,
+        )
+
+    def history_size(self) -> HistorySize:
+        """Return the number and the bytes of the kept events."""
+        return self._history.size(self._engine.now())
 
     def state_count(self, channel: str) -> None:
         """Deliver the number of a large channel; see the contract."""
@@ -367,10 +384,10 @@ class MemoryEngine:
     """
     The engine of a server without other nodes.
 
-    *now* reads a monotonic clock in seconds. *epoch* names this life of the state, and must be
-    unique. The kept events of an app are bounded by *max_kept_events* and *max_kept_bytes*; above
-    these limits, the events that were kept first are evicted, and *evicted* is called with the
-    app's id and their number.
+    *now* reads a monotonic clock in seconds, *wall* the seconds since 1970. *epoch* names this life
+    of the state, and must be unique. The kept events of all apps together are bounded by
+    *history_max_bytes*; above it, events are evicted, and *evicted* is called with the id of their
+    app and their number.
     """
 
     available = True
@@ -380,16 +397,17 @@ class MemoryEngine:
         self,
         now: Callable[[], float],
         *,
+        wall: Callable[[], float],
         epoch: str,
         evicted: Callable[[str, int], object] = _ignore,
-        max_kept_events: int = MAX_KEPT_EVENTS,
-        max_kept_bytes: int = MAX_KEPT_BYTES,
+        history_max_bytes: int = HISTORY_MAX_BYTES,
     ) -> None:
         self.now = now
+        self.unix_s = wall
         self.epoch = epoch
-        self.evicted = evicted
-        self._max_kept_events = max_kept_events
-        self._max_kept_bytes = max_kept_bytes
+        # Clients receive the epochs of channels again and again, so they are short.
+        self._history_prefix = f"{crc32(epoch.encode()):08x}"
+        self._budget = HistoryBudget(history_max_bytes, evicted)
         self._spaces: set[str] = set()
 
     async def open(self) -> None:
@@ -400,8 +418,8 @@ class MemoryEngine:
         if app_id in self._spaces:
             raise AssertionError(f"app {app_id} has its space already")
         self._spaces.add(app_id)
-        kept = _KeptEvents(self._max_kept_events, self._max_kept_bytes)
-        space = MemorySpace(self, app_id, local, wants, kept)
+        history = AppHistory(app_id, self._history_prefix, self._budget, self.now())
+        space = MemorySpace(self, app_id, local, wants, history)
         local.hold(self.epoch)
         local.restart(SCOPE, self.epoch)
         return space

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
-from heliograph.hub.facts import Event, Fact
+from heliograph.hub.facts import Event, Fact, Position
 
 GONE = 1 << 62
 """The next number of a subscription that has ended: no fact ever gets such a number."""
@@ -124,6 +124,10 @@ class Batch:
     def end(self) -> int:
         """The number after the last fact's."""
         return self.first + len(self._facts)
+
+    def facts_from(self, number: int) -> list[Fact]:
+        """Return the facts of the batch with *number* and those after it."""
+        return self._facts[max(number - self.first, 0) :]
 
     def extend(self, facts: list[Fact]) -> None:
         """Add facts published since, for the subscriptions that the walk has not reached yet."""
@@ -238,16 +242,33 @@ def _runs(encoded: Sequence[Any]) -> Iterable[Sequence[Any]]:
 class Channel:
     """A named set of subscriptions of one app on this node."""
 
-    __slots__ = ("_counters", "kind", "name", "next", "pending", "subscriptions", "walk")
+    __slots__ = (
+        "_counters",
+        "kind",
+        "name",
+        "next",
+        "pending",
+        "position",
+        "subscriptions",
+        "walk",
+    )
 
     def __init__(self, name: str, counters: Counters) -> None:
         self.name = name
         self.kind = ""  # as the owner of the hub calls it
         self.next = 0  # the number that the next fact will get
+        self.position: Position | None = None  # of the last event here that is kept, if any is
         self.subscriptions: dict[Subscription, None] = {}
         self.pending: list[Fact] | None = None  # the facts numbered last, not written yet
         self._counters = counters
         self.walk: Batch | None = None  # the batch that is being written in several calls
+
+    def unwritten(self, subscription: Subscription) -> list[Fact]:
+        """Return the facts that a flush has yet to write to *subscription*, in order."""
+        since, walk = subscription.since, self.walk
+        facts = walk.facts_from(since) if walk is not None else []
+        pending = self.pending or []
+        return facts + pending[max(since - (self.next - len(pending)), 0) :]
 
     def flush(self, budget: int) -> int:
         """

@@ -37,14 +37,25 @@ class Member:
 
 class Keep(Struct, frozen=True, gc=False):
     """
-    A rule: the last *count* events of a channel are kept for *ttl_s* seconds for later subscribers.
+    A rule: the last *count* events of a channel are kept, each for *ttl_s* seconds.
 
-    One object for each rule: all its events and subscriptions refer to the same object. Engines
-    keep only the last event as yet, so *count* is 1; larger numbers are for history.
+    One object for each rule: all its events and subscriptions refer to the same object.
     """
 
     count: int
     ttl_s: float
+
+
+class Position(Struct, frozen=True, gc=False):
+    """
+    A place among the events of a channel that keeps events: after the event number *offset*.
+
+    Offsets begin with 1 in each channel; 0 is the place before the first event. *epoch* names the
+    life of a channel's numbering: offsets of different epochs cannot be compared.
+    """
+
+    epoch: str
+    offset: int
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -53,8 +64,8 @@ class Event(Struct, frozen=True, gc=False):
 
     *data* is JSON text in UTF-8, as the publisher wrote it. The subscriber with the id *except_id*
     does not receive it. *user_id* is the member that sent it, if a member did. With *keep*, the
-    engine keeps the event for later subscribers. *owed* events, which are those of clients, are
-    reported to the holder as a change.
+    engine keeps the event, and gives it its *position*. *owed* events, which are those of clients,
+    are reported to the holder as a change.
     """
 
     channel: str
@@ -64,6 +75,7 @@ class Event(Struct, frozen=True, gc=False):
     user_id: str | None = None
     keep: Keep | None = None
     owed: bool = False
+    position: Position | None = None
 
 
 class MemberAdded(Struct, frozen=True):

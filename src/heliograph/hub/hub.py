@@ -7,9 +7,13 @@ callers do. Nothing here awaits, so every operation is atomic for the event loop
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from heliograph.hub.channel import GONE, Channel, Counters, Lane, Subscriber, Subscription
-from heliograph.hub.facts import Event, Fact
+from heliograph.hub.facts import Event, Fact, Position
+
+# Compiled, a name that is not Final costs a lookup for each event.
+_EVENT: Final = Event
 
 FLUSH_BUDGET = 256
 """The most writes that one flush makes: about 2 ms of a core."""
@@ -83,9 +87,12 @@ class Hub:
             return
         channel.next += 1
         self.counters.facts += 1
-        if not self._urgent and type(fact) is Event:
-            self._urgent = True
-            self._hurry()
+        if type(fact) is _EVENT:
+            if fact.position is not None:
+                channel.position = fact.position
+            if not self._urgent:
+                self._urgent = True
+                self._hurry()
         if channel.pending is not None:
             channel.pending.append(fact)
             return
@@ -122,6 +129,12 @@ class Hub:
                     if channel.pending is not None or channel.walk is not None:
                         self._walked.append(channel)
         return writes
+
+    def set_position(self, channel: str, position: Position) -> None:
+        """Record that the last kept event of *channel* is at *position*, though it is not here."""
+        found = self._channels.get(channel)
+        if found is not None:
+            found.position = position
 
     def count(self, channel: str) -> int:
         """Return the number of subscriptions to *channel* on this node."""

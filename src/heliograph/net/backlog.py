@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 BEHIND_BYTES = 16 * 1024
 """A client with this many unsent bytes is slow. Fewer bytes are neither checked nor counted."""
 
+LEAST_ROOM_BYTES = 4096
+"""The least that can be written to a client that is not behind, whatever the others leave."""
+
 CHECK_INTERVAL_S = 0.25
 """Seconds between checks whether slow clients have caught up."""
 
@@ -88,6 +91,17 @@ class Backlog:
         """Remove *client*, which has caught up or has disconnected."""
         self.bytes -= self._unread.pop(client, 0)
         self._over.discard(client)
+
+    def room(self) -> int:
+        """
+        Return the bytes that one client may be written without need.
+
+        An eighth of what is free for all clients; never less than LEAST_ROOM_BYTES, so that
+        everybody comes to an end.
+        """
+        if not self._most:
+            return self._most_each
+        return max((self._most - self.bytes) // 8, LEAST_ROOM_BYTES)
 
     def stop(self) -> None:
         """Stop checking."""

@@ -7,12 +7,12 @@ the session interprets them. A connection is one object, without a task, a timer
 own: the bytes that a slow client has not read stay in the transport's write buffer, up to a limit.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, ClassVar
 
 from heliograph import rate
 from heliograph.net.addresses import Origin
-from heliograph.net.backlog import BEHIND_BYTES
 from heliograph.net.context import Context
 from heliograph.net.takeover import Handover
 from heliograph.net.transport import Transport, has_input, peer_address
@@ -187,8 +187,7 @@ class Client:
         """Take over the connection; return the goodbye of a refusal that holds for every app."""
         context = self._context
         origin = self._origin = handover.origin
-        limit = context.settings.max_write_buffer
-        self._transport.set_write_buffer_limits(min(limit, BEHIND_BYTES))
+        self._transport.set_write_buffer_limits(context.behind_bytes)
         goodbye = opening.dialect.goodbye
         if origin is not None and origin.proxy:
             # First, because a client that is refused for another reason also counts until its end.
@@ -249,9 +248,30 @@ class Client:
         if self._state < State.CLOSING:
             self.write = self._transport.write
 
+        waiting = self._context.awaiting_room
+        if waiting:
+            for callback in waiting.pop(self, ()):
+                callback()
+
     def unread(self) -> int:
         """Return the number of unsent bytes."""
         return self._transport.get_write_buffer_size()
+
+    def room(self) -> int:
+        """
+        Return the bytes that can be written now; 0 if the client has yet to read earlier ones.
+
+        Half of what the client may leave unread, and less if all clients together leave much.
+        """
+        context = self._context
+        if self._state >= State.CLOSING or self.unread() > context.behind_bytes:
+            return 0
+        return min(context.settings.max_write_buffer // 2, context.backlog.room())
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Call *callback* once the client has read most of what was written."""
+        if self._state < State.CLOSING:
+            self._context.awaiting_room.setdefault(self, []).append(callback)
 
     def _write_to_slow(self, chunk: bytes) -> None:
         self._transport.write(chunk)
@@ -418,6 +438,7 @@ class Client:
         if self._origin is not None:
             self._context.addresses.leave(self._origin)
         self._context.backlog.forget(self)
+        self._context.awaiting_room.pop(self, None)
         self._context.wheel.discard(self)
         self._context.departed()
         # The transport and this object refer to each other; without this line, their memory is

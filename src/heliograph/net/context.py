@@ -8,7 +8,7 @@ from typing import Any
 from heliograph.config.settings import ConnectionSettings
 from heliograph.net.addresses import Addresses
 from heliograph.net.answers import Answers
-from heliograph.net.backlog import Backlog
+from heliograph.net.backlog import BEHIND_BYTES, Backlog
 from heliograph.net.descriptors import DescriptorBudget
 from heliograph.net.idle import IdleConnections, Unnamed
 from heliograph.net.intake import Intake
@@ -54,6 +54,8 @@ class Context:
         self.answers = answers or Answers()
         self.http_connections: set[Any] = set()  # of HttpConnection, which knows this class
         # Of clients.
+        # Of clients that have not read all of a history, and what is to be called then.
+        self.awaiting_room: dict[Any, list[Callable[[], object]]] = {}
         self.sockets = 0  # open connections, including those that are closing
         self.sockets_opened = 0  # since the start
         self.slow_readers = 0
@@ -68,6 +70,8 @@ class Context:
         self.draining = False
         self.all_closed = asyncio.Event()  # set when the server drains and no connection is open
         # Copies of settings that are used for every message.
+        # Unsent bytes above which a client is slow.
+        self.behind_bytes = min(settings.max_write_buffer // 2, BEHIND_BYTES)
         self.max_message_bytes = settings.max_message_bytes
         self.max_messages_per_second = settings.max_messages_per_second  # per client; 0: no limit
         # Seconds that a new connection may be silent: at most until the first ping, because a

@@ -44,6 +44,13 @@ class Away:
         else:
             self.chunks.append(chunk)
 
+    def room(self) -> int:
+        """Return 0: history is read when the client is back."""
+        return 0
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Do nothing: when the client is back, its session asks the new connection."""
+
     def send(self, *texts: bytes) -> None:
         """Hold messages for the client."""
         for text in texts:

@@ -110,6 +110,10 @@ class ClientLane(Lane, Protocol):
     def framing(self) -> Framing:
         """The framing of the lane."""
 
+    @property
+    def without_kept(self) -> Lane:
+        """The lane that encodes the same facts, except the events that the engine keeps."""
+
 
 class Peer(Protocol):
     """The connection of a session: a subscriber that a session can also send to alone."""
@@ -125,6 +129,16 @@ class Peer(Protocol):
 
     def send(self, *texts: bytes) -> None:
         """Deliver messages to this client, in one write."""
+
+    def room(self) -> int:
+        """
+        Return the number of bytes that can be written now without making the client a slow one.
+
+        0 if the client has yet to read earlier ones.
+        """
+
+    def when_room(self, callback: Callable[[], object], /) -> None:
+        """Call *callback* once there is room again; not at all if the connection is lost before."""
 
     def close(self, goodbye: Goodbye) -> None:
         """Send the client *goodbye*, then end the connection, and with it the session."""
@@ -161,6 +175,14 @@ class Session(Protocol):
 
     def close(self, ending: Ending) -> None:
         """End the connection, with the text and code that the protocol has for *ending*."""
+
+    def interrupt(self, channel: str) -> None:
+        """
+        Read the events that *channel* keeps since the last one that this node delivered.
+
+        Called for a channel with a history that may have lost events, before later events of the
+        channel are delivered. Does nothing if the client knows no positions there.
+        """
 
     def lost(self, channel: str, now: Entry | None) -> bool:
         """

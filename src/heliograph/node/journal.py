@@ -43,7 +43,7 @@ class SubscriptionRefused(Struct, frozen=True, gc=False):
     reason: str
 
 
-class Published(Struct, frozen=True):
+class EventsPublished(Struct, frozen=True):
     """The engine accepted events of a publisher."""
 
     events: Sequence[Event]
@@ -57,7 +57,7 @@ class ClientEventSent(Struct, frozen=True, gc=False):
 
 
 Occurrence = (
-    Connected | Disconnected | Subscribed | SubscriptionRefused | Published | ClientEventSent
+    Connected | Disconnected | Subscribed | SubscriptionRefused | EventsPublished | ClientEventSent
 )
 """An occurrence on one node, which concerns this node only: it is not owed."""
 

@@ -3,65 +3,49 @@ The node's handling of losses: the engine reports that events, or terminations, 
 
 A session that can notify its client of a gap is notified at once and stays open. Each other session
 is closed, so that its client reconnects and fetches its data again. The closes are spread over
-time, since all clients of a node may be affected. Knows no protocol, and of time only how to be
-called later.
+time, since all clients of a node may be affected. Knows no protocol.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 
 from heliograph.engine.answers import Lost
+from heliograph.node.closings import Closings
 from heliograph.node.dialect import Ending, Session
 from heliograph.slices import Each
-
-SPREAD_S = 10.0
-"""Seconds over which the sessions of one report are closed."""
-
-STEPS = 100
-"""Steps in which the sessions are closed."""
 
 
 class Losses:
     """
-    Closes sessions that may have lost events or terminations, a few at a time.
+    Closes sessions that may have lost events or terminations.
 
     *start* runs a job in slices, since a report may be about all channels of an app. *concerned*
-    returns the sessions of a loss; *close* closes some of them. *shuffle* brings a list into a
-    random order, so that no client is always the last. *later* calls a function after a delay in
-    seconds.
+    returns the sessions of a loss. *shuffle* brings a list into a random order, so that no client
+    is always the last.
     """
 
-    __slots__ = ("_close", "_concerned", "_in_a_step", "_later", "_shuffle", "_start", "_waiting")
+    __slots__ = ("_closings", "_concerned", "_shuffle", "_start")
 
     def __init__(
         self,
         start: Callable[[Iterator[object]], object],
         concerned: Callable[[Lost], Iterable[Session]],
-        close: Callable[[Sequence[Session], Ending], object],
+        closings: Closings,
         shuffle: Callable[[list[Session]], object],
-        later: Callable[..., object],
     ) -> None:
         self._start = start
         self._concerned = concerned
-        self._close = close
+        self._closings = closings
         self._shuffle = shuffle
-        self._later = later
-        self._waiting: dict[str, Session] = {}  # the sessions that are to be closed, by id
-        self._in_a_step = 0
-
-    def __len__(self) -> int:
-        """Return the number of sessions that are still to be closed."""
-        return len(self._waiting)
 
     def take(self, losses: Sequence[Lost]) -> None:
-        """Notify the sessions of *losses*, or close them within SPREAD_S."""
+        """Notify the sessions of *losses*, or close them over time."""
         found: dict[str, Session] = {}
         self._start(Each(losses, partial(self._find, found), partial(self._begin, found)))
 
     def _find(self, found: dict[str, Session], loss: Lost) -> None:
         for session in self._concerned(loss):
-            if session.id in self._waiting or session.ended:
+            if session.id in self._closings or session.ended:
                 continue
             # A missed termination cannot be repaired: the session must end.
             if loss.channel is None or not session.lost(loss.channel, loss.now):
@@ -70,15 +54,4 @@ class Losses:
     def _begin(self, found: dict[str, Session]) -> None:
         sessions = list(found.values())
         self._shuffle(sessions)
-        idle = not self._waiting
-        self._waiting.update((session.id, session) for session in sessions)
-        # All sessions that wait now are closed within SPREAD_S from now.
-        self._in_a_step = -(-len(self._waiting) // STEPS)
-        if self._waiting and idle:
-            self._step()
-
-    def _step(self) -> None:
-        ids = list(islice(self._waiting, self._in_a_step))
-        self._close([self._waiting.pop(one) for one in ids], Ending.EVENTS_LOST)
-        if self._waiting:
-            self._later(SPREAD_S / STEPS, self._step)
+        self._closings.add(sessions, Ending.EVENTS_LOST)

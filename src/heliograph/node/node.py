@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from heliograph.config.apps import Apps
+from heliograph.config.apps import Apps, HistoryRule
 from heliograph.engine.base import Engine
 from heliograph.hub.channel import Counters
 from heliograph.hub.facts import Event, Fact, Keep
@@ -54,9 +54,10 @@ class Node:
 
     *random_bits* returns the given number of random bits as an integer. Ids of sessions are made of
     them, and signatures contain these ids, so the bits must not be guessable. *keep* applies to
-    channels that keep an event. *journal* has the observers. *policy* is asked before each
-    subscription; without one, signatures alone decide. *shuffle* brings a list into a random order.
-    With *verbose*, the node logs the events that have no subscriber on this node.
+    cached channels, *every* to the history of channels for which their app has no rule. *journal*
+    has the observers. *policy* is asked before each subscription; without one, signatures alone
+    decide. *shuffle* brings a list into a random order. With *verbose*, the node logs the events
+    that have no subscriber on this node.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Node:
         random_bits: Callable[[int], int],
         *,
         keep: Keep = CACHE,
+        every: HistoryRule | None = None,
         journal: Journal | None = None,
         policy: Policy | None = None,
         shuffle: Callable[[list[Any]], object] = list,
@@ -93,6 +95,7 @@ class Node:
             outages=self.outages,
             faults=self.faults,
             keep=keep,
+            every=every,
             journal=journal or Journal(),
             policy=policy,
             slices=self._slices,
@@ -164,10 +167,11 @@ class Node:
             reason = "its key was used with the id of another app"
         self._failures.note(subject, f"an API request was refused: {reason}")
 
-    def cached_events_evicted(self, app_id: str, count: int) -> None:
-        """Count and log that *count* cached events of an app were dropped: it has too many."""
-        self.tally.cached_events_evicted += count
-        self.outages.note(f"app {app_id}", "the cache has too many events; the oldest are dropped")
+    def events_evicted(self, app_id: str, count: int) -> None:
+        """Count and log that *count* kept events of an app were removed before they expired."""
+        self.tally.events_evicted += count
+        reason = "the kept events exceed --history_max_bytes; the oldest are removed"
+        self.outages.note(f"app {app_id}", reason)
 
     @property
     def engine_available(self) -> bool:

@@ -14,9 +14,22 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from heliograph import rate
-from heliograph.config.apps import App
-from heliograph.engine.answers import Counts, Entry, Kept, Listing, Lost, Mark, Options, Owed
-from heliograph.engine.base import LARGE_CHANNEL, Engine, Space
+from heliograph.config.apps import App, HistoryRule
+from heliograph.engine.answers import (
+    Counts,
+    Entry,
+    Gap,
+    Listing,
+    Lost,
+    Mark,
+    Options,
+    Owed,
+    Page,
+    Published,
+    Since,
+    Terms,
+)
+from heliograph.engine.base import LARGE_CHANNEL, PAGE_BYTES, Engine, Space
 from heliograph.errors import EngineError, echoed
 from heliograph.hub.channel import Counters, Lane, Subscriber, Subscription
 from heliograph.hub.facts import (
@@ -24,6 +37,7 @@ from heliograph.hub.facts import (
     Fact,
     Keep,
     Notice,
+    Position,
     SubscriptionCount,
     UserOnline,
     UserStatus,
@@ -31,15 +45,17 @@ from heliograph.hub.facts import (
 )
 from heliograph.hub.hub import Hub
 from heliograph.hub.users import Users
+from heliograph.node.closings import Closings
 from heliograph.node.counting import Counting
 from heliograph.node.dialect import Ending, Peer, Session
+from heliograph.node.history import Histories, History
 from heliograph.node.journal import (
     ClientEventSent,
     Disconnected,
+    EventsPublished,
     Holding,
     Journal,
     Occurrence,
-    Published,
 )
 from heliograph.node.losses import Losses
 from heliograph.node.policy import Policy
@@ -67,13 +83,14 @@ class Rule(Struct, frozen=True, gc=False):
 
     *kind* is its name in metrics. With *counts*, the channels send their subscribers the number of
     subscriptions if the app is configured so. With *identifies*, a client that subscribes has
-    proved its identity.
+    proved its identity. *history* is that of the channels, if they keep events.
     """
 
     kind: str
     options: Options
     counts: bool = False
     identifies: bool = False
+    history: History | None = None
 
 
 class Timing(Protocol):
@@ -100,7 +117,8 @@ class Tenant:
     """
     One app on this node: its settings, its hub, its sessions; the `Local` of its space.
 
-    *rules* has the rule of each kind of channel, by the name that the protocol gives the kind.
+    *rules* has the rule of each kind of channel, by the name that the protocol gives the kind, and
+    its history. *every* is the history of channels for which the app has no rule of its own.
     """
 
     def __init__(
@@ -111,6 +129,7 @@ class Tenant:
         counters: Counters,
         *,
         keep: Keep,
+        every: HistoryRule | None,
         tally: Tally,
         failures: Summary,
         outages: Summary,
@@ -122,15 +141,19 @@ class Tenant:
     ) -> None:
         self.app = app
         self.retired = False  # the app was removed: its clients are closed, and receive no more
-        self.keep = keep  # for channels that keep an event
+        self._keep = keep  # of cached channels
+        self._every = every
+        self.histories = Histories(app.history, every, keep)
         self.policy = policy
-        self.rules: dict[str, Rule] = {}
+        self.rules: dict[tuple[str, History | None], Rule] = {}
+        self._kinds: dict[str, Rule] = {}  # by name: a rule of the kind, whatever its history
         self._slices = slices
         # Each kind of large work of an app has its own owner in the slices, so that leaving many
         # channels, which takes long, delays neither a list nor a termination.
         self.large_answers: LargeAnswers[Any] = LargeAnswers(slices, (app.id, "answers"))
         self._closings = (app.id, "closings")
         self._departures = (app.id, "departures")
+        self._replays = (app.id, "replays")
         self._failures = failures
         self._outages = outages
         self._faults = faults
@@ -148,9 +171,8 @@ class Tenant:
         self._counting = Counting(
             timing.now, timing.when_read, timing.later, self._send_count, self._state_count
         )
-        self._losses = Losses(
-            self._find_losses, self._concerned, self.close_each, shuffle, timing.later
-        )
+        self._over_time = Closings(self.close_each, timing.later)
+        self._losses = Losses(self._find_losses, self._concerned, self._over_time, shuffle)
         self.observers = journal.observers
         self._journal = journal
         self._holding = Holding(app.id, journal.owed, self._settle)
@@ -161,23 +183,34 @@ class Tenant:
         """Apply the settings of *app* to later requests of its clients and publishers."""
         self.app = app
         self.retired = False
-        for kind, rule in self.rules.items():
+        self.histories = Histories(app.history, self._every, self._keep)
+        for kind, rule in self._kinds.items():
             options = replace(rule.options, counted=rule.counts and app.subscription_count)
-            self.rules[kind] = replace(rule, options=options)
+            self._kinds[kind] = replace(rule, options=options)
+        self.rules.clear()  # they are made again when a client subscribes
         self.space.want(self._journal.wants(app))
 
     # -- For sessions --------------------------------------------------------------------
 
     def new_rule(
-        self, kind: str, *, counts: bool, observed: bool, keeps: bool, identifies: bool
+        self,
+        kind: str,
+        history: History | None,
+        *,
+        counts: bool,
+        observed: bool,
+        cached: bool,
+        identifies: bool,
     ) -> Rule:
         """Make the rule of a kind of channel. It follows the configuration of the app."""
         options = Options(
             counted=counts and self.app.subscription_count,
             observed=observed,
-            keep=self.keep if keeps else None,
+            keep=None if history is None else history.keep,
+            cached=cached,
         )
-        rule = self.rules[kind] = Rule(kind, options, counts, identifies)
+        rule = Rule(kind, options, counts, identifies, history)
+        self.rules[kind, history] = self._kinds[kind] = rule
         return rule
 
     def subscribe(
@@ -202,9 +235,9 @@ class Tenant:
         kind: str = channel.kind
         if not channel.subscriptions:
             self.channels_by_kind[kind] -= 1
-        return self.rules[kind].options
+        return self._kinds[kind].options
 
-    def client_event(self, session_id: str, event: Event) -> Reply[None]:
+    def client_event(self, session_id: str, event: Event) -> Reply[object]:
         """Deliver a client's event to the other subscribers of its channel."""
         reply = self.space.publish((event,))
         if not self.observers:
@@ -271,15 +304,41 @@ class Tenant:
         self.leaving.discard(session_id)
         yield
 
+    def keep_of(self, subscription: Subscription) -> Keep | None:
+        """Return the present rule for kept events of a subscription's channel, if it has one."""
+        channel = subscription.channel
+        options = self._kinds[channel.kind].options
+        if options.keep is None and not self.histories.any:
+            return None
+        history = self.histories.of(channel.name, cached=options.cached)
+        return None if history is None else history.keep
+
+    def replay_in_slices(self, job: Iterator[object]) -> None:
+        """Run *job*, which writes history to a client, in slices."""
+        self._slices.start(self._replays, job)
+
+    def close_over_time(self, session: Session, ending: Ending) -> None:
+        """Close *session*; if many are to be closed at this time, a few at a time."""
+        self._over_time.add((session,), ending)
+
     # -- For publishers ------------------------------------------------------------------
 
-    def publish(self, events: Sequence[Event]) -> Reply[None]:
+    def publish(
+        self, events: Sequence[Event], terms: Terms | None = None
+    ) -> Reply[Published | None]:
         """Deliver *events* to all nodes; see `engine.base.Space.publish`."""
-        self.tally.publishes += len(events)
-        reply = self.space.publish(events)
-        if not self.observers:
+        reply = self.space.publish(events, terms)
+        if not self.observers and (terms is None or terms.key is None):
+            self.tally.publishes += len(events)
             return reply
-        return after(reply, lambda _nothing: self.record(Published(events)))
+
+        def noted(published: Published | None) -> Published | None:
+            if published is None or not published.repeated:
+                self.tally.publishes += len(events)
+                self.record(EventsPublished(events))
+            return published
+
+        return after(reply, noted)
 
     def admit_publishes(self, count: int) -> float:
         """
@@ -310,9 +369,17 @@ class Tenant:
         """Return the ids of the users in a presence channel."""
         return self.space.users(channel)
 
-    def kept(self, channel: str) -> Reply[Kept | None]:
-        """Return the event that a channel keeps."""
-        return self.space.kept(channel)
+    def history(
+        self,
+        channel: str,
+        since: Since,
+        keep: Keep,
+        *,
+        limit: int = 0,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Reply[Page | Gap]:
+        """Return the events that *channel* keeps; see `engine.base.Space.history`."""
+        return self.space.history(channel, since, keep, limit=limit, max_bytes=max_bytes)
 
     def terminate(self, user_id: str) -> Reply[None]:
         """Close every session signed in as *user_id*, on all nodes."""
@@ -343,7 +410,23 @@ class Tenant:
         self.tally.losses += len(losses)
         reason = losses[0].reason.value
         self._outages.note(f"app {self.app.id}", f"events may have been lost: {reason}")
+        for loss in losses:
+            if loss.channel is not None and loss.now is not None and loss.now.history is not None:
+                self._read_again(loss.channel, loss.now.history.top)
         self._losses.take(losses)
+
+    def _read_again(self, channel: str, top: Position) -> None:
+        """
+        Have the sessions that know positions read what *channel* kept since they were interrupted.
+
+        Done at once: a later event of the channel would move the position of their clients beyond
+        those that they miss.
+        """
+        sessions = self._concerned_by(channel)
+        for session in sessions:
+            session.interrupt(channel)
+        if sessions:
+            self.hub.set_position(channel, top)
 
     def hold(self, term: str, /) -> None:
         """Become the holder of the app."""
@@ -385,7 +468,10 @@ class Tenant:
     def _concerned(self, loss: Lost) -> Iterable[Session]:
         if loss.user_id is not None:
             return self.users.sessions(loss.user_id)
-        ids = self.hub.subscriber_ids(loss.channel or "")
+        return self._concerned_by(loss.channel or "")
+
+    def _concerned_by(self, channel: str) -> list[Session]:
+        ids = self.hub.subscriber_ids(channel)
         return [self.sessions[one] for one in ids if one in self.sessions]
 
     def _settle(self, mark: Mark) -> None:

@@ -79,8 +79,25 @@ FAMILIES = (
            " --max_messages_per_second."),
     Family("heliograph_rate_limited_publishes_total", COUNTER, "Published events refused with 429;"
            " an event for several channels counts once for each."),
-    Family("heliograph_cached_events_evicted_total", COUNTER, "Events of cache channels dropped"
-           " before they expired, because the app had too many."),
+    Family("heliograph_history_events", GAUGE, "Kept events, of channels with history and of cache"
+           " channels.", ("app",)),
+    Family("heliograph_history_bytes", GAUGE, "Bytes of kept events, as --history_max_bytes counts"
+           " them.", ("app",)),
+    Family("heliograph_history_channels", GAUGE, "Channels that have kept events.", ("app",)),
+    Family("heliograph_history_max_bytes", GAUGE, "The value of --history_max_bytes, which is for"
+           " all apps together."),
+    Family("heliograph_resumes_total", COUNTER, "Clients that asked for the events that they"
+           " missed, by result: continued, or gap.", ("result",)),
+    Family("heliograph_gaps_total", COUNTER, "Clients notified that they miss events, by reason:"
+           " trimmed, epoch, ahead, no_history.", ("reason",)),
+    Family("heliograph_replayed_events_total", COUNTER, "Kept events sent to clients, one for each"
+           " subscriber."),
+    Family("heliograph_evicted_events_total", COUNTER, "Kept events dropped before they expired,"
+           " because of --history_max_bytes."),
+    Family("heliograph_cached_events_evicted_total", COUNTER, "The same, under its old name;"
+           " removed in the next version."),
+    Family("heliograph_repeated_publishes_total", COUNTER, "Requests that repeated the"
+           " idempotency_key of another one; they published nothing."),
     Family("heliograph_webhook_events_queued_total", COUNTER, "Events queued for webhooks."),
     Family("heliograph_webhook_events_dropped_total", COUNTER, "Webhook events dropped: the queue"
            " was full, or the webhook was removed."),
@@ -124,29 +141,45 @@ class Histogram:
         self.sum += value
 
 
+GAP_REASONS = ("trimmed", "epoch", "ahead", "no_history")
+
+
 class Tally:
     """Counters for all apps of a node together; the code that causes an event increments them."""
 
     __slots__ = (
         "auth_failures",
-        "cached_events_evicted",
         "errors",
+        "events_evicted",
+        "gaps",
         "losses",
         "publishes",
         "rate_limited_publishes",
         "refused_origins",
+        "repeated_publishes",
+        "replayed",
+        "resumes_continued",
         "unknown_keys",
     )
 
     def __init__(self) -> None:
         self.publishes = 0  # events, one for each of their channels
         self.rate_limited_publishes = 0  # events that an app published too fast
-        self.cached_events_evicted = 0  # before they expired, because there were too many
+        self.events_evicted = 0  # kept events, before they expired: there were too many
         self.losses = 0  # channels and users of which the engine reported a loss
         self.auth_failures = 0  # signatures of clients that were wrong
         self.unknown_keys = 0  # WebSocket clients with a key of no app
         self.refused_origins = 0  # WebSocket clients from pages that the app does not allow
+        self.repeated_publishes = 0  # answered with the answer of the first
+        self.replayed = 0  # kept events that were written to new subscribers
+        self.resumes_continued = 0  # subscriptions that continued where their client had been
+        # Clients that were notified that they miss events, by reason.
+        self.gaps = dict.fromkeys(GAP_REASONS, 0)
         self.errors: dict[int | None, int] = {}  # sent to clients, by code
+
+    def gap(self, reason: str) -> None:
+        """Count a client that is notified that it misses events."""
+        self.gaps[reason] += 1
 
     def refused(self, code: int | None) -> None:
         """Count an error that is sent to a client."""

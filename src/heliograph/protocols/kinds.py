@@ -8,6 +8,7 @@ Pusher's.
 
 from typing import Final
 
+from heliograph.node.history import History
 from heliograph.node.tenant import Rule, Tenant
 
 USER_CHANNEL_PREFIX = "#server-to-user-"
@@ -70,12 +71,22 @@ def kind_of(channel: str) -> Kind:
     return _PUBLIC
 
 
-def new_rule(tenant: Tenant, kind: Kind) -> Rule:
-    """Make the rule of *kind*, and add it to `tenant.rules`."""
-    return tenant.new_rule(
+def history_of(tenant: Tenant, channel: str, kind: Kind) -> History | None:
+    """Return the history of *channel*, which is of *kind*; None if it keeps no events."""
+    histories = tenant.histories
+    if kind.user or not (kind.cached or histories.any):
+        return None
+    return histories.of(channel, cached=kind.cached)
+
+
+def rule_of(tenant: Tenant, channel: str, kind: Kind) -> Rule:
+    """Return the rule of *channel*, which is of *kind*."""
+    history = history_of(tenant, channel, kind) if kind.cached or tenant.histories.any else None
+    return tenant.rules.get((kind.name, history)) or tenant.new_rule(
         kind.name,
+        history,
         counts=kind.counted,
         observed=not kind.user,
-        keeps=kind.cached,
+        cached=kind.cached,
         identifies=kind.private,
     )

@@ -11,7 +11,7 @@ from heliograph.hub.facts import Event
 from heliograph.node.node import Node
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import string_literal
-from heliograph.protocols.kinds import kind_of
+from heliograph.protocols.kinds import history_of, kind_of
 from heliograph.reply import Later
 from heliograph.wire.http import Request
 from heliograph.wire.responses import Response, text
@@ -72,7 +72,8 @@ class Publish:
         if tenant.admit_publishes(1):
             return text(429, "Too many events, try again later")
         channel, data = room.decode(), string_literal(words.decode(errors="replace"))
-        keep = tenant.keep if kind_of(channel).cached else None
+        history = history_of(tenant, channel, kind_of(channel))
+        keep = None if history is None else history.keep
         reply = tenant.publish((Event(channel, lines.PUBLISHED_EVENT, data, keep=keep),))
         if not isinstance(reply, Later):
             return _PUBLISHED

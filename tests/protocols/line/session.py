@@ -11,7 +11,7 @@ from heliograph.node.dialect import Ending, Peer
 from heliograph.node.membership import Membership
 from heliograph.node.tenant import Rule, Tenant
 from heliograph.protocols.json import string_literal
-from heliograph.protocols.kinds import Kind, kind_of, new_rule
+from heliograph.protocols.kinds import Kind, kind_of, rule_of
 from heliograph.reply import proceed
 from tests.protocols.line import lines
 
@@ -63,14 +63,13 @@ class LineSession(Membership):
     # -- What a membership calls ---------------------------------------------------------
 
     def on_entered(self, channel: str, rule: Rule, member: Member | None, entry: Entry) -> None:
-        """Acknowledge a subscription, with the event that the room keeps."""
+        """Acknowledge a subscription; the event that the room keeps follows."""
         del rule
         if member is None:
             answer = lines.line("subscribed", channel)
         else:
             answer = lines.names("joined", channel, entry.roster)
-        kept = () if entry.kept is None else (lines.fact(entry.kept.event),)
-        self.peer.send(answer, *kept)
+        self.peer.send(answer)
 
     def on_refused(self, channel: str, refusal: Refusal) -> None:
         """Refuse a subscription: the room is full."""
@@ -132,8 +131,7 @@ class LineSession(Membership):
             raise ClientError(f"bad-proof {room}")
 
     def _enter(self, room: str, kind: Kind, member: Member | None) -> None:
-        tenant = self.tenant
-        self.subscribe(room, tenant.rules.get(kind.name) or new_rule(tenant, kind), member)
+        self.subscribe(room, rule_of(self.tenant, room, kind), member)
 
     def _leave_room(self, room: str) -> None:
         if not self.unsubscribe(room):
@@ -166,7 +164,7 @@ class LineSession(Membership):
         reply = self.tenant.client_event(self.id, event)
         proceed(reply, partial(self._said, room), partial(self._not_said, room))
 
-    def _said(self, room: str, _nothing: None) -> None:
+    def _said(self, room: str, _nothing: object) -> None:
         if not self.ended:
             self.peer.send(lines.line("said", room))
 

@@ -8,32 +8,43 @@ Knows no links: the functions that send a message to a node, and read the clock,
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from msgspec import structs
+
 from heliograph.engine.answers import (
     NOTHING_WANTED,
+    POSITION_ONLY,
     CacheFilled,
     CacheMiss,
     Change,
     ChannelOccupied,
     ChannelVacated,
     Counts,
-    Kept,
+    Gap,
     Mark,
     Options,
     Owed,
+    Page,
+    Published,
     Reason,
+    Since,
+    Terms,
     Wants,
 )
-from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S
+from heliograph.engine.base import LARGE_CHANNEL, LARGE_INTERVAL_S, PAGE_BYTES
+from heliograph.engine.history import HISTORY_MAX_BYTES, AppHistory, HistoryBudget
+from heliograph.engine.keys import KeyedAnswers
 from heliograph.engine.testing import messages
 from heliograph.engine.testing.log import Log
 from heliograph.engine.testing.owing import Owing
 from heliograph.hub.facts import (
     Event,
     Fact,
+    Keep,
     Member,
     MemberAdded,
     MemberRemoved,
     Notice,
+    Position,
     SubscriptionCount,
     UserOffline,
     UserOnline,
@@ -54,9 +65,16 @@ class Damaged(Exception):
 class Tools:
     """The functions that an app's state uses; they are not part of a copy of it."""
 
-    def __init__(self, send: SendTo, now: Callable[[], float], new_text: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        send: SendTo,
+        now: Callable[[], float],
+        unix_s: Callable[[], float],
+        new_text: Callable[[], str],
+    ) -> None:
         self.send = send
         self.now = now
+        self.unix_s = unix_s
         self.new_text = new_text
 
     def __deepcopy__(self, _memo: object) -> "Tools":
@@ -64,7 +82,7 @@ class Tools:
 
 
 class Bounds:
-    """Limits of the data that a state keeps for interrupted nodes, and for later subscribers."""
+    """Limits of the data that the state of an app keeps: for interrupted nodes, and as history."""
 
     def __init__(
         self,
@@ -73,15 +91,33 @@ class Bounds:
         log_bytes: int = 8 << 20,
         owed_changes: int = 10_000,
         owed_bytes: int = 8 << 20,
-        kept_events: int = 100_000,
-        kept_bytes: int = 64 << 20,
+        history_max_bytes: int = HISTORY_MAX_BYTES,
     ) -> None:
         self.log_entries = log_entries
         self.log_bytes = log_bytes
         self.owed_changes = owed_changes
         self.owed_bytes = owed_bytes
-        self.kept_events = kept_events
-        self.kept_bytes = kept_bytes
+        self.history_max_bytes = history_max_bytes
+
+
+class _Kept:
+    """
+    The kept events of an app, and its answers to publishes with a key, in one epoch.
+
+    They are not part of a copy of the state: it is continued in another epoch only.
+    """
+
+    def __init__(self, app_id: str, epoch: str, max_bytes: int, now: float) -> None:
+        self.evicted = 0
+        self.keys = KeyedAnswers()
+        budget = HistoryBudget(max_bytes, self._count)
+        self.history = AppHistory(app_id, epoch, budget, now)
+
+    def __deepcopy__(self, _memo: object) -> None:
+        """Return nothing."""
+
+    def _count(self, _app_id: str, number: int) -> None:
+        self.evicted += number
 
 
 class _Channel:
@@ -102,7 +138,7 @@ class _Channel:
 
     def __init__(self, options: Options, born: int) -> None:
         self.options = options
-        self.born = born  # the last number of the log when it became occupied
+        self.born = born  # a number of the log, of the moment when it became occupied
         self.last = 0  # the number of its last event in the log
         self.subscriptions = 0
         self.nodes: dict[str, int] = {}  # node -> its subscriptions
@@ -119,7 +155,7 @@ class _User:
     __slots__ = ("born", "last", "sessions", "watching")
 
     def __init__(self) -> None:
-        self.born = 0  # the last number of the log when it came online
+        self.born = 0  # a number of the log, of the moment when it came online
         self.last = 0  # the number of its last termination in the log
         self.sessions: dict[str, int] = {}  # node -> sessions signed in there
         self.watching: dict[str, int] = {}  # node -> sessions there that watch it
@@ -161,8 +197,8 @@ class _Registration:
     """
     A registered node. *fields* counts its parts, to detect a loss.
 
-    *missed* has the tickets of entries without a kept event, with the inbox number of the answer,
-    until the node has received it: the same `enter`, asserted again, owes no second `CacheMiss`.
+    *missed* has the tickets of entries that owed a `CacheMiss`, with the inbox number of the
+    answer, until the node has received it: the same `enter`, asserted again, owes no second one.
     """
 
     __slots__ = ("channels", "fields", "missed", "number", "seq", "uncounted", "users", "watched")
@@ -246,8 +282,7 @@ class AppState:
         self._channels: dict[str, _Channel] = {}
         self._channel_count = 0
         self._users: dict[str, _User] = {}
-        self._kept: dict[str, tuple[Event, float]] = {}
-        self._kept_bytes = 0
+        self._kept = _Kept(app_id, self.epoch, bounds.history_max_bytes, tools.now())
         self._log = Log(bounds.log_entries, bounds.log_bytes)
         self._owing = Owing(tools, self._truth, bounds.owed_changes, bounds.owed_bytes)
 
@@ -380,18 +415,10 @@ class AppState:
         registration = self._nodes[node]
         pictures: list[messages.ChannelPicture] = []
         if hello.complete:
-            for name in registration.channels:
-                channel = self._channels[name]
-                kept = self.kept(name) if channel.options.keep is not None else None
-                pictures.append(
-                    messages.ChannelPicture(
-                        name,
-                        channel.subscriptions,
-                        tuple(channel.members.values()),
-                        kept,
-                        losses.get(name),
-                    )
-                )
+            pictures += [
+                self._picture(name, self._channels[name], losses.get(name))
+                for name in registration.channels
+            ]
         online = frozenset(one for one in registration.watched if self._users[one].sessions)
         self._send(
             node,
@@ -414,6 +441,21 @@ class AppState:
                 changes = self._owing.after(0)
             if changes:
                 self._send(node, messages.OwedChanges(tuple(changes)))
+
+    def _picture(
+        self, name: str, channel: _Channel, lost: Reason | None
+    ) -> messages.ChannelPicture:
+        picture = messages.ChannelPicture(
+            name, channel.subscriptions, tuple(channel.members.values()), lost=lost
+        )
+        keep = channel.options.keep
+        if keep is None:
+            return picture
+        return structs.replace(
+            picture,
+            history=self._read(name, POSITION_ONLY, asked=keep),
+            nothing_kept=not self._kept.history.keeps(name, self._tools.now()),
+        )
 
     def _remind(self, node: str) -> None:
         """Send *node* again which counts it must request: the connection may have lost that."""
@@ -449,8 +491,8 @@ class AppState:
         match body:
             case messages.Assert():
                 self._answer(node, self._assert(node, seq, body, complete=False, fresh=body.fresh))
-            case messages.Publish(events):
-                self.publish(events)
+            case messages.Publish(events, terms):
+                return self.publish(events, terms)
             case messages.Terminate(user_id):
                 self.terminate(user_id)
             case messages.StateCount(channel):
@@ -538,7 +580,7 @@ class AppState:
             # Members without a name here may remain from a command that was not executed.
             sessions |= dict.fromkeys((*part.sessions, *sessions), 0)
         if channel is None:
-            channel = self._channels[name] = _Channel(asserted.options, self._log.last)
+            channel = self._channels[name] = _Channel(asserted.options, self._log.take_number())
             self._channel_count += 1
         channel.options = asserted.options
         self._count(turn, name, channel, wanted, _Sessions(sessions, asserted.members))
@@ -631,15 +673,23 @@ class AppState:
     ) -> list[messages.Inbox]:
         answers: list[messages.Inbox] = []
         missed = turn.registration.missed
-        asks = channel.options.keep is not None
-        kept = self.kept(name) if asks and accepted else None
+        nothing_kept = not self._kept.history.keeps(name, self._tools.now())
         for entering in accepted:
-            if asks and kept is None and entering.ticket not in missed:
+            if nothing_kept and channel.options.cached and entering.ticket not in missed:
                 missed[entering.ticket] = turn.registration.number + 1  # or later: see `_answer`
                 self._owe_of(channel, CacheMiss(name), "cache")
+            history = None
+            if entering.since is not None:
+                history = self._read(name, entering.since, asked=entering.asked)
             answers.append(
                 messages.Entered(
-                    entering.ticket, turn.seq, name, channel.subscriptions, roster, kept
+                    entering.ticket,
+                    turn.seq,
+                    name,
+                    channel.subscriptions,
+                    roster,
+                    history,
+                    nothing_kept,
                 )
             )
         return answers
@@ -708,7 +758,7 @@ class AppState:
             notice = UserOffline(user_id)
         else:
             notice = UserOnline(user_id)
-            user.born = self._log.last
+            user.born = self._log.take_number()
         self._notify(user_id, notice, user.watching, turn.skip)
         if self.wants.users:
             self._owe(notice)
@@ -721,16 +771,45 @@ class AppState:
 
     # -- Events, terminations, counts --------------------------------------------------------
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Deliver *events* to all nodes that entered their channels."""
-        for event in events:
-            if event.keep is not None:
-                self._keep(event, event.keep.ttl_s)
-            channel = self._channels.get(event.channel)
-            if channel is not None:
-                self._deliver(event.channel, channel, event, None)
-            if event.owed and self.wants.client_events:
-                self._owe(event)
+    def publish(self, events: Sequence[Event], terms: Terms | None = None) -> Published | None:
+        """Deliver *events* to all nodes that entered their channels, and number those to keep."""
+        if terms is None:
+            for event in events:
+                self._publish(event)
+            return None
+        now = self._tools.now()
+        if terms.key is not None:
+            answer = self._kept.keys.find(terms.key, now)
+            if answer is not None:
+                return answer
+        positions: list[Position | None] = []
+        for index, event in enumerate(events):
+            position = self._publish(event)
+            keep = terms.keeps[index] if terms.keeps else None
+            if keep is None:
+                position = None
+            elif position is None:
+                position = self._kept.history.top(event.channel, keep, now)
+            positions.append(position)
+        published = Published(
+            positions if terms.keeps else (),
+            {one.channel: self._counts(one.channel) for one in events} if terms.counts else {},
+            terms.fingerprint,
+        )
+        if terms.key is not None:
+            self._kept.keys.add(terms.key, published, now)
+        return published
+
+    def _publish(self, event: Event) -> Position | None:
+        """Deliver *event*; return its position if it is kept."""
+        if event.keep is not None:
+            event = self._keep(event, event.keep)
+        channel = self._channels.get(event.channel)
+        if channel is not None:
+            self._deliver(event.channel, channel, event, None)
+        if event.owed and self.wants.client_events:
+            self._owe(event)
+        return event.position
 
     def terminate(self, user_id: str) -> None:
         """Send a termination of the user to each node that has a session of it."""
@@ -738,33 +817,33 @@ class AppState:
         if user is not None and user.sessions:
             user.last = self._notify(user_id, UserTerminated(user_id), user.sessions, None)
 
-    def _keep(self, event: Event, ttl_s: float) -> None:
-        now = self._tools.now()
-        found = self._kept.pop(event.channel, None)
-        if found is not None:
-            self._kept_bytes -= _size(found[0])
-        if self.wants.cache and (found is None or found[1] <= now):
+    def _keep(self, event: Event, keep: Keep) -> Event:
+        """Keep *event*; return it with its position."""
+        history, now = self._kept.history, self._tools.now()
+        if self.wants.cache and not history.keeps(event.channel, now):
             self._owe(CacheFilled(event.channel))
-        self._kept[event.channel] = (event, now + ttl_s)
-        self._kept_bytes += _size(event)
-        while len(self._kept) > self._bounds.kept_events or (
-            self._kept_bytes > self._bounds.kept_bytes
-        ):
-            evicted, _ = self._kept.pop(next(iter(self._kept)))
-            self._kept_bytes -= _size(evicted)
+        return history.add(event, keep, now)
 
-    def kept(self, name: str) -> Kept | None:
-        """Return the event that a channel keeps."""
-        found = self._kept.get(name)
-        if found is None:
-            return None
-        event, until = found
-        left = until - self._tools.now()
-        if left > 0:
-            return Kept(event, left)
-        del self._kept[name]
-        self._kept_bytes -= _size(event)
-        return None
+    def _read(
+        self,
+        name: str,
+        since: Since,
+        *,
+        asked: Keep | None,
+        limit: int = 0,
+        max_bytes: int = PAGE_BYTES,
+        times: bool = False,
+    ) -> Page | Gap:
+        """Return the kept events of a channel; see `AppHistory.read`."""
+        now, unix_s = self._tools.now(), self._tools.unix_s()
+        return self._kept.history.read(
+            name, since, now, unix_s, asked=asked, limit=limit, max_bytes=max_bytes, times=times
+        )
+
+    @property
+    def evicted(self) -> int:
+        """The number of events that were removed before they expired."""
+        return self._kept.evicted
 
     def state_count(self, node: str, name: str) -> None:
         """State the number of a large channel if it is due, otherwise send the node its time."""
@@ -820,8 +899,10 @@ class AppState:
                     return []
                 self._check_members(channel)
                 return list(channel.members)
-            case messages.KeptOf(name):
-                return self.kept(name)
+            case messages.HistoryOf(name, since, keep, limit, max_bytes):
+                return self._read(
+                    name, since, asked=keep, limit=limit, max_bytes=max_bytes, times=True
+                )
             case _:
                 raise AssertionError(f"{question} is no question")
 
@@ -1023,7 +1104,3 @@ def began_after(born: int | None, seen: int) -> bool:
 
 def _users_of(registration: _Registration) -> list[str]:
     return list({**registration.users, **registration.watched})
-
-
-def _size(event: Event) -> int:
-    return len(event.channel) + len(event.name) + len(event.data) + 320

@@ -48,6 +48,10 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def unix_s(self) -> float:
+        """Return the seconds since 1970 that the engines read."""
+        return self.now + 1_700_000_000
+
 
 class Recorder:
     """A `Local` that records the calls of a space, in order."""
@@ -167,7 +171,7 @@ class MemoryCluster:
 
     def __init__(self, clock: Clock | None = None, local: Recorder | None = None) -> None:
         self.clock = clock if clock is not None else Clock()
-        engine = MemoryEngine(self.clock, epoch="an epoch")
+        engine = MemoryEngine(self.clock, wall=self.clock.unix_s, epoch="an epoch")
         run_now(engine.open())
         self.nodes: Sequence[Node] = (make_node(engine, local),)
 
@@ -373,7 +377,7 @@ class LinkedCluster:
         self.wants = wants
         self._local = local
         self._schedule = schedule
-        self.state = make_state(self.clock, self._new_text, bounds=bounds)
+        self.state = make_state(self.clock, self._new_text, unix_s=self.clock.unix_s, bounds=bounds)
         self._nodes: list[LinkedNode] = []
         for _ in range(number):
             self.join()

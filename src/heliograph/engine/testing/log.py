@@ -32,6 +32,7 @@ class Log:
         self._bytes = 0
         self._max_entries = max_entries
         self._max_bytes = max_bytes
+        self._dropped = 0  # the number of the last entry that was dropped
         self.last = 0
 
     def append(self, fact: Fact | Notice, *, channel: str | None, user_id: str | None) -> int:
@@ -41,12 +42,19 @@ class Log:
         self._entries.append((Logged(self.last, channel, user_id, fact), size))
         self._bytes += size
         while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-            self._bytes -= self._entries.popleft()[1]
+            dropped, size = self._entries.popleft()
+            self._dropped = dropped.number
+            self._bytes -= size
+        return self.last
+
+    def take_number(self) -> int:
+        """Return a number that no entry has, for a change that is not logged."""
+        self.last += 1
         return self.last
 
     def reaches(self, seen: int) -> bool:
         """Return whether the log has every entry after the number *seen*."""
-        return seen >= self.last - len(self._entries)
+        return seen >= self._dropped
 
     def after(self, seen: int) -> Iterator[Logged]:
         """Return the entries after the number *seen* that the log still has."""
@@ -56,6 +64,7 @@ class Log:
         """Drop every entry."""
         self._entries.clear()
         self._bytes = 0
+        self._dropped = self.last
 
 
 def _size(fact: Fact | Notice) -> int:

@@ -1,15 +1,16 @@
 """
 A Hypothesis state machine over nodes and faults in any order; see `EngineMachine`.
 
-Its model has the state of a hub and of a receiver of webhooks, built only from the engine's calls
-and replies. At the end, it is compared with the engine, with the commands of the clients, and with
-the published events.
+`FaultMachine` has the faults, for other machines as well (`history_machine`). The model of an
+`EngineMachine` has the state of a hub and of a receiver of webhooks, built only from the engine's
+calls and replies. At the end, it is compared with the engine, with the commands of the clients, and
+with the published events.
 """
 
 from collections.abc import Callable, Sequence
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from heliograph.engine.answers import (
     CacheFilled,
@@ -264,48 +265,208 @@ class ModelNode(Recorder):
         return self._machine.receiver.keep(noted)
 
 
-class EngineMachine(RuleBasedStateMachine):
+class FaultMachine(RuleBasedStateMachine):
     """
-    The nodes of a `FaultyCluster`, with links that a test moves.
+    The nodes of a `FaultyCluster`, with links that a test moves, and faults in any order.
 
     Subclasses set *number*, and *bounds* of the state for more faults. Subclasses for another
-    engine override `make`, and set *possible* to the faults that their cluster has.
+    engine override `make`, and set *possible* to the faults that their cluster has. *channels* are
+    those whose records can be lost, at least four.
     """
 
     number = 2
     bounds: Bounds | None = None
     possible: Sequence[str] = FAULTS
+    channels: Sequence[str] = CHANNELS
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0  # steps of this machine
-        self.receiver = Receiver()
-        self.published: list[Published] = []
-        self.terminated: list[Published] = []
         self.snapshot: object | None = None
-        self.gone: list[Subscription] = []
 
     @initialize(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2))
     def start(self, faults: list[str]) -> None:
         """Begin, and choose the faults of this run: if all occur together, they hide each other."""
         self.faults = [one for one in faults if one in self.possible] or list(self.possible)
-        self.cluster = self.make(lambda: ModelNode(self))
+        self.cluster = self.make(self.local)
+        self.on_start()
+
+    def on_start(self) -> None:
+        """Prepare the cluster for a run."""
+
+    def local(self) -> Recorder:
+        """Return the recorder of a new node."""
+        raise NotImplementedError
 
     def make(self, local: Callable[[], Recorder]) -> FaultyCluster:
         """Return a new cluster; *local* makes the recorder of each node."""
         return LinkedCluster(self.number, Pace.STEPPED, bounds=self.bounds, local=local)
 
-    # -- Choosing ----------------------------------------------------------------------------
-
     def _node(self, index: int) -> FaultyNode:
         self.now += 1
         return self.cluster.nodes[index % len(self.cluster.nodes)]
+
+    # -- Messages and time -------------------------------------------------------------------
+
+    @rule(index=INDEX, up=st.integers(0, 3), down=st.integers(0, 5))
+    def step(self, index: int, up: int, down: int) -> None:
+        node = self._node(index)
+        if node.stalled:
+            return
+        for _ in range(up):
+            node.link.step_up()
+        for _ in range(down):
+            node.link.step_down()
+
+    @rule(ticks=st.sampled_from((1, 3, 21, 51)), moves=st.booleans())
+    def elapse(self, ticks: int, moves: bool) -> None:
+        self.now += 1
+        for _ in range(ticks):
+            self._move(moves)
+            self.cluster.clock.now += 0.1
+            self.cluster.tick()
+
+    @rule()
+    def elapse_a_lease(self) -> None:
+        """Let the leases of stalled and disconnected nodes end; the others renew theirs."""
+        self.now += 1
+        for _ in range(25):
+            self.cluster.settle()
+            self.cluster.clock.now += 0.5
+            self.cluster.tick()
+
+    def _move(self, moves: bool) -> None:
+        if moves:
+            self.cluster.settle()
+
+    # -- Faults ------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.faults)
+    @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
+    def fail(self, index: int, choice: int, amount: int) -> None:
+        """Cause one of the faults of this run, on one node."""
+        name = self.faults[choice % len(self.faults)]
+        self.on_fault(name)
+        getattr(self, f"_{name}")(self._node(index), amount)
+
+    @precondition(lambda self: self.faults)
+    @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
+    def fail_again(self, index: int, choice: int, amount: int) -> None:
+        """Cause faults as often as commands: rules are chosen evenly."""
+        self.fail(index, choice, amount)
+
+    @precondition(lambda self: self.faults)
+    @rule(index=INDEX)
+    def mend(self, index: int) -> None:
+        """End the lasting faults of a node."""
+        node = self._node(index)
+        if node.stalled:
+            node.stalled = False
+            node.tick()
+        node.link.heal()
+
+    def _cut(self, node: FaultyNode, amount: int) -> None:
+        node.link.cut(amount)
+
+    def _cut_off(self, node: FaultyNode, amount: int) -> None:
+        """Cut a link; no other is made until `mend`."""
+        node.link.reachable = False
+        node.link.cut(amount)
+
+    def _freeze_up(self, node: FaultyNode, _amount: int) -> None:
+        node.link.frozen_up = True
+
+    def _freeze_down(self, node: FaultyNode, _amount: int) -> None:
+        node.link.frozen_down = True
+
+    def _lose_up(self, node: FaultyNode, _amount: int) -> None:
+        node.link.losing_up = not node.link.losing_up
+
+    def _lose_down(self, node: FaultyNode, _amount: int) -> None:
+        node.link.losing_down = not node.link.losing_down
+
+    def _refuse(self, node: FaultyNode, _amount: int) -> None:
+        node.link.refusing = not node.link.refusing
+
+    def _delay(self, node: FaultyNode, amount: int) -> None:
+        """Deliver withheld commands late, or withhold the next ones for later."""
+        if node.link.withheld:
+            node.link.deliver_withheld()
+            return
+        for _ in range(amount):
+            node.link.withhold()
+        if amount % 2:
+            node.link.cut()
+
+    def _stall(self, node: FaultyNode, _amount: int) -> None:
+        node.stalled = True
+
+    def _bury(self, node: FaultyNode, _amount: int) -> None:
+        """Declare a node dead that is alive."""
+        node.declare_dead()
+
+    def _kill(self, node: FaultyNode, amount: int) -> None:
+        """Kill a node, and start another one."""
+        self.on_kill(node, amount)
+        node.kill()
+        self.cluster.join()
+
+    def on_fault(self, name: str) -> None:
+        """Prepare the model for a fault."""
+
+    def on_kill(self, node: FaultyNode, amount: int) -> None:
+        """Prepare the model for the death of a node."""
+
+    def _empty(self, _node: FaultyNode, _amount: int) -> None:
+        self.cluster.empty()
+
+    def _set_back(self, _node: FaultyNode, _amount: int) -> None:
+        """Copy the state, or set it back to the copy."""
+        if self.snapshot is None:
+            self.snapshot = self.cluster.snapshot()
+        else:
+            self.cluster.restore(self.snapshot)
+            self.snapshot = None
+
+    def _lose_share(self, node: FaultyNode, _amount: int) -> None:
+        node.lose_share()
+
+    def _lose_channel(self, _node: FaultyNode, amount: int) -> None:
+        self.cluster.lose_channel(self.channels[amount])
+
+    def _lose_members(self, _node: FaultyNode, amount: int) -> None:
+        self.cluster.lose_members(self.channels[amount])
+
+    def _lose_log(self, _node: FaultyNode, _amount: int) -> None:
+        self.cluster.lose_log()
+
+
+class EngineMachine(FaultMachine):
+    """A model of hubs, sessions and the receiver of owed changes, over nodes that fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.receiver = Receiver()
+        self.published: list[Published] = []
+        self.terminated: list[Published] = []
+        self.gone: list[Subscription] = []
+
+    def local(self) -> Recorder:
+        """Return the recorder of a new node."""
+        return ModelNode(self)
 
     @staticmethod
     def _model(node: FaultyNode) -> ModelNode:
         if not isinstance(node.local, ModelNode):
             raise TypeError
         return node.local
+
+    def on_kill(self, node: FaultyNode, amount: int) -> None:
+        """Let a node die, possibly just after it kept owed changes."""
+        for published in (*self.published, *self.terminated):
+            published.orphaned |= published.node is node
+        if amount % 2:
+            self._keep(node)
 
     # -- Clients -----------------------------------------------------------------------------
 
@@ -455,132 +616,6 @@ class EngineMachine(RuleBasedStateMachine):
         if node.stalled or not self._model(node).holds or not node.is_holder():
             return None
         return self._model(node).keep()
-
-    # -- Messages and time -------------------------------------------------------------------
-
-    @rule(index=INDEX, up=st.integers(0, 3), down=st.integers(0, 5))
-    def step(self, index: int, up: int, down: int) -> None:
-        node = self._node(index)
-        if node.stalled:
-            return
-        for _ in range(up):
-            node.link.step_up()
-        for _ in range(down):
-            node.link.step_down()
-
-    @rule(ticks=st.sampled_from((1, 3, 21, 51)), moves=st.booleans())
-    def elapse(self, ticks: int, moves: bool) -> None:
-        self.now += 1
-        for _ in range(ticks):
-            self._move(moves)
-            self.cluster.clock.now += 0.1
-            self.cluster.tick()
-
-    @rule()
-    def elapse_a_lease(self) -> None:
-        """Let the leases of stalled and disconnected nodes end; the others renew theirs."""
-        self.now += 1
-        for _ in range(25):
-            self.cluster.settle()
-            self.cluster.clock.now += 0.5
-            self.cluster.tick()
-
-    def _move(self, moves: bool) -> None:
-        if moves:
-            self.cluster.settle()
-
-    # -- Faults ------------------------------------------------------------------------------
-
-    @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
-    def fail(self, index: int, choice: int, amount: int) -> None:
-        """Cause one of the faults of this run, on one node."""
-        getattr(self, f"_{self.faults[choice % len(self.faults)]}")(self._node(index), amount)
-
-    @rule(index=INDEX, choice=st.integers(0, 5), amount=st.integers(0, 3))
-    def fail_again(self, index: int, choice: int, amount: int) -> None:
-        """Cause faults as often as commands: rules are chosen evenly."""
-        self.fail(index, choice, amount)
-
-    @rule(index=INDEX)
-    def mend(self, index: int) -> None:
-        """End the lasting faults of a node."""
-        node = self._node(index)
-        if node.stalled:
-            node.stalled = False
-            node.tick()
-        node.link.heal()
-
-    def _cut(self, node: FaultyNode, amount: int) -> None:
-        node.link.cut(amount)
-
-    def _cut_off(self, node: FaultyNode, amount: int) -> None:
-        """Cut a link; no other is made until `mend`."""
-        node.link.reachable = False
-        node.link.cut(amount)
-
-    def _freeze_up(self, node: FaultyNode, _amount: int) -> None:
-        node.link.frozen_up = True
-
-    def _freeze_down(self, node: FaultyNode, _amount: int) -> None:
-        node.link.frozen_down = True
-
-    def _lose_up(self, node: FaultyNode, _amount: int) -> None:
-        node.link.losing_up = not node.link.losing_up
-
-    def _lose_down(self, node: FaultyNode, _amount: int) -> None:
-        node.link.losing_down = not node.link.losing_down
-
-    def _refuse(self, node: FaultyNode, _amount: int) -> None:
-        node.link.refusing = not node.link.refusing
-
-    def _delay(self, node: FaultyNode, amount: int) -> None:
-        """Deliver withheld commands late, or withhold the next ones for later."""
-        if node.link.withheld:
-            node.link.deliver_withheld()
-            return
-        for _ in range(amount):
-            node.link.withhold()
-        if amount % 2:
-            node.link.cut()
-
-    def _stall(self, node: FaultyNode, _amount: int) -> None:
-        node.stalled = True
-
-    def _bury(self, node: FaultyNode, _amount: int) -> None:
-        """Declare a node dead that is alive."""
-        node.declare_dead()
-
-    def _kill(self, node: FaultyNode, amount: int) -> None:
-        """Kill a node, possibly just after it kept owed changes, and start another one."""
-        for published in (*self.published, *self.terminated):
-            published.orphaned |= published.node is node
-        if amount % 2:
-            self._keep(node)
-        node.kill()
-        self.cluster.join()
-
-    def _empty(self, _node: FaultyNode, _amount: int) -> None:
-        self.cluster.empty()
-
-    def _set_back(self, _node: FaultyNode, _amount: int) -> None:
-        """Copy the state, or set it back to the copy."""
-        if self.snapshot is None:
-            self.snapshot = self.cluster.snapshot()
-        else:
-            self.cluster.restore(self.snapshot)
-            self.snapshot = None
-
-    def _lose_share(self, node: FaultyNode, _amount: int) -> None:
-        node.lose_share()
-
-    def _lose_channel(self, _node: FaultyNode, amount: int) -> None:
-        self.cluster.lose_channel(CHANNELS[amount])
-
-    def _lose_members(self, _node: FaultyNode, amount: int) -> None:
-        self.cluster.lose_members(CHANNELS[amount])
-
-    def _lose_log(self, _node: FaultyNode, _amount: int) -> None:
-        self.cluster.lose_log()
 
     # -- The end -----------------------------------------------------------------------------
 

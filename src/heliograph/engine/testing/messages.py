@@ -11,19 +11,36 @@ from enum import Enum
 
 from msgspec import Struct
 
-from heliograph.engine.answers import Counts, Kept, Mark, Options, Owed, Reason, Wants
-from heliograph.hub.facts import Event, Fact, Member, Notice
+from heliograph.engine.answers import (
+    Counts,
+    Gap,
+    Mark,
+    Options,
+    Owed,
+    Page,
+    Reason,
+    Since,
+    Terms,
+    Wants,
+)
+from heliograph.hub.facts import Event, Fact, Keep, Member, Notice
 
 # -- Assertions of a node ------------------------------------------------------------------------
 
 
 class Entering(Struct, frozen=True):
-    """An `enter` that is unanswered; the numbers that are asserted with it include it."""
+    """
+    An `enter` that is unanswered; the numbers that are asserted with it include it.
+
+    *asked* is the rule of the channel if the positions of the answer must be known later.
+    """
 
     ticket: int
     deadline: float
     user_id: str | None = None
     max_members: int = 0
+    since: Since | None = None
+    asked: Keep | None = None
 
 
 class ChannelAssertion(Struct, frozen=True):
@@ -97,6 +114,7 @@ class Publish(Struct, frozen=True):
     """Publish events, all or none."""
 
     events: tuple[Event, ...]
+    terms: Terms | None = None
 
 
 class Terminate(Struct, frozen=True):
@@ -123,10 +141,14 @@ class UsersOf(Struct, frozen=True):
     channel: str
 
 
-class KeptOf(Struct, frozen=True):
-    """Read the kept event of a channel."""
+class HistoryOf(Struct, frozen=True):
+    """Read the kept events of a channel."""
 
     channel: str
+    since: Since
+    keep: Keep
+    limit: int
+    max_bytes: int
 
 
 class StateCount(Struct, frozen=True):
@@ -157,7 +179,7 @@ class Goodbye(Struct, frozen=True):
     """Remove all data of this node, then its lease; it belongs to no app."""
 
 
-Read = CountsOf | ChannelsWith | UsersOf | KeptOf
+Read = CountsOf | ChannelsWith | UsersOf | HistoryOf
 
 Body = (
     Assert
@@ -167,7 +189,7 @@ Body = (
     | CountsOf
     | ChannelsWith
     | UsersOf
-    | KeptOf
+    | HistoryOf
     | StateCount
     | Take
     | Settle
@@ -235,14 +257,19 @@ class FactMessage(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """A subscription was counted. *roster* is set if the node does not have the members."""
+    """
+    A subscription was counted. *roster* is set if the node does not have the members.
+
+    *history* and *nothing_kept* are those of an `Entry`.
+    """
 
     ticket: int
     seq: int
     channel: str
     count: int
     roster: tuple[Member, ...] | None = None
-    kept: Kept | None = None
+    history: Page | Gap | None = None
+    nothing_kept: bool = False
 
 
 class EnterRefused(Struct, frozen=True):
@@ -268,12 +295,17 @@ class CountDue(Struct, frozen=True):
 
 
 class ChannelPicture(Struct, frozen=True):
-    """The present state of a channel; *lost* is the reason for which events may be missing."""
+    """
+    The present state of a channel; *lost* is the reason for which events may be missing.
+
+    *history* and *nothing_kept* are those of an `Entry` without events, if the channel keeps any.
+    """
 
     channel: str
     count: int
     roster: tuple[Member, ...] = ()
-    kept: Kept | None = None
+    history: Page | Gap | None = None
+    nothing_kept: bool = False
     lost: Reason | None = None
 
 

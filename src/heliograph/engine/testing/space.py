@@ -14,22 +14,28 @@ from typing import Any, Protocol
 from heliograph.engine.answers import (
     Counts,
     Entry,
-    Kept,
+    Gap,
+    HistorySize,
     Listing,
     Lost,
     Mark,
     Options,
+    Page,
+    Published,
     Refusal,
     SignedIn,
+    Since,
+    Terms,
     Wants,
 )
-from heliograph.engine.base import Leaving, Local
+from heliograph.engine.base import PAGE_BYTES, Leaving, Local
 from heliograph.engine.share import Share, count_less, count_more
 from heliograph.engine.testing import messages
 from heliograph.errors import OutcomeUnknown, Unavailable
 from heliograph.hub.facts import (
     Event,
     Fact,
+    Keep,
     Member,
     MemberAdded,
     MemberRemoved,
@@ -89,12 +95,17 @@ class _Entering:
         self.deadline = deadline
         self.member: Member | None = None
         self.max_members = 0
+        self.since: Since | None = None
+        self.numbered = False
         self.seq = 0
         self.later: Later[Entry | Refusal] = Later()
 
     def message(self) -> messages.Entering:
         user_id = self.member.user_id if self.member is not None else None
-        return messages.Entering(self.ticket, self.deadline, user_id, self.max_members)
+        asked = self.options.keep if self.numbered else None
+        return messages.Entering(
+            self.ticket, self.deadline, user_id, self.max_members, self.since, asked
+        )
 
 
 class _SigningIn:
@@ -283,9 +294,11 @@ class LinkedSpace:
         """Send *wants* with each command; see the contract."""
         self._wants = wants
 
-    def publish(self, events: Sequence[Event]) -> Reply[None]:
+    def publish(
+        self, events: Sequence[Event], terms: Terms | None = None
+    ) -> Reply[Published | None]:
         """Publish *events*, all or none."""
-        return self._call(messages.Publish(tuple(events)))
+        return self._call(messages.Publish(tuple(events), terms))
 
     def terminate(self, user_id: str) -> Reply[None]:
         """Terminate the sessions of a user."""
@@ -303,9 +316,21 @@ class LinkedSpace:
         """Read the members of *channel*."""
         return self._call(messages.UsersOf(channel))
 
-    def kept(self, channel: str) -> Reply[Kept | None]:
-        """Read the event that *channel* keeps."""
-        return self._call(messages.KeptOf(channel))
+    def history(
+        self,
+        channel: str,
+        since: Since,
+        keep: Keep,
+        *,
+        limit: int = 0,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Reply[Page | Gap]:
+        """Read the events that *channel* keeps."""
+        return self._call(messages.HistoryOf(channel, since, keep, limit, max_bytes))
+
+    def history_size(self) -> HistorySize | None:
+        """Return None: the state keeps the events, and this node does not ask it."""
+        return None
 
     def state_count(self, channel: str) -> None:
         """Request that the number of *channel* is stated, if it is due."""
@@ -357,6 +382,8 @@ class LinkedSpace:
         *,
         member: Member | None = None,
         max_members: int = 0,
+        since: Since | None = None,
+        numbered: bool = False,
     ) -> Reply[Entry | Refusal]:
         """Count a subscription; see the contract."""
         if self._closed:
@@ -364,6 +391,7 @@ class LinkedSpace:
         deadline = self._host.now() + self._host.enter_deadline_s
         entering = _Entering(self._new_ticket(), channel, subscriber_id, options, deadline)
         entering.member, entering.max_members = member, max_members
+        entering.since, entering.numbered = since, numbered
         self._share.enter(channel, member)
         self._options[channel] = options
         self._entering[entering.ticket] = entering
@@ -767,9 +795,9 @@ class LinkedSpace:
                 return events[-1].channel
             case messages.Terminate(user_id):
                 return user_partition(user_id)
-            case messages.UsersOf(channel) | messages.KeptOf(channel):
+            case messages.UsersOf(channel):
                 return channel
-            case messages.CountsOf() | messages.ChannelsWith():
+            case messages.CountsOf() | messages.ChannelsWith() | messages.HistoryOf():
                 return ""
             case _:
                 return None
@@ -912,8 +940,8 @@ class LinkedSpace:
         known = self._known[channel]
         known.count = body.count
         roster = tuple(known.members.values()) if entering.member is not None else ()
-        kept = body.kept if entering.options.keep is not None else None
-        entering.later.resolve(Entry(body.count, roster, kept))
+        nothing_kept = body.nothing_kept and entering.options.keep is not None
+        entering.later.resolve(Entry(body.count, roster, body.history, nothing_kept))
 
     def _take_refusal(self, body: messages.EnterRefused) -> None:
         entering = self._entering.get(body.ticket)
@@ -977,7 +1005,7 @@ class LinkedSpace:
             if channel in self._share.channels:
                 self._repair_channel(channel, picture)
             if picture.lost is not None and channel in self._entered:
-                now = Entry(picture.count, picture.roster, picture.kept)
+                now = Entry(picture.count, picture.roster, picture.history, picture.nothing_kept)
                 losses.append(Lost(picture.lost, channel=channel, now=now))
         for user_id in list(self._watched):
             if user_id in welcome.online and user_id not in self._online:

@@ -38,10 +38,11 @@ class SharedState:
     """
     The state of all apps.
 
-    *now* reads a clock that all nodes share. *new_text* returns a new unique text for each call,
-    for epochs and terms. A node is removed if it has not renewed its lease for *lease_s*, and
-    another node has renewed its own without a break for as long: after an outage of all nodes, the
-    first one that returns does not remove the others.
+    *now* reads a clock that all nodes share. *unix_s* reads the seconds since 1970; without it,
+    *now* does. *new_text* returns a new unique text for each call, for epochs and terms. A node is
+    removed if it has not renewed its lease for *lease_s*, and another node has renewed its own
+    without a break for as long: after an outage of all nodes, the first one that returns does not
+    remove the others.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SharedState:
         now: Callable[[], float],
         new_text: Callable[[], str],
         *,
+        unix_s: Callable[[], float] | None = None,
         lease_s: float = LEASE_S,
         bounds: Bounds | None = None,
     ) -> None:
@@ -56,7 +58,7 @@ class SharedState:
         self._new_text = new_text
         self._lease_s = lease_s
         self._bounds = bounds if bounds is not None else Bounds()
-        self._tools = Tools(self._send, now, new_text)
+        self._tools = Tools(self._send, now, unix_s if unix_s is not None else now, new_text)
         self._life = new_text()
         self._grants_from = now()
         self._apps: dict[str, AppState] = {}

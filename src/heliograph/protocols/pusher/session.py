@@ -6,13 +6,14 @@ through its `Peer`. `node.membership` enters and leaves channels for it.
 """
 
 from functools import partial
+from typing import Final, cast
 
 from msgspec import Struct
 
-from heliograph.engine.answers import Entry, Refusal, SignedIn
+from heliograph.engine.answers import Entry, Gap, Refusal, SignedIn
 from heliograph.errors import MAX_ECHO, ClientError, EngineError
-from heliograph.hub.channel import Subscription
-from heliograph.hub.facts import Event, Member
+from heliograph.hub.channel import Lane, Subscription
+from heliograph.hub.facts import Event, Member, Position
 from heliograph.node.dialect import Ending, Peer
 from heliograph.node.membership import Membership
 from heliograph.node.tenant import Rule, Tenant
@@ -22,12 +23,16 @@ from heliograph.protocols.kinds import (
     USER_CHANNEL_PREFIX,
     Kind,
     kind_of,
-    new_rule,
+    rule_of,
 )
 from heliograph.protocols.pusher import auth, messages, refusals
+from heliograph.protocols.pusher.lanes import PusherLane
 from heliograph.protocols.pusher.messages import User
 from heliograph.protocols.pusher.names import CLIENT_EVENT_PREFIX, is_channel_name
 from heliograph.reply import proceed
+
+NO_HISTORY: Final = "no_history"
+"""The reason of a gap: the client asked to continue in a channel that keeps no events."""
 
 
 class SigningIn(Struct):
@@ -56,12 +61,15 @@ class DialectSettings(Struct, frozen=True):
 class PusherSession(Membership):
     """The state of one client of an app."""
 
-    __slots__ = ("_settings", "_signing_in", "user")
+    __slots__ = ("_positions", "_settings", "_signing_in", "user")
 
     def __init__(self, socket_id: str, tenant: Tenant, settings: DialectSettings) -> None:
         super().__init__(socket_id, tenant)
         self.user: User | None = None
         self._signing_in: SigningIn | None = None
+        # The channels of which the client asked for positions. False: it asked to continue, but the
+        # channel keeps no events, so that it may miss some.
+        self._positions: dict[str, bool] | None = None
         self._settings = settings
 
     def open(self, peer: Peer) -> bytes:
@@ -97,9 +105,14 @@ class PusherSession(Membership):
         """End the connection, with Pusher's code and text for *ending*."""
         self.peer.close(messages.goodbye(refusals.ended(ending, self._settings.terminate_code)))
 
-    def lost(self, _channel: str, _now: Entry | None) -> bool:
-        """Return False: this protocol has no message for lost events, its client must reconnect."""
-        return False
+    def lost(self, channel: str, now: Entry | None) -> bool:
+        """
+        Return whether the session was interrupted, and reads the kept events again.
+
+        Otherwise the client must reconnect: this protocol has no message for lost events.
+        """
+        interrupted = now is not None and now.history is not None
+        return interrupted and self.knows_positions(channel)
 
     def on_end(self) -> None:
         """Sign out."""
@@ -135,7 +148,30 @@ class PusherSession(Membership):
             self._subscription_refused(name, error)
             return
         tenant = self.tenant
-        self.subscribe(name, tenant.rules.get(kind.name) or new_rule(tenant, kind), member)
+        rule: Rule | None = None
+        if not (kind.cached or tenant.histories.any):  # as in nine of ten apps
+            rule = tenant.rules.get((kind.name, None))
+        if rule is None:
+            rule = rule_of(tenant, name, kind)
+        if request.history is None:
+            self.subscribe(name, rule, member)
+        else:
+            self._subscribe_with_positions(name, rule, member, request.history)
+
+    def _subscribe_with_positions(
+        self, name: str, rule: Rule, member: Member | None, asked: messages.AskedHistory
+    ) -> None:
+        try:
+            request = messages.history_request(asked)
+        except ClientError as error:
+            self._subscription_refused(name, error)
+            return
+        has_positions = rule.history is not None and rule.history.positions
+        if has_positions or request.since is not None:
+            if self._positions is None:
+                self._positions = {}
+            self._positions[name] = has_positions
+        self.subscribe(name, rule, member, request if has_positions else None)
 
     def _admitted(self, name: str, request: messages.Subscribe) -> tuple[Kind, Member | None]:
         app = self.tenant.app
@@ -176,6 +212,8 @@ class PusherSession(Membership):
         )
 
     def _subscription_refused(self, name: str, error: ClientError) -> None:
+        if self._positions is not None and name not in self.channels:
+            self._positions.pop(name, None)
         self.refuse(error)
         self.note_refused(name, error.message)
         # The Java client tries to decrypt each message of an encrypted channel, and throws here.
@@ -198,22 +236,46 @@ class PusherSession(Membership):
         self._subscription_refused(channel, refusals.forbidden(channel, reason))
 
     def on_entered(self, channel: str, rule: Rule, member: Member | None, entry: Entry) -> None:
-        """Acknowledge a subscription, and send the event that the channel keeps, if any."""
+        """Acknowledge a subscription; notify the client if a cache channel has no event for it."""
         if member is None:
-            acknowledgement = messages.subscription_succeeded(channel)
+            answers = [messages.subscription_succeeded(channel)]
         else:
-            acknowledgement = messages.presence_succeeded(channel, entry.roster)
-        if rule.options.keep is None:
-            self.peer.send(acknowledgement)
-        elif entry.kept is None:
-            self.peer.send(acknowledgement, messages.cache_miss(channel))
+            answers = [messages.presence_succeeded(channel, entry.roster)]
+        if entry.nothing_kept and rule.options.cached:
+            answers.append(messages.cache_miss(channel))
+        if self._positions is not None and self._positions.get(channel) is False:
+            del self._positions[channel]
+            self.tenant.tally.gap(NO_HISTORY)
+            answers.append(messages.gap(channel, NO_HISTORY, None))
+        self.peer.send(*answers)
+
+    def on_caught_up(self, channel: str, position: Position) -> None:
+        """Send the position to a client that asked for positions."""
+        if self.knows_positions(channel):
+            self.peer.send(messages.current_position(channel, position))
+
+    def on_gap(self, channel: str, gap: Gap) -> None:
+        """Notify a client that asked for positions of a gap; close any other."""
+        if self.knows_positions(channel):
+            self.peer.send(messages.gap(channel, gap.reason.name.lower(), gap.top))
         else:
-            self.peer.send(acknowledgement, messages.fact_message(entry.kept.event))
+            super().on_gap(channel, gap)
+
+    def lane_of(self, channel: str) -> Lane:
+        """Return the lane for *channel*: with positions if the client asked for them."""
+        lane = cast("PusherLane", self.peer.lane)
+        return lane.with_positions if self.knows_positions(channel) else lane
+
+    def knows_positions(self, channel: str) -> bool:
+        """Return whether the client asked for positions of *channel*, and has them."""
+        return self._positions is not None and self._positions.get(channel, False)
 
     def _unsubscribe(self, message: messages.Incoming) -> None:
         name = messages.read_unsubscribe(message.data).channel
         if not self.unsubscribe(name):
             raise refusals.not_subscribed(name)
+        if self._positions is not None:
+            self._positions.pop(name, None)
 
     # -- Signing in ----------------------------------------------------------------------
 
@@ -322,5 +384,5 @@ class PusherSession(Membership):
         self.refuse(ClientError("Client event rejected - try again later"))
 
 
-def _done(_nothing: None) -> None:
+def _done(_nothing: object) -> None:
     """Do nothing."""

@@ -10,14 +10,15 @@ from typing import Any
 
 from msgspec import Raw
 
-from heliograph.engine.answers import Counts, Kept, Listing
-from heliograph.errors import ApiError, echoed
+from heliograph.engine.answers import POSITION_ONLY, Counts, Gap, Listing, Page, Rewind
+from heliograph.errors import ApiError
+from heliograph.node.history import History
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.json import encode
-from heliograph.protocols.kinds import kind_of
+from heliograph.protocols.kinds import history_of, kind_of
+from heliograph.protocols.pusher.api.history import required_history, when_read
 from heliograph.protocols.pusher.api.request import ApiRequest, attributes
 from heliograph.protocols.pusher.api.response import ok
-from heliograph.protocols.pusher.names import is_channel_name
 from heliograph.reply import Reply, after
 from heliograph.wire.responses import Response
 
@@ -28,7 +29,9 @@ USERS_AT_ONCE = 500
 """Users in one piece of a longer list."""
 
 LIST_INFO = frozenset(("subscription_count", "user_count"))
-CHANNEL_INFO = LIST_INFO | {"cache"}
+CHANNEL_INFO = LIST_INFO | {"cache", "position"}
+
+_LAST = Rewind(count=1)
 
 
 def channels(request: ApiRequest) -> Reply[Response]:
@@ -66,7 +69,7 @@ def _list_channels(listing: Listing, info: frozenset[str]) -> Generator[None, No
 def channel(request: ApiRequest, name: str) -> Reply[Response]:
     """GET /channels/{channel}: whether it is occupied, with the requested attributes."""
     request.allow_only("info")
-    _check_name(request, name)
+    request.check_channel(name)
     info = attributes(request.parameter("info"), CHANNEL_INFO)
     kind = kind_of(name)
     if "user_count" in info and not kind.presence:
@@ -76,12 +79,20 @@ def channel(request: ApiRequest, name: str) -> Reply[Response]:
     if "cache" in info and not kind.cached:
         raise ApiError(400, "Cannot retrieve the cache unless the channel is a cache channel")
 
+    if "position" in info:
+        required_history(request.tenant, name, "position")
+    history = history_of(request.tenant, name, kind)
+
     def counted(counts: Mapping[str, Counts]) -> Reply[Response]:
         found = counts[name]
         answer: dict[str, Any] = {"occupied": found.subscriptions > 0, **_numbers(found, info)}
-        if "cache" not in info:
+        if history is None or not info & {"cache", "position"}:
             return ok(answer)
-        return after(request.tenant.kept(name), lambda kept: ok({**answer, "cache": _cache(kept)}))
+        since = _LAST if "cache" in info else POSITION_ONLY
+        return when_read(
+            request.tenant.history(name, since, history.keep),
+            lambda page: ok({**answer, **_kept(page, info, history, request.now_s)}),
+        )
 
     return after(request.tenant.counts((name,)), counted)
 
@@ -89,7 +100,7 @@ def channel(request: ApiRequest, name: str) -> Reply[Response]:
 def users(request: ApiRequest, name: str) -> Reply[Response]:
     """GET /channels/{channel}/users: the distinct users in a presence channel."""
     request.allow_only()
-    _check_name(request, name)
+    request.check_channel(name)
     if not kind_of(name).presence:
         raise ApiError(400, "Users can only be retrieved for presence channels")
 
@@ -141,7 +152,7 @@ def _answer(
 def stats(request: ApiRequest, name: str) -> Reply[Response]:
     """GET /channels/{channel}/stats: the predecessor of `info`; deprecated by Pusher."""
     request.allow_only()
-    _check_name(request, name)
+    request.check_channel(name)
 
     def counted(counts: Mapping[str, Counts]) -> Response:
         answer: dict[str, Any] = {"occupied": counts[name].subscriptions > 0}
@@ -150,11 +161,6 @@ def stats(request: ApiRequest, name: str) -> Reply[Response]:
         return ok(answer)
 
     return after(request.tenant.counts((name,)), counted)
-
-
-def _check_name(request: ApiRequest, name: str) -> None:
-    if not is_channel_name(name, request.tenant.app.max_channel_name_length):
-        raise ApiError(400, f"Invalid channel name: {echoed(name)}")
 
 
 def _numbers(counts: Counts, info: frozenset[str]) -> dict[str, int]:
@@ -166,7 +172,19 @@ def _numbers(counts: Counts, info: frozenset[str]) -> dict[str, int]:
     return answer
 
 
-def _cache(kept: Kept | None) -> dict[str, Any] | None:
-    if kept is None:
-        return None
-    return {"data": Raw(kept.event.data), "ttl": int(kept.ttl_s)}
+def _kept(
+    found: Page | Gap, info: frozenset[str], history: History, now_s: float
+) -> dict[str, Any]:
+    """Return the attributes of what a channel keeps: its last event, and its position."""
+    if not isinstance(found, Page):
+        raise AssertionError("a rewind is never refused")  # noqa: TRY004 - a fault of the engine
+    answer: dict[str, Any] = {}
+    if "cache" in info:
+        answer["cache"] = None
+        if found.events:
+            # Never longer than the event is kept, if the engine's clock is ahead.
+            ttl_s = min(found.times[-1] + history.keep.ttl_s - now_s, history.keep.ttl_s)
+            answer["cache"] = {"data": Raw(found.events[-1].data), "ttl": max(int(ttl_s), 0)}
+    if "position" in info:
+        answer["epoch"], answer["offset"] = found.top.epoch, found.top.offset
+    return answer

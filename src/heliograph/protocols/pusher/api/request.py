@@ -3,24 +3,31 @@
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from heliograph.errors import ApiError, echoed
 from heliograph.hub.facts import Event
 from heliograph.node.tenant import Tenant
 from heliograph.protocols.pusher.api.auth import AUTH_PARAMETERS
+from heliograph.protocols.pusher.names import is_channel_name
 
 
 class ApiRequest(Struct, frozen=True):
-    """The app that signed a request, and the content of the request."""
+    """The app that signed a request, the content of the request, and the time (since 1970)."""
 
     tenant: Tenant
     parameters: Sequence[tuple[str, str]]
     body: bytes
+    now_s: float
 
     def parameter(self, name: str) -> str | None:
         """Return the last value of a parameter of the query."""
         return next((value for found, value in reversed(self.parameters) if found == name), None)
+
+    def check_channel(self, name: str) -> None:
+        """Refuse a name that no channel may have. Raises ApiError."""
+        if not is_channel_name(name, self.tenant.app.max_channel_name_length):
+            raise ApiError(400, f"Invalid channel name: {echoed(name)}")
 
     def allow_only(self, *names: str) -> None:
         """Refuse parameters that the endpoint does not know, as Pusher does. Raises ApiError."""
@@ -35,7 +42,11 @@ class ApiRequest(Struct, frozen=True):
 
 
 class EventBody(Struct, gc=False):
-    """An event in a request. Fields have any type, so that each wrong type has its own text."""
+    """
+    An event in a request. Fields have any type, so that each wrong type has its own text.
+
+    A *transient* event is not kept. An *idempotency_key* belongs to a request.
+    """
 
     name: Any = None
     data: Raw = Raw()
@@ -43,12 +54,16 @@ class EventBody(Struct, gc=False):
     channel: Any = None
     socket_id: Any = None
     info: Any = None
+    transient: Any = False
+    idempotency_key: Any = UNSET
 
 
 class BatchBody(Struct, gc=False):
-    """Several events at once, each for one channel."""
+    """Several events at once, each for one channel. An event is transient, a batch is not."""
 
     batch: list[EventBody]
+    idempotency_key: Any = UNSET
+    transient: Any = UNSET
 
 
 class Publication(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The names of the HTTP API's paths in metrics: variable segments of a path are left out."""
 
 _ENDPOINTS = frozenset(("events", "batch_events", "channels", "users"))
+_OF_A_CHANNEL = frozenset((b"events", b"history", b"stats", b"users"))
 
 
 def route_of(path: bytes) -> str | None:
@@ -10,7 +11,7 @@ def route_of(path: bytes) -> str | None:
             return f"/apps/{{app}}/{endpoint.decode('latin-1')}"
         case [b"", b"apps", _, b"channels", _]:
             return "/apps/{app}/channels/{channel}"
-        case [b"", b"apps", _, b"channels", _, (b"users" | b"stats" | b"events") as endpoint]:
+        case [b"", b"apps", _, b"channels", _, endpoint] if endpoint in _OF_A_CHANNEL:
             return f"/apps/{{app}}/channels/{{channel}}/{endpoint.decode()}"
         case [b"", b"apps", _, b"users", _, b"terminate_connections"]:
             return "/apps/{app}/users/{user}/terminate_connections"

@@ -17,7 +17,7 @@ from heliograph.handler import Answer, AnswerReply, Handler
 from heliograph.node.node import Node
 from heliograph.node.tenant import ENGINE_UNAVAILABLE, Tenant
 from heliograph.protocols.pusher import endpoint
-from heliograph.protocols.pusher.api import channels, events, users
+from heliograph.protocols.pusher.api import channels, events, history, users
 from heliograph.protocols.pusher.api.auth import Signers, authenticate, authenticate_fast
 from heliograph.protocols.pusher.api.request import ApiRequest
 from heliograph.reply import Later, Reply
@@ -88,12 +88,12 @@ class Routes:
         if known is None or request.method != "POST":
             return None
         answer, app_id, path = known
-        body = request.body
-        tenant = authenticate_fast(self._signers, app_id, path, request.query, body, self._now_s())
+        body, now_s = request.body, self._now_s()
+        tenant = authenticate_fast(self._signers, app_id, path, request.query, body, now_s)
         if tenant is None:
             return None
         try:
-            return answer(ApiRequest(tenant, (), body))
+            return answer(ApiRequest(tenant, (), body, now_s))
         except ApiError as error:
             self._note_refused(tenant, error)
             raise
@@ -157,7 +157,7 @@ class Routes:
             # Only paths of signed requests are cached.
             self._remember(request.path, answer, found.app_id)
         try:
-            return answer(ApiRequest(tenant, parameters, request.body))
+            return answer(ApiRequest(tenant, parameters, request.body, self._now_s()))
         except ApiError as error:
             self._note_refused(tenant, error)
             raise
@@ -247,6 +247,8 @@ def _endpoints(segments: list[str]) -> Mapping[str, Endpoint] | None:
             return {"GET": channels.channels}
         case ["channels", name]:
             return {"GET": partial(channels.channel, name=name)}
+        case ["channels", name, "history"]:
+            return {"GET": partial(history.history, name=name)}
         case ["channels", name, "users"]:
             return {"GET": partial(channels.users, name=name)}
         case ["channels", name, "stats"]:
