@@ -1,10 +1,12 @@
 """The clients that tests may ask for."""
 
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
 from tests.clients.javascript import AppKeys, JavaScript, Runtime
+from tests.clients.pages import KINDS, Page, page_of
 from tests.server import APP_ID, KEY, SECRET, ServerProcess
 
 COUNTING_APP_ID = "4"
@@ -57,3 +59,30 @@ def node(server: ServerProcess) -> Iterator[JavaScript]:
     """Node, with the module's server."""
     with JavaScript(server, "node") as javascript:
         yield javascript
+
+
+# -- Pages whose connections are cut ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running(server: ServerProcess, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The runtime of `page`: parametrize both with `pages.each_library`."""
+    with page_of(server, request.param) as page:
+        yield page
+
+
+@pytest.fixture
+def page(running: Page, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page with a build of pusher-js."""
+    yield running._replace(build=request.param)
+    running.relay.release()
+
+
+@pytest.fixture
+def channels() -> list[str]:
+    """A channel of each kind, of the test alone."""
+    own = next(NUMBERS)
+    return [f"{kind}-{own}" for kind in KINDS]
+
+
+NUMBERS = count(1)

@@ -19,6 +19,7 @@ from typing import IO, Any, Literal, Self
 
 import pytest
 
+from tests.clients.relay import Relay
 from tests.server import ServerProcess
 
 NODE_FOLDER = Path(__file__).parent / "node"
@@ -42,16 +43,24 @@ class JavaScript:
     A Node process that obeys one order at a time, with *server* as its Pusher.
 
     *apps* are the apps that scenarios name. A *runtime* of "chromium" plays scenarios in pages of
-    one browser; orders that are not scenarios are carried out by Node in any case.
+    one browser; orders that are not scenarios are carried out by Node in any case. With a *relay*,
+    clients connect to it instead of the server.
     """
 
     def __init__(
-        self, server: ServerProcess, runtime: Runtime, apps: AppKeys | None = None
+        self,
+        server: ServerProcess,
+        runtime: Runtime,
+        apps: AppKeys | None = None,
+        relay: Relay | None = None,
     ) -> None:
+        way = relay or server
         self._settings = {
             "runtime": runtime,
             "host": server.host,
             "port": server.port,
+            "wsHost": way.host,
+            "wsPort": way.port,
             "apps": apps or main_app(server),
             "chromium": find_chromium() if runtime == "chromium" else None,
         }
@@ -92,13 +101,15 @@ class JavaScript:
         """
         Begin to play *scenario*; `reached` and `result` tell of it.
 
-        *build* is the file of pusher-js that a page loads; Node has one for everything.
+        *build* is the file of pusher-js that a page loads, such as "pusher-7-with-encryption". Node
+        uses the version, and has one file for everything.
         """
         self._send({"scenario": scenario, "build": build, "params": params})
 
     def reached(self, mark: str) -> None:
         """Wait until the scenario says that it has come to *mark*."""
-        assert self._receive("reached", ORDER_TIMEOUT_S) == mark
+        reached = self._receive("reached", ORDER_TIMEOUT_S)
+        assert reached == mark, f"reached {reached}, not {mark}"
 
     def result(self) -> Any:
         """Wait for the end of the scenario and return what it returned."""

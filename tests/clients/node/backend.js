@@ -25,8 +25,11 @@ const FILES = {
   '/page.html': 'page.html',
   '/toolkit.js': 'toolkit.js',
   '/scenarios.js': 'scenarios.js',
+  '/resume.js': 'resume.js',
   '/pusher.js': 'node_modules/pusher-js/dist/web/pusher.js',
   '/pusher-with-encryption.js': 'node_modules/pusher-js/dist/web/pusher-with-encryption.js',
+  '/pusher-7.js': 'node_modules/pusher-js-7/dist/web/pusher.js',
+  '/pusher-7-with-encryption.js': 'node_modules/pusher-js-7/dist/web/pusher-with-encryption.js',
   '/echo.iife.js': 'node_modules/laravel-echo/dist/echo.iife.js',
 }
 

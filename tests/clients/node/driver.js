@@ -1,6 +1,6 @@
 // Plays scenarios for the tests: one JSON line in is an order, JSON lines out are what comes of it.
 //
-//   in   {"runtime", "host", "port", "apps", "chromium"}         first, once
+//   in   {"runtime", "host", "port", "wsHost", "wsPort", "apps", "chromium"}    first, once
 //   in   {"scenario", "params", "build"} or {"call", "args"}     an order
 //   out  {"reached": mark}                                       a scenario got so far
 //   out  {"result": …} or {"error": text}                        the order's end
@@ -12,8 +12,10 @@ import { createInterface } from 'node:readline'
 import Echo from 'laravel-echo'
 import { chromium } from 'playwright-core'
 import Pusher from 'pusher-js'
+import Pusher7 from 'pusher-js-7'
 
 import { Backend } from './backend.js'
+import HeliographResume from '../../../clients/heliograph-resume.js'
 import { FLAGS } from './chromium.js'
 import * as scenarios from './scenarios.js'
 import { play, within } from './toolkit.js'
@@ -35,9 +37,16 @@ class NodeRuntime {
     this.backend = backend
   }
 
-  play({ scenario, params }, settings) {
+  play({ scenario, params, build }, settings) {
     const backend = (...args) => this.backend.call(...args)
-    return play(scenarios[scenario], { Pusher, Echo, backend, reached }, settings, params)
+    const runtime = {
+      Pusher: build.startsWith('pusher-7') ? Pusher7 : Pusher,
+      Echo,
+      HeliographResume,
+      backend,
+      reached,
+    }
+    return play(scenarios[scenario], runtime, settings, params)
   }
 
   stop() {}
@@ -67,7 +76,8 @@ class BrowserRuntime {
   async play({ scenario, params, build }, settings) {
     this.page ??= await this.open()
     const { page } = this
-    await page.goto(`${settings.site}/page.html?build=${build}`)
+    const addOn = `http://${settings.host}:${settings.port}/clients/heliograph-resume-1.js`
+    await page.goto(`${settings.site}/page.html?${new URLSearchParams({ build, 'add-on': addOn })}`)
     await page.waitForFunction(() => window.ready)
     return page.evaluate((order) => window.ready(order), { scenario, settings, params })
   }

@@ -4,6 +4,8 @@
 // must be. Nothing waits for time to pass: that something does not come is shown by what comes
 // in its place.
 
+export * from './resume.js'
+
 import { hear, hearAll, Inbox, joined, membersOf, settled } from './toolkit.js'
 
 // -- Channels ------------------------------------------------------------------------------

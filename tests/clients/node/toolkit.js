@@ -86,10 +86,12 @@ export function membersOf(channel) {
 export class Stage {
   #clients = []
 
-  // *runtime*: {Pusher, Echo, backend(name, ...args), reached(mark)}; *settings*: what driver.js says.
-  constructor({ Pusher, Echo, backend, reached }, settings) {
+  // *runtime*: {Pusher, Echo, HeliographResume, backend(name, ...args), reached(mark)}; *settings*:
+  // what driver.js says.
+  constructor({ Pusher, Echo, HeliographResume, backend, reached }, settings) {
     this.Pusher = Pusher
     this.Echo = Echo
+    this.HeliographResume = HeliographResume
     this.backend = async (...call) => backend(...call)
     this.reached = reached
     this.settings = settings
@@ -99,8 +101,8 @@ export class Stage {
   options({ user = 'ann', app = 'main', ...options } = {}) {
     return {
       cluster: '',
-      wsHost: this.settings.host,
-      wsPort: this.settings.port,
+      wsHost: this.settings.wsHost,
+      wsPort: this.settings.wsPort,
       forceTLS: false,
       enabledTransports: ['ws', 'wss'],
       channelAuthorization: {
@@ -135,9 +137,9 @@ export class Stage {
       broadcaster,
       key: this.settings.apps.main.key,
       ...(broadcaster === 'pusher' ? { cluster: '' } : {}), // the reverb driver sets it itself
-      wsHost: this.settings.host,
-      wsPort: this.settings.port,
-      wssPort: this.settings.port,
+      wsHost: this.settings.wsHost,
+      wsPort: this.settings.wsPort,
+      wssPort: this.settings.wsPort,
       forceTLS: false,
       enabledTransports: ['ws', 'wss'],
       authEndpoint: `${this.settings.site}/broadcasting/auth`,
