@@ -28,9 +28,10 @@ WITHOUT_COMPILER = frozenset(
         *("fan-out-1", "fan-out-4", "fan-out-128", "posts-1", "posts-32"),
         *("connecting-public", "connecting-private"),
         *("memory-own-channels", "memory-one-channel"),
+        *("publish-with-history", "slow-reader", "history-memory"),
     )
 )
-"""What the load generator in Python can do."""
+"""What is measured without programs in C."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from bench import tools
+from bench import history, tools
+from bench.fairness.measure import Times
 from bench.tls import tls_bytes_a_client
 from bench.tools import BenchError, Build, Load
 from bench.verdict import Ratios, Round, Verdict, against_old, judge, settled
@@ -88,6 +89,7 @@ class Compared:
     less_is_better: bool
     rounds: tuple[Round, ...]
     note: str = ""  # why it was not measured
+    skipped: bool = False  # because a build cannot do what is measured
 
     @property
     def ratios(self) -> tuple[Ratios, Ratios] | None:
@@ -95,6 +97,13 @@ class Compared:
         if self.note:
             return None
         return against_old(self.rounds, less_is_better=self.less_is_better)
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, or why there is none."""
+        if self.note:
+            return f"{'skipped' if self.skipped else 'not measured'}: {self.note}"
+        return str(self.verdict)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -116,12 +125,14 @@ class Method:
 
     *begin* starts what a round needs, and its value takes a sample. Where *mirrored*, each round
     has every server take two, as in ABC CBA, so that a machine that slows down slows all of them.
+    The workload is skipped if a build does not know one of the flags in *needs*.
     """
 
     begin: Callable[[Effort, Build], Measuring]
     more_is_better: tuple[str, ...] = ()  # the measures in a sample
     less_is_better: tuple[str, ...] = ()
     mirrored: bool = True
+    needs: tuple[str, ...] = ()
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -129,7 +140,9 @@ class Method:
         return (*self.more_is_better, *self.less_is_better)
 
 
-def _rate_under_load(workload: str, measure: str, *flags: str) -> Method:
+def _rate_under_load(
+    workload: str, measure: str, *flags: str, needs: tuple[str, ...] = ()
+) -> Method:
     """Count what a server with *flags* does in a second."""
 
     @contextlib.contextmanager
@@ -144,7 +157,7 @@ def _rate_under_load(workload: str, measure: str, *flags: str) -> Method:
         with tools.heliograph(*flags, build=build) as target:
             yield sample
 
-    return Method(begin=begin, more_is_better=(measure,))
+    return Method(begin=begin, more_is_better=(measure,), needs=needs)
 
 
 P50, P99 = "p50 of deliveries, ms", "p99 of deliveries, ms"
@@ -187,6 +200,7 @@ def _alone(
     *,
     more_is_better: tuple[str, ...] = (),
     less_is_better: tuple[str, ...],
+    needs: tuple[str, ...] = (),
 ) -> Method:
     """Measure in a server that *measured* starts for one sample, as memory is not given back."""
 
@@ -195,7 +209,11 @@ def _alone(
         yield lambda: measured(effort, build)
 
     return Method(
-        begin=begin, more_is_better=more_is_better, less_is_better=less_is_better, mirrored=False
+        begin=begin,
+        more_is_better=more_is_better,
+        less_is_better=less_is_better,
+        mirrored=False,
+        needs=needs,
     )
 
 
@@ -226,6 +244,35 @@ def _presence(mode: str) -> Method:
     return _alone(measured, more_is_better=(JOINS,), less_is_better=(ENCODINGS, WRITES))
 
 
+UNTIL_LIVE, PING_P99 = "s until all are live", "p99 of a bystander, ms"
+BYTES_AN_EVENT, BYTES_A_CHANNEL = "bytes a kept event", "bytes a channel with one"
+HISTORY = (history.FLAG,)
+
+
+def _resume_storm(effort: Effort, build: Build) -> Sample:
+    """Have clients come back at the same time; the first time is no sample."""
+    clients = min(history.STORM_CLIENTS, effort.clients)
+    with tools.heliograph(history.FLAG, build=build) as target:
+        history.storm(target, max(clients // 10, 1))
+        found = history.storm(target, clients)
+    times = Times.of(found.pings_us)
+    if times is None:
+        raise BenchError("the bystander sent no ping")
+    return {UNTIL_LIVE: found.seconds, PING_P99: times.p99_ms}
+
+
+def _slow_reader(_effort: Effort, build: Build) -> Sample:
+    return {UNTIL_LIVE: history.slow_readers(build, history.FEW_SLOW_EVENTS).seconds}
+
+
+def _history_memory(effort: Effort, build: Build) -> Sample:
+    count = 10 * effort.clients
+    return {
+        BYTES_AN_EVENT: history.bytes_an_event(build, count).measured,
+        BYTES_A_CHANNEL: history.bytes_a_channel(build, count).measured,
+    }
+
+
 METHODS: Mapping[str, Method] = {
     "fan-out-1": _rate_under_load("fan-out-1", "deliveries/s"),
     "fan-out-paced": Method(begin=_paced, less_is_better=(P50, P99)),
@@ -251,6 +298,14 @@ METHODS: Mapping[str, Method] = {
     "tls-memory": _alone(_tls_memory, less_is_better=(BYTES,)),
     "large-payloads": _rate_under_load("large-payloads", "deliveries/s"),
     "compressed-payloads": _rate_under_load("compressed-payloads", "deliveries/s", DEFLATE_FLAG),
+    "publish-with-history": _rate_under_load(
+        "publish-with-history", "requests/s", history.FLAG, needs=HISTORY
+    ),
+    "resume-storm": _alone(_resume_storm, less_is_better=(UNTIL_LIVE, PING_P99), needs=HISTORY),
+    "slow-reader": _alone(_slow_reader, less_is_better=(UNTIL_LIVE,), needs=HISTORY),
+    "history-memory": _alone(
+        _history_memory, less_is_better=(BYTES_AN_EVENT, BYTES_A_CHANNEL), needs=HISTORY
+    ),
 }
 """Every workload there is."""
 
@@ -281,7 +336,10 @@ def compare_workload(
     It takes more rounds where what they show of any measure is too near to the bound.
     """
     rounds: dict[str, list[Round]] = {measure: [] for measure in method.measures}
+    unable = _unable(method, sides.values())
     try:
+        if unable:
+            raise BenchError(unable)  # noqa: TRY301
         for found in _rounds(name, method, sides, effort):
             for measure, one in found.items():
                 rounds[measure].append(one)
@@ -302,9 +360,19 @@ def compare_workload(
             less_is_better=measure in method.less_is_better,
             rounds=tuple(rounds[measure]),
             note=note,
+            skipped=bool(unable),
         )
         for measure in method.measures
     ]
+
+
+def _unable(method: Method, builds: Iterable[Build]) -> str:
+    """Return which build does not know what *method* needs; empty where all do."""
+    for build in builds:
+        unknown = [flag.partition("=")[0] for flag in method.needs if not build.knows(flag)]
+        if unknown:
+            return f"{build.name} does not know {', '.join(unknown)}"
+    return ""
 
 
 def _rounds(
@@ -354,7 +422,7 @@ def _one_round(
 def _progress(row: Compared) -> str:
     ratios = row.ratios
     if ratios is None:
-        return f"{row.measure}: not measured: {row.note}"
+        return f"{row.measure}: {row.outcome}"
     new, control = ratios
     return (
         f"{row.measure} {new.median:.3f}, control {control.median:.3f},"
@@ -363,8 +431,12 @@ def _progress(row: Compared) -> str:
 
 
 def exit_status(rows: Sequence[Compared]) -> int:
-    """Return 1 where a row fails, 2 where one could not be measured, 0 otherwise."""
-    verdicts = {row.verdict for row in rows}
+    """
+    Return 1 where a row fails, 2 where one could not be measured, 0 otherwise.
+
+    Rows that are skipped do not count.
+    """
+    verdicts = {row.verdict for row in rows if not row.skipped}
     if Verdict.FAILS in verdicts:
         return 1
     return 2 if None in verdicts or Verdict.DISTURBED in verdicts else 0

@@ -165,7 +165,7 @@ def compared_table(rows: Sequence[Compared], new: Build, old: Build) -> list[Lin
 def _compared_cells(row: Compared) -> Line:
     ratios = row.ratios
     if ratios is None:
-        return (row.workload, row.measure, "-", "-", "", "", "", f"not measured: {row.note}")
+        return (row.workload, row.measure, "-", "-", "", "", "", row.outcome)
     mine, control = ratios
     return (
         row.workload,
@@ -204,6 +204,7 @@ def _compared_object(row: Compared) -> dict[str, Any]:
         "control_spread": control and control.spread,
         "verdict": row.verdict,
         "note": row.note,
+        "skipped": row.skipped,
         "rounds": [asdict(one) for one in row.rounds],
     }
 

@@ -32,8 +32,6 @@ WARM_UP = 500
 MARKS = ("<!-- states -->\n", "<!-- /states -->")
 
 PATIENCE_S = 10.0
-RESTING_S = 0.3
-"""The server has taken in what it was sent when its memory did not change for so long."""
 
 PATIENT = ("--request_timeout", "600", "--keep_alive_timeout", "600", "--ping_interval", "600")
 """So that no connection leaves its state while it is measured."""
@@ -191,9 +189,9 @@ def bytes_a_connection(
         began = time.monotonic()
         for _ in range(warm_up):
             stack.enter_context(state.step(visit))
-        before, files = at_rest(target.pid), _open_files(target.pid)
+        before, files = tools.at_rest(target.pid), _open_files(target.pid)
         held = [stack.enter_context(state.step(visit)) for _ in range(clients)]
-        after = at_rest(target.pid)
+        after = tools.at_rest(target.pid)
         if time.monotonic() - began >= state.lasts_s:
             raise BenchError(f"{clients} connections took longer than they stay: fewer, please")
         if _open_files(target.pid) - files != clients:
@@ -208,18 +206,6 @@ def _readable(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def at_rest(pid: int) -> int:
-    """Return the memory of a process once it does not change any more. Raises BenchError."""
-    given_up = time.monotonic() + PATIENCE_S
-    size = tools.resident_bytes(pid)
-    while time.monotonic() < given_up:
-        time.sleep(RESTING_S)
-        before, size = size, tools.resident_bytes(pid)
-        if size == before:
-            return size
-    raise BenchError("the server's memory does not come to rest")
 
 
 def _open_files(pid: int) -> int:

@@ -42,6 +42,9 @@ LOAD_BUSY = 0.95
 SERVER_BUSY = 0.9
 """A server that uses this share of its core, or more, is what limits the figures."""
 
+RESTING_S, REST_TIMEOUT_S = 0.3, 10.0
+"""The server has taken in what it was sent when its memory did not change for so long."""
+
 SHORTEST_SHARED_S = 0.5
 """In less time, the kernel's clock of processor time is too coarse for a share of it."""
 
@@ -264,6 +267,9 @@ LIFTED_LIMITS = ("--max_client_events_per_second=0", "--max_presence_members=0")
 
 NO_VARIABLES: Mapping[str, str] = {}
 
+LARGE_IS_MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""In glibc: what is larger is given back when it is freed, and never comes out of the heap."""
+
 
 @contextlib.contextmanager
 def heliograph(
@@ -424,6 +430,15 @@ def background(load: Sequence[str], target: Target, **options: Any) -> Iterator[
 # -- What the kernel knows of a process ----------------------------------------------------------
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has used. Raises BenchError if that is unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError as error:
+        raise BenchError(f"the time of process {pid} cannot be read: {error.strerror}") from None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_bytes(pid: int) -> int:
     """Return the memory that a process holds. Raises BenchError where that cannot be seen."""
     try:
@@ -431,3 +446,15 @@ def resident_bytes(pid: int) -> int:
     except OSError as error:
         raise BenchError(f"the memory of process {pid} cannot be read: {error.strerror}") from None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def at_rest(pid: int) -> int:
+    """Return the memory of a process once it does not change any more. Raises BenchError."""
+    given_up = time.monotonic() + REST_TIMEOUT_S
+    size = resident_bytes(pid)
+    while time.monotonic() < given_up:
+        time.sleep(RESTING_S)
+        before, size = size, resident_bytes(pid)
+        if size == before:
+            return size
+    raise BenchError("the server's memory does not come to rest")

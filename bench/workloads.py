@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import tools
+from bench import history, tools
 from bench.counted import counted_presence
+from bench.fairness.measure import Times
 from bench.tls import tls_bytes_a_client
 from bench.tools import BenchError, Build, Load, Target
 
@@ -23,6 +24,9 @@ TLS_CLIENTS = 2_000
 MOST_BURST_WRITES = 3
 DEFLATE_FLAG = "--enable_ws_compression"
 LONG_DRAIN_S = 0.5
+LEAST_WITH_HISTORY = 0.85
+MOST_BYSTANDER_MS = 60
+MOST_BYTES_A_SLOW_READER = 400_000
 
 LOADS: Mapping[str, Mapping[str, Any]] = {
     "fan-out-1": {},
@@ -44,6 +48,7 @@ LOADS: Mapping[str, Mapping[str, Any]] = {
     "company": {"subscribers": 1, "rate": 50, "publishers": 4, "first": 1000, "calm": 1},
     "large-payloads": {"payload": 10_000, "subscribers": 200, "publishers": 4},
     "compressed-payloads": {"payload": 1000, "publishers": 4, "deflate": 1},
+    "publish-with-history": {"subscribers": 1, "publishers": 32},
 }
 """The options of load.c with which each workload loads a server; by default, 1,000 subscribers."""
 
@@ -401,10 +406,6 @@ def _memory(bench: Bench, where: str, channels: int, must: int, goal: int) -> Ro
     return row
 
 
-LARGE_IS_MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""In glibc: what is larger is given back when it is freed, and never comes out of the heap."""
-
-
 def idle_bytes_a_client(load: Sequence[str], build: Build, clients: int, channels: int) -> float:
     """
     Return the memory that each of *clients* idle ones costs a server of its own.
@@ -413,7 +414,7 @@ def idle_bytes_a_client(load: Sequence[str], build: Build, clients: int, channel
     worse for it: so others are connected before, and tables of thousands of clients are mapped,
     rather than made in whatever part of the heap the start left free.
     """
-    with tools.heliograph(build=build, variables=LARGE_IS_MAPPED) as target:
+    with tools.heliograph(build=build, variables=tools.LARGE_IS_MAPPED) as target:
         assert target.pid is not None  # noqa: S101 - it was started here
         # Whatever is made once is no client's cost, and the first thousands of clients cost
         # nothing: they take the megabytes that a server has left over from its start.
@@ -546,6 +547,95 @@ def _note_bytes(row: Row, loads: Sequence[Load]) -> None:
     row.notes.append(f"{each:,.0f} bytes on the wire a delivery")
 
 
+# -- History -------------------------------------------------------------------------------------
+
+
+def publish_with_history(bench: Bench) -> Row:
+    """Requests whose event the channel keeps, compared with the same that it does not keep."""
+    row = Row(
+        title="signed POST /events, one subscriber, 32 in flight, each event kept",
+        measure="requests/s",
+    )
+    options = LOADS["publish-with-history"]
+    if not _needs_ours(bench, row):
+        return row
+    with (
+        tools.heliograph(history.FLAG, build=bench.build) as keeping,
+        tools.heliograph(build=bench.build) as other,
+    ):
+        pairs: list[tuple[Load, Load | None]] = [
+            (bench.run(keeping, **options), bench.run(other, **options))
+            for _ in range(bench.rounds)
+        ]
+    _fill_server(row, [kept for kept, _ in pairs], _requests, "answer")
+    beside = _beside(pairs, _requests, "answer")
+    row.notes += _times_as_many("events that are not kept", beside)
+    if beside is not None:
+        row.must = f"{LEAST_WITH_HISTORY:g} times"
+        row.met = beside.ratio >= LEAST_WITH_HISTORY
+    return row
+
+
+def resume_storm(bench: Bench) -> Row:
+    """Clients that all come back at the same time, and have missed some events each."""
+    clients = min(history.STORM_CLIENTS, bench.clients)
+    row = Row(
+        title=f"{clients:,} clients resume at once, {history.MISSED} missed events each",
+        measure="seconds until all are live; p50, p99 of a bystander",
+        must=f"p99 ≤ {MOST_BYSTANDER_MS:g} ms",
+    )
+    if not _needs_ours(bench, row):
+        return row
+    with tools.heliograph(history.FLAG, build=bench.build) as target:
+        storms = [history.storm(target, clients) for _ in range(bench.rounds)]
+    times = Times.of([wait for one in storms for wait in one.pings_us])
+    if times is None:
+        raise BenchError("the bystander sent no ping")
+    row.server = f"{_median(one.seconds for one in storms):.2f}"
+    row.p50_ms, row.p99_ms = times.p50_ms, times.p99_ms
+    row.met = times.p99_ms <= MOST_BYSTANDER_MS
+    if any(one.limited for one in storms):
+        row.notes.append("the load is the bottleneck: the time is at most this")
+    return row
+
+
+def slow_reader(bench: Bench) -> Row:
+    """Clients that read a long history slowly: when they are live, and what each costs."""
+    events = history.SLOW_EVENTS if bench.clients == IDLE_CLIENTS else history.FEW_SLOW_EVENTS
+    row = Row(
+        title=(
+            f"{history.SLOW_CLIENTS} clients read {events} kept events of"
+            f" {history.SLOW_PAYLOAD // 1000} KB at {history.SLOW_RATE // 1000} KB/s"
+        ),
+        measure="seconds until all are live; bytes of the server's memory for each",
+        must=f"≤ {MOST_BYTES_A_SLOW_READER:,} bytes",
+    )
+    if not _needs_ours(bench, row):
+        return row
+    found = history.slow_readers(bench.build, events)
+    row.server = f"{found.seconds:.1f}; {found.bytes_each:,.0f}"
+    row.met = found.bytes_each <= MOST_BYTES_A_SLOW_READER
+    row.notes.append(f"{events * history.SLOW_PAYLOAD / history.SLOW_RATE:.0f} s at that rate")
+    return row
+
+
+def history_memory(bench: Bench) -> Row:
+    """What a kept event costs, and a channel that keeps one; and as what they are counted."""
+    row = Row(
+        title=f"server memory, kept events of {history.EVENT_PAYLOAD} bytes",
+        measure="bytes an event; bytes a channel with one event",
+        must="≤ what --history_max_bytes counts",
+    )
+    if not _needs_ours(bench, row):
+        return row
+    event = history.bytes_an_event(bench.build, 10 * bench.clients)
+    channel = history.bytes_a_channel(bench.build, 10 * bench.clients)
+    row.server = f"{event.measured:,.0f}; {channel.measured:,.0f}"
+    row.met = event.measured <= event.counted and channel.measured <= channel.counted
+    row.notes.append(f"counted as {event.counted:,.0f} and {channel.counted:,.0f}")
+    return row
+
+
 WORKLOADS: dict[str, Workload] = {
     "fan-out-1": _fan_out(
         "fan-out-1", "fan-out, 1,000 subscribers, 1 publish not yet answered", 0.7
@@ -581,4 +671,8 @@ WORKLOADS: dict[str, Workload] = {
     "tls-memory": tls_memory,
     "large-payloads": large_payloads,
     "compressed-payloads": compressed_payloads,
+    "publish-with-history": publish_with_history,
+    "resume-storm": resume_storm,
+    "slow-reader": slow_reader,
+    "history-memory": history_memory,
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from soak.ledger import LEAVING_S, SENT_AWAY_S, Reader, Stream
+from soak.ledger import LEAVING_S, SENT_AWAY_S, Follower, Reader, Stream
 
 T = TypeVar("T")
 
@@ -85,20 +85,34 @@ class Channel:
         return stream
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position, as the server sends it."""
+
+    epoch: str
+    offset: int
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One client's place in a channel, from asking for it until it is given up."""
+    """
+    One client's place in a channel, from asking for it until it is given up.
+
+    With a *follower*, the client asked for positions, and continues what earlier ones began.
+    """
 
     channel: Channel
     socket_id: str
     asked: float
     faults: Faults
     user_id: str | None = None
+    follower: Follower | None = None
     acknowledged: float = 0.0
     left: float = 0.0
     owed_until: float = 0.0
     roster: set[str] = field(default_factory=set)
     _events: Reader | None = None
+    _announced: Position | None = None  # of the event that the next message is
     _whispers: dict[str, Reader] = field(default_factory=dict)
 
     def acknowledge(self, now: float) -> None:
@@ -106,7 +120,8 @@ class Subscription:
         self.acknowledged = now
         if not self.left:
             self.channel.subscriptions.add(self)
-        self._events = self._reader(self.channel.events, replays=self.channel.replays)
+        if self.follower is None:
+            self._events = self._reader(self.channel.events, replays=self.channel.replays)
 
     def _reader(self, stream: Stream, *, replays: bool = False) -> Reader:
         return Reader(
@@ -120,10 +135,24 @@ class Subscription:
 
     def hear(self, number: int) -> None:
         """An event of a publisher."""
-        if self._events is None:
+        if self.follower is not None:
+            announced, self._announced = self._announced, None
+            if announced is None:
+                text = f"{self.channel.name}: {self.socket_id} heard {number} without a position"
+                self.faults.add("delivery", text)
+            else:
+                self.follower.hear(number, announced.epoch, announced.offset)
+        elif self._events is None:
             self.faults.add("delivery", f"{self.channel.name}: heard before the acknowledgement")
         else:
             self._events.hear(number)
+
+    def announce(self, position: Position) -> None:
+        """The position of the event that the next message is."""
+        if self.follower is None or self._announced is not None:
+            text = f"{self.channel.name}: a position for {self.socket_id}, and no event"
+            self.faults.add("delivery", text)
+        self._announced = position
 
     def hear_whisper(self, speaker: str, number: int) -> None:
         """An event of another client."""
@@ -165,7 +194,9 @@ class Subscription:
         for reader in self._readers():
             reader.close(self.owed_until)
 
-    def _readers(self) -> Iterable[Reader]:
+    def _readers(self) -> Iterable[Reader | Follower]:
+        if self.follower is not None and self.acknowledged:
+            yield self.follower
         if self._events is None:
             return
         yield self._events

@@ -1,5 +1,5 @@
 """
-The chart of a soak, as SVG: memory, descriptors, latency and lag, one above the other.
+The chart of a soak, as SVG: memory, kept events, descriptors, latency and lag, one above the other.
 
 Written by hand: a picture of a few lines is worth no dependency.
 """
@@ -68,6 +68,11 @@ def _panels(outcome: Outcome) -> list[Panel]:
             "Memory (RSS)",
             "MiB",
             [Line("memory", BLUE, [(one.time, one.memory / MIB) for one in samples])],
+        ),
+        Panel(
+            "Kept events",
+            "MiB",
+            [Line("kept", BLUE, [(one.time, one.kept / MIB) for one in samples])],
         ),
         Panel(
             "Open descriptors",

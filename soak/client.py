@@ -18,7 +18,8 @@ from typing import Any, cast
 import msgspec
 
 from heliograph.client.signing import Credentials
-from soak.books import Channel, Faults, Subscription, read_whisper, whisper
+from soak.books import Channel, Faults, Position, Subscription, read_whisper, whisper
+from soak.ledger import Follower
 
 WHISPER = "client-whisper"
 EVENT = "said"
@@ -147,9 +148,17 @@ class Client(asyncio.Protocol):
         self._pongs.append(act)
         self._transport.write(PING_MESSAGE)
 
-    def subscribe(self, name: str, user_id: str | None = None) -> None:
-        """Ask to join a channel; *user_id* is who it is in a presence channel."""
-        data = {"channel": name}
+    def subscribe(
+        self, name: str, user_id: str | None = None, follower: Follower | None = None
+    ) -> None:
+        """
+        Ask to join a channel; *user_id* is who it is in a presence channel.
+
+        With a *follower*, the client asks for positions, and continues from that of the follower.
+        """
+        data: dict[str, Any] = {"channel": name}
+        if follower is not None:
+            data["history"] = follower.connect(self.socket_id)
         member = None
         if user_id is not None:
             member = data["channel_data"] = _encode({"user_id": user_id}).decode()
@@ -157,7 +166,7 @@ class Client(asyncio.Protocol):
             credentials = self.app.credentials
             data["auth"] = credentials.authorize_subscription(self.socket_id, name, member)
         self.subscriptions[name] = Subscription(
-            self.app.channel(name), self.socket_id, self._now(), self._faults, user_id
+            self.app.channel(name), self.socket_id, self._now(), self._faults, user_id, follower
         )
         self._send("pusher:subscribe", data)
 
@@ -310,6 +319,12 @@ class Client(asyncio.Protocol):
                 if subscription.user_id is not None:
                     subscription.roster.update(data["presence"]["ids"])
                 subscription.acknowledge(self._now())
+            case "next_position":
+                subscription.announce(Position(**data))
+            case "position" if subscription.follower is not None:
+                subscription.follower.catch_up(**data)
+            case "gap" if subscription.follower is not None:
+                subscription.follower.miss(**data)
             case "member_added":
                 subscription.appear(data["user_id"])
             case "member_removed":

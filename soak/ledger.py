@@ -7,8 +7,12 @@ and listens. So what was answered before something else was asked for did happen
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from math import inf
+
+MOST_FORMER_IDS = 16
+"""The most ids of earlier connections that a client may name."""
 
 LEAVING_S = 1.0
 """
@@ -147,3 +151,98 @@ class Reader:
     def _fault(self, text: str) -> bool:
         self._complain(f"{self.stream.name}: {self.socket_id} {text}")
         return False
+
+
+class Follower:
+    """
+    What a page received of a stream, over connections of which each continues the one before.
+
+    It has each event once and in order, from its first position on, except those that exclude one
+    of its connections. The event with the number n has the offset n + 1. *complain* receives each
+    fault, *done* counts what is done.
+    """
+
+    __slots__ = ("_complain", "_continuing", "_done", "_ids", "_next", "_place", "stream")
+
+    def __init__(self, stream: Stream, complain: Callable[[str], None], done: Counter[str]) -> None:
+        self.stream = stream
+        self._complain = complain
+        self._done = done
+        self._ids: list[str] = []
+        self._place: tuple[str, int] | None = None
+        self._next: int | None = None
+        self._continuing = False
+
+    @property
+    def may_continue(self) -> bool:
+        """Whether another connection can name all earlier ones."""
+        return len(self._ids) <= MOST_FORMER_IDS
+
+    def connect(self, socket_id: str) -> dict[str, object]:
+        """Return the `history` that the connection *socket_id* asks for."""
+        asked: dict[str, object] = {}
+        if self._place is not None:
+            epoch, offset = self._place
+            asked = {"epoch": epoch, "offset": offset, "except": list(self._ids)}
+        self._continuing = self._place is not None
+        self._ids.append(socket_id)
+        return asked
+
+    def hear(self, number: int, epoch: str, offset: int) -> None:
+        """Record an event that arrived after its position."""
+        self._done["replayed events"] += self._continuing
+        if offset != number + 1:
+            self._fault(f"heard {number} with the offset {offset}")
+        if self._excludes(number):
+            self._fault(f"heard {number}, which excluded it")
+        if self._next is None or number < self._next:
+            self._done["repeated events"] += 1
+            self._fault(f"heard {number} again, or before its first position")
+            return
+        self._pass_to(number, "the next event")
+        self._next = number + 1
+        self._place = epoch, offset
+
+    def catch_up(self, epoch: str, offset: int) -> None:
+        """Record that live events follow after a position."""
+        self._done["continued channels"] += self._continuing
+        self._continuing = False
+        if self._next is not None:
+            self._pass_to(offset, "the position")
+        self._next = offset
+        self._place = epoch, offset
+
+    def miss(self, reason: str, epoch: str, offset: int) -> None:
+        """Record a gap, which is a fault: the history is longer than any absence."""
+        self._done["gaps"] += 1
+        self._continuing = False
+        self._fault(f"was notified of a gap ({reason}) up to the offset {offset}")
+        self._next = offset
+        self._place = epoch, offset
+
+    def owed(self, until: float) -> int:
+        """Return the number of events that were accepted by *until* and did not arrive."""
+        if self._next is None:
+            return 0
+        return self._missing(self.stream.accepted_before(until))
+
+    def close(self, until: float) -> None:
+        """Complain of what is missing."""
+        owed = self.owed(until)
+        if owed:
+            self._fault(f"never heard {owed} of what was accepted, the last of it")
+
+    def _pass_to(self, number: int, what: str) -> None:
+        missing = self._missing(number)
+        if missing:
+            self._done["lost events"] += missing
+            self._fault(f"heard {what} {number}, with {missing} events missing before it")
+
+    def _missing(self, end: int) -> int:
+        return sum(not self._excludes(number) for number in range(self._next or 0, end))
+
+    def _excludes(self, number: int) -> bool:
+        return self.stream.excluded.get(number) in self._ids
+
+    def _fault(self, text: str) -> None:
+        self._complain(f"{self.stream.name}: a page at {self._ids[-1]} {text}")

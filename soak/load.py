@@ -8,7 +8,7 @@ the clock allows.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +16,7 @@ from heliograph.client.errors import RemoteError
 from heliograph.client.publisher import Publisher
 from soak.books import Channel, Faults, Subscription
 from soak.client import EVENT, App, Client, numbers_of_several
+from soak.ledger import Follower
 
 STEP_S = 0.05
 LAST_S = 14.0
@@ -23,15 +24,22 @@ LAST_S = 14.0
 
 PUBLISHERS = 3
 JOINS_AT_ONCE = 50
-LARGE = "news"
+LARGE, FEED = "news", "feed-"
 CHANNELS = {
     "{}": 40,
     "private-{}": 20,
     "cache-{}": 10,
     "presence-{}": 80,
     "private-whispers-{}": 120,
+    "feed-{}": 20,
 }
 """Kinds of channels beside the large one, and how many there are of each for 2,000 clients."""
+
+FOLLOWS = 0.7
+"""Chance that a client of a channel with a history asks for positions there."""
+
+MOST_AWAY_S = 2.0
+"""The longest absence of a client that continues."""
 
 PAYLOADS = ("", " " + "x" * 60, " " + "x" * 60, " " + "y" * 900)
 COMPRESSES = 0.1
@@ -91,9 +99,10 @@ class Population:
     def _wishes(self) -> dict[str, str | None]:
         """Return the channels that a client will join, and as whom."""
         chance = self._chance
-        public, private, cached, presence, whispers = self._kinds
+        public, private, cached, presence, whispers, feeds = self._kinds
         names = [LARGE] if chance.random() < 0.8 else []
         names += chance.sample(public, chance.randint(0, 2))
+        names += chance.sample(feeds, chance.randint(0, 2))
         names += [
             chance.choice(kind)
             for kind, likely in ((private, 0.4), (cached, 0.3), (presence, 0.6), (whispers, 0.7))
@@ -106,7 +115,9 @@ class Population:
         number = self._chance.randrange(self._users)
         return f"user-{number}" if name.startswith("presence-") else None
 
-    async def _join(self, wishes: dict[str, str | None]) -> Client | None:
+    async def _join(
+        self, wishes: dict[str, str | None], followers: Mapping[str, Follower] | None = None
+    ) -> Client | None:
         loop = asyncio.get_running_loop()
         compression = self._chance.random() < COMPRESSES
         client = Client(self.app, self._faults, self._heard, compression=compression)
@@ -117,10 +128,19 @@ class Population:
             self._faults.add("connections", f"app {self.app.id}: {error}")
             return None
         for name, user_id in wishes.items():
-            client.subscribe(name, user_id)
+            follower = None if followers is None else followers.get(name)
+            self._subscribe(client, name, user_id, follower)
         self.clients.append(client)
         self.done["joins"] += 1
         return client
+
+    def _subscribe(
+        self, client: Client, name: str, user_id: str | None, follower: Follower | None = None
+    ) -> None:
+        if follower is None and name.startswith(FEED) and self._chance.random() < FOLLOWS:
+            stream = self.app.channel(name).events
+            follower = Follower(stream, self._faults.to("resumes"), self.done)
+        client.subscribe(name, user_id, follower)
 
     def _take_out(self, client: Client) -> None:
         clients = self.clients
@@ -159,13 +179,24 @@ class Population:
             client.unsubscribe(self._chance.choice(there))
         name = self._chance.choice(self._names[1:])
         if name not in client.subscriptions:
-            client.subscribe(name, self._user(name))
+            self._subscribe(client, name, self._user(name))
 
     async def _replace(self, how: str, client: Client) -> None:
         """Let a client go, in one way or another, and another one come for it."""
-        kept = {name: one.user_id for name, one in client.subscriptions.items() if not one.left}
+        there = {name: one for name, one in client.subscriptions.items() if not one.left}
         await self._goes(how, client)
-        await self._join(kept if how in {"reload", "blink"} else self._wishes())
+        if how == "resume":
+            await asyncio.sleep(self._chance.uniform(0, MOST_AWAY_S))
+            followers = {
+                name: one.follower
+                for name, one in there.items()
+                if one.follower is not None and one.follower.may_continue
+            }
+            await self._join({name: one.user_id for name, one in there.items()}, followers)
+        elif how in {"reload", "blink"}:
+            await self._join({name: one.user_id for name, one in there.items()})
+        else:
+            await self._join(self._wishes())
 
     async def _goes(self, how: str, client: Client) -> None:
         match how:
@@ -180,7 +211,7 @@ class Population:
                 await client.ended
                 self._expect(client, 4201)
                 self._take_out(client)
-            case "crash" | "blink":
+            case "crash" | "blink" | "resume":
                 client.crash()
             case "hang up":
                 client.hang_up()
@@ -236,8 +267,12 @@ class Population:
             form_of, path = _for_several, "/events"
         else:
             # The large one now and then: it is heard by nearly everybody.
-            large = LARGE in names and form > 0.9
-            events = [self._event(LARGE if large else chance.choice(names))]
+            feeds = [name for name in names if name.startswith(FEED)]
+            if form > 0.9 and LARGE in names:
+                name = LARGE
+            else:
+                name = chance.choice(feeds if form > 0.6 and feeds else names)
+            events = [self._event(name)]
             form_of, path = _one, "/events"
         async with self._turns[publisher]:
             await self._post(publisher, path, events, form_of)
@@ -314,6 +349,7 @@ class Population:
 ACTIONS = {
     "hop": 40,
     "reload": 20,
+    "resume": 40,
     "blink": 10,
     "leave": 15,
     "crash": 10,
@@ -323,7 +359,7 @@ ACTIONS = {
 }
 """
 What clients do, and how often. To reload is to leave and come back to the same channels; to blink,
-to do so after a reset.
+to do so after a reset; to resume, to do so after a while, and to continue where it was cut off.
 """
 
 

@@ -1,8 +1,10 @@
 """The server under test: a process with accounts that can be asked for, and a file to reload."""
 
 import asyncio
+import http.client
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from tests.server import ServerProcess
 
 PATIENCE_S = 30.0
 CHECK_INTERVAL_S = 0.05
+KEPT_BYTES = re.compile(r"^heliograph_history_bytes\{.*\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,16 @@ class Server(ServerProcess):
     def descriptors(self) -> int:
         """Return how many descriptors are open."""
         return len(os.listdir(f"/proc/{self.process_id}/fd"))  # noqa: PTH208 - half the time
+
+    def kept_bytes(self) -> int:
+        """Return the bytes of the kept events of all apps, as the server counts them."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        return sum(int(float(value)) for value in KEPT_BYTES.findall(answer))
 
     # -- Asking ----------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ def figures(plan: Plan, outcome: Outcome) -> dict[str, object]:
         "faults": outcome.faults.lines(),
         "done": dict(sorted(outcome.done.items())),
         "peak_memory_of_cycles": outcome.peaks,
+        "peak_bytes_of_kept_events": max((one.kept for one in outcome.samples), default=0),
         "held": [
             {
                 "when": when,
@@ -48,7 +49,7 @@ def figures(plan: Plan, outcome: Outcome) -> dict[str, object]:
             for when, held in _held(outcome)
         ],
         "samples": [
-            [one.time, one.clients, one.memory, one.descriptors, one.median, one.slowest]
+            [one.time, one.clients, one.memory, one.descriptors, one.kept, one.median, one.slowest]
             for one in outcome.samples
         ],
         "lags": outcome.lags,
@@ -79,6 +80,9 @@ def summary(plan: Plan, outcome: Outcome) -> list[str]:
         f"memory: {peak / MIB:.1f} MiB at most in cycle {number}"
         for number, peak in enumerate(outcome.peaks, 1)
     ]
+    if outcome.samples:
+        kept = max(one.kept for one in outcome.samples)
+        lines.append(f"kept events: {kept / MIB:.1f} MiB at most")
     lines += [
         f"{when}: {held.objects} objects, {held.blocks} blocks, {held.tasks} tasks,"
         f" {held.descriptors} descriptors, {held.memory / MIB:.1f} MiB"

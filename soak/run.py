@@ -11,7 +11,7 @@ from pathlib import Path
 
 from soak.books import Faults
 from soak.client import App, Client
-from soak.load import LAST_S, Load, Pace, Population
+from soak.load import FEED, LAST_S, Load, Pace, Population
 from soak.process import Held, Server
 from soak.receiver import Receiver
 
@@ -31,7 +31,19 @@ RELOAD_EVERY_S = 6.0
 GROWTH = 1.02
 """The memory of the third cycle may be this much of the second's."""
 
-BOUNDED = {"heliograph.protocols.pusher.api.routes._Found": 1024}
+MOST_KEPT_BYTES = 16 << 20
+"""The bound of all kept events, of which there are fewer."""
+
+BOUNDED = {
+    "heliograph.protocols.pusher.api.routes._Found": 1024,
+    # What is remembered of heads of requests, of which there are few different ones here.
+    "heliograph.net.handshake.Handshake": 64,
+    "heliograph.node.dialect.Opening": 64,
+    "heliograph.wire.http.Request": 128,
+    # One for each channel that keeps events, one for each time to live.
+    "heliograph.engine.history._Record": 1024,
+    "heliograph.engine.history._Ages": 8,
+}
 """Kinds of which the server remembers so many, and no more."""
 
 OPTIONS = {
@@ -39,7 +51,12 @@ OPTIONS = {
     "pong_timeout": 4,
     "enable_ws_compression": True,
     "log_level": "info",
+    "metrics": True,
+    "history_max_bytes": MOST_KEPT_BYTES,
 }
+HISTORY = f'[[apps.history]]\nprefix = "{FEED}"\nlimit = 100\nttl = 30\n'
+"""Longer than the absence of any client that continues."""
+
 WEBHOOK_KINDS = '["channel_existence", "presence", "client_event", "cache_miss"]'
 ALARMING = re.compile(r"^.*(?:Traceback|\b(?:ERROR|CRITICAL)\b).*$", re.MULTILINE)
 
@@ -67,6 +84,7 @@ class Sample:
     clients: int
     memory: int
     descriptors: int
+    kept: int  # bytes of kept events
     median: float | None
     slowest: float | None  # of a hundred
 
@@ -257,7 +275,7 @@ class Soak:
     def _table(self, app: App, *, webhooks: bool) -> str:
         table = (
             f'[[apps]]\nid = "{app.id}"\nname = "Reloaded {self._reloads} times"\n'
-            f'[[apps.keys]]\nkey = "{app.key}"\nsecret = "{app.secret}"\n'
+            f'[[apps.keys]]\nkey = "{app.key}"\nsecret = "{app.secret}"\n{HISTORY}'
         )
         if webhooks:
             url = f"http://127.0.0.1:{self._receiver.port}/{app.id}"
@@ -280,6 +298,7 @@ class Soak:
                     clients=sum(len(one.clients) for one in self._populations),
                     memory=self._server.memory(),
                     descriptors=self._server.descriptors(),
+                    kept=await asyncio.to_thread(self._server.kept_bytes),
                     median=latencies[len(latencies) // 2] if latencies else None,
                     slowest=latencies[len(latencies) * 99 // 100] if latencies else None,
                 )
@@ -301,6 +320,9 @@ class Soak:
         """Compare what the server holds once all are gone with what it held at first."""
         for book, fault in _left_over(start, self._outcome.cycles[-1]):
             self._faults.add(book, fault)
+        most_kept = max(one.kept for one in self._outcome.samples)
+        if not 0 < most_kept <= MOST_KEPT_BYTES:
+            self._faults.add("kept events", f"{most_kept} bytes, of {MOST_KEPT_BYTES} at most")
         _, second, third = self._outcome.peaks
         if third > second * GROWTH:
             self._faults.add("memory", f"{third} bytes in the third cycle, {second} in the second")

@@ -87,6 +87,8 @@ class Run:
                 if kind is not None and kind.held:
                     clients = stack.enter_context(measure.holding(holders(), server, HOLDERS))
                     server = replace(server, clients=clients)
+                if kind is not None and kind.kept:
+                    server = measure.keep_events(server)
                 yield server
 
         return started
@@ -137,7 +139,7 @@ class Run:
                     if not measure.recovered(server):
                         raise BenchError("the server is busy without an attacker")  # noqa: TRY301
                     while left:
-                        attack = kind.attack(left[0].connections)
+                        attack = kind.attack(left[0].connections).since(server.kept_since)
                         yield self._judged(left[0], server, attack, bounds)
                         left.pop(0)
                         if left and not measure.recovered(server):

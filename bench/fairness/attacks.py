@@ -35,6 +35,13 @@ LEAVING_CHANNELS = 100_000
 
 MOST_CHANNELS_EACH = 5_000
 
+KEPT_CHANNEL = "fair-kept"
+KEPT_EVENTS, KEPT_BYTES = 100, 10_000
+"""The history that clients resume over and over: 1 MB."""
+
+SINCE = b"1000000000.125"
+"""In a unit whose mask changes nothing: stands for a time (seconds since 1970)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
@@ -69,6 +76,11 @@ class Attack:
     encrypted: bool = False
     """It speaks TLS, instead of sending what was made beforehand."""
 
+    def since(self, unix_s: float) -> "Attack":
+        """Return this attack on a history that began after *unix_s*."""
+        time = f"{unix_s:0{len(SINCE)}.3f}".encode()
+        return replace(self, units=[unit.replace(SINCE, time) for unit in self.units])
+
     def block(self) -> tuple[bytes, int]:
         """Return the bytes that are sent over and over, and how many units they are."""
         once = b"".join(self.units)
@@ -91,6 +103,9 @@ class Kind:
     tls: bool = False
     held: bool = False
     """Other clients keep channels occupied meanwhile."""
+
+    kept: bool = False
+    """A channel keeps events, which were published before."""
 
     baseline: bool = False
     """The plainest server understands it, too."""
@@ -246,6 +261,20 @@ def leaving(connections: int) -> Attack:
     return replace(_subscribing("left", each, "disconnects"), together=True)
 
 
+def resumes(_connections: int) -> Attack:
+    """Clients that receive all of a history, disconnect and come back for it."""
+    data = {"channel": KEPT_CHANNEL, "history": {"since": float(SINCE)}}
+    return Attack(
+        opening=messages.upgrade(),
+        greeting=GREETING,
+        units=[message("pusher:subscribe", data, mask=NO_MASK)],
+        counted="histories",
+        proof=b"pusher_internal:next_position",
+        mode="return",
+        answer="pusher_internal:position",
+    )
+
+
 def holders() -> Attack:
     """Return what idle clients do that keep channels occupied."""
     return _subscribing("held", HELD_EACH, "clients")
@@ -330,5 +359,12 @@ KINDS: Mapping[str, Kind] = {
         title="clients with thousands of subscriptions that disconnect and come back",
         attack=leaving,
         flags={"max_subscriptions": str(MOST_CHANNELS_EACH)},
+    ),
+    "resumes": Kind(
+        title=f"clients that resume {KEPT_EVENTS * KEPT_BYTES // 1_000_000} MB of history over"
+        " and over",
+        attack=resumes,
+        flags={"broker": "memory", "history_limit": str(KEPT_EVENTS)},
+        kept=True,
     ),
 }

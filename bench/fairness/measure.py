@@ -15,20 +15,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from bench import tools
-from bench.fairness.attacks import Attack
+from bench.fairness.attacks import KEPT_BYTES, KEPT_CHANNEL, KEPT_EVENTS, Attack
 from bench.messages import message
+from bench.resuming import publish, publish_request
 from bench.tls import make_certificate
 from bench.tools import APP, KEY, SECRET, BenchError
 
 INTERVAL_US = 5_000
 """Between two messages of the bystander: a ping and a request, each a hundred times a second."""
+
+MAX_LATE_MS = 10.0
+"""A bystander that was late by more has measured itself."""
 
 FRESH_MS = 200
 """Between two new connections of the bystander."""
@@ -92,6 +96,9 @@ class Server:
     bystander: str
     clients: "Holders | None" = None
     """Others that have to stay connected."""
+
+    kept_since: float = 0.0
+    """The time (seconds since 1970) before the first kept event."""
 
     def processor(self) -> "Processor":
         """Return what it has had of its core. Raises ServerEnded."""
@@ -218,19 +225,27 @@ class Waits:
     late: float  # microseconds by which it was itself late, at most
     closed: str  # why it lost a connection; empty where it lost none
 
+    def pings(self) -> Sequence[float]:
+        """Return the microseconds of all pings. Raises BenchError if they are no measure."""
+        if self.closed or self.unanswered or not self.ping:
+            raise BenchError(f"the bystander was not served: {self.closed or 'no answer'}")
+        if self.late / 1e3 > MAX_LATE_MS:
+            raise BenchError(f"the bystander itself was late by {self.late / 1e3:.0f} ms")
+        return self.ping
+
 
 class Bystander:
     """
-    A client that does no harm, in a process of its own: see bystander.c.
+    A client of the server at *address* that does no harm, in a process of its own: see bystander.c.
 
     As a context manager it connects; it measures from `begin` to `end`.
     """
 
-    def __init__(self, server: Server, *, websocket: bool = True, grace_s: float = GRACE_S) -> None:
+    def __init__(self, address: str, *, websocket: bool = True, grace_s: float = GRACE_S) -> None:
         self._grace_s = grace_s
         self._command = [
             program("bystander"),
-            *(f"address={server.bystander}", f"key={KEY}", f"websocket={int(websocket)}"),
+            *(f"address={address}", f"key={KEY}", f"websocket={int(websocket)}"),
             *(f"interval={INTERVAL_US}", f"fresh={FRESH_MS}", f"grace={grace_s}"),
         ]
         self._process: subprocess.Popen[str]
@@ -388,6 +403,14 @@ def holding(attack: Attack, server: Server, connections: int) -> Iterator[Holder
             process.communicate()  # the end of its input asks it to close its connections
 
 
+def keep_events(server: Server) -> Server:
+    """Publish the events of KEPT_CHANNEL; return *server* with the time before them."""
+    since = time.time()
+    data = "x" * KEPT_BYTES
+    publish(server.port, (publish_request([KEPT_CHANNEL], data) for _ in range(KEPT_EVENTS)))
+    return replace(server, kept_since=since)
+
+
 def prove(attack: Attack, server: Server) -> None:
     """Insist that the server answers the first unit as it should. Raises BenchError."""
     with contextlib.ExitStack() as stack:
@@ -450,7 +473,7 @@ def measure(
     websocket: bool = True,
 ) -> Cell:
     """Let a bystander wait beside *attack*, or beside nothing. Raises BenchError."""
-    with Bystander(server, websocket=websocket) as bystander:
+    with Bystander(server.bystander, websocket=websocket) as bystander:
         bystander.begin()
         began, before = time.monotonic(), server.processor()
         attacked = None

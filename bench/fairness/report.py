@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from bench.fairness.attacks import Attack
-from bench.fairness.measure import Cell, Times
+from bench.fairness.measure import MAX_LATE_MS, Cell, Times
 from bench.report import machine
 
 HEADINGS = (
@@ -28,9 +28,6 @@ was the attacker that was slow.
 
 DISTURBED = 0.05
 """Where the server could not run for a larger share of the time, the row shows it."""
-
-MAX_LATE_MS = 10.0
-"""A bystander that was late by more has measured itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,9 @@ from typing import Any, Self
 from bench import tools
 from bench.fairness import measure as fairness
 from bench.fairness.measure import Bystander, Processor, Server
-from bench.fairness.report import MAX_LATE_MS
 from bench.messages import request
 from bench.scale import kernel
 from bench.scale.kernel import Growth
-from bench.states import at_rest
 from bench.tools import APP, KEY, SERVER_BUSY, BenchError
 
 CHANNELS_EACH = 100
@@ -156,15 +154,10 @@ class Observed:
 def observed(server: Server) -> Iterator[Observed]:
     """Have a bystander send pings while the block runs. Raises BenchError."""
     found = Observed()
-    with Bystander(server) as bystander:
+    with Bystander(server.bystander) as bystander:
         bystander.begin()
         yield found
-        waits = bystander.end()
-    if waits.closed or waits.unanswered or not waits.ping:
-        raise BenchError(f"the bystander was not served: {waits.closed or 'no answer'}")
-    if waits.late / 1e3 > MAX_LATE_MS:
-        raise BenchError(f"the bystander itself was late by {waits.late / 1e3:.0f} ms")
-    found.pings_us = waits.ping
+        found.pings_us = bystander.end().pings()
 
 
 def measure(layout: Layout, clients: int, seconds: float, *, interpreted: bool = False) -> Cell:
@@ -180,9 +173,9 @@ def measure(layout: Layout, clients: int, seconds: float, *, interpreted: bool =
             Crowd.running(server.port, clients, layout.channels(clients), file)
         )
         pid = server.process.pid
-        start_bytes, before, at_start = at_rest(pid), kernel.read(), server.processor()
+        start_bytes, before, at_start = tools.at_rest(pid), kernel.read(), server.processor()
         connect_s = crowd.ask("connect")["seconds"]
-        full_bytes, after = at_rest(pid), kernel.read()
+        full_bytes, after = tools.at_rest(pid), kernel.read()
         with observed(server) as alone:
             time.sleep(seconds)
         crowd.ask("broadcast 0")  # a single one, for what is made once

@@ -160,6 +160,20 @@ def test_a_figure_of_nothing_is_not_measured() -> None:
     assert row.note == "events/s of old was 0"
 
 
+def test_what_an_old_build_cannot_do_is_skipped_and_fails_nothing() -> None:
+    script = Scripted(lambda _name, _number: 100.0)
+    script.method = replace(script.method, needs=("--newer=yes",))
+    old = replace(SIDES[Side.OLD], name="old", options=frozenset({"--port"}))
+    (row,) = compare_workload("scripted", script.method, {**SIDES, Side.OLD: old}, EFFORT)
+    assert not script.taken
+    assert (row.verdict, row.outcome) == (None, "skipped: old does not know --newer")
+    assert exit_status([row]) == 0
+
+    knows = replace(old, options=frozenset({"--port", "--newer"}))
+    (row,) = compare_workload("scripted", script.method, {**SIDES, Side.OLD: knows}, EFFORT)
+    assert row.verdict is Verdict.PASSES
+
+
 def test_the_exit_status_is_that_of_the_worst_row() -> None:
     def row(new: float, control: float = 1.0, note: str = "") -> Compared:
         return Compared(
@@ -227,7 +241,8 @@ def test_the_tree_is_compared_with_a_commit(
 def test_a_server_that_takes_longer_for_each_request_does_not_pass(tmp_path: Path) -> None:
     """Real servers, of which one sleeps: whatever else the machine does meanwhile."""
     slow = tmp_path / "slow"
-    shutil.copytree(tools.ROOT / "src", slow / "src")
+    for folder in ("src", "clients"):
+        shutil.copytree(tools.ROOT / folder, slow / folder)
     endpoint = slow.joinpath("src", "heliograph", "protocols", "pusher", "api", "events.py")
     endpoint.write_text(endpoint.read_text() + SLEEPER)
 

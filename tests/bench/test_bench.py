@@ -22,6 +22,7 @@ import pytest
 
 from bench import tools
 from bench.__main__ import parse
+from bench.history import FLAG
 from bench.messages import message, request, upgrade
 from bench.tools import BenchError, Target
 from bench.workloads import WORKLOADS, Bench
@@ -69,6 +70,46 @@ def test_every_kind_of_workload_is_measured_and_drawn(tmp_path: Path) -> None:
     ]
     assert bars.count("plain") == 1 + len(plain)  # and the legend
     assert bars.count("coalescing") == 1 + len(coalescing)
+
+
+def test_what_a_history_costs_is_measured(tmp_path: Path) -> None:
+    names = "publish-with-history,resume-storm,slow-reader,history-memory"
+    found = tmp_path / "bench.json"
+    done = bench("--interpreted", "--only", names, "--json", str(found))
+
+    assert done.returncode in (0, 1), done.stderr
+    publishes, storm, slow, memory = json.loads(found.read_text())["rows"]
+    assert re.search(r"times events that are not kept \(.*\)$", publishes["notes"][-1])
+    assert float(storm["server"]) > 0
+    assert 0 < storm["p50_ms"] <= storm["p99_ms"]
+    seconds, each = slow["server"].split("; ")
+    assert float(seconds) > 4  # 900 KB at 200 KB/s
+    assert int(each.replace(",", "")) >= 0
+    event, channel = (int(one.replace(",", "")) for one in memory["server"].split("; "))
+    assert 100 < event < channel
+    assert memory["met"]
+
+
+@pytest.mark.parametrize("kept", [3, 5])
+def test_clients_that_resume_must_receive_exactly_the_events_that_they_missed(kept: int) -> None:
+    """Here the history has fewer events than they missed, and then exactly as many."""
+    options = ("clients=2", "channels=2", "events=5", "payload=10")
+    with tools.heliograph(FLAG, f"--history_limit={kept}", interpreted=True) as target:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.resuming", "storm", f"port={target.port}", *options],
+            cwd=ROOT,
+            input="begin\n",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    if kept == 5:
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["seconds"] > 0
+    else:
+        assert done.returncode == 1
+        assert "a client received 0 of 5 events that it missed" in done.stderr
 
 
 def test_without_a_compiler_there_are_no_ratios(tmp_path: Path) -> None:

@@ -20,7 +20,15 @@ import pytest
 from bench import messages
 from bench.fairness import __main__ as tool
 from bench.fairness import measure, report
-from bench.fairness.attacks import KINDS, Attack, Kind, holders, requests
+from bench.fairness.attacks import (
+    KEPT_BYTES,
+    KEPT_EVENTS,
+    KINDS,
+    Attack,
+    Kind,
+    holders,
+    requests,
+)
 from bench.fairness.measure import Attacked, Bystander, Cell, Server, Times, Waits
 from bench.fairness.report import Bounds, Row
 from bench.report import replace_table
@@ -48,6 +56,7 @@ MUST = Bounds(max_ms=250, p99_ms=60)
         "tls-gets",
         "slow-heads",
         "leaving",
+        "resumes",
     ],
 )
 def test_a_bystander_is_answered_beside_attackers(kind: str, tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_a_server_that_stands_still_is_measured_by_all_that_was_due_meanwhile(
     server: Server,
 ) -> None:
-    with Bystander(server) as bystander:
+    with Bystander(server.bystander) as bystander:
         bystander.begin()
         time.sleep(0.2)
         os.kill(server.process.pid, signal.SIGSTOP)
@@ -103,7 +112,7 @@ def test_a_server_that_stands_still_is_measured_by_all_that_was_due_meanwhile(
 def test_a_bystander_that_stands_still_itself_counts_from_when_messages_were_due(
     server: Server,
 ) -> None:
-    with Bystander(server) as bystander:
+    with Bystander(server.bystander) as bystander:
         bystander.begin()
         time.sleep(0.1)
         os.kill(bystander._process.pid, signal.SIGSTOP)
@@ -120,7 +129,7 @@ def test_a_bystander_that_stands_still_itself_counts_from_when_messages_were_due
 
 
 def test_a_connection_that_the_server_closes_is_a_row_that_fails(server: Server) -> None:
-    with Bystander(server, grace_s=1) as bystander:
+    with Bystander(server.bystander, grace_s=1) as bystander:
         bystander.begin()
         time.sleep(0.1)
         server.process.kill()
@@ -134,7 +143,7 @@ def test_a_connection_that_the_server_closes_is_a_row_that_fails(server: Server)
 
 
 def test_what_is_never_answered_counts_as_long_as_it_waited(server: Server) -> None:
-    with Bystander(server, grace_s=0.5) as bystander:
+    with Bystander(server.bystander, grace_s=0.5) as bystander:
         bystander.begin()
         time.sleep(0.1)
         os.kill(server.process.pid, signal.SIGSTOP)
@@ -163,6 +172,18 @@ def test_the_server_answers_each_attack_as_the_attack_expects(alike: str, tmp_pa
             assert attacked.rounds if attack.mode == "return" else attacked.read, kind.title
             assert attacked.received or not attack.read or attack.mode == "trickle", kind.title
             assert measure.recovered(server), kind.title
+
+
+def test_an_attacker_that_resumes_a_history_receives_all_of_it_each_time(tmp_path: Path) -> None:
+    kind = KINDS["resumes"]
+    with measure.heliograph(kind.flags, tmp_path, interpreted=True) as started:
+        server = measure.keep_events(started)
+        attack = kind.attack(2).since(server.kept_since)
+        measure.prove(attack, server)
+        attacked = measure.run_attack(attack, server, 2, 0.5)
+
+    assert attacked.rounds > 2
+    assert attacked.received >= attacked.rounds * KEPT_EVENTS * KEPT_BYTES
 
 
 def test_clients_that_occupy_channels_stay_until_the_row_is_done(server: Server) -> None:

@@ -1,9 +1,11 @@
 """The books of the soak notice what they are there to notice."""
 
+from collections import Counter
+
 import pytest
 
-from soak.books import Channel, Faults, Subscription, Webhooks, whisper
-from soak.ledger import LEAVING_S, SENT_AWAY_S, Reader, Stream
+from soak.books import Channel, Faults, Position, Subscription, Webhooks, whisper
+from soak.ledger import LEAVING_S, SENT_AWAY_S, Follower, Reader, Stream
 
 
 class Heard:
@@ -76,6 +78,108 @@ def test_only_what_was_accepted_in_time_is_owed_to_one_who_leaves() -> None:
     heard.reader.hear(4)
     assert heard.reader.owed(5.05) == 0
     assert heard.reader.owed(5.15) == 1
+
+
+class Followed:
+    """A stream of ten, and a page that follows it from the offset 3 on: from the number 3."""
+
+    def __init__(self, *, leave_out: int | None = None) -> None:
+        self.faults: list[str] = []
+        self.done: Counter[str] = Counter()
+        self.stream = Stream("c")
+        for number in range(10):
+            excluded = "1.1" if number == leave_out else None
+            self.stream.accept(self.stream.say(number, leave_out=excluded), number + 0.1)
+        self.page = Follower(self.stream, self.faults.append, self.done)
+        assert self.page.connect("1.1") == {}
+        self.page.catch_up("e", 3)
+
+    def hear(self, *numbers: int) -> None:
+        for number in numbers:
+            self.page.hear(number, "e", number + 1)
+
+    def resume(self, *numbers: int, top: int) -> dict[str, object]:
+        """Continue over another connection; return what it asked for."""
+        asked = self.page.connect("2.2")
+        self.hear(*numbers)
+        self.page.catch_up("e", top)
+        return asked
+
+
+def test_a_page_has_each_event_once_over_all_its_connections() -> None:
+    one = Followed()
+    one.hear(3, 4)
+    assert one.resume(5, 6, top=7) == {"epoch": "e", "offset": 5, "except": ["1.1"]}
+    one.hear(7, 8, 9)
+    one.page.close(100)
+    assert one.faults == []
+    assert one.done == {"continued channels": 1, "replayed events": 2}
+
+
+@pytest.mark.parametrize(
+    ("replayed", "live", "fault", "count"),
+    [
+        ([6], [7, 8, 9], "a page at 2.2 heard the next event 6, with 1 events missing", "lost"),
+        ([5], [7, 8, 9], "a page at 2.2 heard the position 7, with 1 events missing", "lost"),
+        ([4, 5, 6], [7, 8, 9], "a page at 2.2 heard 4 again", "repeated"),
+        ([5, 6], [6, 7, 8, 9], "a page at 2.2 heard 6 again", "repeated"),
+        ([5, 6], [8, 9], "a page at 2.2 heard the next event 8, with 1 events missing", "lost"),
+    ],
+)
+def test_an_event_that_a_page_lost_or_received_again_is_a_fault(
+    replayed: list[int], live: list[int], fault: str, count: str
+) -> None:
+    one = Followed()
+    one.hear(3, 4)
+    one.resume(*replayed, top=7)
+    one.hear(*live)
+    one.page.close(100)
+    assert len(one.faults) == 1
+    assert one.faults[0].startswith(f"c: {fault}")
+    assert one.done[f"{count} events"] == 1
+
+
+def test_the_last_events_that_a_page_did_not_receive_are_a_fault() -> None:
+    one = Followed()
+    one.hear(3, 4, 5)
+    assert one.page.owed(7.05) == 1
+    one.page.close(100)
+    assert one.faults == ["c: a page at 1.1 never heard 4 of what was accepted, the last of it"]
+
+
+def test_a_page_does_not_receive_an_event_that_excluded_an_earlier_connection() -> None:
+    one = Followed(leave_out=5)
+    one.hear(3, 4)
+    one.resume(6, top=7)
+    assert one.faults == []
+    other = Followed(leave_out=5)
+    other.hear(3, 4)
+    other.resume(5, 6, top=7)
+    assert other.faults == ["c: a page at 2.2 heard 5, which excluded it"]
+
+
+def test_a_gap_is_a_fault_and_the_page_follows_the_events_after_it() -> None:
+    one = Followed()
+    one.page.connect("2.2")
+    one.page.miss("trimmed", "e", 8)
+    one.hear(8, 9)
+    one.page.close(100)
+    assert one.faults == ["c: a page at 2.2 was notified of a gap (trimmed) up to the offset 8"]
+    assert one.done["gaps"] == 1
+
+
+def test_each_event_of_a_page_has_the_position_of_its_number() -> None:
+    one = Followed()
+    one.page.hear(3, "e", 5)
+    assert one.faults == ["c: a page at 1.1 heard 3 with the offset 5"]
+    faults = Faults()
+    channel = Channel("1", "feed-1")
+    page = Subscription(channel, "1.1", 0, faults, follower=one.page)
+    page.acknowledge(1)
+    page.hear(4)  # its position did not precede it
+    page.announce(Position("e", 6))
+    page.announce(Position("e", 7))
+    assert faults.counts == {"delivery": 2}
 
 
 def subscription(name: str, faults: Faults, user_id: str | None = None) -> Subscription:

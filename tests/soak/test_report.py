@@ -15,7 +15,14 @@ SVG = "{http://www.w3.org/2000/svg}"
 def outcome(*, silent: bool = False) -> Outcome:
     """Ten seconds, of which the clients heard nothing for five if *silent*."""
     samples = [
-        Sample(n, 100, 44 << 20, 117, *((None, None) if silent and 2 < n < 8 else (0.001, 0.005)))
+        Sample(
+            n,
+            100,
+            44 << 20,
+            117,
+            1 << 20,
+            *((None, None) if silent and 2 < n < 8 else (0.001, 0.005)),
+        )
         for n in range(10)
     ]
     lags = [(float(n), 0.001, 0.02) for n in range(10)]
@@ -28,15 +35,15 @@ def lines(of: Outcome) -> int:
 
 
 def test_the_chart_has_a_line_for_everything_measured() -> None:
-    assert lines(outcome()) == 6
+    assert lines(outcome()) == 7
 
 
 def test_no_line_is_drawn_where_nothing_was_measured() -> None:
-    assert lines(outcome(silent=True)) == 8
+    assert lines(outcome(silent=True)) == 9
 
 
 def test_a_chart_of_nothing_is_a_chart() -> None:
-    assert lines(Outcome(Faults())) == 6
+    assert lines(Outcome(Faults())) == 7
 
 
 def test_what_does_not_balance_is_in_the_report(tmp_path: Path) -> None:
