@@ -15,6 +15,9 @@ OTHER_SUITES := $(filter $(ALL_SUITES),$(FAST_SUITES)) \
 	$(filter-out $(MEASURED_SUITES) $(FAST_SUITES) $(SLOW_SUITES),$(ALL_SUITES)) \
 	$(filter $(ALL_SUITES),$(SLOW_SUITES))
 
+# For tests that need no time of their own: on all cores. Others could disturb each other.
+ALL_CORES := -n auto --dist worksteal
+
 COVERAGE := $(CURDIR)/$(STAMPS)/coverage
 PYTHONS ?= python3.11 python3.12 python3.13
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -32,15 +35,22 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(MAKE) coverage
-	for suite in $(OTHER_SUITES); do $(BIN)/python -m pytest -q tests/$$suite || exit 1; done
-	$(MAKE) test-compiled ARGS="tests/fuzz tests/unit $(SOCKETS)"
+	@$(MAKE) --no-print-directory compile >$(STAMPS)/compile.log 2>&1 & compiling=$$!; \
+	trap 'kill $$compiling 2>/dev/null || true' EXIT; \
+	for suite in $(OTHER_SUITES); do \
+		echo "tests/$$suite"; $(BIN)/python -m pytest -q tests/$$suite || exit 1; \
+	done; \
+	wait $$compiling || { cat $(STAMPS)/compile.log >&2; exit 1; }
+	$(MAKE) test-compiled ARGS="$(ALL_CORES) tests/fuzz tests/unit"
+	$(MAKE) test-compiled ARGS="$(SOCKETS)"
 endif
 
 ## coverage: unit and integration tests, with what they ran of each package, servers included
 coverage: export COVERAGE_FILE = $(COVERAGE)/data
 coverage: $(STAMPS)/dev $(STAMPS)/system
 	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
-	for suite in $(MEASURED_SUITES); do $(BIN)/coverage run -m pytest -q --timeout=300 tests/$$suite || exit 1; done
+	$(BIN)/coverage run -m pytest -q --timeout=300 $(ALL_CORES) tests/unit
+	$(BIN)/coverage run -m pytest -q --timeout=300 tests/integration
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet -o $(COVERAGE)/report.json
 	$(BIN)/coverage html --quiet -d $(COVERAGE)/html
