@@ -48,6 +48,8 @@
         ended(state)
         state.position = positionIn(data)
         channel.emit('heliograph:gap', data)
+      } else if (String(message.event).indexOf(INTERNAL) === 0) {
+        // Nothing that has a position.
       } else if (announced && announced.state === state && announced.position) {
         state.position = announced.position
         if (state.asked) state.recovered++

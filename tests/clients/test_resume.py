@@ -121,6 +121,25 @@ def test_a_page_is_notified_of_a_gap_when_too_much_was_published(
         assert live == "live again"
 
 
+@each_stable_library
+def test_a_page_is_resumed_after_a_gap(page: Page, channels: list[str]) -> None:
+    page.start("resumes", channels=channels)
+    page.reached("live")
+    page.mark(channels, "before")
+    page.cut_first()
+    page.publish(channels, *range(1, MANY + 1))
+    page.relay.release()
+    page.reached("live")
+    page.publish(channels, 1)
+    page.mark(channels, "after the gap")
+    page.relay.cut()
+    page.publish(channels, 2)
+    page.relay.release()
+    page.reached("live")
+    for received in page.end(channels)["received"].values():
+        assert received[1:] == [1, 2, resumed(1)]
+
+
 @each_library
 def test_a_page_that_missed_as_many_events_as_are_kept_receives_all(
     page: Page, channels: list[str]
@@ -182,7 +201,7 @@ def test_a_cut_during_the_replay_loses_and_repeats_nothing(
 def test_a_page_does_not_receive_its_own_events_after_it_was_cut(
     page: Page, channels: list[str]
 ) -> None:
-    """They were published with a socket id that it had before."""
+    """They were published with a socket id that it had. A late first position is not used."""
     page.start("isLeftOutOfMissedEvents", channel=channels[0])
     page.reached("live", "published")
     page.relay.cut()
@@ -234,6 +253,7 @@ def test_a_position_lasts_until_the_page_unsubscribes(page: Page, channels: list
     assert played["before"] == played["disconnected"] == {**first, "offset": 2}
     assert played["unsubscribed"] is None
     assert played["started"] == first
+    assert played["again"] is None
     assert played["same"]
 
 
@@ -270,6 +290,65 @@ def test_a_page_without_the_add_on_receives_no_positions(
     assert names == ["pusher_internal:subscription_succeeded", *missing, "said", "said"]
     assert all(set(frame) <= {"event", "channel", "data"} for frame in played["frames"])
     assert played["received"][channel] == [1]
+
+
+def internal(event: str, data: Any, channel: str) -> dict[str, Any]:
+    return {"event": f"pusher_internal:{event}", "channel": channel, "data": data}
+
+
+@each_stable_library
+def test_unknown_messages_change_no_position(page: Page, channels: list[str]) -> None:
+    (channel, other, *_) = channels
+    first = {**position_of(page.server, channel), "offset": 0}
+    known = {"epoch": "e", "offset": 1}
+    event = {"event": "other", "channel": channel}
+    messages = [
+        event,  # without a position
+        internal("next_position", None, channel),
+        event,
+        internal("next_position", {"epoch": 1, "offset": 1}, channel),
+        event,
+        internal("next_position", {"epoch": "e", "offset": "1"}, channel),
+        event,
+        internal("next_position", known, channel),
+        {"event": "other", "channel": other},  # the event that should follow is missing
+        event,
+        internal("next_position", known, channel),
+        {"event": "other", "channel": "unknown"},
+        event,
+        internal("next_position", known, other),
+        event,
+        internal("next_position", known, channel),
+        internal("unknown", {}, channel),
+        {"event": "pusher:pong"},
+    ]
+    following = [internal("next_position", known, channel), event]
+    messages += following
+    page.start("ignoresMessages", channel=channel, other=other, messages=messages)
+    page.reached("live", "live")  # the second is among the messages
+    played = page.javascript.result()
+    assert played["positions"] == [first] * (len(messages) - 1) + [known]
+    assert played["others"] == position_of(page.server, other)
+    assert played["pending"] == {"epoch": "e", "offset": 7}
+    assert played["received"] == {channel: [], other: []}
+
+
+@each_library
+def test_an_add_on_that_was_loaded_late_reports_a_gap_for_its_first_time_away(
+    page: Page, channels: list[str]
+) -> None:
+    (channel, *_) = channels
+    page.start("resumesLate", channel=channel)
+    page.reached("subscribed")
+    page.mark([channel], "before")
+    page.relay.cut()
+    page.publish([channel], 1)
+    page.relay.release()
+    page.reached("subscribed", "live")
+    page.publish([channel], 2)
+    played = page.end([channel])
+    assert played["received"][channel] == [["heliograph:gap", {"reason": "no_history"}], 2]
+    assert (played["atFirst"], played["atLast"]["offset"]) == (None, 4)
 
 
 def test_a_page_is_notified_of_a_gap_after_a_restart_of_the_server() -> None:

@@ -88,13 +88,14 @@ export async function resumesThroughEcho(stage, { broadcaster, channel: name }) 
 // Publishes with the page's socket id, before its connection is cut and afterwards.
 export async function isLeftOutOfMissedEvents(stage, { channel: name }) {
   const pusher = stage.client()
-  stage.HeliographResume(pusher)
+  const resume = stage.HeliographResume(pusher)
   const recorder = new Recorder(stage, pusher, [name])
   const away = new Promise((resolve) => {
     pusher.connection.bind('state_change', ({ previous }) => previous === 'connected' && resolve())
   })
   recorder.follow(pusher.subscribe(name))
   await recorder.live
+  resume.start(name, { epoch: 'too late', offset: 0 })
   const { socket_id } = pusher.connection
   await stage.trigger(name, 'said', 'its own, before', { socket_id })
   stage.reached('published')
@@ -141,5 +142,47 @@ export async function keepsPositions(stage, { channel: name, position }) {
     seen.started = resume.position(name)
     recorder.follow(pusher.subscribe(name))
   })
-  return recorder.result(() => ({ same, ...seen }))
+  return recorder.result(() => {
+    pusher.unsubscribe(name)
+    pusher.subscribe(name)
+    return { same, ...seen, again: resume.position(name) }
+  })
+}
+
+// Hands the connection messages that a server sends in other circumstances, or never; returns the
+// position after each. The page has another channel, and none with the name "unknown".
+export async function ignoresMessages(stage, { channel: name, other, messages }) {
+  const pusher = stage.client()
+  const resume = stage.HeliographResume(pusher)
+  const recorder = new Recorder(stage, pusher, [name, other])
+  recorder.follow(pusher.subscribe(name))
+  recorder.follow(pusher.subscribe(other))
+  await recorder.live
+  const positions = messages.map((message) => {
+    pusher.connection.emit('message', message)
+    return resume.position(name)
+  })
+  // The page subscribes anew, and has yet to be answered.
+  pusher.unsubscribe(name)
+  resume.start(name, { epoch: 'e', offset: 7 })
+  recorder.follow(pusher.subscribe(name))
+  for (const event of ['next_position', 'position', 'gap']) {
+    const data = { epoch: 'f', offset: 8 }
+    pusher.connection.emit('message', { event: `pusher_internal:${event}`, channel: name, data })
+    pusher.connection.emit('message', { event: 'other', channel: name })
+  }
+  return { positions, others: resume.position(other), pending: resume.position(name), received: recorder.received }
+}
+
+// The add-on is loaded late, when the channel is already subscribed.
+export async function resumesLate(stage, { channel: name }) {
+  const pusher = stage.client()
+  const recorder = new Recorder(stage, pusher, [name])
+  const channel = pusher.subscribe(name)
+  recorder.follow(channel)
+  channel.bind('pusher:subscription_succeeded', () => stage.reached('subscribed'))
+  await new Promise((resolve) => channel.bind('pusher:subscription_succeeded', resolve))
+  const resume = stage.HeliographResume(pusher)
+  const atFirst = resume.position(name)
+  return recorder.result(() => ({ atFirst, atLast: resume.position(name) }))
 }
