@@ -119,7 +119,10 @@ class Client:
         self.reading = False
         self.attempt = 0
         self.position: Position | None = None
-        self.got_at = 0.0  # when it got its position
+        self.asked_at = (
+            0.0  # when it asked for the history that it began with, or for the next page
+        )
+        self.position_at = 0.0  # its position was known to the engine then, or later
         self.began: Position | None = None
         self.began_at = 0.0
         self.received: list[tuple[Position, int]] = []
@@ -127,7 +130,8 @@ class Client:
     def begin(self, position: Position) -> None:
         """Begin anew at *position*: nothing before it is expected."""
         self.began = self.position = position
-        self.began_at = self.got_at = self.machine.time
+        self.began_at = self.machine.time
+        self.position_at = self.asked_at
         self.received = []
 
     def receive(self, event: Event) -> None:
@@ -141,7 +145,6 @@ class Client:
             raise AssertionError(f"{place} follows {before}")
         self.received.append((place, self.machine.note(event)))
         self.position = place
-        self.got_at = self.machine.time
 
     def fact(self, event: Event) -> None:
         """Take a fact that the node delivers, if the client is live."""
@@ -186,6 +189,8 @@ class ModelNode(Recorder):
         self.delivered: dict[str, Position] = {}
         """For each channel with clients, the position up to which facts were delivered."""
         self.holes: set[str] = set()
+        self.killed = False
+        """Whether its process was killed: what is still to arrive has no effect."""
 
     def deliver(self, fact: Fact, /) -> None:
         if not isinstance(fact, Event):
@@ -430,8 +435,13 @@ class HistoryMachine(RuleBasedStateMachine):
         one.attempt += 1
         attempt = one.attempt
         asked: Since = since if one.position is None else one.position
+        # A client that keeps positions needs that they are continued.
+        numbered = numbered or isinstance(asked, Position) or asked == POSITION_ONLY
+        one.asked_at = self.time if numbered else 0.0
 
         def entered(entry: object) -> None:
+            if model.killed:
+                return
             if one.attempt != attempt:
                 raise AssertionError("a withdrawn command was answered")
             if not isinstance(entry, Entry) or entry.history is None:
@@ -443,13 +453,12 @@ class HistoryMachine(RuleBasedStateMachine):
                 raise error
             self._away(one)
 
-        # A client that keeps positions needs that they are continued.
         reply = node.space.enter(
             one.channel,
             one.name,
             OPTIONS[one.channel],
             since=asked,
-            numbered=numbered or isinstance(asked, Position) or asked == POSITION_ONLY,
+            numbered=numbered,
         )
         proceed(reply, entered, failed)
 
@@ -508,6 +517,7 @@ class HistoryMachine(RuleBasedStateMachine):
         if not one.entered or one.live or one.reading or not self.works(node):
             return
         one.reading = True
+        one.asked_at = self.time
         attempt, before = one.attempt, model.delivered[one.channel]
 
         def found(answer: Page | Gap) -> None:
@@ -590,7 +600,7 @@ class HistoryMachine(RuleBasedStateMachine):
                 )
             case GapReason.EPOCH:
                 justified = found.top.epoch != asked.epoch and self._has_ended(
-                    channel, asked, one.got_at, keep
+                    channel, asked, one.position_at, keep
                 )
             case GapReason.AHEAD:
                 justified = False
@@ -615,8 +625,12 @@ class HistoryMachine(RuleBasedStateMachine):
             found = [self.sent[number].call.called_at]
         return any(self.time >= at + keep.ttl_s - 1e-6 for at in found)
 
-    def _has_ended(self, channel: str, asked: Position, got_at: float, keep: Keep) -> bool:
-        """Return whether a numbering may have ended, since its last event, or since *got_at*."""
+    def _has_ended(self, channel: str, asked: Position, position_at: float, keep: Keep) -> bool:
+        """
+        Return whether a numbering may have ended.
+
+        *position_at* is a time at which the engine knew it, even if it has had no event.
+        """
         last = max(
             (
                 self.sent[number].call.called_at
@@ -626,7 +640,7 @@ class HistoryMachine(RuleBasedStateMachine):
             default=0.0,
         )
         if not asked.offset:
-            last = max(last, got_at)
+            last = max(last, position_at)
         return self.time >= last + NUMBERED_TTLS * keep.ttl_s - 1e-6
 
     # -- The end -----------------------------------------------------------------------------
@@ -725,6 +739,8 @@ class FaultyHistoryMachine(FaultMachine, HistoryMachine):
 
     def on_kill(self, node: FaultyNode, amount: int) -> None:  # noqa: ARG002 - of other machines
         """Disconnect the clients of a node: they resume elsewhere."""
+        if isinstance(node.local, ModelNode):
+            node.local.killed = True
         for one in self.clients:
             if one.space_node is node:
                 self._away(one)
