@@ -62,6 +62,25 @@ def test_closing_many_is_spread_over_time() -> None:
     assert codes(crowd) == {4200}
 
 
+def test_closing_those_that_were_not_answered_is_spread_over_time() -> None:
+    world = World(late=True)
+    assert world.late is not None
+    crowd = [world.client() for _ in range(1000)]
+    world.late.away = True
+    for peer in crowd:
+        say(peer, "subscribe", "c")
+    world.settle()
+    steps = [sum(peer.closed is not None for peer in crowd)]
+    for _ in range(STEPS):
+        world.timing.elapse()
+        steps.append(sum(peer.closed is not None for peer in crowd))
+    assert steps == [1, *range(11, 1000, 10), 1000]
+    assert codes(crowd) == {4100}
+    while world.timing.delayed:
+        world.timing.elapse()
+    assert len(world.timing.delayed) == 0, "no further step"
+
+
 def test_a_later_and_larger_loss_takes_no_longer() -> None:
     world = World(late=False)
     few, many = crowd_on(world, "c", 50), crowd_on(world, "d", 2000)
