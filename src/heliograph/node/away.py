@@ -35,7 +35,7 @@ class Away:
 
     def write(self, chunk: Any, /) -> None:
         """Hold a chunk that the lane made."""
-        if self.dropped or self.goodbye is not None:
+        if self.dropped or self.goodbye is not None or not chunk:
             return
         self._size += len(chunk)
         if self._size > self._most_bytes:
