@@ -147,6 +147,9 @@ class PusherSession(Membership):
         except ClientError as error:
             self._subscription_refused(name, error)
             return
+        if self._positions is not None:
+            # Of an earlier subscription that was not answered: the client is to be closed for it.
+            self._positions.pop(name, None)
         tenant = self.tenant
         rule: Rule | None = None
         if not (kind.cached or tenant.histories.any):  # as in nine of ten apps
