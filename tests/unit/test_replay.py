@@ -4,6 +4,7 @@ What a client receives of a channel's history when it subscribes, and that live 
 Over an engine that answers at once and one that does not.
 """
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from heliograph.engine.base import PAGE_BYTES, Engine, Local, Space
 from heliograph.hub.facts import Event, Fact, Keep
 from heliograph.hub.hub import FLUSH_BUDGET
 from heliograph.node.dialect import Opening
+from heliograph.node.replay import Replay
 from heliograph.reply import proceed
 from tests.unit.test_session import FakePeer, World, late, say, sign
 
@@ -298,6 +300,7 @@ def test_client_events_and_members_are_in_no_history(world: World) -> None:
 @pytest.mark.parametrize(
     "history",
     [
+        {"except": ["1." + "1" * 63]},
         *({"epoch": "e"}, {"offset": 1}, {"epoch": "e", "offset": -1}, {"epoch": 1, "offset": 1}),
         *({"epoch": "e", "offset": 1, "since": 1}, {"since": "now"}, [], "x", 1),
         *({"except": ["1.1"] * 17}, {"except": "1.1"}, {"except": [1]}),
@@ -311,6 +314,23 @@ def test_a_malformed_history_is_an_error_and_the_client_stays(late: bool, histor
     subscribe(peer)
     settle(world)
     assert told(peer) == ["subscription_succeeded"]
+
+
+def test_a_client_whose_subscription_was_not_answered_may_ask_for_nothing_the_next_time() -> None:
+    world = new_world(late=True, rule=REWIND)
+    assert world.late is not None
+    publish(world, "a")
+    settle(world)
+    peers = [world.client(), world.client()]
+    world.late.away = True
+    for peer in peers:
+        subscribe(peer, history={})
+    settle(world)
+    world.late.away = False
+    assert [peer.closed is None for peer in peers] == [False, True], "one is closed later"
+    subscribe(peers[1])
+    settle(world)
+    assert told(peers[1]) == ["subscription_succeeded", "a"]
 
 
 # -- Pace ----------------------------------------------------------------------------------
@@ -356,6 +376,19 @@ def test_a_long_history_is_written_as_the_client_reads_it(world: World) -> None:
         assert peer.chunks - chunks <= 2, "and is one write"
         seen += page
     assert seen == [*(f"{number}={number + 1}" for number in range(30)), "@30"]
+
+
+def test_a_client_that_does_not_read_leaves_no_replays_behind() -> None:
+    world = new_world(late=False)
+    here = behind(world)
+    peer = paced(world)
+    for _ in range(100):
+        subscribe(peer, history=here)
+        settle(world)
+        say(peer, "unsubscribe", "c")
+    gc.collect()
+    assert len([one for one in gc.get_objects() if isinstance(one, Replay)]) == 0
+    assert len(peer.waiting) == 1
 
 
 def test_events_that_are_published_during_a_replay_follow_it(world: World) -> None:

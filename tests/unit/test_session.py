@@ -60,7 +60,7 @@ class FakePeer:
         self.closed: Goodbye | None = None
         self.chunks = 0  # that were written to it
         self.free_bytes = PAGE_BYTES
-        self.waiting: list[Callable[[], object]] = []  # for room
+        self.waiting: dict[Callable[[], object], None] = {}  # for room
 
     def write(self, chunk: bytes, /) -> None:
         self.chunks += 1
@@ -74,12 +74,12 @@ class FakePeer:
         return self.free_bytes
 
     def when_room(self, callback: Callable[[], object]) -> None:
-        self.waiting.append(callback)
+        self.waiting[callback] = None
 
     def read(self, free_bytes: int = PAGE_BYTES) -> None:
         """Have room again for *free_bytes*."""
         self.free_bytes = free_bytes
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, {}
         for callback in waiting:
             callback()
 

@@ -271,7 +271,7 @@ class Client:
     def when_room(self, callback: Callable[[], object]) -> None:
         """Call *callback* once the client has read most of what was written."""
         if self._state < State.CLOSING:
-            self._context.awaiting_room.setdefault(self, []).append(callback)
+            self._context.awaiting_room.setdefault(self, {})[callback] = None
 
     def _write_to_slow(self, chunk: bytes) -> None:
         self._transport.write(chunk)

@@ -55,7 +55,7 @@ class Context:
         self.http_connections: set[Any] = set()  # of HttpConnection, which knows this class
         # Of clients.
         # Of clients that have not read all of a history, and what is to be called then.
-        self.awaiting_room: dict[Any, list[Callable[[], object]]] = {}
+        self.awaiting_room: dict[Any, dict[Callable[[], object], None]] = {}
         self.sockets = 0  # open connections, including those that are closing
         self.sockets_opened = 0  # since the start
         self.slow_readers = 0

@@ -138,7 +138,11 @@ class Peer(Protocol):
         """
 
     def when_room(self, callback: Callable[[], object], /) -> None:
-        """Call *callback* once there is room again; not at all if the connection is lost before."""
+        """
+        Call *callback* once there is room again; not at all if the connection is lost before.
+
+        However often it is registered until then, it is called once.
+        """
 
     def close(self, goodbye: Goodbye) -> None:
         """Send the client *goodbye*, then end the connection, and with it the session."""

@@ -358,6 +358,11 @@ class Membership:
         """Return the replay of *channel* that is not over, if there is one."""
         return None if self.replays is None or self.ended else self.replays.get(channel)
 
+    def on_room(self) -> None:
+        """Go on with all replays: the client has read most of what was written."""
+        for replay in (self.replays or {}).values():
+            replay.go_on()
+
     def end_replay(self, replay: Replay, gap: Gap | None) -> None:
         """Let live events follow; notify the client of a *gap*, or that there is none."""
         subscription = replay.subscription
@@ -417,8 +422,7 @@ class Membership:
                 replaying = self.replays is not None and name in self.replays
                 state.lane = self._lane_in_replay() if replaying else self.lane_of(name)
         self.tenant.move(cast("Session", self), peer)
-        for replay in (self.replays or {}).values():
-            replay.go_on()
+        self.on_room()
 
     # -- Leaving -------------------------------------------------------------------------
 

@@ -50,6 +50,9 @@ class HistoryReader(Protocol):
     def replay_of(self, channel: str) -> "Replay | None":
         """Return the replay of *channel* that is not over, if there is one."""
 
+    def on_room(self) -> None:
+        """Go on with all replays: the client has read most of what was written."""
+
     def end_replay(self, replay: "Replay", gap: Gap | None) -> None:
         """Let live events follow; notify the client of a *gap*, or that there is none."""
 
@@ -126,7 +129,9 @@ class Replay:
         peer = session.peer
         room = peer.room()
         if not room:
-            peer.when_room(self.go_on)
+            # The session's method, which the peer keeps once: a client that subscribes again and
+            # again, and does not read, leaves no replays behind.
+            peer.when_room(session.on_room)
             return
         channel = self.subscription.channel.name
         reply = session.tenant.history(

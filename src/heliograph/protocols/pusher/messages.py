@@ -55,6 +55,7 @@ SIGN_IN = "pusher:signin"
 
 MAX_WATCHLIST = 100
 MAX_FORMER_IDS = 16
+MAX_FORMER_ID_LENGTH = 64  # three times that of a socket id
 
 LONE_SURROGATES = "backslashreplace"
 """
@@ -192,6 +193,8 @@ def history_request(asked: AskedHistory) -> HistoryRequest:
         since = FromTime(asked.since)
     if len(asked.former_ids) > MAX_FORMER_IDS:
         raise ClientError(f"Invalid history: except has more than {MAX_FORMER_IDS} socket ids")
+    if any(len(one) > MAX_FORMER_ID_LENGTH for one in asked.former_ids):
+        raise ClientError("Invalid history: except has a text that is no socket id")
     return HistoryRequest(since, frozenset(asked.former_ids))
 
 
