@@ -27,6 +27,8 @@ from urllib.parse import parse_qsl, urlencode
 
 CHANNEL = "presence-chat"
 CDN = "https://js.pusher.com/8.4.0/pusher.min.js"
+ADD_ON = "/clients/heliograph-resume-1.js"
+"""The path at which Heliograph has the add-on for missed events."""
 
 MAX_NAME = 30
 MAX_TEXT = 2000
@@ -61,6 +63,7 @@ class Chat:
         self.key = key
         self.host = host
         self.port = port
+        self.heliograph = f"http://{host}:{port}"
         self._app_id = app_id
         self._secret = secret
         self._token_secret = secrets.token_hex()
@@ -165,6 +168,8 @@ class Page(BaseHTTPRequestHandler):
             self._answer(200, script, "text/javascript; charset=utf-8")
         elif self.path == "/pusher.js":
             self._answer(302, b"", "text/plain", {"Location": CDN})
+        elif self.path == "/heliograph-resume.js":
+            self._answer(302, b"", "text/plain", {"Location": chat.heliograph + ADD_ON})
         else:
             self._answer(404, b"Not found\n", "text/plain; charset=utf-8")
 
@@ -212,7 +217,8 @@ class Page(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header(
             "Content-Security-Policy",
-            "default-src 'self'; img-src data:; script-src 'self' https://js.pusher.com;"
+            "default-src 'self'; img-src data:;"
+            f" script-src 'self' https://js.pusher.com {chat.heliograph};"
             f" connect-src 'self' ws://{chat.host}:{chat.port}",
         )
         for name, value in (headers or {}).items():

@@ -46,6 +46,7 @@ let channel; // the room as we are subscribed to it
 
 async function enter() {
   if (!window.Pusher) throw new Error('pusher-js could not be loaded: start with --pusher_js.');
+  if (!window.HeliographResume) throw new Error('Heliograph cannot be reached. Reload the page.');
   const settings = await request('/settings');
   const pusher = new Pusher(settings.key, {
     cluster: '',
@@ -55,6 +56,7 @@ async function enter() {
     enabledTransports: ['ws', 'wss'],
     channelAuthorization: { endpoint: '/auth', headers: { Authorization: `Bearer ${token}` } },
   });
+  HeliographResume(pusher);
   channel = pusher.subscribe(settings.channel);
 
   element('join').hidden = true;
@@ -64,11 +66,21 @@ async function enter() {
   showConnection(pusher.connection.state);
   pusher.connection.bind('state_change', ({ current }) => showConnection(current));
 
-  channel.bind('pusher:subscription_succeeded', async (members) => {
+  let loaded = false;
+  async function load() {
+    (await request('/messages')).forEach((message) => showMessage(message, channel.members.myID));
+    loaded = true;
+  }
+  channel.bind('pusher:subscription_succeeded', (members) => {
     showPeople(members);
-    // After every reconnection too: what was said meanwhile is in here.
-    (await request('/messages')).forEach((message) => showMessage(message, members.myID));
+    if (!loaded) load();
   });
+  // After a reconnection, the missed messages arrive as all others do, before this event ...
+  channel.bind('heliograph:resumed', ({ recovered }) => {
+    if (recovered) showNotice(`Back online. Messages received meanwhile: ${recovered}`);
+  });
+  // ... or Heliograph no longer has them, and the application is asked.
+  channel.bind('heliograph:gap', load);
   channel.bind('pusher:subscription_error', () => {
     pusher.disconnect();
     askForName('The chat was started anew. Please join again.');
