@@ -9,15 +9,26 @@
   const INTERNAL = 'pusher_internal:'
 
   function positionIn(data) {
-    const valid = data && typeof data.epoch === 'string' && typeof data.offset === 'number'
-    return valid ? { epoch: data.epoch, offset: data.offset } : null
+    const valid = data && typeof data.epoch === 'string' && Number.isSafeInteger(data.offset)
+    return valid && data.offset >= 0 ? { epoch: data.epoch, offset: data.offset } : null
+  }
+
+  // The server refuses an invalid position, and without one, missed events would go unnoticed.
+  function checked(position, name) {
+    const found = positionIn(position)
+    if (position && !found) throw new TypeError('HeliographResume: invalid position of ' + name)
+    return found
   }
 
   return function HeliographResume(pusher, options) {
     const send = pusher.send_event
     if (send.resume) return send.resume
     const connection = pusher.connection
-    const first = Object.assign(Object.create(null), options && options.positions)
+    const first = Object.create(null)
+    const given = (options && options.positions) || {}
+    Object.keys(given).forEach(function (name) {
+      first[name] = checked(given[name], name)
+    })
     const states = new WeakMap() // by channel object: pusher-js makes a new one after unsubscribe
     let sockets = []
     let next = null // the position of the event that follows, and its channel's state
@@ -36,6 +47,8 @@
         state.open = true
         state.missed = state.before && !state.asked
         state.before = true
+        // In case that a handler of the page throws an exception.
+        if (state.missed) Promise.resolve(message).then(handled)
       } else if (!state.open) {
         // A message for an earlier subscription.
       } else if (message.event === INTERNAL + 'next_position') {
@@ -75,19 +88,21 @@
     })
 
     // Called after pusher-js has handled the message.
-    connection.bind('message', function (message) {
+    function handled(message) {
       const channel = pusher.channel(message.channel)
       const state = channel && stateOf(channel)
       if (!state || !state.missed) return
       state.missed = false
       channel.emit('heliograph:gap', { reason: 'no_history' })
-    })
+    }
+
+    connection.bind('message', handled)
 
     pusher.send_event = function (event, data, name) {
       const channel = event === 'pusher:subscribe' && pusher.channel(data.channel)
       if (channel) {
         const state = stateOf(channel)
-        if (!state.before && first[data.channel]) state.position = positionIn(first[data.channel])
+        if (!state.before && first[data.channel]) state.position = first[data.channel]
         delete first[data.channel]
         state.asked = !!state.position
         state.open = false
@@ -109,7 +124,7 @@
         return positionIn((state && state.position) || first[name])
       },
       start(name, position) {
-        first[name] = position
+        first[name] = checked(position, name)
       },
     })
   }
