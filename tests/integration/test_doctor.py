@@ -459,6 +459,16 @@ def test_rules_that_only_switch_history_off_turn_none_on(tmp_path: Path) -> None
     assert line_of("history", text).startswith("ok     history: off")
 
 
+def test_rules_that_switch_history_off_are_not_counted_as_rules_that_turn_it_on(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "h.toml"
+    off = '[[apps.history]]\nprefix = "chat-typing-"\nlimit = 0\n'
+    file.write_text(RULES.format(limit=5) + off)
+    _, text = told(config(config=str(file)))
+    assert "on for the channels of 1 rule of [[apps.history]];" in line_of("history", text)
+
+
 @pytest.mark.parametrize("separate", [False, True])
 async def test_the_doctor_reports_how_much_a_server_keeps(separate: bool) -> None:
     """On the page of metrics, which has the port of the URL or a separate one."""

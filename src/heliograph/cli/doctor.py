@@ -184,14 +184,14 @@ def _folder(config: Config) -> Iterator[Finding]:
 
 def _history(config: Config) -> Finding:
     settings = config.event_history
-    rules = sum(len(app.history) for app in config.apps)
-    of_rules = f"{rules} {'rule' if rules == 1 else 'rules'} of [[apps.history]]"
+    rules = [rule for app in config.apps for rule in app.history]
+    keeping = [rule for rule in rules if rule.limit]
     if every := settings.every:
         on = f"on for every channel: the last {every.limit:,} events of each, for {every.ttl:g} s"
         if rules:
-            on = f"{on}, except {of_rules}"
-    elif any(rule.limit for app in config.apps for rule in app.history):
-        on = f"on for the channels of {of_rules}"
+            on = f"{on}, except {_of_rules(len(rules))}"
+    elif keeping:
+        on = f"on for the channels of {_of_rules(len(keeping))}"
     else:
         return Finding(
             FINE,
@@ -200,6 +200,10 @@ def _history(config: Config) -> Finding:
             " turns it on",
         )
     return Finding(FINE, "history", f"{on}; {_mib(settings.history_max_bytes)} at most")
+
+
+def _of_rules(count: int) -> str:
+    return f"{count} {'rule' if count == 1 else 'rules'} of [[apps.history]]"
 
 
 def _mib(count: float) -> str:
