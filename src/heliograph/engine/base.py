@@ -236,9 +236,11 @@ class Space(Protocol):
 
     def history_size(self) -> HistorySize | None:
         """
-        Return the size of what is kept for this app, for metrics. Expired events do not count.
+        Return the size of what is kept for this app, for metrics.
 
-        The bytes are those that the bound of the engine counts. None if the engine does not know.
+        Events that have expired do not count, unless their channel keeps later ones: these may
+        count until it is used again. The bytes are those that the bound of the engine counts. None
+        if the engine does not know.
         """
 
     def state_count(self, channel: str) -> None:

@@ -308,7 +308,7 @@ class AppHistory:
         )
 
     def size(self, now: float) -> HistorySize:
-        """Return the number of kept events, and their bytes, without those that have expired."""
+        """Return what is kept; channels whose events have all expired have none of it."""
         while self._due <= now:
             self._expire(now)
         channels = sum(len(ages.live) for ages in self._ages.values())
