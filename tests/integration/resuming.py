@@ -291,6 +291,7 @@ class Connection(asyncio.Protocol):
         self._client = client
         self._frames = Frames()
         self._transport: asyncio.Transport
+        self._made = False
         self._frames_left: int | None = None  # before this connection is cut
         self._next: dict[str, Place] = {}  # the positions of events that have not arrived
         self._before: str | None = None  # the channel of the position that was the last message
@@ -301,12 +302,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the WebSocket."""
         self._transport = cast("asyncio.Transport", transport)
+        self._made = True
         self._transport.write(UPGRADE)
 
     def cut(self, *, after_frames: int) -> None:
         """Reset the connection; what arrives after some more frames is lost."""
-        if after_frames:
-            self._frames_left = after_frames
+        if after_frames or not self._made:  # under load, connecting may take longer than a life
+            self._frames_left = max(after_frames, 1)
         elif not self.lost.done():
             self._client.cuts["between" if self._before else "reset"] += 1
             self.abort()
