@@ -17,6 +17,8 @@ OTHER_SUITES := $(filter $(ALL_SUITES),$(FAST_SUITES)) \
 
 # For tests that need no time of their own: on all cores. Others could disturb each other.
 ALL_CORES := -n auto --dist worksteal
+# The same for tests that share a server with those of their file.
+FILES_ON_ALL_CORES := -n auto --dist loadfile
 
 COVERAGE := $(CURDIR)/$(STAMPS)/coverage
 PYTHONS ?= python3.11 python3.12 python3.13
@@ -38,7 +40,9 @@ else
 	@$(MAKE) --no-print-directory compile >$(STAMPS)/compile.log 2>&1 & compiling=$$!; \
 	trap 'kill $$compiling 2>/dev/null || true' EXIT; \
 	for suite in $(OTHER_SUITES); do \
-		echo "tests/$$suite"; $(BIN)/python -m pytest -q tests/$$suite || exit 1; \
+		echo "tests/$$suite"; \
+		case $$suite in clients) on="$(FILES_ON_ALL_CORES)";; *) on=;; esac; \
+		$(BIN)/python -m pytest -q $$on tests/$$suite || exit 1; \
 	done; \
 	wait $$compiling || { cat $(STAMPS)/compile.log >&2; exit 1; }
 	$(MAKE) test-compiled ARGS="$(ALL_CORES) tests/fuzz tests/unit"
