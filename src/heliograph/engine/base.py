@@ -29,9 +29,9 @@ least, unless memory runs short. A position is continued exactly if its epoch is
 is kept (`top + 1` if nothing is kept). Otherwise the answer is a Gap, and has no events. Each event
 is kept for the time to live of its own, whatever follows. A rule that changed applies to a channel
 from its next event on. If its time to live is shorter than before, an earlier event expires with a
-later one at the latest, so that kept events have no hole. All kept events of an engine are bounded in bytes. If they are too many,
-records without events go first, then the events of the channel that was quiet the longest. Facts
-of events without `keep` have no position, and are in no history.
+later one at the latest, so that kept events have no hole. All kept events of an engine are bounded
+in bytes. If they are too many, records without events go first, then the events of the channel that
+was quiet the longest. Facts of events without `keep` have no position, and are in no history.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
