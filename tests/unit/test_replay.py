@@ -164,10 +164,7 @@ def test_a_reload_changes_the_rules_for_later_subscribers(reloads: int) -> None:
 
 def test_the_clients_of_a_removed_app_receive_no_more_of_a_history(world: World) -> None:
     here = behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     told(peer)
     peer.read()
     world.node.configure(Apps([]))
@@ -352,6 +349,15 @@ def paced(world: World) -> PacedPeer:
     return peer
 
 
+def without_room(world: World, **data: Any) -> FakePeer:
+    """Return a client that has subscribed, and does not read yet."""
+    peer = world.client()
+    peer.free_bytes = 0
+    subscribe(peer, **data)
+    settle(world)
+    return peer
+
+
 def behind(world: World) -> dict[str, Any]:
     """Publish thirty events of 10 KB; return the position before them."""
     here = position(joined(world, history={}))
@@ -393,10 +399,7 @@ def test_a_client_that_does_not_read_leaves_no_replays_behind() -> None:
 
 def test_events_that_are_published_during_a_replay_follow_it(world: World) -> None:
     here = behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     publish(world, "live")
     settle(world)
     told(peer)
@@ -412,10 +415,7 @@ def test_events_that_are_published_during_a_replay_follow_it(world: World) -> No
 
 def test_events_that_are_not_kept_arrive_at_once_during_a_replay(world: World) -> None:
     here = behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     told(peer)
     tenant = world.node.tenant("1")
     assert tenant is not None
@@ -431,10 +431,7 @@ def test_events_that_are_not_kept_arrive_at_once_during_a_replay(world: World) -
 def test_events_trimmed_during_a_replay_are_a_gap(late: bool) -> None:
     world = new_world(late, HistoryRule(prefix="", limit=30, ttl=60.0))
     here = behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     publish(world, "live")
     settle(world)
     told(peer)
@@ -449,10 +446,7 @@ def test_events_trimmed_during_a_replay_are_a_gap(late: bool) -> None:
 def test_a_client_that_knows_no_gaps_is_closed_if_its_rewind_was_trimmed(late: bool) -> None:
     world = new_world(late, HistoryRule(prefix="", limit=30, ttl=60.0, rewind_count=30))
     behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer)
-    settle(world)
+    peer = without_room(world)
     publish(world, "live")
     settle(world)
     peer.read()
@@ -463,10 +457,7 @@ def test_a_client_that_knows_no_gaps_is_closed_if_its_rewind_was_trimmed(late: b
 
 def test_a_client_that_leaves_during_a_replay_receives_no_more_of_it(world: World) -> None:
     here = behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     say(peer, "unsubscribe", "c")
     told(peer)
     peer.read()
@@ -499,10 +490,7 @@ def test_many_channels_at_once_are_replayed_a_page_at_a_time(world: World) -> No
 def test_an_engine_that_does_not_answer_closes_the_client() -> None:
     world = new_world(late=True)
     here = behind(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     assert world.late is not None
     world.late.away = True
     peer.read()
@@ -554,10 +542,7 @@ def test_a_page_that_is_ahead_of_this_node_ends_where_the_node_is(delivered: int
     world, engine = lagging_world()
     here = behind(world)
     engine.deliver(30)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     told(peer)
     publish(world, "1", "2", "3")
     engine.deliver(delivered)
@@ -627,10 +612,7 @@ def test_a_loss_during_a_replay_is_part_of_it() -> None:
     publish(world, *map(str, range(30)), size=10_000)
     engine.deliver(30)
     settle(world)
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     publish(world, "lost")
     lose(world, engine)
     peer.read(1 << 20)
@@ -798,10 +780,7 @@ def test_a_replay_ends_in_the_middle_of_a_large_fan_out() -> None:
     world = new_world(late=False)
     here = behind(world)
     crowd = [joined(world) for _ in range(2 * FLUSH_BUDGET)]
-    peer = world.client()
-    peer.free_bytes = 0
-    subscribe(peer, history=here)
-    settle(world)
+    peer = without_room(world, history=here)
     told(peer)
     tenant = world.node.tenant("1")
     assert tenant is not None

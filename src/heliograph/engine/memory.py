@@ -216,16 +216,16 @@ class MemorySpace:
                 self._owe(added)
         if options.counted:
             self._state(channel, count, options)
-        entry = Entry(count, roster)
         if options.keep is None:
-            return entry
+            return Entry(count, roster)
         asked = options.keep if numbered else None
-        return self._with_history(entry, channel, options, since, asked)
+        history, nothing_kept = self._history_for_entry(channel, options, since, asked)
+        return Entry(count, roster, history, nothing_kept)
 
-    def _with_history(
-        self, entry: Entry, channel: str, options: Options, since: Since | None, asked: Keep | None
-    ) -> Entry:
-        """Return *entry* with the history of a channel that keeps events."""
+    def _history_for_entry(
+        self, channel: str, options: Options, since: Since | None, asked: Keep | None
+    ) -> tuple[Page | Gap | None, bool]:
+        """Return the history of a channel that keeps events, and whether nothing is kept."""
         now = self._engine.now()
         nothing_kept = not self._history.keeps(channel, now)
         if nothing_kept and options.cached and options.observed and self._wants.cache:
@@ -233,7 +233,7 @@ class MemorySpace:
         history: Page | Gap | None = None
         if since is not None:
             history = self._history.read(channel, since, now, self._engine.unix_s(), asked=asked)
-        return Entry(entry.count, entry.roster, history, nothing_kept)
+        return history, nothing_kept
 
     def leave(self, channels: Iterable[Leaving], subscriber_id: str) -> None:  # noqa: ARG002 - as in enter
         """Undo `enter`; see the contract."""

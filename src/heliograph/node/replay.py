@@ -102,11 +102,6 @@ class Replay:
             self._queued = True
             self._session.tenant.replay_in_slices(self._job())
 
-    def write(self, events: Sequence[Event]) -> None:
-        """Write *events* to the client, except those that exclude it."""
-        session = self._session
-        write_kept(session, self.subscription.channel.name, events, self._former_ids)
-
     def _job(self) -> Iterator[None]:
         self._queued = False
         try:
@@ -177,7 +172,7 @@ class Replay:
             return
         else:
             self.position = found.position
-        self.write(events)
+        write_kept(session, self.subscription.channel.name, events, self._former_ids)
         if self._has(here):
             session.end_replay(self, None)
         else:

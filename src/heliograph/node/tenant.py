@@ -307,10 +307,8 @@ class Tenant:
     def keep_of(self, subscription: Subscription) -> Keep | None:
         """Return the present rule for kept events of a subscription's channel, if it has one."""
         channel = subscription.channel
-        options = self._kinds[channel.kind].options
-        if options.keep is None and not self.histories.any:
-            return None
-        history = self.histories.of(channel.name, cached=options.cached)
+        cached = self._kinds[channel.kind].options.cached
+        history = self.histories.of(channel.name, cached=cached)
         return None if history is None else history.keep
 
     def replay_in_slices(self, job: Iterator[object]) -> None:

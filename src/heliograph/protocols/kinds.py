@@ -81,7 +81,7 @@ def history_of(tenant: Tenant, channel: str, kind: Kind) -> History | None:
 
 def rule_of(tenant: Tenant, channel: str, kind: Kind) -> Rule:
     """Return the rule of *channel*, which is of *kind*."""
-    history = history_of(tenant, channel, kind) if kind.cached or tenant.histories.any else None
+    history = history_of(tenant, channel, kind)
     return tenant.rules.get((kind.name, history)) or tenant.new_rule(
         kind.name,
         history,

@@ -45,6 +45,8 @@ from heliograph.engine.testing.suite import (
     ANN,
     BOB,
     NO_OPTIONS,
+    ClusterTests,
+    FaultyClusterTests,
     ask,
     cut_off,
     enter,
@@ -208,17 +210,8 @@ def events_of(found: Iterable[Page]) -> list[Event]:
     return [one for each in found for one in each.events]
 
 
-class HistoryContract:
+class HistoryContract(ClusterTests):
     """The promises of every engine; with several nodes, one sends commands and another observes."""
-
-    def make(self) -> Cluster:
-        """Return a new cluster."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def cluster(self) -> Cluster:
-        """Return the cluster of a test."""
-        return self.make()
 
     # -- Positions ---------------------------------------------------------------------------
 
@@ -908,21 +901,8 @@ class BoundedHistoryContract:
         assert self.evicted(cluster) in {None, 0}
 
 
-class FaultHistoryContract:
+class FaultHistoryContract(FaultyClusterTests):
     """The promises of an engine's history when links, nodes and the state fail."""
-
-    def make(self) -> FaultyCluster:
-        """Return a new cluster, whose links move only in `settle` and `heal`."""
-        raise NotImplementedError
-
-    def make_bounded(self, bounds: Bounds) -> FaultyCluster:
-        """Return a new cluster whose state has these limits."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def cluster(self) -> FaultyCluster:
-        """Return the cluster of a test."""
-        return self.make()
 
     def test_kept_events_of_an_interruption_arrive_with_their_positions(
         self, cluster: FaultyCluster

@@ -197,8 +197,8 @@ def cause_every_change(cluster: Cluster, node: Node, channel: str) -> None:
     cluster.settle()
 
 
-class EngineContract:
-    """The promises of every engine; with several nodes, one sends commands and another observes."""
+class ClusterTests:
+    """Tests of an engine: each has a cluster of its own."""
 
     def make(self) -> Cluster:
         """Return a new cluster."""
@@ -208,6 +208,10 @@ class EngineContract:
     def cluster(self) -> Cluster:
         """Return the cluster of a test."""
         return self.make()
+
+
+class EngineContract(ClusterTests):
+    """The promises of every engine; with several nodes, one sends commands and another observes."""
 
     def test_events_are_delivered_in_order(self, cluster: Cluster) -> None:
         """Broken on purpose: if a batch is delivered in another order, this test fails."""
@@ -645,15 +649,8 @@ class SharedContract(EngineContract):
         raise NotImplementedError
 
 
-class FaultContract:
-    """
-    The promises of an engine when links, nodes and the state fail.
-
-    `settle` moves the messages of the cluster's links, so that a test can cause faults before.
-    """
-
-    lease_s: ClassVar[float] = LEASE_S
-    """Seconds of silence after which a node can be removed; another one is the holder then."""
+class FaultyClusterTests:
+    """Tests of an engine whose links, nodes and state fail: each has a cluster of its own."""
 
     def make(self) -> FaultyCluster:
         """Return a new cluster, whose links move only in `settle` and `heal`."""
@@ -667,6 +664,17 @@ class FaultContract:
     def cluster(self) -> FaultyCluster:
         """Return the cluster of a test."""
         return self.make()
+
+
+class FaultContract(FaultyClusterTests):
+    """
+    The promises of an engine when links, nodes and the state fail.
+
+    `settle` moves the messages of the cluster's links, so that a test can cause faults before.
+    """
+
+    lease_s: ClassVar[float] = LEASE_S
+    """Seconds of silence after which a node can be removed; another one is the holder then."""
 
     # -- Enters that fail --------------------------------------------------------------------
 
