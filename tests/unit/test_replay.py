@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from heliograph.config.apps import Apps, HistoryRule
 from heliograph.engine.answers import POSITION_ONLY, Entry, Lost, Page, Reason, Wants
 from heliograph.engine.base import PAGE_BYTES, Engine, Local, Space
-from heliograph.hub.facts import Event, Fact, Keep
+from heliograph.hub.facts import Event, Fact, Keep, Position
 from heliograph.hub.hub import FLUSH_BUDGET
 from heliograph.node.dialect import Opening
 from heliograph.node.replay import Replay
-from heliograph.reply import proceed
+from heliograph.reply import Later, proceed
 from tests.unit.test_session import FakePeer, World, late, say, sign
 
 __all__ = ["late"]  # a fixture
@@ -497,6 +497,120 @@ def test_an_engine_that_does_not_answer_closes_the_client() -> None:
     settle(world)
     assert peer.closed is not None
     assert peer.closed.code == 4100
+
+
+def asked(world: World, peer: FakePeer) -> None:
+    """Let the node ask the engine for the next page, which it does not answer yet."""
+    peer.read()
+    world.timing.turn()
+    assert world.late is not None
+    assert world.late.waiting
+
+
+def test_a_page_that_arrives_after_the_client_left_is_not_written() -> None:
+    world = new_world(late=True)
+    here = behind(world)
+    peer = without_room(world, history=here)
+    told(peer)
+    asked(world, peer)
+    say(peer, "unsubscribe", "c")
+    settle(world)
+    assert told(peer) == []
+    assert peer.closed is None
+
+
+def test_an_engine_that_fails_after_the_client_left_closes_no_client() -> None:
+    world = new_world(late=True)
+    here = behind(world)
+    peer = without_room(world, history=here)
+    assert world.late is not None
+    world.late.away = True
+    asked(world, peer)
+    say(peer, "unsubscribe", "c")
+    settle(world)
+    assert peer.closed is None
+
+
+def test_a_page_that_arrives_while_the_client_has_no_room_is_read_again() -> None:
+    world = new_world(late=True)
+    here = behind(world)
+    peer = without_room(world, history=here)
+    told(peer)
+    asked(world, peer)
+    peer.free_bytes = 0
+    settle(world)
+    assert told(peer) == []
+    peer.read(1 << 20)
+    settle(world)
+    assert told(peer)[-2:] == ["29=30", "@30"]
+
+
+class Faulty:
+    """An engine with a fault: reads of a history raise, or fail with something unexpected."""
+
+    available = True
+
+    def __init__(self, engine: Engine, *, at_once: bool) -> None:
+        self._engine = engine
+        self._at_once = at_once
+
+    def space(self, app_id: str, local: Local, wants: Wants) -> Space:
+        return cast("Space", FaultySpace(self, self._engine.space(app_id, local, wants)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def history(self) -> Later[Page]:
+        if self._at_once:
+            raise RuntimeError("a fault")
+        answer: Later[Page] = Later()
+        answer.fail(RuntimeError("a fault"))
+        return answer
+
+
+class FaultySpace:
+    """An app in that engine."""
+
+    def __init__(self, engine: Faulty, space: Space) -> None:
+        self._engine = engine
+        self._space = space
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._space, name)
+
+    def history(self, *_arguments: object, **_keywords: object) -> Later[Page]:
+        return self._engine.history()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_client_is_closed_if_its_replay_has_a_fault(
+    at_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without its replay, it would wait for ever."""
+
+    def wrap(engine: Engine) -> Engine:
+        return cast("Engine", Faulty(engine, at_once=at_once))
+
+    world = World(late=False, every=EVERY, wrap=wrap)
+    peer = without_room(world, history=behind(world))
+    peer.read()
+    settle(world)
+    assert peer.closed is not None
+    assert peer.closed.code == 4200
+    assert "a fault" in caplog.text
+
+
+def test_events_that_the_engine_no_longer_knows_are_a_gap(world: World) -> None:
+    """The node delivered events that the engine has not: it began anew at an earlier state."""
+    peer = without_room(world, history=behind(world))
+    told(peer)
+    tenant = world.node.tenant("1")
+    assert tenant is not None
+    epoch = position(joined(world, history={}))["epoch"]
+    tenant.hub.set_position("c", Position(epoch, 99))
+    peer.read(1 << 20)
+    settle(world)
+    assert told(peer)[-1] == "gap trimmed @99"
 
 
 class Lagging:

@@ -10,7 +10,7 @@ subscription has the lane without them. Knows no protocol and no connection.
 On one subscription, offsets are strictly ascending, and each event is written at most once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -104,13 +104,16 @@ class Replay:
 
     def _job(self) -> Iterator[None]:
         self._queued = False
-        try:
-            self._step()
-        except Exception:
-            # Reported by the slices. Without its replay, the client would wait for ever.
-            self._session.close(Ending.EVENTS_LOST)
-            raise
+        self._run(self._step)
         yield
+
+    def _run(self, step: Callable[..., None], *arguments: object) -> None:
+        """Run a step; close the client if it fails: without its replay, it would wait for ever."""
+        try:
+            step(*arguments)
+        except Exception:
+            self._session.close(Ending.EVENTS_LOST)
+            raise  # the caller reports it
 
     @property
     def _over(self) -> bool:
@@ -140,8 +143,10 @@ class Replay:
 
     def _answered(self, found: Page | Gap) -> None:
         self._reading = False
-        if self._over:
-            return
+        if not self._over:
+            self._run(self._take_if_room, found)
+
+    def _take_if_room(self, found: Page | Gap) -> None:
         if self._session.peer.room():
             self._take(found)
         else:
@@ -149,10 +154,11 @@ class Replay:
 
     def _failed(self, error: Exception) -> None:
         self._reading = False
+        if self._over:
+            return
+        self._session.close_unanswered(error)
         if not isinstance(error, EngineError):
             raise error
-        if not self._over:
-            self._session.close_unanswered(error)
 
     def _take(self, found: Page | Gap) -> None:
         session, here = self._session, self.subscription.channel.position
