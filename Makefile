@@ -73,8 +73,8 @@ test-versions:
 test-compiled: $(STAMPS)/compiled
 	$(COMPILED)/bin/python -m pytest -m "not interpreted" $(or $(ARGS),tests/fuzz tests/unit tests/integration)
 
-SOCKETS := $(addprefix tests/integration/test_,api.py garbage.py greedy_clients.py http.py slow_readers.py \
-	streams.py takeovers.py tls.py tls_streams.py turns.py two_servers.py users.py websocket.py)
+SOCKETS := $(addprefix tests/integration/test_,api.py garbage.py greedy_clients.py history_api.py http.py \
+	slow_readers.py streams.py takeovers.py tls.py tls_streams.py turns.py two_servers.py users.py websocket.py)
 
 ## compile: what every event goes through, into an environment of its own (takes a C compiler)
 compile: $(STAMPS)/compiled

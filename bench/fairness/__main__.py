@@ -33,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--connections", default="1,50,300", help="of the attacker, by comma")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each row")
     parser.add_argument("--max-ms", type=float, default=250.0, help="that one answer may take")
-    parser.add_argument("--p99-ms", type=float, default=60.0, help="that 99 % of them may take")
+    parser.add_argument("--p99-ms", type=float, default=60.0, help="that 99 %% of them may take")
     parser.add_argument("--interpreted", action="store_true", help="though it could be compiled")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for here")
     parser.add_argument(

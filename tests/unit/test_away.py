@@ -286,6 +286,7 @@ def test_a_session_that_was_sent_more_than_is_held_is_closed_when_it_is_back(wor
     assert world.space.share() == world.asserted()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("published", [0, 1])
 def test_a_connection_of_another_kind_goes_on_only_where_nothing_was_held(
     world: World, published: int

@@ -1150,6 +1150,7 @@ def test_the_suite_passes_with_every_mechanism(test: str) -> None:
     run(test)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("mechanism", "test"), CASES)
 def test_the_suite_fails_without(
     mechanism: Mechanism, test: str, monkeypatch: pytest.MonkeyPatch

@@ -138,6 +138,7 @@ def keep_too_long(event: Event, keep: Keep) -> tuple[Event, Keep]:
     return event, Keep(keep.count, keep.ttl_s * 2)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("breaks", "machine"),
     [

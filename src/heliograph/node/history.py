@@ -4,14 +4,14 @@ Which channels of an app keep events, how many, and which of them new subscriber
 Knows the rules of the configuration, not the events: the engine keeps them.
 """
 
-from msgspec import Struct
+from typing import Final
 
 from heliograph.config.apps import HistoryRule
 from heliograph.engine.answers import Rewind
 from heliograph.hub.facts import Keep
 
 
-class History(Struct, frozen=True, eq=False, gc=False):
+class History:
     """
     The history of the channels of one rule. One object for each rule and configuration.
 
@@ -20,9 +20,12 @@ class History(Struct, frozen=True, eq=False, gc=False):
     read the history.
     """
 
-    keep: Keep
-    rewind: Rewind | None = None
-    positions: bool = True
+    __slots__ = ("keep", "positions", "rewind")
+
+    def __init__(self, keep: Keep, rewind: Rewind | None = None, *, positions: bool = True) -> None:
+        self.keep: Final = keep
+        self.rewind: Final = rewind
+        self.positions: Final = positions
 
 
 class Histories:
