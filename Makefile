@@ -20,6 +20,10 @@ ALL_CORES := -n auto --dist worksteal
 # The same for tests that share a server with those of their file.
 FILES_ON_ALL_CORES := -n auto --dist loadfile
 
+# Integration tests that measure times, or that need the machine for themselves.
+ALONE := $(addprefix tests/integration/test_,deadlines.py descriptors.py greedy_clients.py history_resume.py \
+	history_slow_readers.py idle_clients.py slow_readers.py turns.py webhook_delivery.py)
+
 COVERAGE := $(CURDIR)/$(STAMPS)/coverage
 PYTHONS ?= python3.11 python3.12 python3.13
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -54,7 +58,9 @@ coverage: export COVERAGE_FILE = $(COVERAGE)/data
 coverage: $(STAMPS)/dev $(STAMPS)/system
 	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
 	$(BIN)/coverage run -m pytest -q --timeout=300 $(ALL_CORES) tests/unit
-	$(BIN)/coverage run -m pytest -q --timeout=300 tests/integration
+	$(BIN)/coverage run -m pytest -q --timeout=300 $(FILES_ON_ALL_CORES) \
+		$(addprefix --ignore=,$(ALONE)) tests/integration
+	$(BIN)/coverage run -m pytest -q --timeout=300 $(ALONE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet -o $(COVERAGE)/report.json
 	$(BIN)/coverage html --quiet -d $(COVERAGE)/html
