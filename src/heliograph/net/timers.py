@@ -49,7 +49,10 @@ class Wheel:
         if timed.due:
             self.discard(timed)
         if self._timer is None:
-            self._turned = self._tick_at(self._loop.time())
+            if not self._slots:
+                # The wheel stood still. While it turns, no slot may be skipped: time has passed
+                # since the slots of this turn were taken.
+                self._turned = self._tick_at(self._loop.time())
             self._turn_later()
         # Later than the slot of the time: slots round down, and a turn runs late.
         tick = int((self._loop.time() + delay_s) / RESOLUTION_S)
