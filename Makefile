@@ -9,16 +9,27 @@ NODE_CLIENTS := tests/clients/node
 # failure shows early. A suite that is not named here runs in the middle.
 MEASURED_SUITES := unit integration
 FAST_SUITES := docs conformance webhooks packaging fuzz
-SLOW_SUITES := clients ops bench fairness soak
+SLOW_SUITES := clients bench fairness soak
+# Beside the suites that mostly wait, after the build is compiled: it compiles once more, in an image.
+BACKGROUND_SUITE := ops
 ALL_SUITES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 OTHER_SUITES := $(filter $(ALL_SUITES),$(FAST_SUITES)) \
-	$(filter-out $(MEASURED_SUITES) $(FAST_SUITES) $(SLOW_SUITES),$(ALL_SUITES)) \
+	$(filter-out $(MEASURED_SUITES) $(FAST_SUITES) $(SLOW_SUITES) $(BACKGROUND_SUITE),$(ALL_SUITES)) \
 	$(filter $(ALL_SUITES),$(SLOW_SUITES))
 
 # For tests that need no time of their own: on all cores. Others could disturb each other.
 ALL_CORES := -n auto --dist worksteal
 # The same for tests that share a server with those of their file.
 FILES_ON_ALL_CORES := -n auto --dist loadfile
+
+# Before the first suite that measures.
+WAIT_FOR_BACKGROUND = wait $$background || { cat $(STAMPS)/background.log >&2; exit 1; }; \
+	echo "tests/$(BACKGROUND_SUITE)"; tail -n 1 $(STAMPS)/background.log
+
+# Unit tests of modules that are never compiled, and of documents.
+OF_NO_COMPILED_MODULE := $(wildcard $(addprefix tests/unit/test_,anycable_options.py apps.py cli.py \
+	client_*.py compiled.py config*.py docs.py floors.py history_config.py layers.py module_state.py settings.py \
+	signing_in_one_place.py unused_variables.py webhook_*.py words.py workflows.py))
 
 # Integration tests that measure times, or that need the machine for themselves.
 ALONE := $(addprefix tests/integration/test_,deadlines.py descriptors.py greedy_clients.py history_resume.py \
@@ -41,15 +52,16 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(MAKE) coverage
-	@$(MAKE) --no-print-directory compile >$(STAMPS)/compile.log 2>&1 & compiling=$$!; \
-	trap 'kill $$compiling 2>/dev/null || true' EXIT; \
+	@setsid sh -c '$(MAKE) --no-print-directory compile && $(BIN)/python -m pytest -q tests/$(BACKGROUND_SUITE)' \
+		>$(STAMPS)/background.log 2>&1 & background=$$!; \
+	trap 'kill -- -$$background 2>/dev/null || true' EXIT; \
 	for suite in $(OTHER_SUITES); do \
 		echo "tests/$$suite"; \
 		case $$suite in clients) on="$(FILES_ON_ALL_CORES)";; *) on=;; esac; \
+		if [ $$suite = bench ]; then $(WAIT_FOR_BACKGROUND); fi; \
 		$(BIN)/python -m pytest -q $$on tests/$$suite || exit 1; \
-	done; \
-	wait $$compiling || { cat $(STAMPS)/compile.log >&2; exit 1; }
-	$(MAKE) test-compiled ARGS="$(ALL_CORES) tests/fuzz tests/unit"
+	done
+	$(MAKE) test-compiled ARGS="$(ALL_CORES) $(addprefix --ignore=,$(OF_NO_COMPILED_MODULE)) tests/fuzz tests/unit"
 	$(MAKE) test-compiled ARGS="$(SOCKETS)"
 endif
 
