@@ -32,8 +32,8 @@ OF_NO_COMPILED_MODULE := $(wildcard $(addprefix tests/unit/test_,anycable_option
 	signing_in_one_place.py unused_variables.py webhook_*.py words.py workflows.py))
 
 # Integration tests that measure times, or that need the machine for themselves.
-ALONE := $(addprefix tests/integration/test_,deadlines.py descriptors.py greedy_clients.py history_resume.py \
-	history_slow_readers.py idle_clients.py slow_readers.py turns.py webhook_delivery.py)
+ALONE := $(addprefix tests/integration/test_,descriptors.py greedy_clients.py history_resume.py slow_readers.py \
+	turns.py)
 
 COVERAGE := $(CURDIR)/$(STAMPS)/coverage
 PYTHONS ?= python3.11 python3.12 python3.13
